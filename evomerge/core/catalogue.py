@@ -1,0 +1,80 @@
+"""Operators and their knobs, as data.
+
+Arithmetic registers against this table by name (``merging.operators``); search
+spaces, the command line's help and the docs are generated from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.core.digest import Scalar
+
+Policy = Literal["self", "linear", "base"]
+"""What an operator does with tensors of a role: itself, a plain weighted sum with its
+own weights, or the base's value."""
+
+ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
+"""Tensor roles: matrices of attention and feed-forward blocks, and all the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting of an operator.
+
+    Attributes:
+        kind: ``float``, ``int`` or ``choice``.
+        low: Smallest sensible value when searched (numbers only).
+        high: Largest sensible value when searched (numbers only).
+        default: Used where neither fixed nor searched; None where it depends on the
+            number of inputs (1/N for means).
+        per_input: One value per merged input instead of one in all.
+        log: Searched on a logarithmic scale.
+        grid: Searched values are multiples of this; None means 1/1000 of the range.
+        choices: The values of a ``choice``.
+        searchable: False for settings that must not be optimised (random seeds).
+    """
+
+    name: str
+    kind: Literal["float", "int", "choice"]
+    default: Scalar | None
+    help: str
+    low: float | None = None
+    high: float | None = None
+    per_input: bool = False
+    log: bool = False
+    grid: float | None = None
+    choices: tuple[Scalar, ...] = ()
+    searchable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One merge operator.
+
+    Attributes:
+        needs_base: A base input is required (False: not used unless ``takes_base``).
+        takes_base: A base input may be given.
+        n_inputs: Exact number of merged inputs; None allows any from one up.
+        policies: Role to policy where it is not ``self``.
+        random: The result depends on the ``seed`` knob.
+        source: Paper or program the definition follows.
+    """
+
+    name: str
+    summary: str
+    source: str
+    knobs: tuple[Knob, ...]
+    needs_base: bool = False
+    takes_base: bool = False
+    n_inputs: int | None = None
+    policies: Mapping[str, Policy] | None = None
+    random: bool = False
+
+    def knob(self, name: str) -> Knob | None:
+        """Return the knob of this name, if there is one."""
+        return next((knob for knob in self.knobs if knob.name == name), None)
+
+    def policy(self, role: str) -> Policy:
+        """Return what this operator does with tensors of a role."""
+        return (self.policies or {}).get(role, "self")

@@ -1,0 +1,307 @@
+"""A recipe: one fully decided merge, in the one form that covers all merges.
+
+A slot is an operator over source layers. Parameter-space merging is "slot i merges
+layer i of every input"; data flow is "slot i is layer l of input s, scaled"; both
+together is "slot i merges layer l_i of every input". A recipe knows no paths and no
+tensors: inputs are named by the fingerprint of their content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from evomerge.core.digest import Scalar, digest
+from evomerge.errors import RecipeError
+
+VERSION = 1
+DTYPES = ("float32", "bfloat16", "float16")
+ANY_ROLE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A parent model, named by the fingerprint of its content."""
+
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"checkpoint": self.fingerprint}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A parent model with a low-rank adapter folded in."""
+
+    fingerprint: str
+    adapter: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"checkpoint": self.fingerprint, "adapter": self.adapter}
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """Another recipe, merged on the fly."""
+
+    recipe: Recipe
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"recipe": self.recipe.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """An input after a transformation computed from recorded statistics."""
+
+    of: Input
+    transform: str
+    statistics: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {
+            "of": self.of.to_json(),
+            "transform": self.transform,
+            "statistics": self.statistics,
+        }
+
+
+Input = Checkpoint | Adapted | Nested | Transformed
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operator of the catalogue with every knob decided.
+
+    Attributes:
+        operator: Its name in the catalogue.
+        inputs: Names of the merged inputs, in order; the order is part of the result.
+        base: Name of the base input, if the operator uses one.
+        shared: Knobs with one value.
+        each: Knobs with one value per entry of ``inputs``.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    base: str | None = None
+    shared: tuple[tuple[str, Scalar], ...] = ()
+    each: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shared", tuple(sorted(self.shared)))
+        object.__setattr__(self, "each", tuple(sorted(self.each)))
+        for name, values in self.each:
+            if len(values) != len(self.inputs):
+                raise RecipeError(
+                    f"Knob {name!r} of {self.operator!r} needs one value per input "
+                    f"({len(self.inputs)}), but has {len(values)}."
+                )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every input this operation reads, the base last and only once."""
+        extra = () if self.base is None or self.base in self.inputs else (self.base,)
+        return self.inputs + extra
+
+    def knob(self, name: str, default: Scalar | None = None) -> Scalar:
+        """Return a shared knob."""
+        for key, value in self.shared:
+            if key == name:
+                return value
+        if default is None:
+            raise RecipeError(f"Operator {self.operator!r} has no knob {name!r} here.")
+        return default
+
+    def knobs(self, name: str) -> tuple[Scalar, ...] | None:
+        """Return a per-input knob, or None where it is not set."""
+        return next((values for key, values in self.each if key == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        out: dict[str, Any] = {"operator": self.operator, "inputs": list(self.inputs)}
+        if self.base is not None:
+            out["base"] = self.base
+        if self.shared:
+            out["shared"] = dict(self.shared)
+        if self.each:
+            out["each"] = {name: list(values) for name, values in self.each}
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Operation:
+        """Read the plain form."""
+        return cls(
+            operator=data["operator"],
+            inputs=tuple(data["inputs"]),
+            base=data.get("base"),
+            shared=tuple(data.get("shared", {}).items()),
+            each=tuple((k, tuple(v)) for k, v in data.get("each", {}).items()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One place of the merged model: which layers feed it, and how they are merged.
+
+    Attributes:
+        roles: Tensor role to operation; ``"*"`` serves every role not named.
+        layers: Input name to layer index; empty for the embedding and the head.
+        scale: Factor on the hidden state that enters the layer.
+    """
+
+    roles: tuple[tuple[str, Operation], ...]
+    layers: tuple[tuple[str, int], ...] = ()
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "roles", tuple(sorted(self.roles, key=lambda r: r[0])))
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+
+    def operation(self, role: str) -> Operation:
+        """Return the operation for tensors of this role."""
+        found = dict(self.roles)
+        try:
+            return found.get(role) or found[ANY_ROLE]
+        except KeyError:
+            raise RecipeError(
+                f"No operation for role {role!r}; this slot has {sorted(found)}."
+            ) from None
+
+    def layer_of(self, name: str) -> int:
+        """Return which layer of this input feeds the slot."""
+        return dict(self.layers)[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        out: dict[str, Any] = {"roles": {r: op.to_json() for r, op in self.roles}}
+        if self.layers:
+            out["layers"] = dict(self.layers)
+        if self.scale != 1.0:
+            out["scale"] = self.scale
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Slot:
+        """Read the plain form."""
+        return cls(
+            roles=tuple(
+                (r, Operation.from_json(op)) for r, op in data["roles"].items()
+            ),
+            layers=tuple(data.get("layers", {}).items()),
+            scale=float(data.get("scale", 1.0)),
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One fully decided merge; frozen, with a canonical JSON form and a digest.
+
+    Attributes:
+        frame: Name of the input that gives config, tokenizer and special tokens.
+        dtype: Element type of the merged weights.
+        inputs: Name to input, in name order.
+        embed: How the token embedding is merged.
+        slots: The layers of the merged model, first to last.
+        head: How the final norm and the output head are merged.
+    """
+
+    frame: str
+    dtype: str
+    inputs: tuple[tuple[str, Input], ...]
+    embed: Slot
+    slots: tuple[Slot, ...]
+    head: Slot
+    version: int = field(default=VERSION)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "inputs", tuple(sorted(self.inputs, key=lambda i: i[0]))
+        )
+        self._check()
+
+    def _check(self) -> None:
+        names = dict(self.inputs)
+        if self.version != VERSION:
+            raise RecipeError(f"Recipe version {self.version} is not {VERSION}.")
+        if self.dtype not in DTYPES:
+            raise RecipeError(
+                f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}."
+            )
+        if self.frame not in names:
+            raise RecipeError(f"frame {self.frame!r} is not an input: {sorted(names)}.")
+        if not self.slots:
+            raise RecipeError("A recipe needs at least one slot.")
+        for where, slot in self.places():
+            fed = dict(slot.layers)
+            for _, operation in slot.roles:
+                for name in operation.reads:
+                    if name not in names:
+                        raise RecipeError(f"{where} reads {name!r}, which is no input.")
+                    if where.startswith("slot") and name not in fed:
+                        raise RecipeError(f"{where} names no layer of input {name!r}.")
+
+    def places(self) -> Iterator[tuple[str, Slot]]:
+        """Yield the embedding, every slot and the head, each with a readable name."""
+        yield "embed", self.embed
+        for index, slot in enumerate(self.slots):
+            yield f"slot {index}", slot
+        yield "head", self.head
+
+    def input(self, name: str) -> Input:
+        """Return the input of this name."""
+        return dict(self.inputs)[name]
+
+    @cached_property
+    def digest(self) -> str:
+        """The recipe's name: equal for equal merges, on every machine."""
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {
+            "version": self.version,
+            "frame": self.frame,
+            "dtype": self.dtype,
+            "inputs": {name: source.to_json() for name, source in self.inputs},
+            "embed": self.embed.to_json(),
+            "slots": [slot.to_json() for slot in self.slots],
+            "head": self.head.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """Read the plain form.
+
+        Raises:
+            RecipeError: A part is missing, of another version, or contradicts another.
+        """
+        try:
+            return cls(
+                version=data["version"],
+                frame=data["frame"],
+                dtype=data["dtype"],
+                inputs=tuple((n, _input(i)) for n, i in data["inputs"].items()),
+                embed=Slot.from_json(data["embed"]),
+                slots=tuple(Slot.from_json(slot) for slot in data["slots"]),
+                head=Slot.from_json(data["head"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(
+                f"Not a recipe: {error!r} is missing or malformed."
+            ) from error
+
+
+def _input(data: Mapping[str, Any]) -> Input:
+    if "recipe" in data:
+        return Nested(Recipe.from_json(data["recipe"]))
+    if "of" in data:
+        return Transformed(_input(data["of"]), data["transform"], data["statistics"])
+    if "adapter" in data:
+        return Adapted(data["checkpoint"], data["adapter"])
+    return Checkpoint(data["checkpoint"])

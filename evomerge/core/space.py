@@ -1,0 +1,246 @@
+"""Search spaces: named axes, points on their grid, and how a point becomes a recipe.
+
+A point is what people read and the database keeps; a vector in the unit box is what
+continuous strategies move. Both directions go through here, so rounding happens once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.core.digest import Scalar
+from evomerge.core.recipe import Recipe
+from evomerge.core.trial import Point
+from evomerge.errors import SpaceError
+
+GRID_STEPS = 1000
+"""Steps of a float axis that declares no grid of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The axis exists only while another has one of these values."""
+
+    axis: str
+    values: tuple[Scalar, ...]
+
+    def holds(self, point: Point) -> bool:
+        """Tell whether the axis this condition guards is active at ``point``."""
+        return self.axis in point and point[self.axis] in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class FloatAxis:
+    """A real knob.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value, above ``low``.
+        start: Where a search begins; the middle if None.
+        log: The unit box is logarithmic in the value.
+        grid: Values are ``low + k * grid``; None means 1/1000 of the range. A
+            logarithmic axis has its grid on the logarithm, 1000 steps.
+        when: Condition under which the axis exists.
+    """
+
+    name: str
+    low: float
+    high: float
+    start: float | None = None
+    log: bool = False
+    grid: float | None = None
+    when: Condition | None = None
+
+    def value(self, unit: float) -> float:
+        """Turn a coordinate in [0, 1] into the nearest value on the grid."""
+        unit = min(max(unit, 0.0), 1.0)
+        if self.log:
+            step = round(unit * GRID_STEPS) / GRID_STEPS
+            exact = self.low * (self.high / self.low) ** step
+            return min(max(float(f"{exact:.6g}"), self.low), self.high)
+        grid = self.grid or (self.high - self.low) / GRID_STEPS
+        steps = round(unit * (self.high - self.low) / grid)
+        # Twelve digits drop the noise of the multiplication: 0.3 stays 0.3.
+        exact = float(f"{self.low + steps * grid:.12g}")
+        return min(max(exact, self.low), self.high)
+
+    def unit(self, value: Scalar) -> float:
+        """Turn a value into its coordinate in [0, 1]."""
+        number = float(value)
+        if self.log:
+            return math.log(number / self.low) / math.log(self.high / self.low)
+        return (number - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class IntAxis:
+    """A whole-number knob, both ends included."""
+
+    name: str
+    low: int
+    high: int
+    start: int | None = None
+    when: Condition | None = None
+
+    def value(self, unit: float) -> int:
+        """Turn a coordinate in [0, 1] into a value; all values own equal shares."""
+        n = self.high - self.low + 1
+        return self.low + min(int(min(max(unit, 0.0), 1.0) * n), n - 1)
+
+    def unit(self, value: Scalar) -> float:
+        """Turn a value into the middle of its share of [0, 1]."""
+        return (int(value) - self.low + 0.5) / (self.high - self.low + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceAxis:
+    """A categorical knob."""
+
+    name: str
+    choices: tuple[Scalar, ...]
+    start: Scalar | None = None
+    when: Condition | None = None
+
+
+Axis = FloatAxis | IntAxis | ChoiceAxis
+
+
+class Blueprint(Protocol):
+    """Turns a point into the recipe it stands for; pure."""
+
+    def recipe(self, point: Point) -> Recipe:
+        """Return the decided merge.
+
+        Raises:
+            SpaceError: The point lacks an axis this blueprint needs.
+        """
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Named axes, in order; a condition names an earlier axis."""
+
+    axes: tuple[Axis, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for axis in self.axes:
+            if axis.name in seen:
+                raise SpaceError(f"Axis {axis.name!r} stands twice in the space.")
+            if axis.when is not None and axis.when.axis not in seen:
+                raise SpaceError(
+                    f"Axis {axis.name!r} depends on {axis.when.axis!r}, which must "
+                    "stand before it."
+                )
+            seen.add(axis.name)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Every axis is a number that always exists: fit for CMA-ES."""
+        return all(
+            not isinstance(axis, ChoiceAxis) and axis.when is None for axis in self.axes
+        )
+
+    def decode(self, vector: npt.NDArray[np.float64]) -> dict[str, Scalar]:
+        """Turn a vector of the unit box into a point; numeric spaces only.
+
+        Args:
+            vector: Shape ``(n_axes,)``, float64, every entry in [0, 1].
+
+        Raises:
+            SpaceError: The shape is wrong, an entry is NaN or outside [0, 1], or the
+                space is not numeric.
+        """
+        if not self.is_numeric:
+            raise SpaceError("Only a space of unconditional numbers has a unit box.")
+        if vector.shape != (len(self.axes),):
+            raise SpaceError(
+                f"Expected a vector of shape ({len(self.axes)},), one entry per axis, "
+                f"but got shape {vector.shape}."
+            )
+        inside = (vector >= 0.0) & (vector <= 1.0)  # NaN compares false
+        if not inside.all():
+            worst = self.axes[int(np.argmin(inside))].name
+            raise SpaceError(
+                f"Axis {worst!r} is outside [0, 1]. Strategies must clip before asking "
+                "the space to decode."
+            )
+        return {
+            axis.name: axis.value(float(u))
+            for axis, u in zip(self.axes, vector, strict=True)
+            if not isinstance(axis, ChoiceAxis)
+        }
+
+    def encode(self, point: Point) -> npt.NDArray[np.float64]:
+        """Turn a point of a numeric space into its vector, shape ``(n_axes,)``."""
+        self.check(point)
+        return np.array(
+            [
+                axis.unit(point[axis.name])
+                for axis in self.axes
+                if not isinstance(axis, ChoiceAxis)
+            ],
+            dtype=np.float64,
+        )
+
+    def start(self) -> dict[str, Scalar]:
+        """Return the point a search begins at: each axis' start, or its middle."""
+        point: dict[str, Scalar] = {}
+        for axis in self.axes:
+            if axis.when is None or axis.when.holds(point):
+                point[axis.name] = _start(axis)
+        return point
+
+    def random(self, rng: np.random.Generator) -> dict[str, Scalar]:
+        """Draw a point: every active axis uniform on its own scale."""
+        point: dict[str, Scalar] = {}
+        for axis in self.axes:
+            draw = float(rng.random())  # drawn even when inactive: streams stay aligned
+            if axis.when is not None and not axis.when.holds(point):
+                continue
+            if isinstance(axis, ChoiceAxis):
+                n = len(axis.choices)
+                point[axis.name] = axis.choices[min(int(draw * n), n - 1)]
+            else:
+                point[axis.name] = axis.value(draw)
+        return point
+
+    def check(self, point: Point) -> None:
+        """Refuse a point with missing, unknown or misplaced coordinates.
+
+        Raises:
+            SpaceError: Names every axis at fault.
+        """
+        faults = [f"{name!r} is no axis" for name in point if name not in self._names]
+        for axis in self.axes:
+            active = axis.when is None or axis.when.holds(point)
+            if active != (axis.name in point):
+                faults.append(
+                    f"{axis.name!r} {'is missing' if active else 'is not active'}"
+                )
+            elif active and not _allows(axis, point[axis.name]):
+                faults.append(f"{axis.name!r} cannot be {point[axis.name]!r}")
+        if faults:
+            raise SpaceError("Not a point of this space: " + "; ".join(faults) + ".")
+
+    @property
+    def _names(self) -> Sequence[str]:
+        return [axis.name for axis in self.axes]
+
+
+def _start(axis: Axis) -> Scalar:
+    if isinstance(axis, ChoiceAxis):
+        return axis.choices[0] if axis.start is None else axis.start
+    return axis.value(0.5 if axis.start is None else axis.unit(axis.start))
+
+
+def _allows(axis: Axis, value: Scalar) -> bool:
+    if isinstance(axis, ChoiceAxis):
+        return value in axis.choices
+    return isinstance(value, int | float) and axis.low <= value <= axis.high

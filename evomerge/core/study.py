@@ -1,0 +1,111 @@
+"""What a study wants: objectives, constraints and budget, as values.
+
+Users and tables see scores as measured; only ``strategies.ranks`` turns directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Direction(StrEnum):
+    """Which way is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Measure:
+    """The mean over a task's items of one metric, of ``tokens`` or of ``truncated``."""
+
+    task: str
+    metric: str
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A number to improve, made of measures.
+
+    The value is ``sum(w * m) / sum(w) + worst * min(m)``; where smaller is better the
+    ``min`` is a ``max``. With one measure and ``worst`` 0 it is that measure.
+
+    Attributes:
+        weights: One per measure.
+        worst: Extra weight of the worst measure: 0.5 asks for balance.
+    """
+
+    name: str
+    direction: Direction
+    measures: tuple[Measure, ...]
+    weights: tuple[float, ...]
+    worst: float = 0.0
+
+    def value(self, scores: Mapping[str, float]) -> float:
+        """Combine scores (``task/metric`` to mean) into this objective, as measured."""
+        values = [scores[str(measure)] for measure in self.measures]
+        total = math.fsum(w * v for w, v in zip(self.weights, values, strict=True))
+        mean = total / math.fsum(self.weights)
+        extreme = min(values) if self.direction is Direction.MAXIMIZE else max(values)
+        return mean + self.worst * extreme if self.worst else mean
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A bound that every point of the front must keep.
+
+    Attributes:
+        objective: What is bounded; its direction says which side is allowed: one that
+            is maximised must be at least the bound, one minimised at most.
+        bound: The bound itself, or the distance to a baseline.
+        relative_to: Label of a baseline trial; the bound is then added to its value.
+    """
+
+    objective: Objective
+    bound: float
+    relative_to: str | None = None
+
+    def violation(
+        self, scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+    ) -> float:
+        """Return by how much the bound is missed; 0 or less is feasible.
+
+        Args:
+            scores: The candidate's scores.
+            baselines: Label of each scored baseline to its scores.
+        """
+        bound = self.bound
+        if self.relative_to is not None:
+            bound += self.objective.value(baselines[self.relative_to])
+        value = self.objective.value(scores)
+        better_is_more = self.objective.direction is Direction.MAXIMIZE
+        return bound - value if better_is_more else value - bound
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When to stop asking; whatever is reached first. None means no limit.
+
+    Attributes:
+        trials: Candidates asked of the strategy; baselines are free. The last
+            generation is cut to fit.
+        items: Scored items, reused ones not counted.
+        seconds: Wall time over all runs of the study.
+    """
+
+    trials: int | None = None
+    items: int | None = None
+    seconds: float | None = None
+
+
+def objective_values(
+    objectives: Sequence[Objective], scores: Mapping[str, float]
+) -> tuple[float, ...]:
+    """Return each objective's value, as measured, in order."""
+    return tuple(objective.value(scores) for objective in objectives)

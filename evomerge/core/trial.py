@@ -1,0 +1,152 @@
+"""The life of a candidate: states, failures, blame and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from evomerge.core.digest import Scalar
+from evomerge.core.recipe import Recipe
+from evomerge.errors import IllegalTransitionError
+
+Point = Mapping[str, Scalar]
+"""Axis name to value, rounded to its grid; only the axes that are active."""
+
+
+class TrialState(StrEnum):
+    """Where a trial stands.
+
+    ::
+
+        PENDING --lease--> RUNNING --all blocks--------> SCORED       (final)
+          | ^                 |------candidate's fault-> FAILED       (final)
+          | |--machine fault--|------machine, too often> QUARANTINED  (final)
+          |--outcomes known------------------> SCORED
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SCORED = "scored"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+
+    @property
+    def is_final(self) -> bool:
+        """No arrow leads out of this state."""
+        return not _ARROWS[self]
+
+    def to(self, new: TrialState) -> TrialState:
+        """Return ``new``, or refuse if no arrow leads there.
+
+        Raises:
+            IllegalTransitionError: The step is not in the picture above.
+        """
+        if new not in _ARROWS[self]:
+            allowed = ", ".join(sorted(_ARROWS[self])) or "nothing: the state is final"
+            raise IllegalTransitionError(
+                f"A {self} trial cannot become {new}; allowed: {allowed}."
+            )
+        return new
+
+
+_ARROWS: Mapping[TrialState, frozenset[TrialState]] = {
+    TrialState.PENDING: frozenset({TrialState.RUNNING, TrialState.SCORED}),
+    TrialState.RUNNING: frozenset(
+        {
+            TrialState.SCORED,
+            TrialState.FAILED,
+            TrialState.PENDING,
+            TrialState.QUARANTINED,
+        }
+    ),
+    TrialState.SCORED: frozenset(),
+    TrialState.FAILED: frozenset(),
+    TrialState.QUARANTINED: frozenset(),
+}
+
+
+class Blame(StrEnum):
+    """Whose fault a failure is; it decides whether another try makes sense."""
+
+    CANDIDATE = "candidate"
+    MACHINE = "machine"
+
+
+class Cause(StrEnum):
+    """What went wrong, in one word."""
+
+    NON_FINITE = "non_finite"
+    EVALUATION = "evaluation"
+    TIMEOUT = "timeout"
+    WORKER_LOST = "worker_lost"
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt ended without scores."""
+
+    cause: Cause
+    blame: Blame
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {
+            "cause": self.cause.value,
+            "blame": self.blame.value,
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        """Read the plain form."""
+        return cls(Cause(data["cause"]), Blame(data["blame"]), data["message"])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a strategy, or the user, proposed.
+
+    Attributes:
+        generation: 0 for baselines and the user's starts, then 1, 2, ...
+        index: Place within the generation, from 0.
+        recipe: The decided merge.
+        point: Its coordinates; None for a baseline that is not a point of the space.
+        label: Name of a baseline or start, for example ``parent math``; else None.
+    """
+
+    generation: int
+    index: int
+    recipe: Recipe
+    point: Point | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The stored life of a candidate.
+
+    Attributes:
+        number: Counts the trials of a study, from 0.
+        attempt: 0 before the first lease; the fencing token afterwards.
+        scores: Measure name (``task/metric``) to mean over the search items.
+        failure: Why the last attempt failed, if one did.
+        worker: Who ran it last.
+        seconds: Time of the successful attempt by part; empty before.
+        reused: Every outcome was already known, nothing was computed.
+    """
+
+    number: int
+    candidate: Candidate
+    state: TrialState = TrialState.PENDING
+    attempt: int = 0
+    scores: Mapping[str, float] | None = None
+    failure: Failure | None = None
+    worker: str | None = None
+    seconds: Mapping[str, float] | None = None
+    reused: bool = False

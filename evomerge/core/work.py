@@ -1,0 +1,216 @@
+"""What passes between the coordinator and its workers.
+
+Everything here is plain and picklable; a pool may carry it across processes and
+machines. A worker knows nothing of studies, strategies or databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.recipe import Recipe
+from evomerge.core.trial import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How a worker runs models.
+
+    Attributes:
+        kind: ``vllm``, ``hf`` or ``simulated``.
+        dtype: Element type the engine computes in.
+        max_model_len: Tokens of the longest sequence; None takes the model's own limit.
+        max_num_seqs: Sequences the engine runs at once.
+        kv_cache_bytes: Memory for the key-value cache; None lets the engine choose.
+        options: Further arguments of the engine, passed on as they are.
+    """
+
+    kind: str = "vllm"
+    dtype: str = "float32"
+    max_model_len: int | None = None
+    max_num_seqs: int = 256
+    kv_cache_bytes: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """One task as a study wants it scored.
+
+    Attributes:
+        name: Its name in the study.
+        task: Its name in lm-eval; ``simulated`` for a made-up one without lm-eval.
+        include_path: Folder of local task files; None for lm-eval's own library.
+        num_fewshot: Examples before each question; None keeps the task's own number.
+        apply_chat_template: Wrap prompts in the tokenizer's chat template.
+        system_instruction: System message, if any.
+        gen_kwargs: Generation settings laid over the task's own.
+        max_gen_toks: Limit of generated tokens; None keeps the task's own.
+        limit: Most items used over both roles; None takes all.
+        search_fraction: Share of the items (by hash) that is searched on.
+        search_items: Explicit ids or positions searched on; overrides the fraction.
+        report_items: Explicit ids or positions sealed for the report.
+        search_split: Dataset split searched on; None takes the task's own.
+        report_split: Dataset split sealed for the report; None splits by hash.
+        n_blocks: Blocks the search items are scored in.
+        trust_code: The operator allows this task to run code.
+        options: Settings of a simulated task.
+    """
+
+    name: str
+    task: str
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_gen_toks: int | None = None
+    limit: int | None = None
+    search_fraction: float = 0.5
+    search_items: tuple[str, ...] | None = None
+    report_items: tuple[str, ...] | None = None
+    search_split: str | None = None
+    report_split: str | None = None
+    n_blocks: int = 1
+    trust_code: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """All a worker needs to come to life.
+
+    Attributes:
+        engine: How it runs models.
+        tasks: What it scores.
+        sources: Fingerprint to folder of every parent.
+        frame: Fingerprint of the parent the engine starts from.
+        probe: Fingerprint of another parent, swapped in by the self-test.
+        cache_dir: Folder for what can be made again: probes, statistics.
+    """
+
+    engine: EngineSettings
+    tasks: tuple[TaskSettings, ...]
+    sources: Mapping[str, str]
+    frame: str
+    probe: str | None
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt at one trial.
+
+    Attributes:
+        trial: Its number within the study.
+        attempt: The fencing token; answers carry it back.
+        recipe: What to swap in.
+        blocks: What is still to be scored, in order.
+        timeout_s: Longest the attempt may take, in seconds.
+    """
+
+    trial: int
+    attempt: int
+    recipe: Recipe
+    blocks: tuple[BlockKey, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker passed its self-test and describes its tasks.
+
+    Attributes:
+        worker: Its name, unique within the pool.
+        tasks: What it will score, and how.
+        facts: Plain facts for the record: device, versions, start-up seconds.
+    """
+
+    worker: str
+    tasks: tuple[TaskDescription, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScored:
+    """The outcomes of one block, in the manifest's order."""
+
+    worker: str
+    trial: int
+    attempt: int
+    block: BlockKey
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDone:
+    """Every block of the assignment was reported.
+
+    Attributes:
+        seconds: Time by part: ``materialise``, ``swap``, ``score``.
+    """
+
+    worker: str
+    trial: int
+    attempt: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The attempt ended without its scores; the worker lives on."""
+
+    worker: str
+    trial: int
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker died, with the attempt it was at, if any.
+
+    Attributes:
+        fatal: It never became ready and a new one would fail the same way, for
+            example because its self-test refused; the study must stop.
+    """
+
+    worker: str
+    trial: int | None
+    attempt: int | None
+    failure: Failure
+    fatal: bool = False
+
+
+PoolEvent = WorkerReady | BlockScored | AttemptDone | AttemptFailed | WorkerLost
+
+
+class Pool(Protocol):
+    """Workers that take one assignment each and answer in events.
+
+    Calls come from one thread. Events of one attempt arrive in order: its blocks,
+    then exactly one of AttemptDone, AttemptFailed or WorkerLost. A pool replaces lost
+    workers by itself, unless the loss was fatal.
+    """
+
+    def start(self) -> None:
+        """Begin to bring workers up; returns at once, WorkerReady events follow."""
+
+    def free(self) -> int:
+        """Return how many ready workers have nothing to do."""
+
+    def submit(self, assignment: Assignment) -> str:
+        """Hand work to a free worker and return its name."""
+
+    def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
+        """Return what happened, waiting up to ``timeout_s`` seconds for something."""
+
+    def cancel(self, trial: int, attempt: int) -> None:
+        """Kill the worker at this attempt, without an event; a new one replaces it."""
+
+    def close(self) -> None:
+        """Stop every worker; idempotent."""

@@ -1,0 +1,112 @@
+"""Every error evomerge raises on purpose.
+
+::
+
+    EvomergeError
+    ├── SpecError            what a human wrote is wrong (all mistakes at once)
+    ├── SpaceError           a point does not belong to its search space
+    ├── RecipeError          a recipe contradicts itself or its sources
+    ├── CheckpointError      a model folder is missing, corrupt or refused
+    ├── CandidateError       the candidate's own fault: final
+    ├── WorkerError          the machine's fault: worth another try
+    │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
+    ├── IllegalTransitionError   a trial cannot take that step
+    ├── ReplayError          the recorded history and the strategy disagree
+    ├── ExportError          a result cannot be written
+    └── StoreError
+        ├── StudyExistsError     the name is taken by another configuration
+        ├── StudyNotFoundError
+        ├── StudyLockedError     another coordinator is at work
+        ├── StaleAttemptError    the answer of an attempt that is over
+        └── SchemaError          not our database, or another version's
+
+A message says what was expected, what came, where, and the next step.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class EvomergeError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in something a human wrote."""
+
+    where: str
+    """File and key, for example ``study.yaml: strategy.kind``."""
+    message: str
+    """What was expected, what came, and the next step."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+class SpecError(EvomergeError):
+    """A file or value a human wrote is wrong; carries every mistake found."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class SpaceError(EvomergeError):
+    """A point or vector does not belong to the search space."""
+
+
+class RecipeError(EvomergeError):
+    """A recipe contradicts itself, the catalogue or its sources."""
+
+
+class CheckpointError(EvomergeError):
+    """A model folder is missing, corrupt, incompatible or refused."""
+
+
+class CandidateError(EvomergeError):
+    """The candidate itself is at fault; trying again would change nothing."""
+
+
+class WorkerError(EvomergeError):
+    """The machine or process is at fault; another try may succeed."""
+
+
+class SelfTestError(WorkerError):
+    """An engine does not reproduce a cold load, so it refuses to score anything."""
+
+
+class IllegalTransitionError(EvomergeError):
+    """A trial was asked to take a step its state does not allow."""
+
+
+class ReplayError(EvomergeError):
+    """The strategy, asked again, does not propose what the database recorded."""
+
+
+class ExportError(EvomergeError):
+    """A result could not be written; nothing half-written is left behind."""
+
+
+class StoreError(EvomergeError):
+    """The database refused, or cannot be used."""
+
+
+class StudyExistsError(StoreError):
+    """A study of this name exists with another configuration."""
+
+
+class StudyNotFoundError(StoreError):
+    """No study of this name in this database."""
+
+
+class StudyLockedError(StoreError):
+    """Another living coordinator holds the study's lease."""
+
+
+class StaleAttemptError(StoreError):
+    """An answer came from an attempt or a coordinator that is no longer current."""
+
+
+class SchemaError(StoreError):
+    """The database is not ours, or was written by an incompatible version."""

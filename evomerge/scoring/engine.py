@@ -1,0 +1,139 @@
+"""The engine protocol: one living model whose weights are exchanged in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from evomerge.core.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A prompt to be continued.
+
+    Attributes:
+        prompt: Token ids.
+        max_tokens: Most tokens generated.
+        stop: Strings that end the answer; they are not part of it.
+        temperature: 0 is greedy.
+        top_p: Nucleus size when sampling.
+        seed: Of the sampler; used only when ``temperature`` is above 0.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer.
+
+    Attributes:
+        text: Decoded without special tokens, cut before the first stop string.
+        n_tokens: Tokens generated, the end token included.
+        truncated: It ended at ``max_tokens`` or at the model's length, not by itself.
+    """
+
+    text: str
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoglikelihoodRequest:
+    """How likely is this continuation after this context? Both are token ids."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loglikelihood:
+    """Natural log-probability of the continuation, and whether greedy gives it."""
+
+    logprob: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwapReport:
+    """What an exchange of weights took.
+
+    Attributes:
+        materialise_s: Seconds in merge arithmetic (reading included).
+        swap_s: Seconds in moving the result into the engine.
+        size_bytes: Bytes written into the engine.
+    """
+
+    materialise_s: float
+    swap_s: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """Proof that swapped weights behave as cold-loaded ones.
+
+    Attributes:
+        probe_difference: Largest absolute log-probability difference between the probe
+            parent swapped in and the same parent cold-loaded.
+        return_difference: The same for the frame after swapping it back.
+        swap_s: Seconds the swap to the probe took.
+    """
+
+    probe_difference: float
+    return_difference: float
+    swap_s: float
+
+
+class Engine(Protocol):
+    """One model in memory, started from the frame, whose weights can be exchanged.
+
+    Not thread-safe. ``close`` frees everything and is idempotent. Whatever depends on
+    the old weights (prefix cache, packed copies) is refreshed by ``swap``.
+    """
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Plain data for the protocol: kind, version, dtype, device type."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The frame's tokenizer (a transformers ``PreTrainedTokenizerBase``)."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, answer included."""
+
+    def swap(self, recipe: Recipe) -> SwapReport:
+        """Make the engine behave as the merged model.
+
+        Raises:
+            CandidateError: The merged weights are not finite, or do not fit the frame.
+            WorkerError: The engine or machine failed.
+        """
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
+        """Continue every prompt; answers in the order asked."""
+
+    def loglikelihood(
+        self, requests: Sequence[LoglikelihoodRequest]
+    ) -> list[Loglikelihood]:
+        """Score every continuation; answers in the order asked."""
+
+    def self_test(self) -> SelfTest:
+        """Swap the probe parent in and back, comparing with cold loads.
+
+        Raises:
+            SelfTestError: A difference is above the engine's tolerance (0 on one type
+                of device); the message names which and by how much.
+        """
+
+    def close(self) -> None:
+        """Free the model; idempotent."""
