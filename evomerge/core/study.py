@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Direction(StrEnum):
@@ -102,6 +103,21 @@ class Budget:
     trials: int | None = None
     items: int | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySettings:
+    """Which strategy searches, and how.
+
+    Attributes:
+        kind: ``cma``, ``tpe``, ``nsga2`` or ``random``.
+        generation_size: Candidates a generation; None takes the strategy's own.
+        options: Further settings of this kind.
+    """
+
+    kind: str
+    generation_size: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def objective_values(
