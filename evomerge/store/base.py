@@ -1,0 +1,267 @@
+"""The store protocol: what is written, by whom, and what can never be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.trial import Candidate, Failure, Trial, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStudy:
+    """A study as recorded.
+
+    Attributes:
+        id: Database key.
+        name: Unique within the database.
+        config: What may never change, as plain JSON data; compared on resume.
+        allowance: What a resume may change (budget, workers, engine placement).
+        seed: The study's seed.
+        spent_s: Wall seconds of all runs so far.
+        created: Database time, ISO 8601 in UTC.
+        finished: Why the search ended (``budget``, ...), None while it goes on.
+    """
+
+    id: int
+    name: str
+    config: Mapping[str, Any]
+    allowance: Mapping[str, Any]
+    seed: int
+    spent_s: float
+    created: str
+    finished: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lease: enough to tell, on the same host, whether it still lives."""
+
+    host: str
+    pid: int
+    started: str
+    """The process's start time as the operating system tells it; pids are reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a study; every write carries it.
+
+    Attributes:
+        epoch: Grows with every new holder; older ones are refused.
+    """
+
+    study_id: int
+    epoch: int
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One recorded generation.
+
+    Attributes:
+        size: Number of trials in it.
+        memory: The strategy's plain data, as recorded.
+    """
+
+    number: int
+    size: int
+    memory: Mapping[str, Any]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended.
+
+    Attributes:
+        state: A final state, or pending for another try.
+        scores: Measure name (``task/metric``) to mean; only with ``scored``.
+        failure: Why; with every other state.
+        seconds: Time by part.
+    """
+
+    state: TrialState
+    scores: Mapping[str, float] | None = None
+    failure: Failure | None = None
+    seconds: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a study has used: strategy candidates and freshly scored items."""
+
+    trials: int
+    items: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth remembering: a worker came, report items were opened."""
+
+    at: str
+    kind: str
+    data: Mapping[str, Any]
+
+
+class Store(Protocol):
+    """The database behind every command.
+
+    One transaction per call: it happened wholly or not at all, and what a call
+    returned from survives any crash. Calls that take a lease raise
+    ``StaleAttemptError`` if another coordinator has taken over. Reads see committed
+    data only. A store may be used from one thread; several processes may share the
+    database.
+    """
+
+    def create_study(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        allowance: Mapping[str, Any],
+        seed: int,
+    ) -> StoredStudy:
+        """Record a new study.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
+
+    def study(self, name: str) -> StoredStudy:
+        """Return the study of this name.
+
+        Raises:
+            StudyNotFoundError: The message lists the names there are.
+        """
+
+    def studies(self) -> Sequence[StoredStudy]:
+        """Return every study, oldest first."""
+
+    def lease(self, study_id: int, owner: Owner, ttl_s: float) -> Lease:
+        """Become the study's coordinator.
+
+        A lease is free when released, when older than its ttl by the database's
+        clock, or when its holder ran on this host and is dead.
+
+        Raises:
+            StudyLockedError: Says who holds it and for how long still.
+        """
+
+    def renew(self, lease: Lease, spent_s: float) -> None:
+        """Prolong the lease and add wall seconds spent since the last call."""
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back; a lease already lost is no error."""
+
+    def set_allowance(self, lease: Lease, allowance: Mapping[str, Any]) -> None:
+        """Record what this run is allowed (a larger budget, other workers)."""
+
+    def set_finished(self, lease: Lease, reason: str | None) -> None:
+        """Record that the search ended, or (None) that it goes on."""
+
+    def record_tasks(self, lease: Lease, tasks: Sequence[TaskDescription]) -> None:
+        """Record the study's manifests and protocols, once.
+
+        Raises:
+            StoreError: Others are recorded already, and differ.
+        """
+
+    def tasks(self, study_id: int) -> Sequence[TaskDescription] | None:
+        """Return the recorded manifests and protocols, None before the first worker."""
+
+    def add_generation(
+        self,
+        lease: Lease,
+        number: int,
+        candidates: Sequence[Candidate],
+        memory: Mapping[str, Any],
+        note: str | None,
+    ) -> Sequence[Trial]:
+        """Record a generation and its pending trials, before anything is sent.
+
+        Trial numbers continue the study's count, in candidate order.
+
+        Raises:
+            StoreError: The generation exists, or is not the next one.
+        """
+
+    def generations(self, study_id: int) -> Sequence[Generation]:
+        """Return the recorded generations, in order."""
+
+    def trials(self, study_id: int, generation: int | None = None) -> Sequence[Trial]:
+        """Return the trials of one generation, or all, by number."""
+
+    def trial(self, study_id: int, number: int) -> Trial:
+        """Return one trial.
+
+        Raises:
+            StoreError: There is no such trial; says how many there are.
+        """
+
+    def start_attempt(self, lease: Lease, number: int, worker: str) -> int:
+        """Make a pending trial running and return its new attempt number."""
+
+    def record_block(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        block: BlockKey,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Record a block's outcomes under (recipe, protocol, items), if absent.
+
+        The trial must be running this attempt. Repeating the call changes nothing.
+
+        Raises:
+            StaleAttemptError: The attempt is over.
+        """
+
+    def end_attempt(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        ending: Ending,
+    ) -> None:
+        """Move a running trial to a final state, or back to pending.
+
+        Raises:
+            StaleAttemptError: The attempt is over.
+            IllegalTransitionError: The state machine has no such arrow.
+        """
+
+    def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
+        """Make a pending trial scored from outcomes that were already known."""
+
+    def recover(self, lease: Lease) -> Sequence[int]:
+        """Make every running trial pending again (a coordinator died); list them."""
+
+    def outcomes(
+        self, recipe_digest: str, protocol_digest: str
+    ) -> Mapping[str, Outcome]:
+        """Return every known outcome of a recipe under a protocol, by item id."""
+
+    def add_outcomes(
+        self,
+        recipe_digest: str,
+        protocol_digest: str,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Record outcomes outside any trial (sealed items), if absent; no lease."""
+
+    def usage(self, study_id: int) -> Usage:
+        """Return what counts against the budget; cost does not grow with the study."""
+
+    def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
+        """Remember something; no lease."""
+
+    def events(self, study_id: int, kind: str | None = None) -> Sequence[Event]:
+        """Return what was remembered, oldest first."""
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
