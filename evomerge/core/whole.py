@@ -1,0 +1,27 @@
+"""One parent, unchanged, as a recipe: baselines, self-tests and hand-made checks."""
+
+from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+
+
+def passthrough(name: str, fingerprint: str, n_layers: int, dtype: str) -> Recipe:
+    """Write the recipe whose merge is one parent as it stands.
+
+    Args:
+        name: What the parent is called among the recipe's inputs; also its frame.
+        fingerprint: Fingerprint of the parent's content.
+        n_layers: Layers of the parent; slot i takes layer i.
+        dtype: Element type of the result.
+    """
+    # A weighted mean of one input: the weight cancels, the values pass untouched.
+    keep = Operation(
+        "linear", (name,), shared=(("normalize", True),), each=(("weight", (1.0,)),)
+    )
+    roles = (("*", keep),)
+    return Recipe(
+        frame=name,
+        dtype=dtype,
+        inputs=((name, Checkpoint(fingerprint)),),
+        embed=Slot(roles),
+        slots=tuple(Slot(roles, layers=((name, i),)) for i in range(n_layers)),
+        head=Slot(roles),
+    )
