@@ -4,6 +4,7 @@ Arithmetic registers against this table by name (``merging.operators``); search
 spaces, the command line's help and the docs are generated from it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,8 @@ class Knob:
         grid: Searched values are multiples of this; None means 1/1000 of the range.
         choices: The values of a ``choice``.
         searchable: False for settings that must not be optimised (random seeds).
+        lowest: Numbers below are refused everywhere, searched or not; None if any goes.
+        highest: Numbers above are refused everywhere; None if any goes.
     """
 
     name: str
@@ -46,6 +49,30 @@ class Knob:
     grid: float | None = None
     choices: tuple[Scalar, ...] = ()
     searchable: bool = True
+    lowest: float | None = None
+    highest: float | None = None
+
+    def allows(self, value: Scalar) -> bool:
+        """Tell whether one value of this knob makes sense at all."""
+        if self.kind == "choice":
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.kind == "int" and not isinstance(value, int):
+            return False
+        above = self.lowest is None or value >= self.lowest
+        below = self.highest is None or value <= self.highest
+        return above and below and math.isfinite(value)
+
+    @property
+    def allowed(self) -> str:
+        """What :meth:`allows` lets through, in words."""
+        if self.kind == "choice":
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        number = "a whole number" if self.kind == "int" else "a finite number"
+        low = "" if self.lowest is None else f" of at least {self.lowest:g}"
+        high = "" if self.highest is None else f" of at most {self.highest:g}"
+        return number + " and".join(filter(None, (low, high)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The only home of tensor arithmetic: from a recipe to merged weights."""

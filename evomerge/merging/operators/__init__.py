@@ -1,0 +1,11 @@
+"""What each operator of the catalogue does to tensors.
+
+One file per family, built from stages (sparsify, consensus, reduce, spherical) that are
+plain functions on fp32 tensors. Everything is computed in fp32, differences are formed
+after both operands are upcast, and nothing depends on the device, on how a tensor is
+cut, or on the order tensors are merged in.
+"""
+
+from evomerge.merging.operators.apply import ARITHMETIC, apply
+
+__all__ = ["ARITHMETIC", "apply"]

@@ -1,0 +1,80 @@
+"""The one entrance: an operation and its tensors in, the merged tensor out."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from evomerge.core.recipe import Operation
+from evomerge.core.settings import Settings, resolve
+from evomerge.errors import RecipeError
+from evomerge.merging.operators.linear import linear, task_arithmetic
+
+Arithmetic = Callable[
+    [Settings, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
+]
+"""Checked settings, inputs, base and the tensor's key, to a fresh fp32 tensor."""
+
+ARITHMETIC: Mapping[str, Arithmetic] = {
+    "linear": linear,
+    "task_arithmetic": task_arithmetic,
+}
+"""Operator name to its arithmetic; holds exactly the names of the catalogue."""
+
+
+def apply(
+    operation: Operation,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Merge one tensor of every input.
+
+    Args:
+        operation: What to do, every knob decided or left at its default.
+        tensors: One per entry of ``operation.inputs``, in that order; fp32, bf16 or
+            fp16, all of one shape and on one device.
+        base: The base's tensor, where the operation names a base.
+        key: Name of the tensor in its source; random masks are drawn by it.
+
+    Returns:
+        Same shape and device, fp32, owning its memory.
+
+    Raises:
+        RecipeError: The operation breaks the catalogue's rules, or the tensors are not
+            the ones it names.
+        CandidateError: The weights leave the result undefined.
+    """
+    settings = resolve(operation)
+    _check_tensors(operation, tensors, base, key)
+    return ARITHMETIC[operation.operator](settings, tensors, base, key)
+
+
+def _check_tensors(
+    operation: Operation,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> None:
+    if len(tensors) != len(operation.inputs):
+        raise RecipeError(
+            f"{key}: operator {operation.operator!r} names {len(operation.inputs)} "
+            f"inputs {list(operation.inputs)}, but got {len(tensors)} tensors."
+        )
+    if (base is None) != (operation.base is None):
+        raise RecipeError(
+            f"{key}: operator {operation.operator!r} names the base "
+            f"{operation.base!r}, but got {'no' if base is None else 'a'} base tensor."
+        )
+    first = tensors[0]
+    for tensor in tensors if base is None else (*tensors, base):
+        if tensor.shape != first.shape:
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            wanted = "" if base is None else f" and base {tuple(base.shape)}"
+            raise RecipeError(
+                f"{key}: tensors of one shape are merged, but got {shapes}{wanted}."
+            )
+        if not tensor.is_floating_point():
+            raise RecipeError(
+                f"{key}: only floating-point tensors are merged, but got "
+                f"{tensor.dtype}. Copy such a tensor from the base."
+            )
