@@ -200,11 +200,11 @@ class Pool(Protocol):
     def start(self) -> None:
         """Begin to bring workers up; returns at once, WorkerReady events follow."""
 
-    def free(self) -> int:
-        """Return how many ready workers have nothing to do."""
+    def free(self) -> Sequence[str]:
+        """Return the names of ready workers that have nothing to do."""
 
-    def submit(self, assignment: Assignment) -> str:
-        """Hand work to a free worker and return its name."""
+    def submit(self, worker: str, assignment: Assignment) -> None:
+        """Hand work to a free worker."""
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Return what happened, waiting up to ``timeout_s`` seconds for something."""

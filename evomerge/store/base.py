@@ -92,7 +92,13 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a study has used: strategy candidates and freshly scored items."""
+    """What a study has used; generation 0 (baselines, starts) is free.
+
+    Attributes:
+        trials: Candidates asked of the strategy.
+        items: Items scored for them, reused ones not counted.
+        seconds: Wall time of all runs.
+    """
 
     trials: int
     items: int
@@ -187,6 +193,15 @@ class Store(Protocol):
 
         Raises:
             StoreError: The generation exists, or is not the next one.
+        """
+
+    def extend_generation(
+        self, lease: Lease, number: int, candidates: Sequence[Candidate]
+    ) -> Sequence[Trial]:
+        """Add pending trials to the last generation, which a budget had cut short.
+
+        Raises:
+            StoreError: It is not the last generation, or the indices do not continue.
         """
 
     def generations(self, study_id: int) -> Sequence[Generation]:
