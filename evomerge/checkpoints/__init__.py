@@ -1,0 +1,34 @@
+"""What can be known of a model folder without loading it.
+
+Configuration, tensor names and shapes, content fingerprint, tensor roles and tokenizer
+facts are read here with the standard library alone, so a coordinator on a machine
+without torch can check every source before a GPU is touched. Folders come from
+strangers: headers, indices and names are checked before they are believed, and pickle
+files are never opened.
+"""
+
+from evomerge.checkpoints.compatibility import compatibility
+from evomerge.checkpoints.header import TensorInfo, read_header
+from evomerge.checkpoints.layout import (
+    BUFFER,
+    EMBED_WEIGHT,
+    HEAD_WEIGHT,
+    Place,
+    locate,
+    with_layer,
+)
+from evomerge.checkpoints.model import Model, read_model
+
+__all__ = [
+    "BUFFER",
+    "EMBED_WEIGHT",
+    "HEAD_WEIGHT",
+    "Model",
+    "Place",
+    "TensorInfo",
+    "compatibility",
+    "locate",
+    "read_header",
+    "read_model",
+    "with_layer",
+]

@@ -1,0 +1,97 @@
+"""Content fingerprints: a model's name wherever it lies.
+
+Every byte is hashed. A file that was hashed before is recognised by path, size,
+modification time and inode, within the process and, where a cache folder is given,
+between processes. The memo can be deleted at any time.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from evomerge.core.digest import digest
+from evomerge.errors import CheckpointError
+
+MEMO_NAME = "fingerprints.json"
+_MEMO_LIMIT = 10_000
+
+_known: dict[str, str] = {}
+
+
+def fingerprint(
+    folder: Path, names: Iterable[str], cache_dir: Path | None = None
+) -> str:
+    """Name the content of some files of a folder.
+
+    Args:
+        folder: The model folder.
+        names: Files that count, relative to the folder.
+        cache_dir: Folder of the memo; None keeps it within the process.
+
+    Returns:
+        32 hexadecimal digits, equal for equal names and bytes.
+
+    Raises:
+        CheckpointError: A file cannot be read, or changed while it was read.
+    """
+    memo = dict(_known) if cache_dir is None else {**_load(cache_dir), **_known}
+    hashes: dict[str, str] = {}
+    fresh: dict[str, str] = {}
+    for name in sorted(set(names)):
+        key = _key(folder / name)
+        if key not in memo:
+            memo[key] = fresh[key] = _hash(folder / name, key)
+        hashes[name] = memo[key]
+        _known[key] = memo[key]
+    if cache_dir is not None and fresh:
+        _save(cache_dir, fresh)
+    return digest(hashes)
+
+
+def _key(file: Path) -> str:
+    try:
+        real = file.resolve()
+        stat = real.stat()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+    return f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+
+
+def _hash(file: Path, key: str) -> str:
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(
+                stream, lambda: hashlib.blake2b(digest_size=16)
+            ).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+    if _key(file) != key:
+        raise CheckpointError(f"{file}: changed while it was read; try again.")
+    return found
+
+
+def _load(cache_dir: Path) -> dict[str, str]:
+    """Read the memo; anything unreadable counts as no memo, since it can be remade."""
+    try:
+        data = json.loads((cache_dir / MEMO_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    return {k: v for k, v in data.items() if isinstance(v, str) and len(v) == 32}
+
+
+def _save(cache_dir: Path, fresh: dict[str, str]) -> None:
+    """Add to the memo; the last writer wins, a lost entry is only hashed again."""
+    merged = {**_load(cache_dir), **fresh}
+    kept = dict(list(merged.items())[-_MEMO_LIMIT:])
+    partial = cache_dir / f".{MEMO_NAME}.{os.getpid()}"
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(kept, indent=0), encoding="utf-8")
+        partial.replace(cache_dir / MEMO_NAME)
+    except OSError:
+        # A read-only or full cache folder costs time at the next start, nothing else.
+        partial.unlink(missing_ok=True)

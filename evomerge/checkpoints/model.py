@@ -1,0 +1,200 @@
+"""A model folder as a value: everything but the weights themselves."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from evomerge.checkpoints.documents import read_json
+from evomerge.checkpoints.fingerprint import fingerprint
+from evomerge.checkpoints.header import TensorInfo
+from evomerge.checkpoints.layout import EMBED_WEIGHT, HEAD_WEIGHT, Place, locate
+from evomerge.checkpoints.shards import read_shards
+from evomerge.checkpoints.tokenizer import TOKENIZER_FILES, tokenizer_digest
+from evomerge.errors import CheckpointError
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked model folder.
+
+    Attributes:
+        path: The folder.
+        config: Its ``config.json``.
+        tensors: Name to stored tensor; a tied head is not listed.
+        fingerprint: Name of its content: weights, configuration and tokenizer.
+        n_layers: Transformer layers.
+        tied: The output head is the embedding.
+        architecture: Class name, for example ``LlamaForCausalLM``.
+        vocab_size: Rows of the embedding, as configured.
+        tokenizer_digest: Name of the map from text to token ids; empty without one.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    fingerprint: str
+    n_layers: int
+    tied: bool
+    architecture: str
+    vocab_size: int
+    tokenizer_digest: str
+
+    @cached_property
+    def places(self) -> Mapping[str, Place]:
+        """Tensor name to where it belongs."""
+        return {name: locate(name) for name in self.tensors}
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Model:
+    """Read and check a model folder without loading its weights.
+
+    Args:
+        path: A folder of safetensors with ``config.json``.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
+
+    Raises:
+        CheckpointError: The folder is missing, incomplete, corrupt, holds only pickle
+            files, or is of an architecture that is not supported.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"{folder}: {what}. Give the folder of a model saved by transformers."
+        )
+    config = read_json(folder / CONFIG)
+    if "quantization_config" in config:
+        raise CheckpointError(
+            f"{folder / CONFIG}: the model is quantised; quantised weights cannot be "
+            "merged. Use the unquantised model."
+        )
+    n_layers, vocab_size = (
+        _count(folder, config, key) for key in ("num_hidden_layers", "vocab_size")
+    )
+    tensors = read_shards(folder)
+    tied = _is_tied(folder, config, tensors)
+    if tied:
+        tensors.pop(HEAD_WEIGHT, None)
+    _check_tensors(folder, tensors, n_layers, vocab_size)
+    shards = {info.file.relative_to(folder).as_posix() for info in tensors.values()}
+    others = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return Model(
+        path=folder,
+        config=MappingProxyType(config),
+        tensors=MappingProxyType(tensors),
+        fingerprint=fingerprint(
+            folder,
+            [*shards, CONFIG, *others],
+            None if cache_dir is None else Path(cache_dir),
+        ),
+        n_layers=n_layers,
+        tied=tied,
+        architecture=_architecture(folder, config),
+        vocab_size=vocab_size,
+        tokenizer_digest=tokenizer_digest(folder),
+    )
+
+
+def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(
+            f"{folder / CONFIG}: {key} should be a whole number from 1 up, got "
+            f"{value!r}. Only text decoder models are supported."
+        )
+    return value
+
+
+def _architecture(folder: Path, config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    if isinstance(names, list) and names and isinstance(names[0], str):
+        return names[0]
+    if isinstance(config.get("model_type"), str):
+        return str(config["model_type"])
+    raise CheckpointError(
+        f"{folder / CONFIG}: names neither architectures nor a model_type, so nothing "
+        "can load the model. Save it again with transformers."
+    )
+
+
+def _is_tied(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> bool:
+    """Tell whether the head is the embedding, and refuse contradictions.
+
+    Without the key, transformers' own defaults decide: Gemma ties, the others do not.
+    Older savers dropped the stored head of a tied model without saying so.
+    """
+    stored = HEAD_WEIGHT in tensors
+    family = str(config.get("model_type", ""))
+    flag = config.get("tie_word_embeddings", not stored or family.startswith("gemma"))
+    if not isinstance(flag, bool):
+        raise CheckpointError(
+            f"{folder / CONFIG}: tie_word_embeddings should be true or false, got "
+            f"{flag!r}."
+        )
+    if not flag and not stored:
+        raise CheckpointError(
+            f"{folder}: tie_word_embeddings is false, but no {HEAD_WEIGHT} is stored; "
+            "the model would speak with a random head. Save it again."
+        )
+    if flag and stored and EMBED_WEIGHT in tensors:
+        embed, head = tensors[EMBED_WEIGHT], tensors[HEAD_WEIGHT]
+        if not _equal_bytes(embed, head):
+            raise CheckpointError(
+                f"{folder}: tie_word_embeddings is true, but the stored {HEAD_WEIGHT} "
+                "differs from the embedding. Set tie_word_embeddings to false if the "
+                "head is meant, or remove the head."
+            )
+    return flag
+
+
+def _equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with one.file.open("rb") as a, other.file.open("rb") as b:
+        left = memoryview(mmap.mmap(a.fileno(), 0, access=mmap.ACCESS_READ))
+        right = memoryview(mmap.mmap(b.fileno(), 0, access=mmap.ACCESS_READ))
+        return bool(
+            left[one.offset : one.offset + one.nbytes]
+            == right[other.offset : other.offset + other.nbytes]
+        )
+
+
+def _check_tensors(
+    folder: Path, tensors: Mapping[str, TensorInfo], n_layers: int, vocab_size: int
+) -> None:
+    try:
+        places = [locate(name) for name in tensors]
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    layers = {place.layer for place in places if place.layer is not None}
+    if layers != set(range(n_layers)):
+        odd = sorted(layers ^ set(range(n_layers)))
+        raise CheckpointError(
+            f"{folder}: {CONFIG} speaks of {n_layers} layers (0 to {n_layers - 1}), "
+            f"but layers {odd[:8]} are missing or too many. The folder is incomplete."
+        )
+    embed = tensors.get(EMBED_WEIGHT)
+    if embed is None or len(embed.shape) != 2:
+        raise CheckpointError(
+            f"{folder}: has no matrix {EMBED_WEIGHT!r}. The folder is incomplete."
+        )
+    if embed.shape[0] < vocab_size:
+        raise CheckpointError(
+            f"{folder}: {EMBED_WEIGHT} has {embed.shape[0]} rows, but {CONFIG} speaks "
+            f"of a vocabulary of {vocab_size}. The folder is corrupt."
+        )
