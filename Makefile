@@ -1,0 +1,93 @@
+# Everything a newcomer needs. Each target sets up what it stands on; a second run
+# skips what is there. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build of vLLM, unless an NVIDIA driver is found. Override: make EXTRA=gpu ...
+EXTRA ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+DEMO ?= demo
+
+# pip's own variable for a folder of wheels; uv wants it under another name. Where it
+# is set, torch comes from there, and no torch backend is chosen.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+TORCH_BACKEND :=
+else
+TORCH_BACKEND := --torch-backend=$(if $(filter gpu,$(EXTRA)),auto,cpu)
+endif
+
+.PHONY: help
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/ready-$(EXTRA) ## Make the virtual environment, with pinned versions
+
+$(VENV)/ready-$(EXTRA): pyproject.toml requirements/$(EXTRA).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "evomerge needs Python 3.11 or newer; this is $$($(PYTHON) -V)." \
+	    "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "==> virtual environment in $(VENV) ($(EXTRA))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "==> packages, as pinned in requirements/$(EXTRA).txt"
+	$(BIN)/uv pip install --python $(BIN)/python $(TORCH_BACKEND) \
+	  -e ".[$(EXTRA),dev]" -c requirements/$(EXTRA).txt
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Train small models, search for their best merge, export it (under 20 min)
+	$(BIN)/evomerge zoo $(DEMO)/zoo
+	$(BIN)/evomerge run search_spaces/demo.yaml --db sqlite:///$(DEMO)/evomerge.db
+	$(BIN)/evomerge export demo $(DEMO)/best --replace --db sqlite:///$(DEMO)/evomerge.db
+
+.PHONY: format
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: check
+check: setup ## Format, lint, types, import contract and the quick tests (under 3 min)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not (engine or ray or slow or long or gpu)"
+
+.PHONY: test
+test: setup ## Every test but the GPU ones and the long sweeps (under 25 min)
+	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest -m "not (gpu or long)"
+
+.PHONY: test-long
+test-long: setup ## The long sweeps
+	$(BIN)/pytest -m long --timeout 7200
+
+.PHONY: gpu-check
+gpu-check: ## The checks that need a GPU, with the Python given
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests/gpu
+
+.PHONY: bench
+bench: setup ## Measure; see benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/trial_overhead.py
+	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python benchmarks/materialise.py
+
+.PHONY: docs
+docs: setup ## API pages in docs/api
+	$(BIN)/pdoc -d google -o docs/api evomerge
+
+.PHONY: golden
+golden: setup ## Rewrite the golden files; review the difference
+	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -m "not (gpu or long)" -k golden
+
+.PHONY: lock
+lock: ## Pin the versions anew
+	for extra in cpu gpu; do \
+	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --extra dev --upgrade \
+	    --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
+	    --no-header --quiet -o requirements/$$extra.txt && \
+	  sed -i 's/+cpu//' requirements/$$extra.txt; \
+	done

@@ -1,0 +1,98 @@
+"""One worker inside this process: for debugging, tests and the simulated engine.
+
+The work happens inside ``poll``, one block at a time. A hung block cannot be
+interrupted from here; the worker's own deadline is checked between blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    BlockScored,
+    PoolEvent,
+    WorkerLost,
+    WorkerReady,
+)
+from evomerge.errors import EvomergeError
+
+Answer = BlockScored | AttemptDone | AttemptFailed
+
+
+class Scorer(Protocol):
+    """What a worker is made of; ``scoring.evaluator.Evaluator`` is the real one."""
+
+    def ready(self, worker: str) -> WorkerReady:
+        """Describe the tasks, after passing the self-test."""
+
+    def run(self, worker: str, assignment: Assignment) -> Iterator[Answer]:
+        """Score an assignment, answering block by block."""
+
+    def close(self) -> None:
+        """Free everything; idempotent."""
+
+
+class InProcessPool:
+    """A pool of one worker that runs on the caller's thread."""
+
+    def __init__(self, make: Callable[[], Scorer], name: str = "local") -> None:
+        self._make = make
+        self._name = name
+        self._scorer: Scorer | None = None
+        self._is_wanted = False
+        self._work: Iterator[Answer] | None = None
+
+    def start(self) -> None:
+        """Bring the worker up at the next poll."""
+        self._is_wanted = True
+
+    def free(self) -> Sequence[str]:
+        """Return the worker's name if it is up and idle."""
+        is_idle = self._scorer is not None and self._work is None
+        return (self._name,) if is_idle else ()
+
+    def submit(self, worker: str, assignment: Assignment) -> None:
+        """Take an assignment; it is worked on in ``poll``."""
+        if self._scorer is None or self._work is not None:
+            raise RuntimeError(f"worker {worker!r} is not free")
+        self._work = self._scorer.run(worker, assignment)
+
+    def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
+        """Do the next piece of work; blocks as long as that takes."""
+        del timeout_s
+        if self._scorer is None:
+            return self._bring_up() if self._is_wanted else ()
+        if self._work is None:
+            return ()
+        event = next(self._work)
+        if not isinstance(event, BlockScored):
+            self._work = None
+        return (event,)
+
+    def cancel(self, trial: int, attempt: int) -> None:
+        """Drop the assignment at work."""
+        del trial, attempt
+        self._work = None
+
+    def close(self) -> None:
+        """Close the worker; idempotent."""
+        self._is_wanted = False
+        self._work = None
+        if self._scorer is not None:
+            scorer, self._scorer = self._scorer, None
+            scorer.close()
+
+    def _bring_up(self) -> Sequence[PoolEvent]:
+        try:
+            scorer = self._make()
+            ready = scorer.ready(self._name)
+        except EvomergeError as error:
+            failure = Failure(Cause.ENGINE, Blame.MACHINE, str(error))
+            return (WorkerLost(self._name, None, None, failure, fatal=True),)
+        self._scorer = scorer
+        return (ready,)

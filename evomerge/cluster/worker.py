@@ -1,0 +1,64 @@
+"""The Ray actor: one GPU slot, one living engine, no opinions."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+
+from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    BlockScored,
+    WorkerLost,
+    WorkerReady,
+    WorkerSetup,
+)
+from evomerge.errors import EvomergeError
+
+
+class Worker:
+    """Runs in a process of its own; Ray makes an actor of it.
+
+    Heavy libraries load in ``start``, after Ray has set the process's environment.
+    """
+
+    def __init__(self, name: str, setup: WorkerSetup) -> None:
+        self._name = name
+        self._setup = setup
+
+    def start(self) -> WorkerReady | WorkerLost:
+        """Bring the engine up and describe the tasks.
+
+        Returns:
+            ``WorkerLost`` with ``fatal`` set if another worker would fail alike.
+        """
+        from evomerge.scoring.evaluator import Evaluator
+
+        try:
+            self._evaluator = Evaluator(self._setup)
+            return self._evaluator.ready(self._name)
+        except EvomergeError as error:
+            failure = Failure(Cause.ENGINE, Blame.MACHINE, str(error))
+            return WorkerLost(self._name, None, None, failure, fatal=True)
+        except Exception as error:  # noqa: BLE001 - a worker's outermost call
+            trace = "".join(traceback.format_exception(error)[-6:])
+            message = f"The worker could not start: {error!r}\n{trace}"
+            failure = Failure(Cause.ENGINE, Blame.MACHINE, message)
+            return WorkerLost(self._name, None, None, failure, fatal=True)
+
+    def run(
+        self, assignment: Assignment
+    ) -> Iterator[BlockScored | AttemptDone | AttemptFailed]:
+        """Score an assignment, answering block by block."""
+        yield from self._evaluator.run(self._name, assignment)
+
+    def pid(self) -> int:
+        """Return the process id; fault tests kill it."""
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Close the engine before the actor goes."""
+        self._evaluator.close()

@@ -1,0 +1,30 @@
+"""Logging, set up once by a command; libraries only ever ask for a logger."""
+
+import logging
+import re
+
+_SECRET = re.compile(r"(?P<head>://[^/\s:@]*:)[^@/\s]+(?=@)")
+
+
+def masked(text: str) -> str:
+    """Hide the password of every URL in a text."""
+    return _SECRET.sub(r"\g<head>***", text)
+
+
+class _Masking(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def set_up(*, verbose: bool = False) -> None:
+    """Send evomerge's own messages to standard error, passwords hidden.
+
+    Args:
+        verbose: Show what is routine, not only warnings.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Masking("%(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("evomerge")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False

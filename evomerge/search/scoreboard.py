@@ -1,0 +1,149 @@
+"""How a running study stands: counts, the best per objective, the front, the pace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.core.study import Budget, Constraint, Direction, Objective
+from evomerge.core.trial import Trial, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A feasible scored trial and its objective values, as measured."""
+
+    number: int
+    label: str | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a person watching wants to know.
+
+    Attributes:
+        generation: The one at work.
+        done: Candidates finished, baselines not counted.
+        failed: Of these, how many failed or were quarantined.
+        reused: Trials that cost nothing because their outcomes were known.
+        running: Trials being scored.
+        workers: Workers that are ready.
+        best: The best standing of each objective, in order; None before the first.
+        front_size: Feasible trials that no other dominates.
+        items_per_s: Items scored per second in this run.
+        seconds: Wall time of this run.
+        left_s: Estimated seconds until the budget is used; None when unknown.
+    """
+
+    generation: int
+    done: int
+    failed: int
+    reused: int
+    running: int
+    workers: int
+    best: tuple[Standing | None, ...]
+    front_size: int
+    items_per_s: float
+    seconds: float
+    left_s: float | None
+
+
+class Scoreboard:
+    """Keeps the standing of a study, a trial at a time; cost does not grow."""
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._objectives = tuple(objectives)
+        self._constraints = tuple(constraints)
+        self._clock = clock
+        self._began = clock()
+        self._front: list[Standing] = []
+        self._best: list[Standing | None] = [None] * len(self._objectives)
+        self._done = self._failed = self._reused = self._items = 0
+        self._fresh_done = 0
+        self.baselines: dict[str, Mapping[str, float]] = {}
+
+    @property
+    def front(self) -> tuple[Standing, ...]:
+        """The feasible non-dominated trials, by number."""
+        return tuple(sorted(self._front, key=lambda standing: standing.number))
+
+    def add_items(self, n_items: int) -> None:
+        """Count freshly scored items."""
+        self._items += n_items
+
+    def add(self, trial: Trial, *, is_new: bool = True) -> None:
+        """Count a finished trial; ``is_new`` is False for one from an earlier run."""
+        candidate = trial.candidate
+        if candidate.generation > 0:
+            self._done += 1
+            self._fresh_done += is_new
+            self._failed += trial.state is not TrialState.SCORED
+        self._reused += trial.reused
+        if trial.scores is None:
+            return
+        if candidate.label is not None:
+            self.baselines[candidate.label] = trial.scores
+        if not self._is_feasible(trial.scores):
+            return
+        values = tuple(o.value(trial.scores) for o in self._objectives)
+        standing = Standing(trial.number, candidate.label, values)
+        self._rank(standing)
+
+    def _is_feasible(self, scores: Mapping[str, float]) -> bool:
+        # A bound relative to a baseline holds nothing back before that is scored.
+        return all(
+            constraint.violation(scores, self.baselines) <= 0
+            for constraint in self._constraints
+            if constraint.relative_to is None
+            or constraint.relative_to in self.baselines
+        )
+
+    def _rank(self, new: Standing) -> None:
+        for k, best in enumerate(self._best):
+            if best is None or self._gain(k, new) > self._gain(k, best):
+                self._best[k] = new
+        if any(self._dominates(old, new) for old in self._front):
+            return
+        self._front = [o for o in self._front if not self._dominates(new, o)] + [new]
+
+    def _gain(self, k: int, standing: Standing) -> float:
+        better_is_more = self._objectives[k].direction is Direction.MAXIMIZE
+        return standing.values[k] if better_is_more else -standing.values[k]
+
+    def _dominates(self, a: Standing, b: Standing) -> bool:
+        gaps = [self._gain(k, a) - self._gain(k, b) for k in range(len(a.values))]
+        return all(gap >= 0 for gap in gaps) and any(gap > 0 for gap in gaps)
+
+    def progress(
+        self, *, generation: int, running: int, workers: int, budget: Budget
+    ) -> Progress:
+        """Return how the study stands now."""
+        seconds = self._clock() - self._began
+        return Progress(
+            generation=generation,
+            done=self._done,
+            failed=self._failed,
+            reused=self._reused,
+            running=running,
+            workers=workers,
+            best=tuple(self._best),
+            front_size=len(self._front),
+            items_per_s=self._items / seconds if seconds > 0 else 0.0,
+            seconds=seconds,
+            left_s=self._left(budget, seconds),
+        )
+
+    def _left(self, budget: Budget, seconds: float) -> float | None:
+        left: list[float] = []
+        if budget.trials is not None and self._fresh_done > 0:
+            left.append((budget.trials - self._done) * seconds / self._fresh_done)
+        if budget.seconds is not None:
+            left.append(budget.seconds - seconds)
+        return max(0.0, min(left)) if left else None

@@ -1,0 +1,53 @@
+"""Shared by all tests: profiles, a clean environment, and the count of groups."""
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile(
+    "ci",
+    max_examples=50,
+    deadline=None,
+    derandomize=True,  # a red build is red twice
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+GROUPS = ("engine", "ray", "slow")
+_ran: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No database of the user's, and no hub, reaches a test."""
+    monkeypatch.delenv("EVOMERGE_DB", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Engines and clusters need longer than the usual limit."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None and any(
+            item.get_closest_marker(group) for group in GROUPS
+        ):
+            item.add_marker(pytest.mark.timeout(300))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _ran.update(group for group in GROUPS if group in report.keywords)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A group that ran no test fails the run: nothing may go missing silently."""
+    if not os.environ.get("EVOMERGE_NEED_GROUPS") or exitstatus != 0:
+        return
+    missing = [group for group in GROUPS if not _ran[group]]
+    if missing:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"No test of group {', '.join(missing)} ran: a failure.")
