@@ -85,9 +85,9 @@ golden: setup ## Rewrite the golden files; review the difference
 
 .PHONY: lock
 lock: ## Pin the versions anew
-	for extra in cpu gpu; do \
-	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --extra dev --upgrade \
-	    --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate \
-	    --no-header --quiet -o requirements/$$extra.txt && \
-	  sed -i 's/+cpu//' requirements/$$extra.txt; \
-	done
+	$(LOCK) $(TORCH_BACKEND) --extra cpu -o requirements/cpu.txt
+	env -u UV_FIND_LINKS $(LOCK) --extra gpu -o requirements/gpu.txt
+	sed -i 's/+cpu//' requirements/cpu.txt  # one file for every build of torch
+
+LOCK = $(BIN)/uv pip compile pyproject.toml --extra dev --upgrade --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
