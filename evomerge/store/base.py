@@ -114,6 +114,16 @@ class Event:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model folder written from a trial; the digest is that of its weights."""
+
+    at: str
+    trial: int
+    path: str
+    digest: str
+
+
 class Store(Protocol):
     """The database behind every command.
 
@@ -277,6 +287,12 @@ class Store(Protocol):
 
     def events(self, study_id: int, kind: str | None = None) -> Sequence[Event]:
         """Return what was remembered, oldest first."""
+
+    def add_artifact(self, study_id: int, number: int, path: str, digest: str) -> None:
+        """Remember a model written from a trial, if absent; no lease."""
+
+    def artifacts(self, study_id: int) -> Sequence[Artifact]:
+        """Return the models written from this study, oldest first."""
 
     def close(self) -> None:
         """Close the database; idempotent."""

@@ -1,0 +1,70 @@
+"""Who holds a lease, and whether that process still lives.
+
+A holder that was killed frees its study at once instead of after the lease's time.
+That needs certainty: process ids are reused, and two containers may share a host name
+but not their processes. So an owner carries the machine's boot, the process namespace
+and the start time, and anything that cannot be told counts as alive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from evomerge.store.base import Owner
+
+_PROC = Path("/proc")
+_DEAD_STATES = "ZXx"
+
+
+def this_process() -> Owner:
+    """Describe the calling process."""
+    pid = os.getpid()
+    return Owner(host=_this_host(), pid=pid, started=_started(pid) or "")
+
+
+def host_name(owner: Owner) -> str:
+    """Return the owner's host as a person knows it."""
+    return owner.host.split("+", 1)[0]
+
+
+def is_alive(owner: Owner) -> bool:
+    """Tell whether the owner may still run; False only if it is certainly gone.
+
+    An owner on another host, in another container or before the last reboot cannot be
+    looked at from here and counts as alive.
+    """
+    if owner.host != _this_host():
+        return True
+    if owner.started:
+        return _started(owner.pid) == owner.started
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _this_host() -> str:
+    """Host name, boot and process namespace: where a process id means something."""
+    parts = [socket.gethostname()]
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        parts += [boot[:8], str((_PROC / "self/ns/pid").stat().st_ino)]
+    except OSError:
+        pass  # not Linux: the name has to do
+    return "+".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """Clock ticks from boot to the process's start; None if it is gone or unknown."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in brackets and may hold anything.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in _DEAD_STATES else fields[19]

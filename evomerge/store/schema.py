@@ -1,0 +1,167 @@
+"""The tables, as SQLAlchemy Core sees them; no query stands here.
+
+Only portable types: text for canonical JSON (floats keep every bit), doubles for
+seconds since 1970 by the database's clock, blobs for compressed JSON. Everything is
+named, so a later migration can name what it changes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+VERSION = 1
+"""Written into ``em_meta``; a database with a larger one is refused."""
+
+APPLICATION = "evomerge"
+
+_NAMING = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+_DIGEST = sa.String(64)
+_WORD = sa.String(40)
+
+metadata = sa.MetaData(naming_convention=_NAMING)
+
+meta = sa.Table(
+    "em_meta",
+    metadata,
+    sa.Column("key", _WORD, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+study = sa.Table(
+    "em_study",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("config", sa.Text, nullable=False),
+    sa.Column("allowance", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("finished", sa.Text),
+    # Counters are moved in the transaction of what they count.
+    sa.Column("spent_s", sa.Double, nullable=False, default=0.0),
+    sa.Column("n_items", sa.BigInteger, nullable=False, default=0),
+    # The lease: free while lease_until is null.
+    sa.Column("lease_epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_until", sa.Double),
+    sa.Column("lease_host", sa.Text),
+    sa.Column("lease_pid", sa.Integer),
+    sa.Column("lease_started", sa.Text),
+)
+
+
+def _study_key() -> sa.Column[int]:
+    return sa.Column("study_id", sa.ForeignKey(study.c.id), primary_key=True)
+
+
+protocol = sa.Table(
+    "em_protocol",
+    metadata,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("settings", sa.Text, nullable=False),
+)
+
+manifest = sa.Table(
+    "em_manifest",
+    metadata,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+task = sa.Table(
+    "em_task",
+    metadata,
+    _study_key(),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("task", sa.Text, nullable=False),
+    sa.Column("protocol_digest", sa.ForeignKey(protocol.c.digest), nullable=False),
+    sa.Column("manifest_digest", sa.ForeignKey(manifest.c.digest), nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),
+    sa.UniqueConstraint("study_id", "task"),
+)
+
+generation = sa.Table(
+    "em_generation",
+    metadata,
+    _study_key(),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("memory", sa.Text, nullable=False),
+    sa.Column("note", sa.Text),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
+recipe = sa.Table(
+    "em_recipe",
+    metadata,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+trial = sa.Table(
+    "em_trial",
+    metadata,
+    _study_key(),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("label", sa.Text),
+    sa.Column("point", sa.Text),
+    sa.Column("recipe_digest", sa.ForeignKey(recipe.c.digest), nullable=False),
+    sa.Column("state", _WORD, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("worker", sa.Text),
+    sa.Column("scores", sa.Text),
+    sa.Column("cause", _WORD),
+    sa.Column("blame", _WORD),
+    sa.Column("message", sa.Text),
+    sa.Column("seconds", sa.Text),
+    sa.Column("reused", sa.Boolean, nullable=False, default=False),
+    sa.Column("changed", sa.Double, nullable=False),
+    sa.UniqueConstraint("study_id", "generation", "position"),
+    sa.Index(None, "study_id", "state"),
+    sa.Index(None, "recipe_digest"),
+)
+
+outcome_block = sa.Table(
+    "em_outcome_block",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    # No foreign keys: outcomes are named by content and outlive any study.
+    sa.Column("recipe_digest", _DIGEST, nullable=False),
+    sa.Column("protocol_digest", _DIGEST, nullable=False),
+    sa.Column("items_digest", _DIGEST, nullable=False),
+    sa.Column("n_items", sa.Integer, nullable=False),
+    sa.Column("means", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.UniqueConstraint("recipe_digest", "protocol_digest", "items_digest"),
+)
+
+event = sa.Table(
+    "em_event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.ForeignKey(study.c.id), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", _WORD, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Index(None, "study_id", "kind"),
+)
+
+artifact = sa.Table(
+    "em_artifact",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.ForeignKey(study.c.id), nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", _DIGEST, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.ForeignKeyConstraint(["study_id", "trial"], [trial.c.study_id, trial.c.number]),
+    sa.UniqueConstraint("study_id", "trial", "path", "digest"),
+)

@@ -1,0 +1,264 @@
+"""The store in an SQL database: one method, one transaction.
+
+What a method does stands in ``studies``, ``trials`` and ``outcomes``; here is only
+where its transaction begins and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.recipe import Recipe
+from evomerge.core.trial import Candidate, Trial
+from evomerge.store import generations, rows, studies, trials
+from evomerge.store import outcomes as known
+from evomerge.store.base import (
+    Artifact,
+    Ending,
+    Event,
+    Generation,
+    Lease,
+    Owner,
+    Store,
+    StoredStudy,
+    Usage,
+)
+from evomerge.store.dialect import Database, insert_absent, now
+from evomerge.store.schema import artifact, event
+
+
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Open the database behind a URL, for example ``sqlite:///evomerge.db``.
+
+    Args:
+        url: SQLAlchemy's form; three slashes for a relative path, four for an
+            absolute one.
+        create: Make the file if it does not exist.
+
+    Raises:
+        StoreError: The URL, folder or file cannot be used; says why.
+        SchemaError: The file is no database, not ours, or of another version.
+    """
+    return SqlStore(Database(url, create=create))
+
+
+class SqlStore:
+    """A ``Store`` over SQLAlchemy Core; see the protocol for what it promises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Both are immutable once recorded, so remembering them is safe.
+        self._recipes: dict[str, Recipe] = {}
+        self._blocks: dict[tuple[int, BlockKey], known.BlockFacts] = {}
+
+    def __repr__(self) -> str:
+        return f"SqlStore({self._database.shown!r})"
+
+    def create_study(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        allowance: Mapping[str, Any],
+        seed: int,
+    ) -> StoredStudy:
+        """Record a new study."""
+        with self._database.writing() as connection:
+            return studies.create(connection, name, config, allowance, seed)
+
+    def study(self, name: str) -> StoredStudy:
+        """Return the study of this name."""
+        with self._database.reading() as connection:
+            return studies.find(connection, name)
+
+    def studies(self) -> Sequence[StoredStudy]:
+        """Return every study, oldest first."""
+        with self._database.reading() as connection:
+            return studies.every(connection)
+
+    def lease(self, study_id: int, owner: Owner, ttl_s: float) -> Lease:
+        """Become the study's coordinator."""
+        with self._database.writing() as connection:
+            return studies.take_lease(connection, study_id, owner, ttl_s)
+
+    def renew(self, lease: Lease, spent_s: float) -> None:
+        """Prolong the lease and add wall seconds spent since the last call."""
+        with self._database.writing() as connection:
+            studies.renew(connection, lease, spent_s)
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back; a lease already lost is no error."""
+        with self._database.writing() as connection:
+            studies.release(connection, lease)
+
+    def set_allowance(self, lease: Lease, allowance: Mapping[str, Any]) -> None:
+        """Record what this run is allowed."""
+        text = rows.to_text("A study's allowance", dict(allowance))
+        with self._database.writing() as connection:
+            studies.change(connection, lease, allowance=text)
+
+    def set_finished(self, lease: Lease, reason: str | None) -> None:
+        """Record that the search ended, or (None) that it goes on."""
+        with self._database.writing() as connection:
+            studies.change(connection, lease, finished=reason)
+
+    def record_tasks(self, lease: Lease, tasks: Sequence[TaskDescription]) -> None:
+        """Record the study's manifests and protocols, once."""
+        with self._database.writing() as connection:
+            studies.record_tasks(connection, lease, tasks)
+
+    def tasks(self, study_id: int) -> Sequence[TaskDescription] | None:
+        """Return the recorded manifests and protocols, None before the first worker."""
+        with self._database.reading() as connection:
+            return studies.tasks_of(connection, study_id)
+
+    def add_generation(
+        self,
+        lease: Lease,
+        number: int,
+        candidates: Sequence[Candidate],
+        memory: Mapping[str, Any],
+        note: str | None,
+    ) -> Sequence[Trial]:
+        """Record a generation and its pending trials, before anything is sent."""
+        new = Generation(number, len(candidates), memory, note)
+        with self._database.writing() as connection:
+            first = generations.add(connection, lease, new, candidates)
+        return [Trial(first + i, candidate) for i, candidate in enumerate(candidates)]
+
+    def extend_generation(
+        self, lease: Lease, number: int, candidates: Sequence[Candidate]
+    ) -> Sequence[Trial]:
+        """Add pending trials to the last generation, which a budget had cut short."""
+        with self._database.writing() as connection:
+            first = generations.extend(connection, lease, number, candidates)
+        return [Trial(first + i, candidate) for i, candidate in enumerate(candidates)]
+
+    def generations(self, study_id: int) -> Sequence[Generation]:
+        """Return the recorded generations, in order."""
+        with self._database.reading() as connection:
+            return generations.every(connection, study_id)
+
+    def trials(self, study_id: int, generation: int | None = None) -> Sequence[Trial]:
+        """Return the trials of one generation, or all, by number."""
+        with self._database.reading() as connection:
+            found = trials.select(connection, study_id, generation)
+        return [self._trial(row) for row in found]
+
+    def trial(self, study_id: int, number: int) -> Trial:
+        """Return one trial."""
+        with self._database.reading() as connection:
+            found = trials.select(connection, study_id, number=number)
+            if not found:
+                raise trials.missing(connection, study_id, number)
+        return self._trial(found[0])
+
+    def start_attempt(self, lease: Lease, number: int, worker: str) -> int:
+        """Make a pending trial running and return its new attempt number."""
+        with self._database.writing() as connection:
+            return trials.start_attempt(connection, lease, number, worker)
+
+    def record_block(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        block: BlockKey,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Record a block's outcomes under (recipe, protocol, items), if absent."""
+        facts = self._facts(lease.study_id, block)
+        with self._database.writing() as connection:
+            known.record_block(connection, lease, (number, attempt), facts, outcomes)
+
+    def end_attempt(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        ending: Ending,
+    ) -> None:
+        """Move a running trial to a final state, or back to pending."""
+        with self._database.writing() as connection:
+            trials.end_attempt(connection, lease, number, attempt, ending)
+
+    def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
+        """Make a pending trial scored from outcomes that were already known."""
+        with self._database.writing() as connection:
+            trials.reuse(connection, lease, number, scores)
+
+    def recover(self, lease: Lease) -> Sequence[int]:
+        """Make every running trial pending again (a coordinator died); list them."""
+        with self._database.writing() as connection:
+            return trials.recover(connection, lease)
+
+    def outcomes(
+        self, recipe_digest: str, protocol_digest: str
+    ) -> Mapping[str, Outcome]:
+        """Return every known outcome of a recipe under a protocol, by item id."""
+        with self._database.reading() as connection:
+            return known.find(connection, recipe_digest, protocol_digest)
+
+    def add_outcomes(
+        self,
+        recipe_digest: str,
+        protocol_digest: str,
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Record outcomes outside any trial (sealed items), if absent; no lease."""
+        with self._database.writing() as connection:
+            known.add(connection, recipe_digest, protocol_digest, outcomes)
+
+    def usage(self, study_id: int) -> Usage:
+        """Return what counts against the budget; cost does not grow with the study."""
+        with self._database.reading() as connection:
+            return studies.usage(connection, study_id)
+
+    def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
+        """Remember something; no lease."""
+        text = rows.to_text("An event", dict(data))
+        row = {"study_id": study_id, "at": now(), "kind": kind, "data": text}
+        with self._database.writing() as connection:
+            connection.execute(sa.insert(event).values(**row))
+
+    def events(self, study_id: int, kind: str | None = None) -> Sequence[Event]:
+        """Return what was remembered, oldest first."""
+        query = sa.select(event).where(event.c.study_id == study_id)
+        if kind is not None:
+            query = query.where(event.c.kind == kind)
+        with self._database.reading() as connection:
+            found = connection.execute(query.order_by(event.c.id))
+            return [rows.event_of(row) for row in found]
+
+    def add_artifact(self, study_id: int, number: int, path: str, digest: str) -> None:
+        """Remember a model written from a trial, if absent; no lease."""
+        row = {"study_id": study_id, "trial": number, "path": path, "digest": digest}
+        with self._database.writing() as connection:
+            insert_absent(connection, artifact, {**row, "at": now()})
+
+    def artifacts(self, study_id: int) -> Sequence[Artifact]:
+        """Return the models written from this study, oldest first."""
+        query = sa.select(artifact).where(artifact.c.study_id == study_id)
+        with self._database.reading() as connection:
+            found = connection.execute(query.order_by(artifact.c.id))
+            return [rows.artifact_of(row) for row in found]
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
+        self._database.close()
+
+    def _facts(self, study_id: int, block: BlockKey) -> known.BlockFacts:
+        key = (study_id, block)
+        if key not in self._blocks:
+            with self._database.reading() as connection:
+                self._blocks[key] = known.block_facts(connection, study_id, block)
+        return self._blocks[key]
+
+    def _trial(self, row: rows.Row) -> Trial:
+        digest = row.recipe_digest
+        if digest not in self._recipes:
+            self._recipes[digest] = rows.recipe_of(row.body)
+        return rows.trial_of(row, self._recipes[digest])

@@ -1,0 +1,287 @@
+"""Studies and their leases: who may write, and what stands above the trials.
+
+Functions take a connection inside a transaction; ``SqlStore`` opens it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from evomerge.core.protocol import Protocol, TaskDescription
+from evomerge.errors import (
+    StaleAttemptError,
+    StoreError,
+    StudyExistsError,
+    StudyLockedError,
+    StudyNotFoundError,
+)
+from evomerge.store import rows
+from evomerge.store.base import Lease, Owner, StoredStudy, Usage
+from evomerge.store.dialect import insert_absent, now
+from evomerge.store.owner import host_name, is_alive
+from evomerge.store.schema import generation, manifest, protocol, study, task, trial
+
+_MAX_NAME = 200
+_MAX_SEED = 2**63
+_SHOWN_NAMES = 20
+_FREE: dict[str, Any] = {
+    "lease_until": None,
+    "lease_host": None,
+    "lease_pid": None,
+    "lease_started": None,
+}
+
+
+def create(
+    connection: sa.Connection,
+    name: str,
+    config: Mapping[str, Any],
+    allowance: Mapping[str, Any],
+    seed: int,
+) -> StoredStudy:
+    """Record a new study."""
+    if not 0 < len(name) <= _MAX_NAME:
+        raise StoreError(
+            f"A study's name has 1 to {_MAX_NAME} characters, {name!r} has {len(name)}."
+        )
+    if not 0 <= seed < _MAX_SEED:
+        raise StoreError(f"A seed is at least 0 and below 2**63, not {seed}.")
+    if connection.scalar(sa.select(study.c.id).where(study.c.name == name)):
+        raise StudyExistsError(
+            f"A study named {name!r} exists in this database; resume it, or choose "
+            "another name."
+        )
+    connection.execute(
+        sa.insert(study).values(
+            name=name,
+            config=rows.to_text("A study's configuration", dict(config)),
+            allowance=rows.to_text("A study's allowance", dict(allowance)),
+            seed=seed,
+            created=now(),
+        )
+    )
+    return find(connection, name)
+
+
+def find(connection: sa.Connection, name: str) -> StoredStudy:
+    """Return the study of this name, or say which names there are."""
+    row = connection.execute(sa.select(study).where(study.c.name == name)).first()
+    if row is not None:
+        return rows.study_of(row)
+    names = list(connection.scalars(sa.select(study.c.name).order_by(study.c.id)))
+    if not names:
+        raise StudyNotFoundError(
+            f"No study named {name!r}: this database holds no study yet."
+        )
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(repr(n) for n in names[-_SHOWN_NAMES:])
+    more = len(names) - _SHOWN_NAMES
+    listed += f" and {more} older ones" if more > 0 else ""
+    raise StudyNotFoundError(
+        f"No study named {name!r} in this database.{hint} There are: {listed}."
+    )
+
+
+def every(connection: sa.Connection) -> list[StoredStudy]:
+    """Return all studies, oldest first."""
+    found = connection.execute(sa.select(study).order_by(study.c.id))
+    return [rows.study_of(row) for row in found]
+
+
+def take_lease(
+    connection: sa.Connection, study_id: int, owner: Owner, ttl_s: float
+) -> Lease:
+    """Make ``owner`` the study's coordinator, if the lease is free."""
+    if ttl_s <= 0:
+        raise StoreError(f"A lease lasts more than 0 seconds, not {ttl_s}.")
+    row = connection.execute(
+        sa.select(study, (study.c.lease_until - now()).label("left"))
+        .where(study.c.id == study_id)
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise StudyNotFoundError(f"No study with id {study_id} in this database.")
+    if row.lease_until is not None and row.left > 0:
+        holder = Owner(row.lease_host, row.lease_pid, row.lease_started)
+        if is_alive(holder):
+            raise StudyLockedError(
+                f"Study {row.name!r} is being run by process {holder.pid} on "
+                f"{host_name(holder)}; its lease ends in {row.left:.0f} s unless it is "
+                "renewed. Stop that process first, or wait."
+            )
+    connection.execute(
+        sa.update(study)
+        .where(study.c.id == study_id)
+        .values(
+            lease_epoch=row.lease_epoch + 1,
+            lease_until=now() + ttl_s,
+            lease_host=owner.host,
+            lease_pid=owner.pid,
+            lease_started=owner.started,
+        )
+    )
+    return Lease(study_id, row.lease_epoch + 1, ttl_s)
+
+
+def check_lease(connection: sa.Connection, lease: Lease) -> None:
+    """Refuse a lease that another coordinator took over, or that was given back.
+
+    An expired lease that nobody took is still good: its holder was only slow.
+    """
+    row = connection.execute(
+        sa.select(study.c.lease_epoch, study.c.lease_until)
+        .where(study.c.id == lease.study_id)
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise StudyNotFoundError(f"No study with id {lease.study_id} here.")
+    refuse_stale(lease, row.lease_epoch, row.lease_until)
+
+
+def refuse_stale(lease: Lease, epoch: int, until: float | None) -> None:
+    """Raise unless the lease is the one recorded."""
+    if epoch != lease.epoch:
+        raise StaleAttemptError(
+            f"Another coordinator has taken over this study (epoch {epoch}, ours was "
+            f"{lease.epoch}); this one must stop."
+        )
+    if until is None:
+        raise StaleAttemptError(
+            "The study's lease was given back; take a new one before writing."
+        )
+
+
+def renew(connection: sa.Connection, lease: Lease, spent_s: float) -> None:
+    """Prolong the lease and add wall seconds."""
+    if not spent_s >= 0:
+        raise StoreError(f"Seconds spent are 0 or more, not {spent_s}.")
+    change(
+        connection,
+        lease,
+        lease_until=now() + lease.ttl_s,
+        spent_s=study.c.spent_s + spent_s,
+    )
+
+
+def release(connection: sa.Connection, lease: Lease) -> None:
+    """Give the lease back, if it is still ours."""
+    connection.execute(
+        sa.update(study)
+        .where(study.c.id == lease.study_id, study.c.lease_epoch == lease.epoch)
+        .values(**_FREE)
+    )
+
+
+def change(connection: sa.Connection, lease: Lease, **columns: Any) -> None:
+    """Change columns of the study row under its lease."""
+    check_lease(connection, lease)
+    connection.execute(
+        sa.update(study).where(study.c.id == lease.study_id).values(**columns)
+    )
+
+
+def usage(connection: sa.Connection, study_id: int) -> Usage:
+    """Read what counts against the budget; baselines (generation 0) do not."""
+    row = connection.execute(
+        sa.select(study.c.n_items, study.c.spent_s).where(study.c.id == study_id)
+    ).first()
+    if row is None:
+        raise StudyNotFoundError(f"No study with id {study_id} in this database.")
+    last = connection.scalar(
+        sa.select(sa.func.max(trial.c.number)).where(trial.c.study_id == study_id)
+    )
+    baselines = connection.scalar(
+        sa.select(generation.c.size).where(
+            generation.c.study_id == study_id, generation.c.number == 0
+        )
+    )
+    asked = 0 if last is None else last + 1 - (baselines or 0)
+    return Usage(trials=asked, items=row.n_items, seconds=row.spent_s)
+
+
+def record_tasks(
+    connection: sa.Connection, lease: Lease, tasks: Sequence[TaskDescription]
+) -> None:
+    """Record manifests and protocols once; later ones must be the same."""
+    check_lease(connection, lease)
+    recorded = tasks_of(connection, lease.study_id)
+    if recorded is not None:
+        _refuse_different(recorded, tasks)
+        return
+    if not tasks:
+        raise StoreError("A study needs at least one task.")
+    for position, entry in enumerate(tasks):
+        settings = rows.to_text("A protocol", dict(entry.protocol.settings))
+        body = rows.pack("A manifest", entry.manifest.to_json())
+        way, items = entry.protocol.digest, entry.manifest.digest
+        insert_absent(connection, protocol, {"digest": way, "settings": settings})
+        insert_absent(connection, manifest, {"digest": items, "body": body})
+        row = {
+            "study_id": lease.study_id,
+            "position": position,
+            "task": entry.manifest.task,
+            "protocol_digest": way,
+            "manifest_digest": items,
+            "metrics": rows.to_text("Metric names", list(entry.metrics)),
+        }
+        connection.execute(sa.insert(task), row)
+
+
+def tasks_of(connection: sa.Connection, study_id: int) -> list[TaskDescription] | None:
+    """Return the recorded manifests and protocols, None if there are none yet."""
+    found = connection.execute(
+        sa.select(task.c.task, task.c.metrics, protocol.c.settings, manifest.c.body)
+        .join_from(task, protocol)
+        .join(manifest)
+        .where(task.c.study_id == study_id)
+        .order_by(task.c.position)
+    ).all()
+    if not found:
+        return None
+    return [
+        TaskDescription(
+            manifest=rows.manifest_of(row.body),
+            protocol=Protocol(row.task, rows.from_text("A protocol", row.settings)),
+            metrics=tuple(rows.from_text("Metric names", row.metrics)),
+        )
+        for row in found
+    ]
+
+
+def _refuse_different(
+    recorded: Sequence[TaskDescription], came: Sequence[TaskDescription]
+) -> None:
+    old = {t.manifest.task: t for t in recorded}
+    new = {t.manifest.task: t for t in came}
+    if list(old) != list(new):
+        raise StoreError(
+            f"This study scores the tasks {list(old)}, but the worker offers "
+            f"{list(new)}; start a new study."
+        )
+    for name, entry in new.items():
+        was = old[name]
+        if entry.manifest.digest != was.manifest.digest:
+            what = "other items (manifest)"
+        elif entry.protocol.digest != was.protocol.digest:
+            keys = _differing(was.protocol.settings, entry.protocol.settings)
+            what = f"another protocol ({', '.join(keys)})"
+        elif entry.metrics != was.metrics:
+            what = "other metrics"
+        else:
+            continue
+        raise StoreError(
+            f"Task {name!r} was recorded with {what} than the worker offers: its data, "
+            "settings or library versions changed. Bring them back, or start a new "
+            "study."
+        )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    absent = object()
+    keys = sorted({*old, *new})
+    return [k for k in keys if old.get(k, absent) != new.get(k, absent)]

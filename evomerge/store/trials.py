@@ -1,0 +1,182 @@
+"""The lives of trials, fenced by epoch and attempt.
+
+Functions take a connection inside a transaction; ``SqlStore`` opens it. A step reads
+study and trial in one row, decides, and writes under the same lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from evomerge.core.trial import TrialState
+from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
+from evomerge.store import rows
+from evomerge.store.base import Ending, Lease
+from evomerge.store.dialect import now
+from evomerge.store.schema import recipe, study, trial
+from evomerge.store.studies import check_lease, refuse_stale
+
+
+def select(
+    connection: sa.Connection,
+    study_id: int,
+    generation_number: int | None = None,
+    number: int | None = None,
+) -> Sequence[rows.Row]:
+    """Return trial rows with their recipes' bodies, by number."""
+    query = (
+        sa.select(trial, recipe.c.body)
+        .join_from(trial, recipe)
+        .where(trial.c.study_id == study_id)
+        .order_by(trial.c.number)
+    )
+    if generation_number is not None:
+        query = query.where(trial.c.generation == generation_number)
+    if number is not None:
+        query = query.where(trial.c.number == number)
+    return connection.execute(query).all()
+
+
+def missing(connection: sa.Connection, study_id: int, number: int) -> StoreError:
+    """Make the error for a trial that is not there."""
+    n = 1 + last_number(connection, trial.c.number, study_id)
+    return StoreError(f"There is no trial {number}; the study has {n}, counted from 0.")
+
+
+def start_attempt(
+    connection: sa.Connection, lease: Lease, number: int, worker: str
+) -> int:
+    """Make a pending trial running; return the new attempt's number."""
+    row = _step(connection, lease, number)
+    attempt: int = row.attempt + 1
+    _move(connection, lease, row, TrialState.RUNNING, attempt=attempt, worker=worker)
+    return attempt
+
+
+def check_running(
+    connection: sa.Connection, lease: Lease, number: int, attempt: int
+) -> rows.Row:
+    """Return the trial's row if it is running this very attempt.
+
+    Raises:
+        StaleAttemptError: The attempt is over, or another coordinator took over.
+    """
+    row = _step(connection, lease, number)
+    if row.attempt != attempt or row.state != TrialState.RUNNING:
+        raise StaleAttemptError(
+            f"Attempt {attempt} at trial {number} is over: the trial is {row.state} "
+            f"at attempt {row.attempt}. The late answer was not recorded."
+        )
+    return row
+
+
+def end_attempt(
+    connection: sa.Connection, lease: Lease, number: int, attempt: int, ending: Ending
+) -> None:
+    """Move a running trial on, with its scores or its failure."""
+    is_scored = ending.state is TrialState.SCORED
+    if (ending.scores is not None) != is_scored or (ending.failure is None) != (
+        is_scored
+    ):
+        raise StoreError(
+            f"A trial ends scored with scores, or with a failure, never with both or "
+            f"neither; trial {number} came as {ending!r}."
+        )
+    row = check_running(connection, lease, number, attempt)
+    columns: dict[str, Any] = {**rows.failure_columns(ending.failure)}
+    if ending.scores is not None:
+        columns["scores"] = _scores_text(ending.scores)
+    if ending.seconds is not None and ending.state.is_final:
+        columns["seconds"] = rows.to_text("A trial's seconds", dict(ending.seconds))
+    _move(connection, lease, row, ending.state, **columns)
+
+
+def reuse(
+    connection: sa.Connection, lease: Lease, number: int, scores: Mapping[str, float]
+) -> None:
+    """Make a pending trial scored without running it."""
+    row = _step(connection, lease, number)
+    if row.state != TrialState.PENDING:
+        raise IllegalTransitionError(
+            f"Only a pending trial can take known outcomes; trial {number} is "
+            f"{row.state}."
+        )
+    columns = {"scores": _scores_text(scores), **rows.failure_columns(None)}
+    _move(connection, lease, row, TrialState.SCORED, reused=True, **columns)
+
+
+def recover(connection: sa.Connection, lease: Lease) -> list[int]:
+    """Make every running trial pending again; return their numbers."""
+    check_lease(connection, lease)
+    running = (
+        trial.c.study_id == lease.study_id,
+        trial.c.state == TrialState.RUNNING.value,
+    )
+    numbers = list(
+        connection.scalars(
+            sa.select(trial.c.number).where(*running).order_by(trial.c.number)
+        )
+    )
+    if numbers:
+        pending = TrialState.RUNNING.to(TrialState.PENDING)
+        connection.execute(
+            sa.update(trial).where(*running).values(state=pending.value, changed=now())
+        )
+    return numbers
+
+
+def _step(connection: sa.Connection, lease: Lease, number: int) -> rows.Row:
+    """Read study and trial under the lock, refusing a stale lease."""
+    row = connection.execute(
+        sa.select(
+            study.c.lease_epoch,
+            study.c.lease_until,
+            trial.c.number,
+            trial.c.generation,
+            trial.c.recipe_digest,
+            trial.c.state,
+            trial.c.attempt,
+        )
+        .join_from(study, trial)
+        .where(study.c.id == lease.study_id, trial.c.number == number)
+        .with_for_update()
+    ).first()
+    if row is None:
+        check_lease(connection, lease)
+        raise missing(connection, lease.study_id, number)
+    refuse_stale(lease, row.lease_epoch, row.lease_until)
+    return row
+
+
+def _move(
+    connection: sa.Connection,
+    lease: Lease,
+    row: rows.Row,
+    new: TrialState,
+    **columns: Any,
+) -> None:
+    state = TrialState(row.state).to(new)
+    connection.execute(
+        sa.update(trial)
+        .where(trial.c.study_id == lease.study_id, trial.c.number == row.number)
+        .values(state=state.value, changed=now(), **columns)
+    )
+
+
+def last_number(
+    connection: sa.Connection, column: sa.Column[Any], study_id: int
+) -> int:
+    """Return the largest number of a study's rows, -1 if there are none."""
+    last: int | None = connection.scalar(
+        sa.select(sa.func.max(column)).where(column.table.c.study_id == study_id)
+    )
+    return -1 if last is None else last
+
+
+def _scores_text(scores: Mapping[str, float]) -> str:
+    if not scores:
+        raise StoreError("A scored trial needs at least one score.")
+    return rows.to_text("Scores", dict(scores))
