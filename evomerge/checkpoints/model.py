@@ -159,7 +159,7 @@ def _is_tied(
                 "differs from the embedding. Set tie_word_embeddings to false if the "
                 "head is meant, or remove the head."
             )
-    return flag
+    return bool(flag)
 
 
 def _equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:

@@ -1,0 +1,93 @@
+"""From a recipe to a stream of merged tensors, one at a time.
+
+The one materialiser: a live engine and the checkpoint writer read the same stream, so
+what was scored is what is exported.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from evomerge.checkpoints import HEAD_WEIGHT
+from evomerge.core.recipe import Recipe
+from evomerge.merging.inputs import Merged, Where, full_name
+from evomerge.merging.sources import Sources
+
+
+def materialise(
+    recipe: Recipe, sources: Sources, *, untie: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Merge tensor by tensor.
+
+    Args:
+        recipe: What to merge.
+        sources: Where its inputs lie.
+        untie: Give a tied result an output head of its own, equal to the embedding: for
+            an engine whose head is a separate tensor.
+
+    Yields:
+        Name and merged tensor, on the CPU, in the recipe's element type (buffers in
+        their own): embedding, layers in order, final norm, head. Let go of a tensor
+        before asking for the next: memory then stays bounded by one merge.
+
+    Raises:
+        RecipeError: The recipe does not fit its sources, or this version.
+        CheckpointError: A source is missing, broken, or changed since it was recorded.
+        CandidateError: A merged tensor is not finite; the message names it.
+    """
+    merged = Merged(recipe, sources)
+    for where, name in _order(merged, untie=untie):
+        yield full_name(where, name), merged.read(where, name)
+
+
+def describe(
+    recipe: Recipe, sources: Sources
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Tell element type and shape of every tensor ``materialise`` yields, in order.
+
+    Raises:
+        RecipeError: The recipe does not fit its sources, or this version.
+        CheckpointError: A source is missing, broken, or changed since it was recorded.
+    """
+    merged = Merged(recipe, sources)
+    out: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for where, name in _order(merged, untie=False):
+        part = merged.section(where)[name]
+        out[full_name(where, name)] = (part.dtype, part.shape)
+    return out
+
+
+def merged_config(recipe: Recipe, sources: Sources) -> dict[str, Any]:
+    """Return the merged model's ``config.json``.
+
+    The frame's, with the number of layers, element type, tie flag and layer types of
+    the merge.
+    """
+    return Merged(recipe, sources).config
+
+
+def is_tied(recipe: Recipe, sources: Sources) -> bool:
+    """Tell whether the merged model's head is its embedding.
+
+    It is if every input of the embedding and the head is tied; otherwise tied inputs
+    take part with a copy of their embedding as head (methods.md 2.3).
+    """
+    return Merged(recipe, sources).tied
+
+
+def needed_bytes(recipe: Recipe, sources: Sources) -> int:
+    """Return how many bytes the merged weights have."""
+    total = 0
+    for dtype, shape in describe(recipe, sources).values():
+        total += torch.Size(shape).numel() * dtype.itemsize
+    return total
+
+
+def _order(merged: Merged, *, untie: bool) -> Iterator[tuple[Where, str]]:
+    sections: list[Where] = ["embed", *range(merged.n_layers), "head"]
+    for where in sections:
+        for name in merged.section(where):
+            yield where, name
+    if untie and merged.tied:
+        yield "head", HEAD_WEIGHT

@@ -1,0 +1,158 @@
+"""Parents on disk as tensors: memory-mapped, read-only, found by fingerprint.
+
+A parent is opened when it is first asked for, and only if its content still has the
+fingerprint it is asked for by. Nothing is copied: tensors are windows into the page
+cache, shared by every process of a machine.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from evomerge.checkpoints import Model, TensorInfo, read_model
+from evomerge.errors import CheckpointError
+
+TORCH_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Sources:
+    """The parents a process can read, by fingerprint.
+
+    A context manager; ``close`` lets go of the mappings, which live on while a tensor
+    taken from them does. One instance serves one thread at a time.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[str, str | Path],
+        *,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Remember where parents lie; nothing is opened yet.
+
+        Args:
+            paths: Fingerprint to model folder.
+            cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        """
+        self._paths = dict(paths)
+        self._cache_dir = cache_dir
+        self._models: dict[str, Model] = {}
+        self._files: dict[Path, torch.Tensor] = {}
+        self._tensors: dict[tuple[str, str], torch.Tensor] = {}
+        self.views: dict[str, Any] = {}
+        """What readers worked out about a parent and want to keep, by fingerprint."""
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget every mapping; idempotent."""
+        self.views.clear()
+        self._tensors.clear()
+        self._files.clear()
+        self._models.clear()
+
+    def model(self, fingerprint: str) -> Model:
+        """Return what is known of a parent, opening it if need be.
+
+        Raises:
+            CheckpointError: No folder is known for it, the folder is broken, or its
+                content changed since the fingerprint was taken.
+        """
+        if found := self._models.get(fingerprint):
+            return found
+        path = self._paths.get(fingerprint)
+        if path is None:
+            raise CheckpointError(
+                f"No folder is known for the source with fingerprint {fingerprint!r}; "
+                f"known are {sorted(self._paths)}. Name its folder among the sources."
+            )
+        model = read_model(path, cache_dir=self._cache_dir)
+        if model.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"{path}: changed since it was recorded: expected fingerprint "
+                f"{fingerprint}, found {model.fingerprint}. Restore the folder, or "
+                "start a new study with the changed model."
+            )
+        self._models[fingerprint] = model
+        return model
+
+    def tensor(self, fingerprint: str, name: str) -> torch.Tensor:
+        """Return a parent's tensor as stored, without copying it.
+
+        The memory is read-only: writing into it ends the process.
+
+        Raises:
+            CheckpointError: The parent cannot be opened, or has no such tensor.
+        """
+        key = (fingerprint, name)
+        found = self._tensors.get(key)
+        if found is None:
+            model = self.model(fingerprint)
+            if name not in model.tensors:
+                raise CheckpointError(f"{model.path}: has no tensor {name!r}.")
+            found = self._tensors[key] = self._window(model.tensors[name])
+        return found
+
+    def find_non_finite(self, fingerprint: str) -> str | None:
+        """Return the first tensor of a parent that holds NaN or infinity, if any.
+
+        Reads every byte of the parent.
+        """
+        for name, info in self.model(fingerprint).tensors.items():
+            if info.is_float and not is_finite(self.tensor(fingerprint, name)):
+                return name
+        return None
+
+    def _window(self, info: TensorInfo) -> torch.Tensor:
+        if info.file not in self._files:
+            self._files[info.file] = _map(info.file)
+        dtype = TORCH_DTYPES[info.dtype]
+        raw = self._files[info.file][info.offset : info.offset + info.nbytes]
+        if info.offset % dtype.itemsize:
+            # Foreign writers may pack mixed types without alignment.
+            raw = raw.clone()
+        return raw.view(dtype).view(info.shape)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every entry is a finite number, in one pass for good tensors."""
+    # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
+    total = float(tensor.sum(dtype=torch.float32))
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def _map(file: Path) -> torch.Tensor:
+    with file.open("rb") as stream:
+        mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with warnings.catch_warnings():
+        # torch has no read-only tensors and says so; nothing here writes.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(mapping, dtype=torch.uint8)
