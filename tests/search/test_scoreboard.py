@@ -1,0 +1,82 @@
+"""Best, front and pace of a running study."""
+
+from dataclasses import replace
+
+from evomerge.core.study import Budget, Constraint, Direction, Measure, Objective
+from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
+from evomerge.core.whole import passthrough
+from evomerge.search.scoreboard import Scoreboard
+
+RECIPE = passthrough("a", "fp", 2, "float32")
+
+
+def objective(name: str, direction: Direction) -> Objective:
+    return Objective(name, direction, (Measure("t", name),), (1.0,))
+
+
+ACC = objective("acc", Direction.MAXIMIZE)
+TOKENS = objective("tokens", Direction.MINIMIZE)
+
+
+def scored(number: int, acc: float, tokens: float, *, generation: int = 1) -> Trial:
+    candidate = Candidate(generation, number, RECIPE, label=f"s{number}")
+    scores = {"t/acc": acc, "t/tokens": tokens}
+    return Trial(number, candidate, TrialState.SCORED, scores=scores)
+
+
+def test_the_front_keeps_what_no_other_dominates() -> None:
+    board = Scoreboard([ACC, TOKENS], [])
+    for trial in (scored(0, 0.5, 9), scored(1, 0.6, 8), scored(2, 0.4, 2)):
+        board.add(trial)
+    assert [standing.number for standing in board.front] == [1, 2]
+
+
+def test_the_best_follows_each_objectives_direction() -> None:
+    board = Scoreboard([ACC, TOKENS], [])
+    for trial in (scored(0, 0.5, 9), scored(1, 0.6, 8), scored(2, 0.4, 2)):
+        board.add(trial)
+    best = board.progress(
+        generation=1, running=0, workers=1, budget=Budget(trials=9)
+    ).best
+    assert [b.number for b in best if b] == [1, 2]
+
+
+def test_an_infeasible_trial_is_neither_best_nor_on_the_front() -> None:
+    limit = Constraint(TOKENS, 5.0)
+    board = Scoreboard([ACC], [limit])
+    board.add(scored(0, 0.9, 9))
+    board.add(scored(1, 0.2, 4))
+    assert [standing.number for standing in board.front] == [1]
+
+
+def test_a_bound_relative_to_a_baseline_follows_its_score() -> None:
+    at_most_two_points_below = Constraint(ACC, -0.02, relative_to="s0")
+    board = Scoreboard([TOKENS], [at_most_two_points_below])
+    board.add(scored(0, 0.50, 9, generation=0))
+    board.add(scored(1, 0.49, 5))
+    board.add(scored(2, 0.40, 1))
+    assert [standing.number for standing in board.front] == [1]
+
+
+def test_baselines_do_not_count_as_done_and_failures_do() -> None:
+    board = Scoreboard([ACC], [])
+    board.add(scored(0, 0.5, 1, generation=0))
+    failure = Failure(Cause.NON_FINITE, Blame.CANDIDATE, "NaN")
+    failed = replace(
+        scored(1, 0, 0), state=TrialState.FAILED, scores=None, failure=failure
+    )
+    board.add(failed)
+    progress = board.progress(generation=1, running=0, workers=1, budget=Budget())
+    assert (progress.done, progress.failed) == (1, 1)
+
+
+def test_the_time_left_is_extrapolated_from_this_run() -> None:
+    now = [0.0]
+    board = Scoreboard([ACC], [], clock=lambda: now[0])
+    board.add(scored(0, 0.5, 1), is_new=False)
+    now[0] = 10.0
+    board.add(scored(1, 0.5, 1))
+    progress = board.progress(
+        generation=1, running=0, workers=1, budget=Budget(trials=12)
+    )
+    assert progress.left_s == 100.0
