@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ _COMPLAINTS = {
 }
 
 
-def now() -> sa.ColumnElement[float]:
-    """Seconds since 1970 by the database's clock, as an SQL expression."""
-    return (sa.func.julianday("now", type_=sa.Double) - 2440587.5) * 86400.0
+NOW: sa.ColumnElement[float] = (
+    sa.func.julianday("now", type_=sa.Double) - 2440587.5
+) * 86400.0
+"""Seconds since 1970 by the database's clock, as an SQL expression."""
 
 
 def insert_absent(
@@ -48,13 +50,17 @@ def insert_absent(
 ) -> None:
     """Insert rows, leaving alone those whose key is taken.
 
-    One row may hold SQL expressions, several may not.
+    Columns named ``at`` and ``created`` get the database's time.
     """
+    if rows:
+        connection.execute(_absent_insert(table), list(rows))
+
+
+@cache
+def _absent_insert(table: sa.Table) -> sa.Insert:
     statement = sqlite_insert(table).on_conflict_do_nothing()
-    if len(rows) == 1:
-        connection.execute(statement.values(**rows[0]))
-    elif rows:
-        connection.execute(statement, list(rows))
+    clock = {name: NOW for name in ("at", "created") if name in table.c}
+    return statement.values(**clock) if clock else statement
 
 
 class Database:

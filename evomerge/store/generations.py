@@ -14,7 +14,7 @@ from evomerge.core.trial import Candidate, TrialState
 from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.base import Generation, Lease
-from evomerge.store.dialect import insert_absent, now
+from evomerge.store.dialect import NOW, insert_absent
 from evomerge.store.schema import generation, recipe, trial
 from evomerge.store.studies import check_lease
 from evomerge.store.trials import last_number
@@ -44,7 +44,7 @@ def add(
             size=new.size,
             memory=rows.to_text("A strategy's memory", dict(new.memory)),
             note=new.note,
-            created=now(),
+            created=NOW,
         )
     )
     return _add_trials(connection, lease.study_id, (new.number, 0), candidates)
@@ -108,7 +108,7 @@ def _add_trials(
         for digest, merge in recipes.items()
     ]
     insert_absent(connection, recipe, *bodies)
-    at = connection.scalar(sa.select(now()))
+    at = connection.scalar(sa.select(NOW))
     pending = [
         {"study_id": study_id, "number": first + i, "changed": at, **_columns(c)}
         for i, c in enumerate(candidates)

@@ -16,12 +16,27 @@ from evomerge.core.protocol import BlockKey, Outcome
 from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.base import Lease
-from evomerge.store.dialect import insert_absent, now
+from evomerge.store.dialect import insert_absent
 from evomerge.store.schema import manifest, outcome_block, study, task
 from evomerge.store.trials import check_running
 
 BlockFacts = tuple[str, frozenset[str]]
 """A block's protocol digest and item ids."""
+
+# Statements of the hot path are built once; building costs more than running.
+_BODIES = (
+    sa.select(outcome_block.c.body)
+    .where(
+        outcome_block.c.recipe_digest == sa.bindparam("recipe"),
+        outcome_block.c.protocol_digest == sa.bindparam("protocol"),
+    )
+    .order_by(outcome_block.c.id)
+)
+_COUNT = (
+    sa.update(study)
+    .where(study.c.id == sa.bindparam("study"))
+    .values(n_items=study.c.n_items + sa.bindparam("fresh"))
+)
 
 
 def block_facts(
@@ -73,11 +88,7 @@ def record_block(
         )
     fresh = add(connection, row.recipe_digest, protocol_digest, outcomes)
     if fresh and row.generation > 0:  # baselines are not charged
-        connection.execute(
-            sa.update(study)
-            .where(study.c.id == lease.study_id)
-            .values(n_items=study.c.n_items + fresh)
-        )
+        connection.execute(_COUNT, {"study": lease.study_id, "fresh": fresh})
 
 
 def add(
@@ -89,7 +100,10 @@ def add(
     """Record the outcomes that are not known yet; return how many those were."""
     if len({outcome.item for outcome in outcomes}) != len(outcomes):
         raise StoreError("An item came twice in one report of outcomes.")
-    known = find(connection, recipe_digest, protocol_digest)
+    key = {"recipe": recipe_digest, "protocol": protocol_digest}
+    known: set[str] = set()
+    for body in connection.scalars(_BODIES, key):
+        known.update(rows.items_of(body))
     fresh = [outcome for outcome in outcomes if outcome.item not in known]
     if not fresh:
         return 0
@@ -103,7 +117,6 @@ def add(
             "n_items": len(fresh),
             "means": rows.to_text("A block's means", rows.means_of(fresh)),
             "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
-            "created": now(),
         },
     )
     return len(fresh)
@@ -113,16 +126,9 @@ def find(
     connection: sa.Connection, recipe_digest: str, protocol_digest: str
 ) -> dict[str, Outcome]:
     """Return every known outcome by item id; the first one recorded stands."""
-    bodies = connection.scalars(
-        sa.select(outcome_block.c.body)
-        .where(
-            outcome_block.c.recipe_digest == recipe_digest,
-            outcome_block.c.protocol_digest == protocol_digest,
-        )
-        .order_by(outcome_block.c.id)
-    )
+    key = {"recipe": recipe_digest, "protocol": protocol_digest}
     known: dict[str, Outcome] = {}
-    for body in bodies:
+    for body in connection.scalars(_BODIES, key):
         for outcome in rows.outcomes_of(body):
             known.setdefault(outcome.item, outcome)
     return known

@@ -155,6 +155,11 @@ def outcomes_of(body: bytes) -> list[Outcome]:
         raise _damaged("A block of outcomes", error) from error
 
 
+def items_of(body: bytes) -> list[str]:
+    """Read only the item ids of one block."""
+    return [entry[0] for entry in unpack("A block of outcomes", body)]
+
+
 def means_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Average every metric that all outcomes have, and tokens and truncation."""
     shared = set(outcomes[0].metrics)

@@ -27,8 +27,10 @@ from evomerge.store.base import (
     StoredStudy,
     Usage,
 )
-from evomerge.store.dialect import Database, insert_absent, now
+from evomerge.store.dialect import NOW, Database, insert_absent
 from evomerge.store.schema import artifact, event
+
+_REMEMBER = sa.insert(event).values(at=NOW)
 
 
 def open_store(url: str, *, create: bool = True) -> Store:
@@ -220,9 +222,9 @@ class SqlStore:
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""
         text = rows.to_text("An event", dict(data))
-        row = {"study_id": study_id, "at": now(), "kind": kind, "data": text}
+        row = {"study_id": study_id, "kind": kind, "data": text}
         with self._database.writing() as connection:
-            connection.execute(sa.insert(event).values(**row))
+            connection.execute(_REMEMBER, row)
 
     def events(self, study_id: int, kind: str | None = None) -> Sequence[Event]:
         """Return what was remembered, oldest first."""
@@ -237,7 +239,7 @@ class SqlStore:
         """Remember a model written from a trial, if absent; no lease."""
         row = {"study_id": study_id, "trial": number, "path": path, "digest": digest}
         with self._database.writing() as connection:
-            insert_absent(connection, artifact, {**row, "at": now()})
+            insert_absent(connection, artifact, row)
 
     def artifacts(self, study_id: int) -> Sequence[Artifact]:
         """Return the models written from this study, oldest first."""

@@ -21,7 +21,7 @@ from evomerge.errors import (
 )
 from evomerge.store import rows
 from evomerge.store.base import Lease, Owner, StoredStudy, Usage
-from evomerge.store.dialect import insert_absent, now
+from evomerge.store.dialect import NOW, insert_absent
 from evomerge.store.owner import host_name, is_alive
 from evomerge.store.schema import generation, manifest, protocol, study, task, trial
 
@@ -61,7 +61,7 @@ def create(
             config=rows.to_text("A study's configuration", dict(config)),
             allowance=rows.to_text("A study's allowance", dict(allowance)),
             seed=seed,
-            created=now(),
+            created=NOW,
         )
     )
     return find(connection, name)
@@ -100,7 +100,7 @@ def take_lease(
     if ttl_s <= 0:
         raise StoreError(f"A lease lasts more than 0 seconds, not {ttl_s}.")
     row = connection.execute(
-        sa.select(study, (study.c.lease_until - now()).label("left"))
+        sa.select(study, (study.c.lease_until - NOW).label("left"))
         .where(study.c.id == study_id)
         .with_for_update()
     ).first()
@@ -119,7 +119,7 @@ def take_lease(
         .where(study.c.id == study_id)
         .values(
             lease_epoch=row.lease_epoch + 1,
-            lease_until=now() + ttl_s,
+            lease_until=NOW + ttl_s,
             lease_host=owner.host,
             lease_pid=owner.pid,
             lease_started=owner.started,
@@ -163,7 +163,7 @@ def renew(connection: sa.Connection, lease: Lease, spent_s: float) -> None:
     change(
         connection,
         lease,
-        lease_until=now() + lease.ttl_s,
+        lease_until=NOW + lease.ttl_s,
         spent_s=study.c.spent_s + spent_s,
     )
 

@@ -15,9 +15,33 @@ from evomerge.core.trial import TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
 from evomerge.store import rows
 from evomerge.store.base import Ending, Lease
-from evomerge.store.dialect import now
+from evomerge.store.dialect import NOW
 from evomerge.store.schema import recipe, study, trial
 from evomerge.store.studies import check_lease, refuse_stale
+
+# Statements of the hot path are built once; building costs more than running.
+_STEP = (
+    sa.select(
+        study.c.lease_epoch,
+        study.c.lease_until,
+        trial.c.number,
+        trial.c.generation,
+        trial.c.recipe_digest,
+        trial.c.state,
+        trial.c.attempt,
+    )
+    .join_from(study, trial)
+    .where(study.c.id == sa.bindparam("study"), trial.c.number == sa.bindparam("trial"))
+    .with_for_update()
+)
+_MOVE = (
+    sa.update(trial)
+    .where(
+        trial.c.study_id == sa.bindparam("of_study"),
+        trial.c.number == sa.bindparam("of_number"),
+    )
+    .values(changed=NOW)
+)
 
 
 def select(
@@ -123,27 +147,15 @@ def recover(connection: sa.Connection, lease: Lease) -> list[int]:
     if numbers:
         pending = TrialState.RUNNING.to(TrialState.PENDING)
         connection.execute(
-            sa.update(trial).where(*running).values(state=pending.value, changed=now())
+            sa.update(trial).where(*running).values(state=pending.value, changed=NOW)
         )
     return numbers
 
 
 def _step(connection: sa.Connection, lease: Lease, number: int) -> rows.Row:
     """Read study and trial under the lock, refusing a stale lease."""
-    row = connection.execute(
-        sa.select(
-            study.c.lease_epoch,
-            study.c.lease_until,
-            trial.c.number,
-            trial.c.generation,
-            trial.c.recipe_digest,
-            trial.c.state,
-            trial.c.attempt,
-        )
-        .join_from(study, trial)
-        .where(study.c.id == lease.study_id, trial.c.number == number)
-        .with_for_update()
-    ).first()
+    key = {"study": lease.study_id, "trial": number}
+    row = connection.execute(_STEP, key).first()
     if row is None:
         check_lease(connection, lease)
         raise missing(connection, lease.study_id, number)
@@ -159,11 +171,8 @@ def _move(
     **columns: Any,
 ) -> None:
     state = TrialState(row.state).to(new)
-    connection.execute(
-        sa.update(trial)
-        .where(trial.c.study_id == lease.study_id, trial.c.number == row.number)
-        .values(state=state.value, changed=now(), **columns)
-    )
+    key = {"of_study": lease.study_id, "of_number": row.number}
+    connection.execute(_MOVE, {**key, "state": state.value, **columns})
 
 
 def last_number(
