@@ -8,7 +8,7 @@ files are never opened.
 """
 
 from evomerge.checkpoints.compatibility import compatibility
-from evomerge.checkpoints.header import TensorInfo, read_header
+from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
 from evomerge.checkpoints.layout import (
     BUFFER,
     EMBED_WEIGHT,
@@ -18,13 +18,18 @@ from evomerge.checkpoints.layout import (
     with_layer,
 )
 from evomerge.checkpoints.model import Model, read_model
+from evomerge.checkpoints.shards import INDEX
+from evomerge.checkpoints.tokenizer import TOKENIZER_FILES
 
 __all__ = [
     "BUFFER",
     "EMBED_WEIGHT",
+    "HEADER_ALIGNMENT",
     "HEAD_WEIGHT",
+    "INDEX",
     "Model",
     "Place",
+    "TOKENIZER_FILES",
     "TensorInfo",
     "compatibility",
     "locate",

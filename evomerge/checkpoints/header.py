@@ -15,6 +15,9 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 
+HEADER_ALIGNMENT = 8
+"""Headers are padded to a multiple of this, so the first tensor is aligned."""
+
 HEADER_LIMIT = 100_000_000
 """Longest header accepted, in bytes: the safetensors library's own limit."""
 

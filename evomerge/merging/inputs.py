@@ -177,6 +177,13 @@ class Merged:
             None if base is None else self._read(where, name, slot, base),
             self._key(where, name, slot, operation),
         ).to(self._dtype)
+        expected = self._sections[where][name].shape
+        if merged.shape != expected:
+            raise RecipeError(
+                f"{full_name(where, name)}: the frame has shape {list(expected)}, but "
+                f"the inputs {list(operation.inputs)} have {list(merged.shape)}. Merge "
+                "models of one shape."
+            )
         if not is_finite(merged):
             raise CandidateError(self._explain(where, name, operation, merged))
         return merged

@@ -1,0 +1,206 @@
+"""A merged model written to disk as an ordinary model folder.
+
+Weights are streamed, everything is written into a hidden folder beside the target, and
+only a complete folder, safely on disk, is renamed into place: what has the target's
+name is whole.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.checkpoints import INDEX, TOKENIZER_FILES
+from evomerge.core.recipe import Adapted, Nested, Recipe, Transformed
+from evomerge.errors import ExportError, RecipeError
+from evomerge.merging.materialise import describe, materialise, merged_config
+from evomerge.merging.shards import (
+    Shard,
+    index_json,
+    plan_shards,
+    write_shard,
+)
+from evomerge.merging.sources import Sources
+
+SHARD_BYTES = 5_000_000_000
+RECIPE_NAME = "recipe.json"
+_COPIED = (*TOKENIZER_FILES, "generation_config.json")
+_MARGIN_BYTES = 1_000_000
+"""Room for headers, index, configuration and the folder itself."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished model folder.
+
+    Attributes:
+        size_bytes: Bytes of the weights.
+        shards: Names of the weight files, in order.
+    """
+
+    path: Path
+    size_bytes: int
+    shards: tuple[str, ...]
+
+
+def write_model(
+    recipe: Recipe,
+    sources: Sources,
+    out: str | Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Written:
+    """Merge and write a model folder that plain transformers loads.
+
+    Args:
+        recipe: What to merge.
+        sources: Where its inputs lie.
+        out: Folder to make; must not exist.
+        shard_bytes: Largest weight file, in bytes.
+        progress: Told bytes written and bytes in all, after each tensor.
+        extra: Further text files, by name: the model card.
+
+    Raises:
+        ExportError: The folder exists, the disk is too small or refuses, or an extra
+            name is not a plain file name. Nothing half-written is left.
+        RecipeError: The recipe does not fit its sources.
+        CheckpointError: A source is missing, broken, or changed since it was recorded.
+        CandidateError: The merged weights are not finite.
+    """
+    target = Path(out)
+    texts = _texts(recipe, sources, extra or {})
+    frame = _frame_folder(recipe, sources)
+    copies = [frame / name for name in _COPIED if (frame / name).is_file()]
+    shards = plan_shards(describe(recipe, sources), shard_bytes)
+    if len(shards) > 1:
+        texts[INDEX] = index_json(shards)
+    total = sum(shard.size_bytes for shard in shards)
+    texts_bytes = sum(len(text.encode()) for text in texts.values())
+    copies_bytes = sum(file.stat().st_size for file in copies)
+    with _atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
+        _write_weights(folder, shards, recipe, sources, progress)
+        for file in copies:
+            _write_bytes(folder / file.name, file.read_bytes())
+        for name, text in texts.items():
+            _write_bytes(folder / name, text.encode())
+    return Written(target, total, tuple(shard.name for shard in shards))
+
+
+def _write_weights(
+    folder: Path,
+    shards: tuple[Shard, ...],
+    recipe: Recipe,
+    sources: Sources,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total = sum(shard.size_bytes for shard in shards)
+    done = 0
+    stream = materialise(recipe, sources)
+    for shard in shards:
+        for written in write_shard(folder / shard.name, shard, stream):
+            done += written
+            if progress is not None:
+                progress(done, total)
+
+
+def _texts(
+    recipe: Recipe, sources: Sources, extra: Mapping[str, str]
+) -> dict[str, str]:
+    own = {
+        "config.json": merged_config(recipe, sources),
+        RECIPE_NAME: recipe.to_json(),
+    }
+    texts = {name: json.dumps(data, indent=2) + "\n" for name, data in own.items()}
+    taken = {*texts, *_COPIED, INDEX}
+    for name, text in extra.items():
+        if Path(name).name != name or name.startswith(".") or name in taken:
+            raise ExportError(
+                f"The extra file {name!r} cannot be written: expected a plain file "
+                f"name that is none of {sorted(taken)}."
+            )
+        texts[name] = text
+    return texts
+
+
+def _frame_folder(recipe: Recipe, sources: Sources) -> Path:
+    source = recipe.input(recipe.frame)
+    while isinstance(source, Nested):
+        source = source.recipe.input(source.recipe.frame)
+    if isinstance(source, Adapted | Transformed):
+        raise RecipeError(
+            f"Frame {recipe.frame!r} is not a plain checkpoint; this version cannot "
+            "write from it."
+        )
+    return sources.model(source.fingerprint).path
+
+
+@contextmanager
+def _atomic_folder(target: Path, size_bytes: int) -> Iterator[Path]:
+    """Give a hidden folder that becomes ``target`` if the block ends well."""
+    if target.exists() or target.is_symlink():
+        raise ExportError(
+            f"{target} exists already; nothing is overwritten. Choose another folder "
+            "or remove it."
+        )
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(target, size_bytes)
+        # Ours by its process id: whatever lies there was left by a killed namesake.
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        _sync(partial)
+        partial.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise ExportError(_explain(target, size_bytes, error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_space(target: Path, size_bytes: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    needed = size_bytes + _MARGIN_BYTES
+    if free < needed:
+        raise ExportError(
+            f"No disk space for {target}: the model needs {_mb(needed)}, but "
+            f"{_mb(free)} are free. Free some space or choose another disk."
+        )
+
+
+def _explain(target: Path, size_bytes: int, error: OSError) -> str:
+    if error.errno in _FULL:
+        return (
+            f"The disk became full while {target} was written ({error.strerror}); it "
+            f"needs {_mb(size_bytes + _MARGIN_BYTES)}. What was written is removed. "
+            "Free some space or choose another disk."
+        )
+    return f"{target} cannot be written: {error.strerror or error}."
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _write_bytes(file: Path, data: bytes) -> None:
+    with file.open("xb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable, not only the bytes of its files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
