@@ -139,9 +139,6 @@ class Database:
                     _create_tables(connection)
         with self.reading() as connection:
             self._check_version(connection)
-        self._use_wal()
-        with self.writing():
-            pass  # proves that we may write, before any work is done
 
     def _is_new(self, connection: sa.Connection) -> bool:
         tables = sa.inspect(connection).get_table_names()
