@@ -1,0 +1,271 @@
+"""From a point of a search space to the recipe it stands for.
+
+A plan says, for every knob of an operator, which value or which axis decides it at each
+depth of the model and for each group of tensor roles; the blueprint reads a point
+through its plan and writes the decided merge. Nothing here touches tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.core.catalogue import ROLES
+from evomerge.core.digest import Scalar
+from evomerge.core.recipe import ANY_ROLE, Input, Operation, Recipe, Slot
+from evomerge.core.trial import Point
+from evomerge.errors import SpaceError
+
+RoleGroup = Literal["attn", "mlp", "other"]
+"""What a knob that is split by role tells apart."""
+
+ROLE_GROUPS: Mapping[str, RoleGroup] = {
+    "attn": "attn",
+    "mlp": "mlp",
+    "expert": "mlp",
+    "embed": "other",
+    "head": "other",
+    "norm": "other",
+    "bias": "other",
+    "router": "other",
+}
+_LAYER_ROLES = tuple(role for role in ROLES if role not in ("embed", "head"))
+_HEAD_ROLES = ("head", "norm")
+
+ForRole = Callable[[Operation, str, str], Operation]
+"""Gives the operation for tensors of a role: (operation, role, norm policy)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinate:
+    """A value that is read from the point: the axis of this name."""
+
+    axis: str
+
+
+Term = Coordinate | Scalar
+"""A value, or where to read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How one knob runs through the depth of the model.
+
+    Attributes:
+        terms: Control points spread evenly over the depth with straight lines between
+            them, or one value per group of layers; a single term serves every layer.
+        every: Layers per group (the last may be short); None for control points.
+        embed: Own value of the embedding; None takes the value at depth 0.
+        head: Own value of final norm and head; None takes the value at depth 1.
+        grid: Step to which values in between control points are rounded, so statistics
+            kept per value stay few; None rounds to twelve digits.
+        whole: Values are whole numbers.
+    """
+
+    terms: tuple[Term, ...]
+    every: int | None = None
+    embed: Term | None = None
+    head: Term | None = None
+    grid: float | None = None
+    whole: bool = False
+
+    def at_layer(self, layer: int, n_layers: int, point: Point) -> Scalar:
+        """Return the value for a layer, counted from 0."""
+        if len(self.terms) == 1:
+            return read(self.terms[0], point)
+        if self.every is not None:
+            return read(self.terms[layer // self.every], point)
+        # Depth runs from 0 in the first layer to 1 in the last; exact integers keep
+        # control points that fall on a layer free of rounding.
+        position, rest = divmod(layer * (len(self.terms) - 1), max(n_layers - 1, 1))
+        low = read(self.terms[position], point)
+        if rest == 0:
+            return low
+        high = read(self.terms[position + 1], point)
+        if low == high:
+            return low
+        way = rest / (n_layers - 1) * (float(high) - float(low))
+        if self.whole:
+            return round(float(low) + way)
+        if self.grid is not None:
+            way = round(way / self.grid) * self.grid
+        return float(f"{float(low) + way:.12g}")
+
+    def at_embed(self, point: Point) -> Scalar:
+        """Return the value for the token embedding."""
+        return read(self.terms[0] if self.embed is None else self.embed, point)
+
+    def at_head(self, point: Point) -> Scalar:
+        """Return the value for the final norm and the head."""
+        return read(self.terms[-1] if self.head is None else self.head, point)
+
+
+@dataclass(frozen=True, slots=True)
+class KnobPlan:
+    """Where the values of one knob come from.
+
+    Attributes:
+        name: The knob's name in the catalogue.
+        schedules: Role group to one schedule per input (or a single one for all). The
+            key ``"*"`` serves every role group that is not named.
+        per_input: The knob has one value per merged input.
+    """
+
+    name: str
+    schedules: tuple[tuple[str, tuple[Schedule, ...]], ...]
+    per_input: bool = False
+
+    def of(self, group: str) -> tuple[Schedule, ...]:
+        """Return the schedules of a role group."""
+        found = dict(self.schedules)
+        return found.get(group) or found[ANY_ROLE]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPlan:
+    """One operator that the space may choose, with all its knobs planned."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    base: str | None
+    knobs: tuple[KnobPlan, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every input this operator reads."""
+        return Operation(self.operator, self.inputs, self.base).reads
+
+
+@dataclass(frozen=True)
+class MergeBlueprint:
+    """Slot i merges layer i of every input; a point decides operator and knobs.
+
+    Attributes:
+        frame: Name of the input that gives config and tokenizer.
+        dtype: Element type of the merged weights.
+        inputs: Name to input, for everything that any plan reads.
+        n_layers: Layers of every input and of the result.
+        plans: One per operator the space may choose.
+        operator: Which plan is followed.
+        norm_policy: What happens to norms and biases.
+        for_role: The catalogue's rule for tensors an operator does not treat itself.
+    """
+
+    frame: str
+    dtype: str
+    inputs: Mapping[str, Input]
+    n_layers: int
+    plans: tuple[OperatorPlan, ...]
+    operator: Term
+    norm_policy: Term
+    for_role: ForRole
+
+    def recipe(self, point: Point) -> Recipe:
+        """Return the decided merge.
+
+        Raises:
+            SpaceError: The point lacks an axis this blueprint needs.
+        """
+        plan = self._plan(str(read(self.operator, point)))
+        policy = str(read(self.norm_policy, point))
+        used = {self.frame, *plan.reads}
+        layers = [
+            self._slot(
+                plan, policy, _LAYER_ROLES, _layer(plan, i, self.n_layers, point)
+            )
+            for i in range(self.n_layers)
+        ]
+        return Recipe(
+            frame=self.frame,
+            dtype=self.dtype,
+            inputs=tuple((name, self.inputs[name]) for name in sorted(used)),
+            embed=self._slot(plan, policy, ("embed",), lambda s: s.at_embed(point)),
+            slots=tuple(
+                Slot(roles.roles, tuple((name, i) for name in plan.reads))
+                for i, roles in enumerate(layers)
+            ),
+            head=self._slot(plan, policy, _HEAD_ROLES, lambda s: s.at_head(point)),
+        )
+
+    def _plan(self, operator: str) -> OperatorPlan:
+        for plan in self.plans:
+            if plan.operator == operator:
+                return plan
+        known = ", ".join(plan.operator for plan in self.plans)
+        raise SpaceError(f"Operator {operator!r} is not in this space; it has {known}.")
+
+    def _slot(
+        self,
+        plan: OperatorPlan,
+        policy: str,
+        roles: tuple[str, ...],
+        value: Callable[[Schedule], Scalar],
+    ) -> Slot:
+        """Write one place of the model; roles that agree share one entry."""
+        decided = {
+            group: _operation(plan, group, value)
+            for group in {ROLE_GROUPS[role] for role in roles}
+        }
+        by_role = {
+            role: self.for_role(decided[ROLE_GROUPS[role]], role, policy)
+            for role in roles
+        }
+        usual = by_role[_usual(roles)]
+        rest = tuple((role, op) for role, op in by_role.items() if op != usual)
+        return Slot(((ANY_ROLE, usual), *rest))
+
+
+def read(term: Term, point: Point) -> Scalar:
+    """Return a fixed value, or what the point says of its axis.
+
+    Raises:
+        SpaceError: The point has no such axis.
+    """
+    if not isinstance(term, Coordinate):
+        return term
+    try:
+        return point[term.axis]
+    except KeyError:
+        raise SpaceError(
+            f"The point has no axis {term.axis!r}, which its recipe needs; "
+            f"it has {', '.join(sorted(point)) or 'none'}."
+        ) from None
+
+
+def coordinates(plan: OperatorPlan) -> Iterator[str]:
+    """Yield the name of every axis a plan reads, each once, in order."""
+    seen: set[str] = set()
+    for knob in plan.knobs:
+        for _, schedules in knob.schedules:
+            for schedule in schedules:
+                for term in (schedule.embed, *schedule.terms, schedule.head):
+                    if isinstance(term, Coordinate) and term.axis not in seen:
+                        seen.add(term.axis)
+                        yield term.axis
+
+
+def _usual(roles: tuple[str, ...]) -> str:
+    return "attn" if "attn" in roles else roles[0]
+
+
+def _layer(
+    plan: OperatorPlan, layer: int, n_layers: int, point: Point
+) -> Callable[[Schedule], Scalar]:
+    return lambda schedule: schedule.at_layer(layer, n_layers, point)
+
+
+def _operation(
+    plan: OperatorPlan, group: str, value: Callable[[Schedule], Scalar]
+) -> Operation:
+    shared: list[tuple[str, Scalar]] = []
+    each: list[tuple[str, tuple[Scalar, ...]]] = []
+    for knob in plan.knobs:
+        values = tuple(value(schedule) for schedule in knob.of(group))
+        if not knob.per_input:
+            shared.append((knob.name, values[0]))
+        elif len(values) == 1:
+            each.append((knob.name, values * len(plan.inputs)))
+        else:
+            each.append((knob.name, values))
+    return Operation(plan.operator, plan.inputs, plan.base, tuple(shared), tuple(each))

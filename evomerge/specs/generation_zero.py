@@ -1,0 +1,248 @@
+"""Generation 0: parents, the uniform blend, usual rivals and the user's own starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.digest import Scalar
+from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipe import Adapted, Checkpoint, Input, Nested, Recipe
+from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace
+from evomerge.core.whole import passthrough
+from evomerge.errors import SpecError
+from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.planner import PlannedSpace, Setting, plan_space
+from evomerge.specs.recipes import load_recipe
+from evomerge.specs.resolved import Baseline
+from evomerge.specs.space import SpaceSpec
+from evomerge.specs.study import RivalSpec, StartSpec, StudySpec
+
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationZero:
+    """Writes the merges that every search begins with.
+
+    Attributes:
+        spec: The study, its experts filled in.
+        setting: What it is resolved for.
+        planned: Its space.
+        base_dir: Where relative paths of recipe files start.
+        recipes: Recipes of starts by name, where they are known without their files.
+        mistakes: Where to note what is wrong.
+    """
+
+    spec: StudySpec
+    setting: Setting
+    planned: PlannedSpace
+    base_dir: Path
+    recipes: Mapping[str, Recipe]
+    mistakes: Mistakes
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Return generation 0, in order, every label once."""
+        wanted = self.spec.baselines
+        out: list[Baseline] = []
+        if wanted.parents:
+            out += [self._parent(name) for name in self._parents()]
+        if wanted.uniform and len(self.spec.space.experts) > 1:
+            out += self._merges(UNIFORM, {"operator": ("linear",)}, "baselines.uniform")
+        for i, rival in enumerate(wanted.others):
+            out += self._rivals(rival, f"baselines.others.{i}")
+        for i, start in enumerate(self.spec.start):
+            baseline = self._start(start, f"start.{i}")
+            out += [] if baseline is None else [baseline]
+        labels = [baseline.label for baseline in out]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            self.mistakes.add(
+                "baselines",
+                f"expected every label once, got {label!r} for {labels.count(label)} "
+                "merges; rename one (sources and 'uniform' are labels too).",
+            )
+        return tuple(out)
+
+    def _parents(self) -> list[str]:
+        """Return every source: base, experts, then what is left, each once."""
+        space = self.spec.space
+        first = [*([] if space.base is None else [space.base]), *space.experts]
+        named = [name for name in dict.fromkeys(first) if name in self.spec.sources]
+        return named + sorted(set(self.spec.sources) - set(named))
+
+    def _parent(self, name: str) -> Baseline:
+        setting = self.setting
+        recipe = passthrough(
+            name, setting.fingerprints[name], setting.n_layers, setting.dtype
+        )
+        return Baseline(name, recipe)
+
+    def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:
+        operator = CATALOGUE.get(rival.operator)
+        known = [] if operator is None else [knob.name for knob in operator.knobs]
+        # In the catalogue's order: the order of a mapping is nobody's intent.
+        names = sorted(
+            rival.grid, key=lambda n: known.index(n) if n in known else len(known)
+        )
+        out: list[Baseline] = []
+        for values in product(*(rival.grid[name] for name in names)):
+            grid = dict(zip(names, values, strict=True))
+            label = " ".join(
+                [
+                    rival.name,
+                    *(f"{name}={_text(value)}" for name, value in grid.items()),
+                ]
+            )
+            parts: dict[str, Any] = {
+                "operator": (rival.operator,),
+                "knobs": {**rival.knobs, **grid},
+            }
+            if rival.experts is not None:
+                parts["experts"] = rival.experts
+            if rival.base is not None:
+                parts["base"] = rival.base
+            out += self._merges(label, parts, key)
+        return out
+
+    def _merges(self, label: str, parts: Mapping[str, Any], key: str) -> list[Baseline]:
+        """Return one fixed merge, or nothing if it cannot be made."""
+        space = self.spec.space
+        usual: dict[str, Any] = {
+            "base": space.base,
+            "experts": space.experts,
+            "norm_policy": space.norm_policy[:1],
+        }
+        spec = SpaceSpec.model_construct(**{"knobs": {}, **usual, **parts})
+        for name in (*spec.experts, *([] if spec.base is None else [spec.base])):
+            if name not in self.spec.sources:
+                self.mistakes.add(
+                    f"{key}.experts",
+                    f"unknown source {name!r}"
+                    f"{did_you_mean(name, list(self.spec.sources))}",
+                )
+                return []
+        before = len(self.mistakes.found)
+        planned = plan_space(spec, self.setting, key, self.mistakes)
+        if planned is None or len(self.mistakes.found) > before:
+            return []
+        return [Baseline(label, planned.blueprint.recipe({}))]
+
+    def _start(self, start: StartSpec, key: str) -> Baseline | None:
+        known = self.recipes.get(start.name)
+        if known is not None:
+            return Baseline(start.name, known)
+        if start.recipe is not None:
+            return self._from_file(start, start.recipe, f"{key}.recipe")
+        before = len(self.mistakes.found)
+        point = point_of(self.planned.space, start.knobs, f"{key}.knobs", self.mistakes)
+        if len(self.mistakes.found) > before:
+            return None
+        return Baseline(start.name, self.planned.blueprint.recipe(point), point)
+
+    def _from_file(self, start: StartSpec, path: Path, key: str) -> Baseline | None:
+        try:
+            recipe, _ = load_recipe(self.base_dir / path.expanduser())
+        except SpecError as error:
+            for problem in error.problems:
+                self.mistakes.add(key, f"{problem}")
+            return None
+        strange = set(fingerprints(recipe)) - set(self.setting.fingerprints.values())
+        if strange:
+            self.mistakes.add(
+                key,
+                "expected a recipe over this study's sources, got one that also reads "
+                f"{', '.join(sorted(strange))}.",
+            )
+            return None
+        return Baseline(start.name, recipe)
+
+
+def fingerprints(recipe: Recipe) -> list[str]:
+    """Return the fingerprint of every model folder a recipe reads."""
+    out: list[str] = []
+
+    def visit(source: Input) -> None:
+        if isinstance(source, Checkpoint):
+            out.append(source.fingerprint)
+        elif isinstance(source, Adapted):
+            out.extend((source.fingerprint, source.adapter))
+        elif isinstance(source, Nested):
+            out.extend(fingerprints(source.recipe))
+        else:
+            visit(source.of)
+
+    for _, source in recipe.inputs:
+        visit(source)
+    return out
+
+
+def point_of(
+    space: SearchSpace, knobs: Mapping[str, Scalar], key: str, mistakes: Mistakes
+) -> dict[str, Scalar]:
+    """Return the point that names only some axes, or beginnings of their names.
+
+    The longest matching name wins; axes without one take the space's start. Values are
+    rounded to the grid.
+
+    Args:
+        space: Where the point lies.
+        knobs: Axis name, or its beginning up to a dot, to value.
+        key: Where ``knobs`` stands in the file.
+        mistakes: Where to note what is wrong.
+    """
+    usual = {axis.name: axis for axis in space.axes}
+    for name in knobs:
+        if not any(_covers(name, axis) for axis in usual):
+            stems = {axis.split(".")[0] for axis in usual}
+            known = [*sorted(stems), *usual]
+            mistakes.add(
+                f"{key}.{name}", f"no axis of the space{did_you_mean(name, known)}"
+            )
+    point: dict[str, Scalar] = {}
+    for axis in space.axes:
+        if axis.when is not None and not axis.when.holds(point):
+            continue
+        names = [name for name in knobs if _covers(name, axis.name)]
+        if names:
+            name = max(names, key=len)
+            point[axis.name] = _snap(axis, knobs[name], f"{key}.{name}", mistakes)
+        else:
+            point[axis.name] = SearchSpace((_free(axis),)).start()[axis.name]
+    return point
+
+
+def _covers(name: str, axis: str) -> bool:
+    return axis == name or axis.startswith(f"{name}.")
+
+
+def _free(axis: Axis) -> Axis:
+    return replace(axis, when=None)
+
+
+def _snap(axis: Axis, value: Scalar, key: str, mistakes: Mistakes) -> Scalar:
+    if isinstance(axis, ChoiceAxis):
+        if value not in axis.choices:
+            mistakes.add(
+                key,
+                f"expected one of {list(axis.choices)} for {axis.name!r}, "
+                f"got {value!r}.",
+            )
+        return value
+    if isinstance(value, bool | str) or not axis.low <= value <= axis.high:
+        mistakes.add(
+            key,
+            f"expected a number from {axis.low:g} to {axis.high:g} for {axis.name!r}, "
+            f"got {value!r}.",
+        )
+        return axis.low
+    if isinstance(axis, IntAxis):
+        return round(value)
+    return axis.value(axis.unit(value))
+
+
+def _text(value: Scalar) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,167 @@
+"""A study file, read and checked as far as it goes without its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import SpecError
+from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.problems import validate
+from evomerge.specs.resolve import Judge, check_names, resolve
+from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.sources import source_folder
+from evomerge.specs.study import StudySpec
+from evomerge.specs.tasks import EvaluatorsSpec
+from evomerge.specs.yamlfile import read_yaml
+
+
+def load_study(path: str | Path) -> StudySpec:
+    """Read a study file, with the evaluator files it names.
+
+    Everything that can be checked without a source is: unknown keys, names that nothing
+    bears, values out of range. Sources need not exist; where anything else is wrong,
+    missing ones are reported with it.
+
+    Returns:
+        The study, its evaluators' tasks among its own and their folders absolute.
+
+    Raises:
+        SpecError: Carries every mistake found.
+    """
+    file = Path(path)
+    mistakes = Mistakes(file.name)
+    data = read_yaml(file)
+    data.setdefault("name", file.stem)
+    _take_evaluators(data, file.parent, mistakes)
+    spec, problems = validate(StudySpec, data, file.name)
+    mistakes.found += problems
+    if spec is not None:
+        check_names(spec, mistakes)
+    if mistakes.found:
+        _note_missing_sources(data.get("sources"), file.parent, mistakes)
+        raise SpecError(mistakes.found)
+    assert spec is not None
+    return spec
+
+
+def read_study(
+    path: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    judge: Judge | None = None,
+) -> ResolvedStudy:
+    """Read a study file and answer every question it leaves open.
+
+    Args:
+        path: The study file.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        judge: See ``resolve``.
+
+    Raises:
+        SpecError: Carries every mistake found.
+    """
+    file = Path(path)
+    return resolve(
+        load_study(file),
+        base_dir=file.parent,
+        file=file.name,
+        cache_dir=cache_dir,
+        judge=judge,
+    )
+
+
+def load_evaluators(path: str | Path) -> EvaluatorsSpec:
+    """Read an evaluator file.
+
+    Raises:
+        SpecError: Carries every mistake found.
+    """
+    file = Path(path)
+    spec, problems = validate(EvaluatorsSpec, read_yaml(file), file.name)
+    if spec is None or problems:
+        raise SpecError(problems)
+    return spec
+
+
+def _take_evaluators(data: dict[str, Any], folder: Path, mistakes: Mistakes) -> None:
+    """Put the tasks of every evaluator file under the study's own."""
+    tasks = data.get("tasks", {})
+    if not isinstance(tasks, dict):
+        return
+    own = {name: _rooted(task, folder) for name, task in tasks.items()}
+    taken: dict[str, Any] = {}
+    entries = data.get("evaluators", [])
+    for i, entry in enumerate(entries if isinstance(entries, list) else []):
+        wanted = entry if isinstance(entry, dict) else {"file": entry}
+        if isinstance(wanted.get("file"), str):
+            key = f"evaluators.{i}"
+            found = _tasks_of(folder / Path(wanted["file"]).expanduser(), key, mistakes)
+            only = wanted.get("only")
+            for name in _chosen(found, only, f"{key}.only", mistakes):
+                if name in taken:
+                    mistakes.add(
+                        key, f"expected every task once, got {name!r} from two files."
+                    )
+                taken[name] = found[name]
+    if taken or own:
+        data["tasks"] = {
+            name: _overlaid(taken.get(name, {}), own.get(name, {}))
+            for name in {**taken, **own}
+        }
+
+
+def _tasks_of(file: Path, key: str, mistakes: Mistakes) -> dict[str, Any]:
+    """Return the tasks of one evaluator file as plain data, folders absolute."""
+    try:
+        spec = load_evaluators(file)
+    except SpecError as error:
+        for problem in error.problems:
+            if problem not in mistakes.found:
+                mistakes.found.append(problem)
+        return {}
+    plain = spec.model_dump(mode="json", exclude_unset=True)["tasks"]
+    return {name: _rooted(task, file.parent) for name, task in plain.items()}
+
+
+def _chosen(
+    found: Mapping[str, Any], only: Any, key: str, mistakes: Mistakes
+) -> list[str]:
+    if not isinstance(only, list):
+        return list(found)
+    for name in only:
+        if found and name not in found:
+            mistakes.add(
+                key, f"unknown task {name!r}{did_you_mean(str(name), list(found))}"
+            )
+    return [name for name in only if name in found]
+
+
+def _rooted(task: Any, folder: Path) -> Any:
+    """Make the folder of local tasks absolute; the models judge what is malformed."""
+    if not isinstance(task, dict) or not isinstance(task.get("include"), str):
+        return task
+    return {**task, "include": str(source_folder(task["include"], folder))}
+
+
+def _overlaid(under: Any, over: Any) -> Any:
+    """Lay the keys of one mapping over another, mappings within them likewise."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    return {
+        **under,
+        **{key: _overlaid(under.get(key), value) for key, value in over.items()},
+    }
+
+
+def _note_missing_sources(sources: Any, folder: Path, mistakes: Mistakes) -> None:
+    if not isinstance(sources, dict):
+        return
+    for name, written in sources.items():
+        if isinstance(written, str) and not source_folder(written, folder).is_dir():
+            mistakes.add(
+                f"sources.{name}",
+                f"expected a model folder, got {written!r}, which does not exist.",
+            )

@@ -1,0 +1,132 @@
+"""Recipe files: one decided merge, in the canonical or in the short form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from evomerge.core.recipe import Recipe
+from evomerge.errors import RecipeError, SpecError
+from evomerge.specs.base import Name
+from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.planner import Setting, plan_space
+from evomerge.specs.problems import validate
+from evomerge.specs.sources import common_layers, dtype_of, read_sources, source_folder
+from evomerge.specs.space import SpaceSpec
+from evomerge.specs.study import Dtype
+from evomerge.specs.yamlfile import read_yaml
+
+
+class RecipeSpec(SpaceSpec):
+    """The short form: a space with nothing open, and the folders it merges."""
+
+    sources: dict[Name, str] = Field(
+        min_length=1,
+        description="Name to model folder, relative to the recipe file.",
+    )
+    frame: Name | None = Field(
+        default=None, description="The source that gives config and tokenizer."
+    )
+    dtype: Dtype | None = Field(
+        default=None,
+        description="Element type of the result; the frame's if not given.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of operators that draw masks.")
+
+
+def load_recipe(path: str | Path) -> tuple[Recipe, dict[str, str]]:
+    """Read a recipe file in either form.
+
+    The canonical form is a recipe's JSON with ``paths:`` beside it, from the name of
+    each input to its folder; the short form is :class:`RecipeSpec`.
+
+    Returns:
+        The recipe, and fingerprint to folder for every input.
+
+    Raises:
+        SpecError: Anything is wrong with the file or the folders it names.
+    """
+    file = Path(path)
+    data = read_yaml(file)
+    mistakes = Mistakes(file.name)
+    if "slots" in data:
+        return _canonical(data, file, mistakes)
+    return _short(data, file, mistakes)
+
+
+def _canonical(
+    data: Mapping[str, Any], file: Path, mistakes: Mistakes
+) -> tuple[Recipe, dict[str, str]]:
+    paths = data.get("paths", {})
+    try:
+        recipe = Recipe.from_json({k: v for k, v in data.items() if k != "paths"})
+    except (RecipeError, ValueError) as error:
+        mistakes.add("", f"{error}")
+        raise SpecError(mistakes.found) from error
+    if not isinstance(paths, Mapping) or not all(
+        isinstance(folder, str) for folder in paths.values()
+    ):
+        mistakes.add("paths", "expected a mapping from input to model folder.")
+        raise SpecError(mistakes.found)
+    inputs = {name: source.to_json() for name, source in recipe.inputs}
+    for name in paths:
+        if name not in inputs:
+            mistakes.add(f"paths.{name}", f"expected an input: {', '.join(inputs)}.")
+    models = read_sources(
+        {name: str(folder) for name, folder in paths.items() if name in inputs},
+        file.parent,
+        mistakes,
+        key="paths",
+    )
+    for name, model in models.items():
+        wanted = inputs[name].get("checkpoint")
+        if wanted is not None and wanted != model.fingerprint:
+            mistakes.add(
+                f"paths.{name}",
+                f"expected a folder with fingerprint {wanted}, got "
+                f"{model.fingerprint}; its content is not what the recipe merged.",
+            )
+    mistakes.stop_if_any()
+    return recipe, {model.fingerprint: str(model.path) for model in models.values()}
+
+
+def _short(
+    data: Mapping[str, Any], file: Path, mistakes: Mistakes
+) -> tuple[Recipe, dict[str, str]]:
+    spec, problems = validate(RecipeSpec, data, file.name)
+    mistakes.found += problems
+    if spec is None:
+        raise SpecError(mistakes.found)
+    models = read_sources(spec.sources, file.parent, mistakes)
+    names = list(spec.sources)
+    experts = spec.experts or tuple(n for n in names if n != spec.base)
+    spec = spec.model_copy(update={"experts": experts})
+    frame = spec.frame or spec.base or (experts[0] if experts else names[0])
+    for key, name in [
+        ("frame", frame),
+        *([] if spec.base is None else [("base", spec.base)]),
+        *((f"experts.{i}", name) for i, name in enumerate(experts)),
+    ]:
+        if name not in spec.sources:
+            mistakes.add(key, f"expected one of the sources {names}, got {name!r}.")
+    setting = Setting(
+        fingerprints={name: model.fingerprint for name, model in models.items()},
+        n_layers=common_layers(models),
+        frame=frame,
+        dtype=spec.dtype or dtype_of(models.get(frame)),
+        seed=spec.seed,
+    )
+    planned = plan_space(spec, setting, "", mistakes)
+    if planned is not None and planned.space.axes:
+        opened = ", ".join(axis.name for axis in planned.space.axes[:5])
+        mistakes.add("", f"expected every choice decided, got open ones: {opened}.")
+    mistakes.stop_if_any()
+    assert planned is not None
+    folders = {
+        model.fingerprint: str(source_folder(spec.sources[name], file.parent))
+        for name, model in models.items()
+    }
+    return planned.blueprint.recipe({}), folders

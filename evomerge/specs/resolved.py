@@ -1,0 +1,68 @@
+"""A study with every question answered: what the search is started from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.checkpoints import Model
+from evomerge.core.recipe import Recipe
+from evomerge.core.space import Blueprint, SearchSpace
+from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
+from evomerge.core.trial import Point
+from evomerge.core.work import EngineSettings, TaskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A merge scored before the search: a rival, or a start of the user's own.
+
+    Attributes:
+        label: Its name in tables and constraints; unique in the study.
+        point: Its coordinates, if it is a point of the space.
+    """
+
+    label: str
+    recipe: Recipe
+    point: Point | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedStudy:
+    """A study, decided and checked against its sources.
+
+    Attributes:
+        tasks: In order of their names.
+        sources: Name to checked model folder, in order of the names.
+        frame: Name of the source that engines start from.
+        probe: Name of the source that the self-test swaps in; None with one source.
+        dtype: Element type of merged weights.
+        baselines: Generation 0: parents, the uniform blend, further rivals, starts.
+        workers: Engines at once; None means one per GPU.
+        timeout_s: Longest one attempt may take, in seconds.
+        n_blocks: Blocks a trial is scored in, over all tasks.
+        config: What may not change when the study is resumed; plain JSON data.
+        allowance: What may: budget, workers, paths, placement; plain JSON data.
+    """
+
+    name: str
+    seed: int
+    space: SearchSpace
+    blueprint: Blueprint
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    tasks: tuple[TaskSettings, ...]
+    engine: EngineSettings
+    sources: Mapping[str, Model]
+    frame: str
+    probe: str | None
+    dtype: str
+    baselines: tuple[Baseline, ...]
+    strategy: StrategySettings
+    workers: int | None
+    timeout_s: float
+    budget: Budget
+    n_blocks: int
+    config: Mapping[str, Any]
+    allowance: Mapping[str, Any]

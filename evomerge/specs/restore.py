@@ -1,0 +1,82 @@
+"""A study rebuilt from what the database kept of it, with no file at hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.recipe import Recipe
+from evomerge.errors import Problem, SpecError
+from evomerge.specs.problems import validate
+from evomerge.specs.resolve import Surroundings, resolve_at
+from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.stored import VERSION, diff
+from evomerge.specs.study import StudySpec
+
+
+def restore(
+    config: Mapping[str, Any],
+    allowance: Mapping[str, Any],
+    *,
+    cache_dir: str | Path | None = None,
+) -> ResolvedStudy:
+    """Rebuild a study from what the database stored.
+
+    Args:
+        config: As ``ResolvedStudy.config``.
+        allowance: As ``ResolvedStudy.allowance``, perhaps with another budget, other
+            workers, paths or placement.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
+
+    Raises:
+        SpecError: A source is gone or has changed, the allowance is wrong, or this
+            version of evomerge reads the configuration otherwise.
+    """
+    file = str(allowance.get("file", "study"))
+    if config.get("version") != VERSION:
+        raise SpecError(
+            [
+                Problem(
+                    file,
+                    f"expected a configuration of version {VERSION}, got "
+                    f"{config.get('version')!r}; "
+                    "resume with the evomerge that wrote it.",
+                )
+            ]
+        )
+    spec, problems = validate(StudySpec, _written(config, allowance), file)
+    if spec is None or problems:
+        raise SpecError(problems)
+    around = Surroundings(
+        Path.cwd(),
+        file,
+        None if cache_dir is None else Path(cache_dir),
+        {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
+    )
+    study = resolve_at(spec, around)
+    changes = diff(config, study.config)
+    if changes:
+        raise SpecError(
+            Problem(
+                file,
+                f"{change}; the study began with the former. Restore it, or begin a "
+                "new study.",
+            )
+            for change in changes
+        )
+    return study
+
+
+def _written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str, Any]:
+    """Put both halves together into what a file would say."""
+    study: dict[str, Any] = json.loads(json.dumps(config["study"]))
+    study["sources"] = dict(allowance["sources"])
+    study["budget"] = {k: v for k, v in allowance["budget"].items() if v is not None}
+    study["workers"] = allowance["workers"]
+    study["timeout_s"] = allowance["timeout_s"]
+    study["engine"] |= allowance["engine"]
+    for name, folder in allowance["includes"].items():
+        study["tasks"][name]["include"] = folder
+    return study

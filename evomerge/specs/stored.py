@@ -1,0 +1,124 @@
+"""What the database keeps of a study: enough to go on with no file at hand.
+
+The configuration may not change when a study is resumed; the allowance may. Paths are
+allowance: sources are known by their content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from evomerge.checkpoints import Model
+from evomerge.core.digest import canonical_json
+from evomerge.core.space import SearchSpace
+from evomerge.specs.resolved import Baseline
+from evomerge.specs.study import StudySpec
+
+VERSION = 1
+"""Version of the stored form."""
+PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options")
+"""Settings of the engine that may change on resume."""
+
+
+def config_of(
+    spec: StudySpec,
+    models: Mapping[str, Model],
+    space: SearchSpace,
+    baselines: tuple[Baseline, ...],
+) -> dict[str, Any]:
+    """Return what may not change on resume, as plain JSON data."""
+    written = spec.model_dump(mode="json", exclude_none=True)
+    for key in ("sources", "evaluators", "budget", "workers", "timeout_s", "version"):
+        written.pop(key, None)
+    for key in PLACEMENT:
+        written["engine"].pop(key, None)
+    for task in written["tasks"].values():
+        task.pop("include", None)
+    recipes = {b.label: b.recipe for b in baselines}
+    from_files = [
+        start["name"] for start in written["start"] if start.pop("recipe", None)
+    ]
+    return _plain(
+        {
+            "version": VERSION,
+            "study": written,
+            "sources": {name: model.fingerprint for name, model in models.items()},
+            "recipes": {name: recipes[name].to_json() for name in from_files},
+            # What follows from the above by this version's defaults: a version that
+            # would read the same study otherwise must not go on with it.
+            "axes": {
+                axis.name: {"kind": type(axis).__name__, **asdict(axis)}
+                for axis in space.axes
+            },
+            "order": [axis.name for axis in space.axes],
+            "baselines": {label: recipe.digest for label, recipe in recipes.items()},
+        }
+    )
+
+
+def allowance_of(
+    spec: StudySpec, models: Mapping[str, Model], file: str
+) -> dict[str, Any]:
+    """Return what may change on resume, and what else is needed to rebuild."""
+    budget = spec.budget
+    return _plain(
+        {
+            "file": file,
+            "budget": {
+                "trials": budget.trials,
+                "items": budget.items,
+                "seconds": budget.total_seconds,
+            },
+            "workers": spec.workers,
+            "timeout_s": spec.timeout_s,
+            "engine": {key: getattr(spec.engine, key) for key in PLACEMENT},
+            "sources": {name: str(model.path) for name, model in models.items()},
+            "includes": {
+                name: str(task.include)
+                for name, task in spec.tasks.items()
+                if task.include is not None
+            },
+        }
+    )
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """List what differs between two configurations, as ``key: old -> new``."""
+    a, b = dict(_flat(old, "")), dict(_flat(new, ""))
+    lines = {
+        key: f"{key.removeprefix('study.')}: {_shown(a, key)} -> {_shown(b, key)}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, _ABSENT) != b.get(key, _ABSENT)
+    }
+    derived = ("axes.", "order", "baselines.")
+    written = [line for key, line in lines.items() if not key.startswith(derived)]
+    return written or list(lines.values())
+
+
+_ABSENT = object()
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield every leaf with its dotted place."""
+    entries: Any
+    if isinstance(value, Mapping):
+        entries = value.items()
+    elif isinstance(value, list) and any(isinstance(v, Mapping | list) for v in value):
+        entries = enumerate(value)
+    else:
+        yield path, value
+        return
+    for key, item in entries:
+        yield from _flat(item, f"{path}.{key}" if path else str(key))
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return canonical_json(leaves[key]) if key in leaves else "(nothing)"
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(canonical_json(value))
+    return plain

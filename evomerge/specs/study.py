@@ -1,0 +1,204 @@
+"""The study file: one YAML mapping that says all about a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from evomerge.specs.base import Name, Positive, Spec, Value
+from evomerge.specs.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
+from evomerge.specs.space import Points, SpaceSpec
+from evomerge.specs.tasks import Include, ItemsSpec, TaskSpec
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.=+-]{0,79}$")]
+StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def _fixed(value: Any) -> str:
+    if isinstance(value, dict):
+        return "<inputs>"
+    return "<points>" if isinstance(value, list | tuple) else "<value>"
+
+
+FixedKnob = Annotated[
+    Annotated[Value, Tag("<value>")]
+    | Annotated[Points, Tag("<points>")]
+    | Annotated[dict[Name, Value | Points], Tag("<inputs>")],
+    Discriminator(_fixed),
+]
+"""A decided knob: a value, control points over the depth, or one of them per expert."""
+
+
+class StartSpec(Spec):
+    """A merge tried first, on top of the baselines."""
+
+    name: Label = Field(description="Its label in every table.")
+    knobs: dict[str, Value] = Field(
+        default_factory=dict,
+        description="Axis, or the beginning of an axis name up to a dot, to value: "
+        "`weight: 0.8` sets every weight, `weight.math: 0.9` those of one expert. "
+        "The longest name wins; axes not named begin where the search begins.",
+    )
+    recipe: Path | None = Field(
+        default=None,
+        description="Instead: a recipe file, which need not be a point of the space.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.recipe is not None and self.knobs:
+            raise ValueError("expected knobs or recipe, got both; keep one")
+        return self
+
+
+class RivalSpec(Spec):
+    """A usual merge that the search is compared with, or a grid of them."""
+
+    name: Label = Field(
+        description="Its label; values of the grid are added, as `ta lambda=0.8`."
+    )
+    operator: str = Field(description="How the parents are merged.")
+    experts: tuple[Name, ...] | None = Field(
+        default=None, description="The parents merged; those of the space if not given."
+    )
+    base: Name | None = Field(
+        default=None,
+        description="The base, if the operator needs one; else the space's.",
+    )
+    knobs: dict[str, FixedKnob] = Field(
+        default_factory=dict, description="Knob to value, for all or per expert."
+    )
+    grid: dict[str, Annotated[tuple[Value, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Knob to a list of values; every combination is one baseline.",
+    )
+
+
+class BaselinesSpec(Spec):
+    """What every search is compared with; scored first and free of charge."""
+
+    parents: bool = Field(default=True, description="Every source as it stands.")
+    uniform: bool = Field(default=True, description="The plain average of the experts.")
+    others: tuple[RivalSpec, ...] = Field(
+        default=(), description="Further usual merges, each alone or over a grid."
+    )
+
+
+class StrategySpec(Spec):
+    """Who proposes candidates."""
+
+    kind: Literal["cma", "tpe", "nsga2", "random"] = Field(
+        default="cma",
+        description="`cma` for numbers and one objective, `tpe` for anything mixed, "
+        "`nsga2` for several objectives, `random` to compare with.",
+    )
+    generation_size: Positive | None = Field(
+        default=None,
+        description="Candidates asked at a time; the strategy's own if not given.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further settings of the kind."
+    )
+
+
+class EngineSpec(Spec):
+    """What runs the candidates."""
+
+    kind: Literal["vllm", "hf", "simulated"] = Field(
+        default="vllm",
+        description="`vllm`, `hf` (plain transformers), or `simulated` (no model).",
+    )
+    dtype: Dtype | None = Field(
+        default=None,
+        description="Element type it computes in; the study's if not given.",
+    )
+    max_model_len: Positive | None = Field(
+        default=None,
+        description="Tokens of the longest sequence; the model's own if not given.",
+    )
+    max_num_seqs: Positive = Field(default=256, description="Sequences run at once.")
+    kv_cache_mib: Positive | None = Field(
+        default=None, description="Memory for the key-value cache, in MiB."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of the engine."
+    )
+
+
+def _workers(value: Any) -> str:
+    return "<word>" if isinstance(value, str) else "<number>"
+
+
+Workers = Annotated[
+    Annotated[Literal["auto"], Tag("<word>")] | Annotated[Positive, Tag("<number>")],
+    Discriminator(_workers),
+]
+
+
+class StudySpec(Spec):
+    """Everything about a search."""
+
+    version: Literal[1] = Field(default=1, description="Version of this file's form.")
+    name: StudyName = Field(
+        default="study",
+        description="The study's name in the database; the file's name if not given.",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="Every random number follows from it."
+    )
+    sources: dict[Name, str] = Field(
+        min_length=1,
+        description="Name to model folder; `~` works, and relative paths start at the "
+        "study file.",
+    )
+    frame: Name | None = Field(
+        default=None,
+        description="The source that gives config and tokenizer; the base, or else "
+        "the first expert, if not given.",
+    )
+    dtype: Dtype | None = Field(
+        default=None,
+        description="Element type of merged weights; the frame's if not given.",
+    )
+    space: SpaceSpec = Field(description="What is merged, and which choices are open.")
+    evaluators: tuple[Include, ...] = Field(
+        default=(),
+        description="Evaluator files whose tasks are taken over: a path, or a mapping "
+        "with `file` and `only`. Keys the study writes under the same task win.",
+    )
+    tasks: dict[Name, TaskSpec] = Field(
+        default_factory=dict, description="Name to task; what candidates are tested on."
+    )
+    items: ItemsSpec = Field(
+        default_factory=ItemsSpec,
+        description="What holds for every task that does not say otherwise.",
+    )
+    objectives: tuple[ObjectiveSpec, ...] = Field(
+        default=(),
+        description="What to improve; the mean of all tasks' own metrics if not given.",
+    )
+    constraints: tuple[ConstraintSpec, ...] = Field(
+        default=(), description="Bounds that every result must keep."
+    )
+    start: tuple[StartSpec, ...] = Field(
+        default=(), description="Merges of your own to try first."
+    )
+    baselines: BaselinesSpec = Field(
+        default_factory=BaselinesSpec, description="What the search is compared with."
+    )
+    strategy: StrategySpec = Field(
+        default_factory=StrategySpec, description="Who proposes candidates."
+    )
+    engine: EngineSpec = Field(
+        default_factory=EngineSpec, description="What runs the candidates."
+    )
+    workers: Workers = Field(
+        default="auto", description="How many engines at once; `auto` is one per GPU."
+    )
+    timeout_s: float = Field(
+        default=1800.0, gt=0.0, description="Longest a candidate may take, in seconds."
+    )
+    budget: BudgetSpec = Field(description="When to stop.")

@@ -1,0 +1,208 @@
+"""YAML text to plain data, refusing what YAML makes easy to get wrong.
+
+Duplicate keys, tags, dates, infinite numbers, keys that are no text and anchors that
+unfold without end are mistakes here; ``1e-3`` is a number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import Problem, SpecError
+
+MAX_BYTES = 1 << 20
+"""Longest file read, in bytes."""
+MAX_NODES = 50_000
+"""Most values a file may hold once its anchors are unfolded."""
+MAX_DEPTH = 40
+"""Deepest nesting a file may have."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with YAML 1.2's idea of a number in scientific notation."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file that holds one mapping.
+
+    Raises:
+        SpecError: The file is missing, unreadable or too large, is not YAML, holds
+            something else than a mapping, or holds values that are not plain data;
+            every mistake that can be told apart is listed.
+    """
+    file = path.name
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise _refusal(file, f"expected at most {MAX_BYTES} bytes, got {size}.")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _refusal(str(path), f"cannot be read: {reason}.") from error
+    except UnicodeDecodeError as error:
+        raise _refusal(
+            file, "expected text in UTF-8; save the file as such."
+        ) from error
+    return parse_yaml(text, file)
+
+
+def parse_yaml(text: str, file: str) -> dict[str, Any]:
+    """Read text that holds one mapping; ``file`` names it in messages.
+
+    Raises:
+        SpecError: As for ``read_yaml``.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        problems = _node_problems(node, file)
+        if problems:
+            raise SpecError(problems)
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        raise SpecError([_syntax(error, file)]) from error
+    except yaml.YAMLError as error:
+        raise _refusal(file, f"expected YAML: {error}") from error
+    except RecursionError as error:
+        raise _refusal(file, _too_deep()) from error
+    except ValueError as error:
+        raise _refusal(file, f"holds a value that cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise _refusal(
+            file,
+            "expected a mapping of keys (one `key: value` a line), "
+            f"got {_kind(value)}.",
+        )
+    odd = list(_odd_values(value, file, ""))
+    if odd:
+        raise SpecError(odd)
+    return value
+
+
+def join(path: str, key: object) -> str:
+    """Write the place of a key below another one."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def _node_problems(node: yaml.Node | None, file: str) -> list[Problem]:
+    """Check the size of a document and its keys before anything is built from it."""
+    if node is None:
+        return []
+    if _size(node, {}, 0) > MAX_NODES:
+        return [
+            Problem(
+                file,
+                f"expected at most {MAX_NODES} values once anchors are unfolded; "
+                "write shorter lists or fewer aliases.",
+            )
+        ]
+    problems: list[Problem] = []
+    _duplicates(node, file, "", problems)
+    return problems
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """Count the values below a node, an alias as often as it is used."""
+    if depth > MAX_DEPTH:  # also ends an anchor that holds itself
+        raise RecursionError
+    if id(node) not in known:
+        total = 1
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                total += _size(key, known, depth + 1) + _size(value, known, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            total += sum(_size(value, known, depth + 1) for value in node.value)
+        known[id(node)] = total
+    return known[id(node)]
+
+
+def _duplicates(node: yaml.Node, file: str, path: str, problems: list[Problem]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _duplicates(value, file, join(path, index), problems)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            problems.append(
+                Problem(f"{file}: {path or 'top'}", "expected keys that are text.")
+            )
+            continue
+        here = join(path, key.value)
+        line = key.start_mark.line + 1
+        if key.value in lines and key.value != "<<":
+            problems.append(
+                Problem(
+                    f"{file}: {here}",
+                    f"expected each key once, got it on line {lines[key.value]} and "
+                    f"again on line {line}; keep one.",
+                )
+            )
+        lines.setdefault(key.value, line)
+        _duplicates(value, file, here, problems)
+
+
+def _odd_values(value: Any, file: str, path: str) -> list[Problem]:
+    if isinstance(value, dict):
+        out = []
+        for key, item in value.items():
+            here = join(path, key)
+            if not isinstance(key, str):
+                out.append(
+                    Problem(
+                        f"{file}: {here}",
+                        f"expected a key that is text, got {key!r}; put it in quotes.",
+                    )
+                )
+            out += _odd_values(item, file, here)
+        return out
+    if isinstance(value, list):
+        return [
+            problem
+            for index, item in enumerate(value)
+            for problem in _odd_values(item, file, join(path, index))
+        ]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [Problem(f"{file}: {path}", f"expected a finite number, got {value}.")]
+    if value is not None and not isinstance(value, str | int | float | bool):
+        return [
+            Problem(
+                f"{file}: {path}",
+                f"expected plain data, got {_kind(value)}; put text in quotes.",
+            )
+        ]
+    return []
+
+
+def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    line = "" if mark is None else f": line {mark.line + 1}"
+    said = error.problem or error.context or "not YAML"
+    return Problem(f"{file}{line}", f"expected YAML: {said}.")
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    names = {"list": "a list", "str": "text", "dict": "a mapping"}
+    return names.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+def _too_deep() -> str:
+    return f"expected at most {MAX_DEPTH} levels of nesting, and no anchor in itself."
+
+
+def _refusal(where: str, message: str) -> SpecError:
+    return SpecError([Problem(where, message)])
