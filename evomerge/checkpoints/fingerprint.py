@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from evomerge.core.digest import digest
@@ -36,15 +37,15 @@ def fingerprint(
     Raises:
         CheckpointError: A file cannot be read, or changed while it was read.
     """
-    memo = dict(_known) if cache_dir is None else {**_load(cache_dir), **_known}
+    on_disk = {} if cache_dir is None else _load(cache_dir)
     hashes: dict[str, str] = {}
     fresh: dict[str, str] = {}
     for name in sorted(set(names)):
         key = _key(folder / name)
-        if key not in memo:
-            memo[key] = fresh[key] = _hash(folder / name, key)
-        hashes[name] = memo[key]
-        _known[key] = memo[key]
+        found = _known.get(key) or on_disk.get(key) or _hash(folder / name, key)
+        hashes[name] = _known[key] = found
+        if key not in on_disk:
+            fresh[key] = found
     if cache_dir is not None and fresh:
         _save(cache_dir, fresh)
     return digest(hashes)
@@ -94,4 +95,5 @@ def _save(cache_dir: Path, fresh: dict[str, str]) -> None:
         partial.replace(cache_dir / MEMO_NAME)
     except OSError:
         # A read-only or full cache folder costs time at the next start, nothing else.
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
