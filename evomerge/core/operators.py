@@ -2,8 +2,8 @@
 
 Names and knob names are mergekit's where mergekit has the operator, so that people find
 what they know; where a default differs from mergekit's, the importer sets the knob.
-Randomly masked and trimmed operators treat norms, biases and routers linearly, because
-these few values sit far from zero and are worth more than their number.
+Operators that trim, mask or rotate treat norms, biases and routers linearly: these few
+values sit far from zero, and angles or sizes say little about them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dataclasses import replace
 from evomerge.core.catalogue import Knob, Operator, Policy
 from evomerge.errors import RecipeError
 
-_VECTORS_LINEAR: Mapping[str, Policy] = {
+_LINEAR_VECTORS: Mapping[str, Policy] = {
     "norm": "linear",
     "bias": "linear",
     "router": "linear",
@@ -49,8 +49,93 @@ _NORMALIZE = Knob(
     "choice",
     False,
     "Divide by the sum of the weights.",
-    choices=(True, False),
+    choices=(False, True),
 )
+_NORMALIZE_AGREEING = replace(
+    _NORMALIZE, help="Divide every entry by the sum of the weights that agree on it."
+)
+_TRIM_DENSITY = Knob(
+    "density",
+    "float",
+    0.2,
+    "Part of each input's differences kept, largest first.",
+    low=0.05,
+    high=1.0,
+    per_input=True,
+    grid=0.01,
+    lowest=0.0,
+    highest=1.0,
+)
+_MASK_DENSITY = Knob(
+    "density",
+    "float",
+    0.5,
+    "Probability that an entry of an input's difference is kept.",
+    low=0.05,
+    high=1.0,
+    per_input=True,
+    log=True,
+    lowest=1e-6,
+    highest=1.0,
+)
+_CONSENSUS = Knob(
+    "consensus",
+    "choice",
+    "sum",
+    "How the sign of an entry is elected: by the weighted sum, or one vote per input.",
+    choices=("sum", "count"),
+)
+_ZERO_RULE = Knob(
+    "zero_rule",
+    "choice",
+    "plus",
+    "Sign where the election is a draw: plus, or the majority of the tensor's signs.",
+    choices=("plus", "majority"),
+)
+_RESCALE = Knob(
+    "rescale",
+    "choice",
+    "inverse",
+    "Kept entries are divided by the density, scaled to keep the L1 norm, or left.",
+    choices=("inverse", "l1", "none"),
+)
+_UNIT = Knob(
+    "unit",
+    "choice",
+    "element",
+    "What is kept or dropped as one: each entry, or each input feature (column).",
+    choices=("element", "column"),
+)
+_SEED = Knob(
+    "seed",
+    "int",
+    0,
+    "Seed of the random masks.",
+    low=0,
+    high=2**31 - 1,
+    searchable=False,
+    lowest=0,
+)
+_T = Knob(
+    "t",
+    "float",
+    0.5,
+    "Where on the arc from the first input (0) to the second (1).",
+    low=0.0,
+    high=1.0,
+    lowest=0.0,
+    highest=1.0,
+)
+_AXIS = Knob(
+    "axis",
+    "choice",
+    "flat",
+    "What turns as one vector: the whole tensor, each row (in) or each column (out).",
+    choices=("flat", "in", "out"),
+)
+
+_DARE = (_MASK_DENSITY, _WEIGHT, _LAMBDA, _RESCALE, _UNIT, _SEED)
+
 _OPERATORS = (
     Operator(
         "linear",
@@ -65,6 +150,67 @@ _OPERATORS = (
         (_WEIGHT, _LAMBDA, _NORMALIZE),
         needs_base=True,
         takes_base=True,
+    ),
+    Operator(
+        "ties",
+        "Trim small differences, elect a sign per entry, average those that agree.",
+        "Yadav et al. 2023 (2306.01708)",
+        (
+            _TRIM_DENSITY,
+            _WEIGHT,
+            replace(_LAMBDA, low=0.3),
+            _CONSENSUS,
+            replace(_NORMALIZE_AGREEING, default=True),
+            _ZERO_RULE,
+        ),
+        needs_base=True,
+        takes_base=True,
+        policies=_LINEAR_VECTORS,
+    ),
+    Operator(
+        "dare_linear",
+        "Drop differences at random, rescale the rest, add them to the base.",
+        "Yu et al. 2023 (2311.03099)",
+        (*_DARE, _NORMALIZE),
+        needs_base=True,
+        takes_base=True,
+        policies=_LINEAR_VECTORS,
+        random=True,
+    ),
+    Operator(
+        "dare_ties",
+        "Drop differences at random, rescale the rest, add up those that agree.",
+        "Yu et al. 2023 (2311.03099), Yadav et al. 2023 (2306.01708)",
+        (*_DARE, _NORMALIZE_AGREEING),
+        needs_base=True,
+        takes_base=True,
+        policies=_LINEAR_VECTORS,
+        random=True,
+    ),
+    Operator(
+        "slerp",
+        "Spherical interpolation between the weights of two inputs.",
+        "Shoemake 1985; mergekit (2403.13257)",
+        (_T,),
+        n_inputs=2,
+        policies=_LINEAR_VECTORS,
+    ),
+    Operator(
+        "nuslerp",
+        "Spherical interpolation of two inputs, or of their differences from a base.",
+        "Shoemake 1985; mergekit (2403.13257)",
+        (
+            _T,
+            replace(
+                _SHARE,
+                help="Instead of t: the second input's share of both weights is t.",
+                searchable=False,  # only the ratio matters, and that is t
+            ),
+            _AXIS,
+        ),
+        takes_base=True,
+        n_inputs=2,
+        policies=_LINEAR_VECTORS,
     ),
 )
 

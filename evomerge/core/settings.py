@@ -16,6 +16,9 @@ from evomerge.core.operators import find
 from evomerge.core.recipe import Operation
 from evomerge.errors import RecipeError
 
+_NO_WEIGHT = 1e-6
+"""Two weights that sum to less than this give no direction: the middle is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -79,6 +82,11 @@ def resolve(operation: Operation) -> Settings:
         elif given is None:
             shared[knob.name] = _default(knob, n)
     names = frozenset(dict(operation.shared)) | frozenset(dict(operation.each))
+    if {"t", "weight"} <= names:
+        raise RecipeError(
+            f"Operator {operator.name!r} takes t or weight, not both: the weights "
+            "only say where t is. Leave one of them out."
+        )
     return Settings(operator, operation, shared, each, names)
 
 
@@ -125,3 +133,12 @@ def _check_names(
         if knob.per_input != (name in each):
             wanted = "one value per input" if knob.per_input else "a single value"
             raise RecipeError(f"Knob {name!r} of {operator.name!r} takes {wanted}.")
+
+
+def slerp_t(settings: Settings) -> float:
+    """Return where on the arc a spherical operator stands: t, or w2 / (w1 + w2)."""
+    if "weight" not in settings.given:
+        return settings.number("t")
+    first, second = settings.numbers("weight")
+    total = first + second
+    return 0.5 if abs(total) < _NO_WEIGHT else second / total

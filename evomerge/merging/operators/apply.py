@@ -7,7 +7,10 @@ import torch
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
 from evomerge.errors import RecipeError
+from evomerge.merging.operators.dare import dare_linear, dare_ties
 from evomerge.merging.operators.linear import linear, task_arithmetic
+from evomerge.merging.operators.spherical import nuslerp, slerp
+from evomerge.merging.operators.ties import ties
 
 Arithmetic = Callable[
     [Settings, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
@@ -17,6 +20,11 @@ Arithmetic = Callable[
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
     "task_arithmetic": task_arithmetic,
+    "ties": ties,
+    "dare_linear": dare_linear,
+    "dare_ties": dare_ties,
+    "slerp": slerp,
+    "nuslerp": nuslerp,
 }
 """Operator name to its arithmetic; holds exactly the names of the catalogue."""
 

@@ -1,17 +1,18 @@
 """Weighted averages and task arithmetic: sums of inputs or of their differences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.blocks import Deltas
 
 _TINY = 1e-8
 """A sum of weights below this cannot be divided by."""
 
-BLOCK = 1 << 18
-"""Elements worked on at a time: small enough that scratch space stays in the cache."""
+Thin = Callable[[int, slice, torch.Tensor], None]
+"""Sparsifies, in place, a block of one input's differences: (input, block, values)."""
 
 
 def linear(
@@ -30,23 +31,11 @@ def linear(
         total = sum(weights)
         if abs(total) < _TINY:
             raise CandidateError(
-                f"The weights {list(weights)} of a normalised linear merge sum to "
-                "zero, so there is no average. Change a weight or set normalize off."
+                f"{key}: the weights {list(weights)} of a normalised linear merge sum "
+                "to zero, so there is no average. Change one, or set normalize off."
             )
         weights = tuple(weight / total for weight in weights)
-    return weighted_sum(tensors, weights)
-
-
-def weighted_sum(
-    tensors: Sequence[torch.Tensor], weights: Sequence[float]
-) -> torch.Tensor:
-    """Return ``sum(w_i x_i)`` as a fresh fp32 tensor, summed in the order given."""
-    out = torch.mul(
-        tensors[0], weights[0], out=torch.empty_like(tensors[0], dtype=torch.float32)
-    )
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        out.add_(tensor, alpha=weight)
-    return out
+    return add_deltas(Deltas(tensors, None), weights)
 
 
 def task_arithmetic(
@@ -57,59 +46,40 @@ def task_arithmetic(
 ) -> torch.Tensor:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
     assert base is not None
+    return add_deltas(Deltas(tensors, base), delta_factors(settings))
+
+
+def delta_factors(settings: Settings) -> tuple[float, ...]:
+    """Return the factor of each input's difference: weight, lambda and normalize."""
     weights = settings.numbers("weight")
     scale = settings.number("lambda")
     if settings.flag("normalize"):
-        scale /= divisor(weights)
-    return add_deltas(tensors, base, [scale * weight for weight in weights])
-
-
-def divisor(weights: Sequence[float]) -> float:
-    """Return the sum of the weights, or 1 where it is too near zero to divide by.
-
-    With nothing to divide by, a sum of differences stays as it is, so that all weights
-    zero still give the base (mergekit has the same guard).
-    """
-    total = sum(weights)
-    return 1.0 if abs(total) < _TINY else total
+        total = sum(weights)
+        # With nothing to divide by, the sum stays as it is: all weights zero must
+        # give the base. mergekit guards the same way.
+        scale = scale if abs(total) < _TINY else scale / total
+    return tuple(scale * weight for weight in weights)
 
 
 def add_deltas(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor, factors: Sequence[float]
+    deltas: Deltas, factors: Sequence[float], thin: Thin | None = None
 ) -> torch.Tensor:
-    """Return ``base + sum(f_i (x_i - base))`` as a fresh fp32 tensor.
+    """Return ``base + sum(f_i thin(x_i - base))`` as a fresh fp32 tensor.
 
-    Works block by block, so that differences never leave the cache and need no memory
-    of their own.
+    Without a base it is the sum over the inputs themselves.
     """
-    out = torch.empty_like(
-        base, dtype=torch.float32, memory_format=torch.contiguous_format
-    )
-    n = base.numel()
-    if n <= BLOCK:
-        _add_block(out, tensors, base.to(torch.float32), factors)
-        return out
-    flat_out, flat_base = out.view(-1), base.reshape(-1)
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    for low in range(0, n, BLOCK):
-        block = slice(low, low + BLOCK)
-        _add_block(
-            flat_out[block],
-            [tensor[block] for tensor in flat],
-            flat_base[block].to(torch.float32),
-            factors,
-        )
+    out, space = deltas.fresh(), deltas.scratch()
+    into = out.view(-1)
+    for block in deltas.blocks():
+        base, part = deltas.base(block), into[block]
+        for index, factor in enumerate(factors):
+            delta = deltas.read(index, block, base, space if index else part)
+            if thin is not None:
+                thin(index, block, delta)
+            if index:
+                part.add_(delta, alpha=factor)
+            else:
+                part.mul_(factor)
+        if base is not None:
+            part.add_(base)
     return out
-
-
-def _add_block(
-    out: torch.Tensor,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    factors: Sequence[float],
-) -> None:
-    torch.sub(tensors[0], base, out=out)
-    out.mul_(factors[0])
-    for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-        out.add_(torch.sub(tensor, base), alpha=factor)
-    out.add_(base)

@@ -1,0 +1,135 @@
+"""Sign election and the merge of those who agree (TIES, steps 2 and 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.linear import Thin
+
+_CANCELLED = 1e-6
+"""A sum of weights this much smaller than their sizes is a zero with rounding on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How signs are elected and what becomes of those who agree.
+
+    Attributes:
+        weights: One per input.
+        scale: Factor on the merged difference.
+        count: One vote per input instead of the weighted sum.
+        normalize: Divide by the weights that agree.
+        majority: A draw takes the sign that most entries of the tensor got, instead of
+            plus.
+    """
+
+    weights: tuple[float, ...]
+    scale: float
+    count: bool = False
+    normalize: bool = True
+    majority: bool = False
+
+
+def agree(deltas: Deltas, thin: Thin, rule: Rule) -> torch.Tensor:
+    """Return ``base + scale * (merged agreeing differences)``, fresh, fp32."""
+    out = deltas.fresh()
+    into = out.view(-1)
+    stack = _Stack(deltas, thin, rule)
+    plus_on_draw = not rule.majority or _majority(stack) >= 0
+    for block in deltas.blocks():
+        base, weighted = stack.read(block)
+        sign = _signs(stack.elect(weighted), plus_on_draw=plus_on_draw)
+        part = into[block]
+        stack.merge(weighted, sign, part)
+        part.mul_(rule.scale)
+        if base is not None:
+            part.add_(base)
+    return out
+
+
+class _Stack:
+    """A block of the thinned, weighted differences of every input."""
+
+    def __init__(self, deltas: Deltas, thin: Thin, rule: Rule) -> None:
+        self.deltas = deltas
+        self.rule = rule
+        self._thin = thin
+        self._spaces = [deltas.scratch() for _ in range(len(deltas))]
+        self._tally = deltas.scratch()
+        self._under = deltas.scratch()
+        self._flag = deltas.scratch()
+
+    def read(self, block: slice) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Return the base's block and every input's; overwritten by the next call."""
+        base = self.deltas.base(block)
+        weighted = []
+        for index, weight in enumerate(self.rule.weights):
+            delta = self.deltas.read(index, block, base, self._spaces[index])
+            self._thin(index, block, delta)
+            weighted.append(delta.mul_(weight))
+        return base, weighted
+
+    def elect(self, weighted: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return each entry's tally; its sign is the elected one."""
+        tally = self._tally[: len(weighted[0])]
+        if not self.rule.count:
+            tally.copy_(weighted[0])
+            for values in weighted[1:]:
+                tally.add_(values)
+            return tally
+        vote = self._flag[: len(tally)]
+        torch.sign(weighted[0], out=tally)
+        for values in weighted[1:]:
+            tally.add_(torch.sign(values, out=vote))
+        return tally
+
+    def merge(
+        self, weighted: Sequence[torch.Tensor], sign: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        """Write the sum or mean over those who agree with the sign to ``out``.
+
+        Changes the weighted blocks.
+        """
+        for values in weighted:
+            values.mul_(sign)  # positive now means agreeing, zero is no opinion
+        if self.rule.normalize:
+            self._mean(weighted, out)
+        else:
+            torch.clamp_min(weighted[0], 0.0, out=out)
+            for values in weighted[1:]:
+                out.add_(values.clamp_min_(0.0))
+        out.mul_(sign)
+
+    def _mean(self, weighted: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+        under, flag = self._under[: len(out)].zero_(), self._flag[: len(out)]
+        size = torch.zeros_like(under) if min(self.rule.weights) < 0 else under
+        out.zero_()
+        for values, weight in zip(weighted, self.rule.weights, strict=True):
+            torch.gt(values, 0.0, out=flag)
+            under.add_(flag, alpha=weight)
+            if size is not under:
+                size.add_(flag, alpha=abs(weight))
+            out.add_(values.clamp_min_(0.0))
+        if size is not under:
+            # Weights of both signs may cancel: no mean exists, the entry stays zero.
+            out.mul_(under.abs() > size.mul_(_CANCELLED))
+        under.add_(torch.eq(under, 0.0, out=flag))  # nobody agreed: zero over one
+        out.div_(under)
+
+
+def _majority(stack: _Stack) -> int:
+    """Return the sum of all elected signs of the tensor."""
+    total = 0
+    for block in stack.deltas.blocks():
+        _, weighted = stack.read(block)
+        tally = stack.elect(weighted)
+        total += int(tally.sign_().sum(dtype=torch.float64))
+    return total
+
+
+def _signs(tally: torch.Tensor, *, plus_on_draw: bool) -> torch.Tensor:
+    """Turn tallies, in place, into +1 and -1."""
+    compare = torch.ge if plus_on_draw else torch.gt
+    return compare(tally, 0.0, out=tally).mul_(2.0).sub_(1.0)

@@ -1,0 +1,78 @@
+"""Random bits by counting: every element has its own, wherever it is computed.
+
+The stream of a tensor is the SplitMix64 sequence (Steele et al. 2014, "Fast splittable
+pseudorandom number generators") whose state starts at a hash of what the stream is for.
+Word ``j`` is a pure function of that key and ``j``, so no device, cut or order of work
+can change it. Element ``2j`` takes the word's low 32 bits, element ``2j + 1`` the high.
+"""
+
+import hashlib
+
+import torch
+
+from evomerge.core.digest import Scalar, canonical_json
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+
+
+def stream_key(*parts: Scalar) -> int:
+    """Return the 64-bit key of the stream that these parts name."""
+    text = canonical_json(list(parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def _signed(word: int) -> int:
+    """Return the 64-bit word as the signed number torch stores for it."""
+    word &= (1 << 64) - 1
+    return word - (1 << 64) if word >> 63 else word
+
+
+class Coins:
+    """Weighted coin flips for the elements of a tensor, block by block.
+
+    Args:
+        longest: Elements of the longest block that will be asked for.
+        device: Where the flips are wanted.
+    """
+
+    def __init__(self, longest: int, device: torch.device) -> None:
+        words = (longest + 1) // 2
+        steps = torch.arange(1, words + 1, dtype=torch.int64, device=device)
+        self._steps = steps.mul_(_signed(_GOLDEN))
+        self._words = torch.empty_like(steps)
+        self._shifted = torch.empty_like(steps)
+        self._flips = torch.empty(2 * words, dtype=torch.float32, device=device)
+
+    def flip(self, key: int, block: slice, probability: float) -> torch.Tensor:
+        """Return 1.0 with the given probability and else 0.0, for every element.
+
+        Args:
+            key: Which stream, from :func:`stream_key`.
+            block: Which elements; starts at an even one.
+            probability: Above 0 and below 1; taken to the nearest multiple of 2**-32.
+
+        Returns:
+            Shape ``(block length,)``, fp32; overwritten by the next call.
+        """
+        n = block.stop - block.start
+        lanes = self._draw(key, block.start // 2, (n + 1) // 2)
+        share = min(max(round(probability * 2**32), 1), 2**32 - 1)
+        # Lanes are signed: evenly spread from -2**31 to 2**31 - 1.
+        return torch.lt(lanes[:n], share - 2**31, out=self._flips[:n])
+
+    def _draw(self, key: int, first: int, n: int) -> torch.Tensor:
+        words, shifted = self._words[:n], self._shifted[:n]
+        torch.add(self._steps[:n], _signed(key + first * _GOLDEN), out=words)
+        for shift, factor in _MIX:
+            _xor_shift(words, shift, shifted)
+            words.mul_(_signed(factor))
+        return _xor_shift(words, _LAST_SHIFT, shifted).view(torch.int32)
+
+
+def _xor_shift(words: torch.Tensor, shift: int, space: torch.Tensor) -> torch.Tensor:
+    torch.bitwise_right_shift(words, shift, out=space)
+    # torch shifts copies of the sign in; SplitMix64 shifts zeros in.
+    space.bitwise_and_((1 << (64 - shift)) - 1)
+    return words.bitwise_xor_(space)

@@ -1,0 +1,29 @@
+"""TIES-Merging (Yadav et al. 2023): trim, elect, merge those who agree."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.sparsify import trim
+
+
+def ties(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Trim each input's differences, elect a sign per entry, average who agrees."""
+    assert base is not None
+    deltas = Deltas(tensors, base)
+    rule = Rule(
+        settings.numbers("weight"),
+        settings.number("lambda"),
+        count=settings.choice("consensus") == "count",
+        normalize=settings.flag("normalize"),
+        majority=settings.choice("zero_rule") == "majority",
+    )
+    return agree(deltas, trim(deltas, settings.numbers("density")), rule)

@@ -1,0 +1,80 @@
+import pytest
+
+from evomerge.core.catalogue import ROLES
+from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipe import Operation
+from evomerge.core.roles import for_role
+from evomerge.errors import RecipeError
+
+TIES = Operation(
+    "ties",
+    ("a", "b"),
+    "base",
+    shared=(("lambda", 0.8), ("consensus", "count")),
+    each=(("weight", (0.6, 0.4)), ("density", (0.3, 0.5))),
+)
+
+
+@pytest.mark.parametrize("role", ["attn", "mlp", "embed", "head", "expert"])
+def test_matrices_keep_the_operation_itself(role):
+    assert for_role(TIES, role) is TIES
+
+
+@pytest.mark.parametrize("role", ["norm", "bias", "router"])
+def test_vectors_get_task_arithmetic_with_the_same_weights(role):
+    assert for_role(TIES, role) == Operation(
+        "task_arithmetic",
+        ("a", "b"),
+        "base",
+        shared=(("lambda", 0.8), ("normalize", True)),
+        each=(("weight", (0.6, 0.4)),),
+    )
+
+
+def test_an_operator_without_base_becomes_an_average():
+    operation = Operation("slerp", ("a", "b"), shared=(("t", 0.25),))
+    assert for_role(operation, "norm") == Operation(
+        "linear", ("a", "b"), each=(("weight", (0.75, 0.25)),)
+    )
+
+
+def test_a_base_turns_nuslerp_into_task_arithmetic():
+    operation = Operation("nuslerp", ("a", "b"), "base", each=(("weight", (1.0, 3.0)),))
+    assert for_role(operation, "norm") == Operation(
+        "task_arithmetic", ("a", "b"), "base", each=(("weight", (0.25, 0.75)),)
+    )
+
+
+@pytest.mark.parametrize("policy", ["self", "same"])
+def test_norm_policy_self_keeps_the_operation_for_norms_and_biases(policy):
+    assert for_role(TIES, "norm", policy) is TIES
+    assert for_role(TIES, "bias", policy) is TIES
+    assert for_role(TIES, "router", policy).operator == "task_arithmetic"
+
+
+def test_norm_policy_base_takes_the_base_alone():
+    assert for_role(TIES, "norm", "base") == Operation(
+        "linear", ("base",), each=(("weight", (1.0,)),)
+    )
+    assert for_role(TIES, "attn", "base") is TIES
+
+
+def test_policy_base_without_a_base_is_refused():
+    with pytest.raises(RecipeError, match="needs a base"):
+        for_role(Operation("slerp", ("a", "b")), "norm", "base")
+
+
+def test_unknown_roles_and_policies_are_refused():
+    with pytest.raises(RecipeError, match="Unknown role 'gate'"):
+        for_role(TIES, "gate")
+    with pytest.raises(RecipeError, match="norm_policy must be"):
+        for_role(TIES, "norm", "median")
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("role", ROLES)
+def test_every_policy_gives_an_operation_that_is_stable(name, role):
+    operator = CATALOGUE[name]
+    base = "base" if operator.needs_base else None
+    operation = for_role(Operation(name, ("a", "b"), base), role)
+    assert for_role(operation, role) == operation
