@@ -7,7 +7,7 @@ through its plan and writes the decided merge. Nothing here touches tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -231,18 +231,6 @@ def read(term: Term, point: Point) -> Scalar:
             f"The point has no axis {term.axis!r}, which its recipe needs; "
             f"it has {', '.join(sorted(point)) or 'none'}."
         ) from None
-
-
-def coordinates(plan: OperatorPlan) -> Iterator[str]:
-    """Yield the name of every axis a plan reads, each once, in order."""
-    seen: set[str] = set()
-    for knob in plan.knobs:
-        for _, schedules in knob.schedules:
-            for schedule in schedules:
-                for term in (schedule.embed, *schedule.terms, schedule.head):
-                    if isinstance(term, Coordinate) and term.axis not in seen:
-                        seen.add(term.axis)
-                        yield term.axis
 
 
 def _usual(roles: tuple[str, ...]) -> str:
