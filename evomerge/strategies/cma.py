@@ -1,0 +1,218 @@
+"""CMA-ES with restarts, on pycma: the default for spaces of numbers.
+
+A fold: its state is whatever repeating the recorded asks and tells gives. Nothing is
+pickled, because a loaded pycma object silently diverges (its archive is keyed by
+Python's salted hash, and its sampler holds a copy of the random state).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.core.space import SearchSpace
+from evomerge.strategies.base import Proposal, Told, scope
+from evomerge.strategies.coordinates import Coordinates
+from evomerge.strategies.ranks import order
+from evomerge.strategies.turns import Turns
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it warns when matplotlib is absent
+    import cma
+
+_ASK, _TELL, _BEGIN, _PLACE, _SIZE = range(5)  # phases: last part of a random scope
+
+MAX_DOUBLINGS = 9
+"""A population is never more than 2**9 times the first one (Auger and Hansen 2005)."""
+
+FAILED_GENERATIONS = 2
+"""All candidates failed this often in a row: the search moves elsewhere."""
+
+_numpy_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def _numpy_scope(*key: int) -> Iterator[None]:
+    """Give numpy's global generator the stream of one place, then put it back.
+
+    pycma draws from the global generator, which any library may also use or reseed.
+    Threads that draw from it meanwhile would disturb us, so ours are locked out.
+    """
+    with _numpy_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pycma warns of short or flat generations
+        before = np.random.get_state()  # noqa: NPY002 - what pycma draws from
+        seeds = np.random.SeedSequence(list(key)).generate_state(8)
+        np.random.seed(seeds)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+
+
+def _global_randn(*shape: int) -> npt.NDArray[np.float64]:
+    return np.random.randn(*shape)  # noqa: NPY002 - looked up now, never bound early
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One descent between restarts.
+
+    Attributes:
+        number: 0 for the first.
+        popsize: Candidates a generation.
+        sigma: First step size, as a share of each axis.
+        is_small: Belongs to the regime of small populations (BIPOP).
+    """
+
+    number: int
+    popsize: int
+    sigma: float
+    is_small: bool = False
+
+
+class CmaStrategy:
+    """Covariance matrix adaptation (Hansen 2016, arXiv 1604.00772), restarted.
+
+    Restarts double the population (IPOP, Auger and Hansen 2005), or alternate with
+    small ones (BIPOP, Hansen 2009), each from a new random place.
+
+    Args:
+        space: Unconditional numbers only.
+        turns: Checks the order of calls.
+        generation_size: Candidates a generation of the first run.
+        seed: The study's seed.
+        options: ``sigma``, ``restarts`` and ``diagonal``, as the registry documents.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        turns: Turns,
+        *,
+        generation_size: int,
+        seed: int,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._coordinates = Coordinates(space)
+        self._turns = turns
+        self._size = generation_size
+        self._seed = seed
+        self._options = options
+        self._spent = {False: 0, True: 0}  # evaluations by regime: large, small
+        self._doublings = 0
+        self._failed_generations = 0
+        start = self._coordinates.vector(space.start())
+        self._run = _Run(0, generation_size, float(options["sigma"]))
+        self._es = self._begin(self._run, start)
+
+    @property
+    def is_fold(self) -> bool:
+        """State comes only from repeating every ask and tell: yes."""
+        return True
+
+    @property
+    def generation_size(self) -> int:
+        """Candidates a generation of the present run."""
+        return self._run.popsize
+
+    def ask(self, generation: int) -> Proposal:
+        """Propose a generation; see ``Strategy.ask``."""
+        self._turns.ask(generation)
+        reason = self._why_stop()
+        if reason:
+            self._run = self._next_run()
+            place = scope(self._seed, self._run.number, _PLACE)
+            self._es = self._begin(self._run, self._coordinates.draw(place))
+            self._failed_generations = 0
+        with _numpy_scope(self._seed, generation, _ASK):
+            vectors = self._es.ask()
+        note = f"restart {self._run.number} ({reason})" if reason else None
+        return Proposal(tuple(map(self._coordinates.point, vectors)), note=note)
+
+    def tell(
+        self, generation: int, proposal: Proposal, results: Sequence[Told]
+    ) -> None:
+        """Move the distribution; see ``Strategy.tell``."""
+        self._turns.tell(generation, proposal, results)
+        self._spent[self._run.is_small] += len(results)
+        losses = order(results)
+        if losses is None:
+            # No order, nothing to learn: equal losses would drag the mean towards
+            # whatever index comes first. The distribution stays; see _why_stop.
+            self._failed_generations += 1
+            return
+        self._failed_generations = 0
+        if len(results) <= self._run.popsize // 2:
+            return  # a cut generation: fewer results than the update has weights
+        told = [self._coordinates.vector(result.point) for result in results]
+        with _numpy_scope(self._seed, generation, _TELL):
+            # check_points=False: the rounded points are near what was sampled, and
+            # rescaling them would need pycma's memory of the unrounded ones.
+            self._es.tell(told, list(losses), check_points=False)
+
+    def _begin(self, run: _Run, start: npt.NDArray[np.float64]) -> Any:
+        grid = self._coordinates
+        # Below a tenth of a grid step a coordinate only collapses: every sample
+        # rounds to one value, and the covariance matrix loses its rank.
+        minstd = 0.1 * grid.grid
+        minstd[grid.stepped] = 0.2  # pycma's own bound for whole numbers
+        options = {
+            "popsize": run.popsize,
+            "bounds": [grid.low.tolist(), grid.high.tolist()],
+            "CMA_stds": grid.scale.tolist(),
+            "integer_variables": list(grid.stepped),
+            "minstd": minstd.tolist(),
+            "CMA_diagonal": bool(self._options["diagonal"]),
+            # Scores of a few items tie often: neither one flat generation nor a best
+            # that stays the same for some proves that the run is over.
+            "tolflatfitness": 3,
+            "tolfun": 0,
+            "tolfunhist": 0,
+            "seed": np.nan,  # the global generator is seeded around every call
+            "randn": _global_randn,
+            "timeout": math.inf,
+            "signals_filename": None,
+            "verbose": -10,
+            "verb_log": 0,
+            "verb_disp": 0,
+        }
+        with _numpy_scope(self._seed, run.number, _BEGIN):
+            return cma.CMAEvolutionStrategy(start.tolist(), run.sigma, options)
+
+    def _why_stop(self) -> str | None:
+        """Say why the present run is over; None if it goes on."""
+        if self._options["restarts"] == "none":
+            return None
+        if self._failed_generations >= FAILED_GENERATIONS:
+            return "every candidate failed"
+        grid = self._coordinates
+        resolution = 0.5 * grid.grid
+        resolution[grid.stepped] = 0.3  # just above the least spread of a step axis
+        if (np.asarray(self._es.stds) < resolution).all():
+            return "converged to the grid"
+        return ", ".join(sorted(self._es.stop())) or None
+
+    def _next_run(self) -> _Run:
+        number = self._run.number + 1
+        sigma = float(self._options["sigma"])
+        if (
+            self._options["restarts"] == "bipop"
+            and self._spent[True] < self._spent[False]
+        ):
+            # Hansen 2009, section 2: a size between the first and half the largest
+            # one, and a first step size down to a hundredth.
+            first, second = scope(self._seed, number, _SIZE).random(2)
+            largest = self._size * 2**self._doublings
+            ratio = max(0.5 * largest / self._size, 1.0)
+            popsize = int(self._size * ratio ** (first**2))
+            return _Run(number, popsize, sigma * 10 ** (-2 * second), is_small=True)
+        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS)
+        return _Run(number, self._size * 2**self._doublings, sigma)

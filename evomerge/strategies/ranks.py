@@ -1,0 +1,136 @@
+"""Scores to losses: the one place where a direction is turned.
+
+The coordinator calls ``told`` before every tell; strategies for one objective call
+``order`` to fold constraints and failures into that objective. Nothing here knows
+which strategy reads the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.core.study import Constraint, Direction, Objective, objective_values
+from evomerge.core.trial import Point
+from evomerge.errors import EvomergeError
+from evomerge.strategies.base import Told
+
+
+def losses(
+    objectives: Sequence[Objective], scores: Mapping[str, float]
+) -> tuple[float, ...]:
+    """Turn scores into one loss per objective, all better when smaller."""
+    values = objective_values(objectives, scores)
+    return tuple(
+        -value if objective.direction is Direction.MAXIMIZE else value
+        for objective, value in zip(objectives, values, strict=True)
+    )
+
+
+def violations(
+    constraints: Sequence[Constraint],
+    scores: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> tuple[float, ...]:
+    """Return by how much each constraint is missed; 0 or less is feasible.
+
+    Raises:
+        EvomergeError: A constraint is relative to a baseline that has no scores.
+    """
+    for constraint in constraints:
+        label = constraint.relative_to
+        if label is not None and label not in baselines:
+            raise EvomergeError(
+                f"The constraint on {constraint.objective.name!r} is relative to the "
+                f"baseline {label!r}, which has no scores; scored baselines: "
+                f"{sorted(baselines)}. Make that baseline run, or use an absolute "
+                "bound."
+            )
+    return tuple(constraint.violation(scores, baselines) for constraint in constraints)
+
+
+def told(
+    point: Point,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    scores: Mapping[str, float] | None,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> Told:
+    """Turn a finished trial into what a strategy is told.
+
+    A number that is not finite must not pass: NaN breaks every sort, and a dead
+    candidate can come first. A candidate with one counts as failed.
+
+    Args:
+        point: The point that was asked.
+        objectives: What the study improves.
+        constraints: What the study bounds.
+        scores: ``task/metric`` to mean; None for a failed trial.
+        baselines: Label of each scored baseline to its scores.
+
+    Raises:
+        EvomergeError: A constraint is relative to a baseline that has no scores.
+    """
+    if scores is None:
+        return Told(point, None)
+    found = losses(objectives, scores)
+    missed = violations(constraints, scores, baselines)
+    if not all(math.isfinite(number) for number in (*found, *missed)):
+        return Told(point, None)
+    return Told(point, found, missed)
+
+
+def violation(result: Told) -> float:
+    """Return the sum of what a scored candidate misses; 0 if it is feasible."""
+    return math.fsum(max(v, 0.0) for v in result.violations)
+
+
+def order(results: Sequence[Told]) -> npt.NDArray[np.float64] | None:
+    """Fold failures and constraints into the loss of a single objective.
+
+    Feasible candidates keep their losses. Infeasible ones follow by total violation,
+    failed ones come last, each group a few floats above the worst feasible loss: an
+    evolution strategy reads only the order of a generation (Hansen 2016, arXiv
+    1604.00772, eq. 41), and its stopping tests read the spread, which must not blow
+    up. Where nothing is feasible the violation itself is the loss.
+
+    Args:
+        results: A generation of a study with one objective.
+
+    Returns:
+        Shape ``(len(results),)``, float64, all finite; None if every candidate
+        failed, so that there is no order to learn from.
+    """
+    scored = [result for result in results if result.losses is not None]
+    if not scored:
+        return None
+    feasible = [result for result in scored if violation(result) == 0.0]
+    if not feasible:
+        worst = max(violation(result) for result in scored)
+        missed: list[float] = []
+    else:
+        worst = max(result.losses[0] for result in feasible if result.losses)
+        missed = sorted({violation(result) for result in scored} - {0.0})
+    above = _floats_above(worst, len(missed) + 1)
+    out = np.empty(len(results))
+    for i, result in enumerate(results):
+        if result.losses is None:
+            out[i] = above[-1]
+        elif not feasible:
+            out[i] = violation(result)
+        elif (v := violation(result)) > 0.0:
+            out[i] = above[missed.index(v)]
+        else:
+            out[i] = result.losses[0]
+    return out
+
+
+def _floats_above(value: float, n: int) -> list[float]:
+    out = []
+    for _ in range(n):
+        value = float(np.nextafter(value, np.inf))
+        out.append(value)
+    return out

@@ -1,0 +1,351 @@
+"""What every strategy promises, as a test class to inherit.
+
+A subclass gives ``make``. Run as a module, ``python -m
+evomerge.testing.strategy_contract``, this file lives through one recorded history in
+a process of its own and prints the digest of all it proposed: string hashing is salted
+per process, and a strategy that leans on it shows only there.
+"""
+
+# ruff: noqa: D102 - the names of tests are sentences
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.core.digest import canonical_json, digest
+from evomerge.core.space import (
+    Axis,
+    ChoiceAxis,
+    Condition,
+    FloatAxis,
+    IntAxis,
+    SearchSpace,
+)
+from evomerge.core.study import StrategySettings
+from evomerge.core.trial import Point
+from evomerge.strategies.base import Proposal, Strategy, Told
+from evomerge.strategies.registry import make_strategy
+
+NUMBERS = SearchSpace(
+    (
+        FloatAxis("x", -1.0, 1.0),
+        FloatAxis("rate", 1e-4, 1.0, log=True),
+        FloatAxis("coarse", 0.0, 1.0, grid=0.1),
+        IntAxis("layers", 0, 12),
+    )
+)
+"""Every kind of number axis."""
+
+MIXED = SearchSpace(
+    (
+        *NUMBERS.axes,
+        ChoiceAxis("method", ("linear", "ties", "dare")),
+        FloatAxis("density", 0.1, 1.0, when=Condition("method", ("ties", "dare"))),
+        ChoiceAxis("rescale", (True, False), when=Condition("method", ("dare",))),
+        IntAxis("only", 3, 3),
+    )
+)
+"""Numbers, choices, and conditions on them."""
+
+
+def distance(point: Point) -> float:
+    """Return a quadratic's value, smallest (0) at a corner-free optimum."""
+    low, high = np.log(1e-4), 0.0
+    parts = [
+        (float(point["x"]) - 0.3) ** 2,
+        ((np.log(float(point["rate"])) - low) / (high - low) - 0.4) ** 2,
+        (float(point["coarse"]) - 0.8) ** 2,
+        ((float(point["layers"]) - 9) / 12) ** 2,
+    ]
+    if "method" in point:
+        parts.append(0.0 if point["method"] == "ties" else 0.3)
+        parts.append((float(point.get("density", 0.2)) - 0.6) ** 2)
+    return float(sum(parts))
+
+
+def results(points: Sequence[Point], n_objectives: int, n_fail: int) -> list[Told]:
+    """Score points: every ``n_fail``-th fails, and ``x`` above 0.5 is infeasible.
+
+    Args:
+        points: A generation.
+        n_objectives: 1 or 2; the second pulls ``coarse`` the other way.
+        n_fail: 0 for no failures.
+    """
+    out = []
+    for index, point in enumerate(points):
+        if n_fail and index % n_fail == 1:
+            out.append(Told(point, None))
+            continue
+        losses = (distance(point), float(point["coarse"]))[:n_objectives]
+        out.append(Told(point, losses, (float(point["x"]) - 0.5,)))
+    return out
+
+
+def recorded(proposal: Proposal) -> Proposal:
+    """Return a proposal as a database gives it back."""
+    memory = json.loads(canonical_json(dict(proposal.memory)))
+    points = json.loads(json.dumps([dict(point) for point in proposal.points]))
+    return Proposal(tuple(points), memory=memory, note=proposal.note)
+
+
+def live(
+    strategy: Strategy, n_generations: int, n_objectives: int, n_fail: int = 4
+) -> list[Proposal]:
+    """Ask and tell a strategy; every generation as recorded."""
+    history = []
+    for generation in range(1, n_generations + 1):
+        proposal = strategy.ask(generation)
+        history.append(recorded(proposal))
+        told = results(proposal.points, n_objectives, n_fail)
+        strategy.tell(generation, proposal, told)
+    return history
+
+
+def resume(
+    strategy: Strategy, history: Sequence[Proposal], n_objectives: int, n_fail: int = 4
+) -> None:
+    """Bring a new strategy to the end of a recorded history."""
+    for generation, proposal in enumerate(history, start=1):
+        if strategy.is_fold:
+            asked = recorded(strategy.ask(generation))
+            assert asked == proposal, f"generation {generation} diverged"
+        told = results(proposal.points, n_objectives, n_fail)
+        strategy.tell(generation, proposal, told)
+
+
+def digest_of(history: Sequence[Proposal]) -> str:
+    """Name all that was proposed, bit for bit."""
+    return digest([[list(p.points), dict(p.memory), p.note] for p in history])
+
+
+class StrategyContract:
+    """Inherit, set the attributes, and every promise is tested.
+
+    Attributes:
+        settings: The strategy under test.
+        space: What it searches.
+        n_objectives: 1 or 2.
+        n_generations: Length of the histories.
+    """
+
+    settings: StrategySettings
+    space: SearchSpace = MIXED
+    n_objectives: int = 1
+    n_generations: int = 4
+
+    def make(self, seed: int = 7) -> Strategy:
+        """Build the strategy under test, before its first ask."""
+        return make_strategy(
+            self.settings,
+            self.space,
+            n_objectives=self.n_objectives,
+            n_constraints=1,
+            seed=seed,
+        )
+
+    def test_equal_seeds_and_histories_give_equal_proposals(self) -> None:
+        first = live(self.make(), self.n_generations, self.n_objectives)
+        second = live(self.make(), self.n_generations, self.n_objectives)
+        assert first == second
+
+    def test_another_seed_proposes_something_else(self) -> None:
+        assert live(self.make(1), 2, self.n_objectives) != live(
+            self.make(2), 2, self.n_objectives
+        )
+
+    def test_resuming_at_any_generation_equals_the_undisturbed_run(self) -> None:
+        history = live(self.make(), self.n_generations, self.n_objectives)
+        for done in range(self.n_generations):
+            strategy = self.make()
+            resume(strategy, history[:done], self.n_objectives)
+            for generation in range(done + 1, self.n_generations + 1)[:2]:
+                proposal = strategy.ask(generation)
+                assert recorded(proposal) == history[generation - 1]
+                told = results(proposal.points, self.n_objectives, 4)
+                strategy.tell(generation, proposal, told)
+
+    @pytest.mark.slow
+    def test_a_process_with_other_string_hashes_proposes_the_same(self) -> None:
+        here = live(self.make(), self.n_generations, self.n_objectives)
+        brief = {
+            "kind": self.settings.kind,
+            "generation_size": self.settings.generation_size,
+            "options": dict(self.settings.options),
+            "space": "numbers" if self.space is NUMBERS else "mixed",
+            "n_objectives": self.n_objectives,
+            "history": [[list(p.points), dict(p.memory)] for p in here],
+        }
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", __name__],
+            input=json.dumps(brief),
+            env={**os.environ, "PYTHONHASHSEED": "1"},  # 0 would switch salting off
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        fresh, resumed = run.stdout.split()
+        assert fresh == digest_of(here)
+        assert resumed == digest_of(here[-1:])
+
+    def test_draws_of_other_libraries_change_nothing(self) -> None:
+        undisturbed = live(self.make(), 3, self.n_objectives)
+        strategy = self.make()
+        for generation in range(1, 4):
+            np.random.seed(generation)  # noqa: NPY002 - what careless libraries do
+            proposal = strategy.ask(generation)
+            assert recorded(proposal) == undisturbed[generation - 1]
+            np.random.random(generation)  # noqa: NPY002
+            told = results(proposal.points, self.n_objectives, 4)
+            strategy.tell(generation, proposal, told)
+
+    def test_the_global_random_state_is_left_as_it_was(self) -> None:
+        np.random.seed(5)  # noqa: NPY002
+        expected = np.random.random(3)  # noqa: NPY002
+        np.random.seed(5)  # noqa: NPY002
+        live(self.make(), 2, self.n_objectives)
+        assert (np.random.random(3) == expected).all()  # noqa: NPY002
+
+    def test_points_lie_on_the_grid_of_the_space(self) -> None:
+        for proposal in live(self.make(), self.n_generations, self.n_objectives):
+            for point in proposal.points:
+                self.space.check(point)
+                for axis in self.space.axes:
+                    assert axis.name not in point or on_grid(axis, point[axis.name])
+
+    def test_memory_is_plain_json(self) -> None:
+        strategy = self.make()
+        for generation in (1, 2, 3):
+            proposal = strategy.ask(generation)
+            assert recorded(proposal).memory == dict(proposal.memory)
+            told = results(proposal.points, self.n_objectives, 0)
+            strategy.tell(generation, proposal, told)
+
+    def test_generations_of_failed_candidates_only_are_survived(self) -> None:
+        strategy = self.make()
+        for generation in range(1, 6):
+            proposal = strategy.ask(generation)
+            assert len(proposal.points) >= 1
+            dead = [Told(point, None) for point in proposal.points]
+            strategy.tell(generation, proposal, dead)
+        live_again = strategy.ask(6)
+        told = results(live_again.points, self.n_objectives, 0)
+        strategy.tell(6, live_again, told)
+        assert strategy.ask(7).points
+
+    def test_generations_of_infeasible_candidates_only_are_survived(self) -> None:
+        strategy = self.make()
+        for generation in range(1, 5):
+            proposal = strategy.ask(generation)
+            told = [
+                Told(r.point, r.losses, (1.0 + float(r.point["x"]) ** 2,))
+                for r in results(proposal.points, self.n_objectives, 0)
+            ]
+            strategy.tell(generation, proposal, told)
+        assert strategy.ask(5).points
+
+    def test_a_generation_cut_short_is_told_and_can_be_gone_on_from(self) -> None:
+        usual = len(self.make().ask(1).points)
+        for n in (0, 1, usual // 2 + 1, usual - 1):
+            after = [self._after_a_cut(n, trimmed=trimmed) for trimmed in (False, True)]
+            assert after[0] == after[1]
+
+    def _after_a_cut(self, n: int, *, trimmed: bool) -> Proposal:
+        """Cut generation 2 to ``n``; go on live, or from what was recorded of it."""
+        strategy = self.make()
+        history = live(strategy, 1, self.n_objectives)
+        proposal = strategy.ask(2)
+        told = results(proposal.points, self.n_objectives, 0)[:n]
+        if trimmed:
+            strategy = self.make()
+            resume(strategy, history, self.n_objectives)
+            if strategy.is_fold:
+                strategy.ask(2)
+            memory = recorded(proposal).memory
+            proposal = Proposal(proposal.points[:n], memory=memory)
+        strategy.tell(2, proposal, told)
+        return recorded(strategy.ask(3))
+
+    def test_asking_twice_is_refused(self) -> None:
+        strategy = self.make()
+        strategy.ask(1)
+        with pytest.raises(ValueError, match="out of order"):
+            strategy.ask(1)
+
+    def test_asking_ahead_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="out of order"):
+            self.make().ask(2)
+
+    def test_telling_twice_is_refused(self) -> None:
+        strategy = self.make()
+        proposal = strategy.ask(1)
+        told = results(proposal.points, self.n_objectives, 0)
+        strategy.tell(1, proposal, told)
+        with pytest.raises(ValueError, match="out of order"):
+            strategy.tell(1, proposal, told)
+
+    def test_results_of_other_points_are_refused(self) -> None:
+        strategy = self.make()
+        proposal = strategy.ask(1)
+        told = results(proposal.points, self.n_objectives, 0)
+        with pytest.raises(ValueError, match="index order"):
+            strategy.tell(1, proposal, told[::-1])
+
+    def test_a_loss_that_is_not_finite_is_refused(self) -> None:
+        strategy = self.make()
+        proposal = strategy.ask(1)
+        told = results(proposal.points, self.n_objectives, 0)
+        nan = (float("nan"),) * self.n_objectives
+        told[0] = Told(told[0].point, nan, told[0].violations)
+        with pytest.raises(ValueError, match="not finite"):
+            strategy.tell(1, proposal, told)
+
+
+class LearningContract(StrategyContract):
+    """The same, for a strategy that must beat chance."""
+
+    n_learning: int = 12
+
+    def test_later_generations_are_better_than_the_first(self) -> None:
+        history = live(self.make(), self.n_learning, self.n_objectives)
+        first = np.median([distance(p) for p in history[0].points])
+        last = np.median([distance(p) for p in history[-1].points])
+        assert last < 0.7 * first
+
+
+def on_grid(axis: Axis, value: Any) -> bool:
+    """Tell whether rounding a value changes nothing."""
+    if isinstance(axis, ChoiceAxis):
+        return value in axis.choices
+    return bool(axis.value(axis.unit(value)) == value)
+
+
+def _in_own_process(brief: dict[str, Any]) -> None:
+    space = NUMBERS if brief["space"] == "numbers" else MIXED
+    settings = StrategySettings(
+        brief["kind"], brief["generation_size"], brief["options"]
+    )
+    history = [Proposal(tuple(points), m) for points, m in brief["history"]]
+    n_objectives = brief["n_objectives"]
+
+    def make() -> Strategy:
+        return make_strategy(
+            settings, space, n_objectives=n_objectives, n_constraints=1, seed=7
+        )
+
+    fresh = live(make(), len(history), n_objectives)
+    strategy = make()
+    resume(strategy, fresh[:-1] if strategy.is_fold else history[:-1], n_objectives)
+    last = recorded(strategy.ask(len(history)))
+    sys.stdout.write(f"{digest_of(fresh)} {digest_of([last])}\n")
+
+
+if __name__ == "__main__":
+    _in_own_process(json.load(sys.stdin))

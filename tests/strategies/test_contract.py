@@ -1,0 +1,45 @@
+from evomerge.core.study import StrategySettings
+from evomerge.testing.strategy_contract import (
+    NUMBERS,
+    LearningContract,
+    StrategyContract,
+)
+
+
+class TestCma(LearningContract):
+    settings = StrategySettings("cma", 8)
+    space = NUMBERS
+    n_generations = 10
+
+
+class TestCmaWithSmallGenerationsAndBipop(StrategyContract):
+    settings = StrategySettings("cma", 5, {"restarts": "bipop", "sigma": 0.1})
+    space = NUMBERS
+    n_generations = 10
+
+
+class TestCmaDiagonal(LearningContract):
+    settings = StrategySettings("cma", None, {"diagonal": True})
+    space = NUMBERS
+
+
+class TestTpe(LearningContract):
+    settings = StrategySettings("tpe", 5, {"startup": 4})
+
+
+class TestTpeOfTwoObjectives(StrategyContract):
+    settings = StrategySettings("tpe", 5, {"startup": 4})
+    n_objectives = 2
+
+
+class TestNsga2(StrategyContract):
+    settings = StrategySettings("nsga2", 8)
+    n_objectives = 2
+
+
+class TestNsga2OfOneObjective(LearningContract):
+    settings = StrategySettings("nsga2", 8, {"crossover": "sbx"})
+
+
+class TestRandom(StrategyContract):
+    settings = StrategySettings("random")
