@@ -1,0 +1,232 @@
+"""One worker's work: swap a recipe into the engine, score its blocks, say who failed.
+
+Called by every pool, in its own process or in the caller's, and by export. Knows
+nothing of studies, strategies or databases; heavy libraries load with the engine and
+task kinds that need them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.recipe import Recipe
+from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    BlockScored,
+    TaskSettings,
+    WorkerReady,
+    WorkerSetup,
+)
+from evomerge.errors import CandidateError, Problem, SpecError, WorkerError
+from evomerge.scoring import landscape
+from evomerge.scoring.engine import Engine
+from evomerge.scoring.engines import open_engine
+from evomerge.scoring.failures import failure_from
+
+_log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """A living engine and its tasks; one thread, one assignment at a time.
+
+    Creating it starts the engine and runs its self-test, so a machine that does not
+    compute what a cold load computes never gets as far as scoring.
+
+    Raises:
+        SpecError: A task cannot be built, or two have one name.
+        CheckpointError: The frame cannot be loaded.
+        SelfTestError: Swapped weights do not behave as cold-loaded ones.
+        WorkerError: The engine or machine failed.
+    """
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        started = time.perf_counter()
+        _refuse_equal_names(setup.tasks)
+        self._engine = open_engine(setup)
+        try:
+            self_test = self._engine.self_test()
+            self._tasks = _Tasks(setup, self._engine)
+            self._descriptions = self._tasks.describe()
+        except BaseException:
+            self._engine.close()
+            raise
+        self._facts: Mapping[str, Any] = {
+            "engine": dict(self._engine.facts),
+            "self_test": {
+                "probe_difference": self_test.probe_difference,
+                "return_difference": self_test.return_difference,
+                "swap_s": self_test.swap_s,
+            },
+            "start_s": time.perf_counter() - started,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+        }
+
+    def ready(self, worker: str) -> WorkerReady:
+        """Describe the tasks, under the name the pool gave this worker."""
+        return WorkerReady(worker, self._descriptions, self._facts)
+
+    def run(
+        self, worker: str, assignment: Assignment
+    ) -> Iterator[BlockScored | AttemptDone | AttemptFailed]:
+        """Work on an assignment; each block is answered as it ends.
+
+        The last event is AttemptDone or AttemptFailed, never an exception. The time
+        limit is looked at between blocks; a block that hangs is for the pool to kill.
+        """
+        attempt = _Attempt(worker, assignment)
+        is_scoring = False
+        try:
+            report = self._engine.swap(assignment.recipe)
+            is_scoring = True
+            for block in assignment.blocks:
+                if attempt.is_late:
+                    yield attempt.failed(attempt.timeout())
+                    return
+                began = time.perf_counter()
+                outcomes = self._tasks.score(assignment.recipe, block)
+                yield attempt.scored(block, outcomes, time.perf_counter() - began)
+        except Exception as error:  # noqa: BLE001 - the worker's outermost call
+            failure = failure_from(error, scoring=is_scoring)
+            _log.warning(
+                "trial %d, attempt %d failed (%s, fault of the %s): %s",
+                assignment.trial,
+                assignment.attempt,
+                failure.cause,
+                failure.blame,
+                error,
+                exc_info=error if failure.cause is not Cause.NON_FINITE else None,
+            )
+            yield attempt.failed(failure)
+            return
+        yield attempt.done(report.materialise_s, report.swap_s)
+
+    def score(self, recipe: Recipe, blocks: Sequence[BlockKey]) -> tuple[Outcome, ...]:
+        """Score blocks outside any trial, as export does; errors come through.
+
+        Returns:
+            Outcomes in the order of the blocks, then of the manifest.
+
+        Raises:
+            CandidateError: The merged weights or the scores are not finite.
+            WorkerError: The engine or machine failed.
+        """
+        self._engine.swap(recipe)
+        return tuple(
+            outcome for block in blocks for outcome in self._tasks.score(recipe, block)
+        )
+
+    def close(self) -> None:
+        """Free the engine; idempotent."""
+        self._engine.close()
+
+
+class _Tasks:
+    """Sends every block to the kind of task it belongs to."""
+
+    def __init__(self, setup: WorkerSetup, engine: Engine) -> None:
+        self._order = [settings.name for settings in setup.tasks]
+        self._simulated = {
+            settings.name: landscape.SimulatedTask(
+                settings, engine.facts, setup.cache_dir
+            )
+            for settings in setup.tasks
+            if settings.task == landscape.TASK
+        }
+        real = [s for s in setup.tasks if s.task != landscape.TASK]
+        self._real = None
+        if real:
+            from evomerge.scoring.harness import LmEvalTasks
+
+            self._real = LmEvalTasks(real, engine, setup.cache_dir)
+
+    def describe(self) -> tuple[TaskDescription, ...]:
+        found = {name: task.describe() for name, task in self._simulated.items()}
+        if self._real is not None:
+            found |= {d.manifest.task: d for d in self._real.describe()}
+        return tuple(found[name] for name in self._order)
+
+    def score(self, recipe: Recipe, block: BlockKey) -> tuple[Outcome, ...]:
+        if block.task in self._simulated:
+            outcomes = self._simulated[block.task].score(recipe, block)
+        elif self._real is not None:
+            outcomes = self._real.score(block)
+        else:
+            raise WorkerError(f"This worker has no task {block.task!r}.")
+        _refuse_non_finite(block, outcomes)
+        return outcomes
+
+
+class _Attempt:
+    """The clock and the envelope of one assignment's answers."""
+
+    def __init__(self, worker: str, assignment: Assignment) -> None:
+        self._worker = worker
+        self._assignment = assignment
+        self._started = time.perf_counter()
+        self._score_s = 0.0
+
+    @property
+    def is_late(self) -> bool:
+        """The time limit has passed."""
+        return time.perf_counter() - self._started > self._assignment.timeout_s
+
+    def timeout(self) -> Failure:
+        return Failure(
+            Cause.TIMEOUT,
+            Blame.MACHINE,
+            f"Not done after {time.perf_counter() - self._started:.1f} s; the limit "
+            f"is {self._assignment.timeout_s:g} s.",
+        )
+
+    def scored(
+        self, block: BlockKey, outcomes: tuple[Outcome, ...], seconds: float
+    ) -> BlockScored:
+        self._score_s += seconds
+        number, attempt = self._assignment.trial, self._assignment.attempt
+        return BlockScored(self._worker, number, attempt, block, outcomes, seconds)
+
+    def failed(self, failure: Failure) -> AttemptFailed:
+        number, attempt = self._assignment.trial, self._assignment.attempt
+        return AttemptFailed(self._worker, number, attempt, failure)
+
+    def done(self, materialise_s: float, swap_s: float) -> AttemptDone:
+        seconds = {
+            "materialise": materialise_s,
+            "swap": swap_s,
+            "score": self._score_s,
+        }
+        number, attempt = self._assignment.trial, self._assignment.attempt
+        return AttemptDone(self._worker, number, attempt, seconds)
+
+
+def _refuse_non_finite(block: BlockKey, outcomes: Sequence[Outcome]) -> None:
+    """A score that is no number must not reach the store."""
+    for outcome in outcomes:
+        for metric, value in outcome.metrics.items():
+            if not math.isfinite(value):
+                raise CandidateError(
+                    f"Metric {metric!r} of item {outcome.item} in task {block.task!r} "
+                    f"is {value}, not a finite number."
+                )
+
+
+def _refuse_equal_names(tasks: Sequence[TaskSettings]) -> None:
+    names = [settings.name for settings in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(
+            [Problem(f"task {name}", "two tasks have this name") for name in twice]
+        )

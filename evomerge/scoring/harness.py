@@ -1,0 +1,184 @@
+"""Tasks of lm-eval on a living engine, a block of items at a time.
+
+The evaluator owns one ``LmEvalTasks`` a worker. Tasks, prompts and tokens are built
+once; for each block the answers are asked for, filtered and measured by the task's own
+methods, so every figure equals that of ``lm_eval.evaluator.evaluate``. This module
+and its siblings named ``lm_*`` are the only ones that load lm-eval.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+
+from evomerge.core.protocol import (
+    BlockKey,
+    Manifest,
+    Outcome,
+    Protocol,
+    TaskDescription,
+)
+from evomerge.core.work import TaskSettings
+from evomerge.errors import WorkerError
+from evomerge.scoring.engine import Completion, Engine
+from evomerge.scoring.lm_adapter import EngineLM
+from evomerge.scoring.lm_protocol import protocol_settings
+from evomerge.scoring.lm_questions import Question, build_questions
+from evomerge.scoring.lm_tasks import load_task, wrong
+
+
+class LmEvalTasks:
+    """The lm-eval tasks of one worker.
+
+    Raises:
+        SpecError: A task is unknown, refused, or cannot be built.
+    """
+
+    def __init__(
+        self, settings: Sequence[TaskSettings], engine: Engine, cache_dir: str
+    ) -> None:
+        lm = EngineLM(engine)
+        self._tasks = {s.name: _Task(s, engine, lm, cache_dir) for s in settings}
+
+    def describe(self) -> tuple[TaskDescription, ...]:
+        """Return items, protocol and metrics of every task, in the order given."""
+        return tuple(task.description for task in self._tasks.values())
+
+    def score(self, block: BlockKey) -> tuple[Outcome, ...]:
+        """Answer a block of items with the engine's present weights.
+
+        Returns:
+            One outcome an item, in the manifest's order.
+
+        Raises:
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine failed, or there is no such task here.
+        """
+        if block.task not in self._tasks:
+            raise WorkerError(f"This worker has no task {block.task!r}.")
+        return self._tasks[block.task].score(block)
+
+
+class _Task:
+    """One task with its questions."""
+
+    def __init__(
+        self, settings: TaskSettings, engine: Engine, lm: EngineLM, cache_dir: str
+    ) -> None:
+        self._lm = lm
+        self._task = load_task(settings, cache_dir)
+        questions = build_questions(self._task, settings, lm)
+        self._questions = questions.by_id
+        self._metrics = _offered(self._task, settings)
+        self._check_generation(settings)
+        self.description = TaskDescription(
+            manifest=Manifest(settings.name, questions.items),
+            protocol=Protocol(
+                settings.name,
+                protocol_settings(self._task, settings, engine, questions),
+            ),
+            metrics=tuple(self._metrics),
+        )
+
+    def score(self, block: BlockKey) -> tuple[Outcome, ...]:
+        ids = self.description.manifest.ids(block)
+        asked = [self._questions[name] for name in ids]
+        instances = [i for question in asked for i in question.instances]
+        completions = _answer(self._lm, instances)
+        self._task._instances = instances
+        self._task.apply_filters()
+        return tuple(
+            self._outcome(name, question, completions)
+            for name, question in zip(ids, asked, strict=True)
+        )
+
+    def _outcome(
+        self,
+        name: str,
+        question: Question,
+        completions: Mapping[int, list[Completion]],
+    ) -> Outcome:
+        measured: dict[str, Mapping[str, Any]] = {}
+        metrics = {}
+        for key, (metric, filter_name) in self._metrics.items():
+            if filter_name not in measured:
+                measured[filter_name] = self._task.process_results(
+                    question.doc,
+                    [i.filtered_resps[filter_name] for i in question.instances],
+                )
+            metrics[key] = float(measured[filter_name][metric])
+        answers = [
+            answer
+            for instance in question.instances
+            for answer in completions.get(id(instance), ())
+        ]
+        return Outcome(
+            item=name,
+            metrics=metrics,
+            tokens=sum(answer.n_tokens for answer in answers),
+            truncated=any(answer.truncated for answer in answers),
+        )
+
+    def _check_generation(self, settings: TaskSettings) -> None:
+        """Find a generation setting that engines do not offer now, not in a trial."""
+        first = next(iter(self._questions.values())).instances[0]
+        if first.request_type == "generate_until":
+            try:
+                self._lm.prompt(*first.args)
+            except (TypeError, ValueError) as error:
+                raise wrong(settings, f"gen_kwargs: {error}") from error
+
+
+def _answer(lm: EngineLM, instances: Sequence[Instance]) -> dict[int, list[Completion]]:
+    """Ask the engine, kind by kind, and leave every answer with its request.
+
+    Returns:
+        Identity of a generating request to its answers.
+    """
+    kinds: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        instance.resps = []
+        instance.filtered_resps = {}
+        kinds[instance.request_type].extend(
+            itertools.repeat(instance, instance.repeats or 1)
+        )
+    completions: dict[int, list[Completion]] = defaultdict(list)
+    for kind, requests in kinds.items():
+        if kind == "generate_until":
+            for request, answer in zip(requests, lm.complete(requests), strict=True):
+                completions[id(request)].append(answer)
+                request.resps.append(answer.text)
+        else:
+            answers = getattr(lm, kind)(requests)
+            for request, pair in zip(requests, answers, strict=True):
+                request.resps.append(pair)
+    return completions
+
+
+def _offered(
+    task: ConfigurableTask, settings: TaskSettings
+) -> dict[str, tuple[str, str]]:
+    """Return the metrics that are a mean over items: name to (metric, filter).
+
+    A task with one filter offers ``metric``, one with several ``metric,filter``.
+    """
+    filters = [ensemble.name for ensemble in task._filters]
+    aggregations = task.aggregation()
+    metrics = [name for name, how in aggregations.items() if how is mean]
+    if not metrics:
+        raise wrong(
+            settings,
+            f"{settings.task!r} has no metric that is a mean over items (it has "
+            f"{', '.join(aggregations) or 'none'}).",
+        )
+    return {
+        metric if len(filters) == 1 else f"{metric},{name}": (metric, name)
+        for name in filters
+        for metric in metrics
+    }
