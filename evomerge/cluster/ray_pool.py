@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 START_TRIES = 3
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
+WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
 
 # Set before vLLM or torch is imported in a worker.
 WORKER_ENV = {
@@ -50,18 +51,20 @@ class Placement:
     """Where workers run.
 
     Attributes:
-        n_workers: How many; on a cluster they wait for free resources.
-        address: Of a running Ray; None starts one on this machine.
-        gpus: GPUs (or a share of one) each worker reserves.
-        cpus: Cores each worker reserves.
         run_dir: Folder for this run's Ray token.
+        n_workers: How many; on a cluster they wait for free resources. None means
+            one per GPU, or without GPUs as many as cores and memory carry.
+        address: Of a running Ray; None starts one on this machine.
+        gpus: GPUs (or a share of one) each worker reserves; None means one where
+            there are any.
+        cpus: Cores each worker reserves.
         env: Further environment variables of the workers.
     """
 
-    n_workers: int
     run_dir: str
+    n_workers: int | None = None
     address: str | None = None
-    gpus: float = 0.0
+    gpus: float | None = None
     cpus: float = 1.0
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -86,12 +89,19 @@ class RayPool:
         self._n_started = 0
         self._n_bad_starts = 0
         self._owns_ray = False
+        self._gpus = 0.0
         self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> None:
         """Connect to Ray, or start one here, and bring the workers up."""
         self._connect()
-        for _ in range(self._placement.n_workers):
+        import ray
+
+        found = ray.cluster_resources()
+        n_gpus = found.get("GPU", 0.0)
+        asked = self._placement.gpus
+        self._gpus = (1.0 if n_gpus else 0.0) if asked is None else asked
+        for _ in range(self._placement.n_workers or _as_many_as_fit(found)):
             self._add()
 
     def free(self) -> Sequence[str]:
@@ -171,14 +181,14 @@ class RayPool:
             if address is not None:
                 ray.init(address=address, namespace=NAMESPACE, **quiet)
             else:
-                n = self._placement.n_workers
+                n = self._placement.n_workers or 1
+                n_cores = max(os.cpu_count() or 1, round(n * self._placement.cpus))
                 # Short: Ray puts Unix sockets below it, and their paths are limited.
                 self._temp_dir = tempfile.TemporaryDirectory(
                     prefix="em-ray-", ignore_cleanup_errors=True
                 )
-                # GPUs are whatever Ray finds; on a machine without, none are asked.
                 ray.init(
-                    num_cpus=max(1, round(n * self._placement.cpus)),
+                    num_cpus=n_cores,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     namespace=NAMESPACE,
@@ -204,7 +214,7 @@ class RayPool:
             ray.remote(Worker)
             .options(
                 num_cpus=self._placement.cpus,
-                num_gpus=self._placement.gpus,
+                num_gpus=self._gpus,
                 max_restarts=0,
                 max_task_retries=0,
                 runtime_env={"env_vars": {**WORKER_ENV, **self._placement.env}},
@@ -257,6 +267,13 @@ class RayPool:
         with suppress(Exception):
             ray.kill(slot.actor, no_restart=True)
         self._add()
+
+
+def _as_many_as_fit(found: Mapping[str, float]) -> int:
+    if n_gpus := int(found.get("GPU", 0)):
+        return n_gpus
+    by_memory = int(found.get("memory", 0) // WORKER_BYTES)
+    return max(1, min(int(found.get("CPU", 1)), by_memory))
 
 
 def _failure(name: str, error: BaseException) -> Failure:

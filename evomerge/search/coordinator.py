@@ -93,6 +93,8 @@ class Coordinator:
         )
         self._store.recover(self._lease)
         self._store.set_finished(self._lease, None)
+        if self._plan.allowance is not None:
+            self._store.set_allowance(self._lease, self._plan.allowance)
         recorded = self._store.tasks(study.id)
         self._tasks = tuple(recorded) if recorded is not None else None
         strategy = self._strategy()
@@ -230,8 +232,6 @@ class Coordinator:
                 self._score(self._attempts.hand_out(life, tasks, self._workers))
             elif not life.running:
                 return False
-            if life.is_complete:
-                break
             for event in self._pool.poll(POLL_S):
                 self._handle(study, life, event)
             self._score(self._attempts.stop_overdue(life))

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from evomerge.core.recipe import Recipe
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Candidate, Point
 from evomerge.search.lifecycle import RetryPolicy
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A trial of generation 0: a baseline, or a start of the user's own."""
-
-    label: str
-    recipe: Recipe
-    point: Point | None = None
+from evomerge.specs.resolved import Baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +20,7 @@ class Plan:
     Attributes:
         starts: Generation 0, in order.
         timeout_s: Longest one attempt may take.
+        allowance: What this run changes (budget, workers); None changes nothing.
     """
 
     name: str
@@ -37,9 +30,10 @@ class Plan:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     strategy: StrategySettings
-    starts: tuple[Start, ...]
+    starts: tuple[Baseline, ...]
     budget: Budget
     timeout_s: float
+    allowance: Mapping[str, Any] | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
     def baselines(self) -> tuple[Candidate, ...]:

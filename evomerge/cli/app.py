@@ -1,0 +1,69 @@
+"""The `evomerge` command: all groups of commands, and how errors end."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from evomerge import __version__
+from evomerge.cli import models, run, studies, tools
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+    epilog="A first run, from nothing: evomerge zoo zoo && "
+    "evomerge run search_spaces/scalars.yaml",
+)
+@click.version_option(__version__)
+@click.option("-v", "--verbose", is_flag=True, help="Tell routine steps too.")
+def app(verbose: bool) -> None:
+    """Search for the best way to merge language models."""
+    from evomerge.logs import set_up
+
+    set_up(verbose=verbose)
+
+
+for _command in (
+    run.run,
+    run.resume,
+    studies.status,
+    studies.front,
+    studies.trials,
+    models.export,
+    models.merge,
+    tools.check,
+    tools.zoo,
+    tools.doctor,
+):
+    app.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process.
+
+    Exit codes: 0 done, 1 a defect of evomerge (with a traceback), 2 something the user
+    can put right, 130 stopped by Ctrl-C.
+    """
+    from evomerge.errors import EvomergeError
+    from evomerge.logs import masked
+
+    try:
+        code = app.main(args=arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        code = 130
+    except EvomergeError as error:
+        click.echo(f"Error: {masked(str(error))}", err=True)
+        code = 2
+    except Exception:  # noqa: BLE001 - the outermost call: a defect, shown in full
+        click.echo(masked(traceback.format_exc()), err=True)
+        code = 1
+    sys.exit(code or 0)

@@ -1,0 +1,74 @@
+"""Options that several commands share, and the settings read from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_DB = "sqlite:///evomerge.db"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def db_option(command: _F) -> _F:
+    """Add ``--db``; the variable EVOMERGE_DB and then one local file stand in."""
+    return click.option(
+        "--db",
+        metavar="URL",
+        envvar="EVOMERGE_DB",
+        default=DEFAULT_DB,
+        help="Database. Default: $EVOMERGE_DB, else evomerge.db in this folder.",
+    )(command)
+
+
+def json_option(command: _F) -> _F:
+    """Add ``--json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON instead of a table."
+    )(command)
+
+
+def placement_options(command: _F) -> _F:
+    """Add ``--workers``, ``--address`` and ``--in-process``."""
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Engines at once, instead of what the study says.",
+    )
+    address = click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="A running Ray cluster; without it, Ray is started on this machine.",
+    )
+    inside = click.option(
+        "--in-process",
+        is_flag=True,
+        help="One worker inside this process, without Ray: for debugging.",
+    )
+    return workers(address(inside(command)))
+
+
+def budget_options(command: _F) -> _F:
+    """Add ``--trials``, ``--items`` and ``--minutes``."""
+    trials = click.option(
+        "--trials", type=click.IntRange(1), help="Candidates in all, from now on."
+    )
+    items = click.option(
+        "--items", type=click.IntRange(1), help="Scored items in all, from now on."
+    )
+    minutes = click.option(
+        "--minutes",
+        type=click.FloatRange(0, min_open=True),
+        help="Wall time in all, from now on.",
+    )
+    return trials(items(minutes(command)))
+
+
+def cache_dir() -> Path:
+    """Return where things that can be made again are kept."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "evomerge"

@@ -1,0 +1,119 @@
+"""`evomerge run` and `evomerge resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evomerge.cli.options import (
+    budget_options,
+    cache_dir,
+    db_option,
+    json_option,
+    placement_options,
+)
+
+if TYPE_CHECKING:
+    from evomerge.api import RunReport
+
+
+@click.command(
+    epilog="Example: evomerge run search_spaces/scalars.yaml --workers 2",
+)
+@click.argument("study", type=click.Path(path_type=Path))
+@placement_options
+@db_option
+@json_option
+def run(
+    study: Path,
+    workers: int | None,
+    address: str | None,
+    in_process: bool,
+    db: str,
+    as_json: bool,
+) -> None:
+    """Search as the STUDY file says, until its budget is used.
+
+    A study of the same name and configuration that is in the database already goes on
+    where it stands; one of another configuration is refused, with the differences.
+    """
+    from evomerge import api
+    from evomerge.cli.live import live_view
+
+    where = api.Where(workers, address, in_process, cache_dir())
+    prepared = api.prepare(study, db=db, where=where)
+    with live_view(prepared.objectives) as observer, _how_to_resume(prepared.name, db):
+        report = api.search(prepared, observer)
+    _print(report, as_json)
+
+
+@click.command(epilog="Example: evomerge resume scalars --trials 200")
+@click.argument("name")
+@budget_options
+@placement_options
+@db_option
+@json_option
+def resume(
+    name: str,
+    trials: int | None,
+    items: int | None,
+    minutes: float | None,
+    workers: int | None,
+    address: str | None,
+    in_process: bool,
+    db: str,
+    as_json: bool,
+) -> None:
+    """Go on with the study NAME exactly where it stands, after any kind of stop.
+
+    Budget and workers may change; what a budget says holds for the whole study.
+    """
+    from evomerge import api
+    from evomerge.cli.live import live_view
+
+    where = api.Where(workers, address, in_process, cache_dir())
+    seconds = None if minutes is None else minutes * 60
+    budget = api.Budget(trials, items, seconds)
+    prepared = api.take_up(name, db=db, where=where, budget=budget)
+    with live_view(prepared.objectives) as observer, _how_to_resume(name, db):
+        report = api.search(prepared, observer)
+    _print(report, as_json)
+
+
+class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
+    """On Ctrl-C, say what is kept and how to go on."""
+
+    def __init__(self, name: str, db: str) -> None:
+        self._hint = f"evomerge resume {name} --db {db}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            from evomerge.logs import masked
+
+            click.echo(
+                "\nStopped; everything scored so far is recorded. Go on with:\n  "
+                + masked(self._hint),
+                err=True,
+            )
+
+
+def _print(report: RunReport, as_json: bool) -> None:
+    from evomerge.cli.tables import print_json, print_table
+
+    if as_json:
+        print_json(report)
+        return
+    print_table(
+        f"{report.name}: {report.reason}; {report.trials} trials, {report.items} "
+        f"items, {report.seconds:.0f} s",
+        ("objective", "best", "trial", "label"),
+        [(best.objective, best.value, best.trial, best.label) for best in report.best],
+    )
+    click.echo(
+        f"The front has {report.front_size} trials: evomerge front {report.name}"
+    )

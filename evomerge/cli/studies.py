@@ -1,0 +1,94 @@
+"""`evomerge status`, `front` and `trials`: read what the database holds."""
+
+from __future__ import annotations
+
+import click
+
+from evomerge.cli.options import db_option, json_option
+
+
+@click.command(epilog="Example: evomerge status scalars")
+@click.argument("name")
+@db_option
+@json_option
+def status(name: str, db: str, as_json: bool) -> None:
+    """Show how the study NAME stands."""
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    found = api.status(name, db=db)
+    if as_json:
+        print_json(found)
+        return
+    rows: list[tuple[str, object]] = [
+        ("state", found.state),
+        ("created", found.created),
+        ("generation", found.generation),
+        *((f"trials {state}", count) for state, count in found.counts.items()),
+        ("budget used", found.used),
+        ("front", f"{found.front_size} trials"),
+        *(
+            (f"best {best.objective}", f"{best.value:.4g} (trial {best.trial})")
+            for best in found.best
+        ),
+        *((f"failed: {cause}", count) for cause, count in found.causes.items()),
+        ("report items opened", f"{found.openings} times"),
+    ]
+    print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
+
+
+@click.command(epilog="Example: evomerge front scalars --json")
+@click.argument("name")
+@db_option
+@json_option
+def front(name: str, db: str, as_json: bool) -> None:
+    """List the feasible trials of NAME that no other dominates.
+
+    Scores are those the search saw, on the items it selected on; `evomerge export`
+    scores a trial on sealed items.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    rows = api.front(name, db=db)
+    if as_json:
+        print_json(rows)
+        return
+    names = list(rows[0].values) if rows else []
+    print_table(
+        f"front of {name} (scores on search items)",
+        ("trial", "label", *names),
+        [(row.number, row.label, *row.values.values()) for row in rows],
+    )
+
+
+@click.command(epilog="Example: evomerge trials scalars --json")
+@click.argument("name")
+@db_option
+@json_option
+def trials(name: str, db: str, as_json: bool) -> None:
+    """List every trial of NAME: what was tried, how it ended, what it scored."""
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    rows = api.trials(name, db=db)
+    if as_json:
+        print_json(rows)
+        return
+    names = list(rows[0].values) if rows else []
+    print_table(
+        f"trials of {name}",
+        ("trial", "gen", "state", "attempt", "recipe", *names, "note"),
+        [
+            (
+                row.number,
+                row.generation,
+                row.state,
+                row.attempt,
+                row.recipe[:10],
+                *(row.values.get(objective) for objective in names),
+                row.label or row.failure or ("reused" if row.reused else ""),
+            )
+            for row in rows
+        ],
+    )

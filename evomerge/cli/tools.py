@@ -1,0 +1,96 @@
+"""`evomerge check`, `zoo` and `doctor`: before, and around, a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evomerge.cli.options import cache_dir, db_option, json_option
+
+
+@click.command(epilog="Example: evomerge check search_spaces/scalars.yaml")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option(
+    "--dry-run/--no-dry-run",
+    default=True,
+    help="Score one item a task, to prove names and estimate time (default: yes).",
+)
+@db_option
+@json_option
+def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:
+    """Validate a STUDY file, its sources and tasks, and estimate what it costs."""
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    found = api.check(study, db=db, cache_dir=cache_dir(), dry_run=dry_run)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        f"{study}: no mistakes found",
+        ("", ""),
+        [(key, value) for key, value in found.rows()],
+    )
+
+
+@click.command(epilog="Example: evomerge zoo zoo")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--recipe", default="P128", help="P128, or the smaller L2 or TINY.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+def zoo(out: Path, recipe: str, seed: int) -> None:
+    """Train a base model and three experts on the spot, with tasks to merge them for.
+
+    About two minutes on two cores; a second call finds them there.
+    """
+    from evomerge import api
+
+    api.zoo(out, recipe=recipe, seed=seed)
+
+
+@click.command(epilog="Example: evomerge doctor --engine zoo/base --probe zoo/math")
+@click.option(
+    "--engine",
+    "model",
+    type=click.Path(path_type=Path),
+    help="A model folder to start the engine on.",
+)
+@click.option(
+    "--probe",
+    type=click.Path(path_type=Path),
+    help="Another of the same family, to swap in.",
+)
+@click.option(
+    "--kind", type=click.Choice(["vllm", "hf"]), default="vllm", show_default=True
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+)
+@db_option
+@json_option
+def doctor(
+    model: Path | None,
+    probe: Path | None,
+    kind: str,
+    dtype: str,
+    db: str,
+    as_json: bool,
+) -> None:
+    """Say what this machine has, and prove that swapped weights behave as loaded ones.
+
+    Without --engine only the installation and the database are looked at.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    wanted = api.EngineCheck(model, probe, kind, dtype) if model else None
+    found = api.doctor(wanted, db=db, cache_dir=cache_dir())
+    if as_json:
+        print_json(found)
+    else:
+        print_table("", ("", "", ""), [(f.name, f.value, f.verdict) for f in found])
+    if any(f.verdict == "bad" for f in found):
+        raise SystemExit(2)

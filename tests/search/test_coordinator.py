@@ -1,0 +1,156 @@
+"""A whole search, on a real store and a simulated engine."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evomerge.core.study import Budget, StrategySettings
+from evomerge.core.trial import Trial, TrialState
+from evomerge.errors import ReplayError, SpecError, StudyLockedError
+from evomerge.search.coordinator import Coordinator
+from evomerge.store.base import Store
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
+from evomerge.testing.search import SmallStudy, accuracy
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path}/study.db")
+    yield opened
+    opened.close()
+
+
+def search(store: Store, small: SmallStudy, cache: Path) -> str:
+    plan = small.plan()
+    if not store.studies():
+        store.create_study(plan.name, {}, {}, plan.seed)
+    return Coordinator(plan, store, small.pool(cache), this_process()).run()
+
+
+def trials_of(store: Store) -> list[Trial]:
+    return list(store.trials(store.study("small").id))
+
+
+def comparable(trials: list[Trial]) -> list[object]:
+    return [(t.number, t.candidate, t.state, t.scores) for t in trials]
+
+
+def test_a_search_scores_baselines_first_and_then_its_budget(
+    store: Store, tmp_path: Path
+) -> None:
+    assert search(store, SmallStudy(), tmp_path) == "trial budget used"
+    trials = trials_of(store)
+    assert [t.candidate.generation for t in trials] == [0] * 2 + [1] * 4 + [2] * 4 + [
+        3
+    ] * 4
+    assert all(t.state is TrialState.SCORED for t in trials)
+    assert set(trials[0].scores or {}) >= {"x/acc", "x/tokens", "y/truncated"}
+    assert store.study("small").finished == "trial budget used"
+
+
+def test_the_last_generation_is_cut_to_the_budget(store: Store, tmp_path: Path) -> None:
+    search(store, SmallStudy(budget=Budget(trials=6)), tmp_path)
+    assert store.usage(store.study("small").id).trials == 6
+
+
+@pytest.mark.parametrize("kind", ["random", "cma", "tpe", "nsga2"])
+def test_a_raised_budget_gives_what_it_would_have_given_from_the_start(
+    kind: str, tmp_path: Path
+) -> None:
+    strategy = StrategySettings(kind, 4)
+    small = SmallStudy(strategy, objectives=("x", "y") if kind == "nsga2" else ("x",))
+    whole = open_store(f"sqlite:///{tmp_path}/whole.db")
+    search(whole, replace(small, budget=Budget(trials=14)), tmp_path)
+    parts = open_store(f"sqlite:///{tmp_path}/parts.db")
+    for n_trials in (3, 6, 14):
+        search(parts, replace(small, budget=Budget(trials=n_trials)), tmp_path)
+    assert comparable(trials_of(parts)) == comparable(trials_of(whole))
+
+
+def test_failed_candidates_are_recorded_and_the_search_goes_on(
+    store: Store, tmp_path: Path
+) -> None:
+    search(store, SmallStudy(options={"fail_if": 0.4}), tmp_path)
+    states = Counter(t.state for t in trials_of(store))
+    assert states[TrialState.FAILED] > 0
+    assert states[TrialState.SCORED] > 0
+    failed = next(t for t in trials_of(store) if t.state is TrialState.FAILED)
+    assert failed.failure is not None
+    assert failed.attempt == 1
+
+
+def test_a_machine_that_fails_once_costs_an_attempt_and_nothing_else(
+    store: Store, tmp_path: Path
+) -> None:
+    search(store, SmallStudy(options={"break_if": 1.0, "fault_times": 1}), tmp_path)
+    trials = trials_of(store)
+    assert all(t.state is TrialState.SCORED for t in trials)
+    assert {t.attempt for t in trials} == {3}  # one fault in each of the two tasks
+
+
+def test_a_machine_that_always_fails_quarantines_and_the_study_ends(
+    store: Store, tmp_path: Path
+) -> None:
+    search(store, SmallStudy(options={"break_if": 1.0}), tmp_path)
+    assert {t.state for t in trials_of(store)} == {TrialState.QUARANTINED}
+    assert {t.attempt for t in trials_of(store)} == {3}
+
+
+def test_outcomes_known_from_another_study_are_reused(
+    store: Store, tmp_path: Path
+) -> None:
+    small = SmallStudy(budget=Budget(trials=8))
+    search(store, small, tmp_path)
+    plan = replace(small.plan(), name="again")
+    store.create_study("again", {}, {}, plan.seed)
+    Coordinator(plan, store, small.pool(tmp_path), this_process()).run()
+    again = store.study("again")
+    assert all(trial.reused for trial in store.trials(again.id))
+    assert store.usage(again.id).items == 0
+
+
+def test_an_item_budget_stops_between_trials_and_can_be_raised(
+    store: Store, tmp_path: Path
+) -> None:
+    small = SmallStudy(budget=Budget(items=45))
+    assert search(store, small, tmp_path) == "item budget used"
+    used = store.usage(store.study("small").id).items
+    assert 45 <= used < 45 + 20
+    assert search(store, replace(small, budget=Budget(trials=4)), tmp_path)
+    assert store.usage(store.study("small").id).trials == 4
+
+
+def test_a_history_changed_by_hand_is_a_loud_error(
+    store: Store, tmp_path: Path
+) -> None:
+    small = SmallStudy(StrategySettings("cma", 4), budget=Budget(trials=4))
+    search(store, small, tmp_path)
+    other_seed = replace(small, seed=4, budget=Budget(trials=8))
+    with pytest.raises(ReplayError, match="Study 'small', generation 1"):
+        search(store, other_seed, tmp_path)
+
+
+def test_a_study_another_coordinator_holds_is_refused(
+    store: Store, tmp_path: Path
+) -> None:
+    study = store.create_study("small", {}, {}, 3)
+    held = store.lease(study.id, this_process(), 30)
+    with pytest.raises(StudyLockedError):
+        search(store, SmallStudy(), tmp_path)
+    store.release(held)
+
+
+def test_a_metric_no_task_measures_is_refused_before_any_trial(
+    store: Store, tmp_path: Path
+) -> None:
+    small = SmallStudy()
+    plan = small.plan()
+    wrong = replace(plan, objectives=(accuracy("z"),))
+    store.create_study(plan.name, {}, {}, plan.seed)
+    with pytest.raises(SpecError, match="z/acc is not measured"):
+        Coordinator(wrong, store, small.pool(tmp_path), this_process()).run()
+    assert {t.state for t in trials_of(store)} == {TrialState.PENDING}
