@@ -296,6 +296,7 @@ def _open(name: str, source: Any, sources: Sources) -> View:
         if found is None:
             found = Stored(sources, source.fingerprint)
             sources.views[source.fingerprint] = found
+        sources.check_unchanged(source.fingerprint)
         return found
     if isinstance(source, Nested):
         return Merged(source.recipe, sources)

@@ -34,6 +34,10 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+Stamps = dict[Path, tuple[int, int, int] | None]
+"""Per file: size, modification time and inode; None where it is gone."""
+
+
 class Sources:
     """The parents a process can read, by fingerprint.
 
@@ -56,6 +60,7 @@ class Sources:
         self._paths = dict(paths)
         self._cache_dir = cache_dir
         self._models: dict[str, Model] = {}
+        self._stamps: dict[str, Stamps] = {}
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
         self.views: dict[str, Any] = {}
@@ -78,6 +83,7 @@ class Sources:
         self._tensors.clear()
         self._files.clear()
         self._models.clear()
+        self._stamps.clear()
 
     def model(self, fingerprint: str) -> Model:
         """Return what is known of a parent, opening it if need be.
@@ -102,7 +108,23 @@ class Sources:
                 "start a new study with the changed model."
             )
         self._models[fingerprint] = model
+        self._stamps[fingerprint] = _stamps(model)
         return model
+
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Make sure that an open parent's files are still those that were verified.
+
+        Takes microseconds: sizes and times are compared, not contents.
+
+        Raises:
+            CheckpointError: A file was replaced, rewritten or removed.
+        """
+        model = self.model(fingerprint)
+        if _stamps(model) != self._stamps[fingerprint]:
+            raise CheckpointError(
+                f"{model.path}: changed while it was in use. Restore the folder and "
+                "start the worker again."
+            )
 
     def tensor(self, fingerprint: str, name: str) -> torch.Tensor:
         """Return a parent's tensor as stored, without copying it.
@@ -147,6 +169,18 @@ def is_finite(tensor: torch.Tensor) -> bool:
     # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
     total = float(tensor.sum(dtype=torch.float32))
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def _stamps(model: Model) -> Stamps:
+    out: Stamps = {}
+    for file in {info.file for info in model.tensors.values()}:
+        try:
+            stat = file.stat()
+        except OSError:
+            out[file] = None
+        else:
+            out[file] = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return out
 
 
 def _map(file: Path) -> torch.Tensor:
