@@ -56,19 +56,26 @@ class Coins:
         Returns:
             Shape ``(block length,)``, fp32; overwritten by the next call.
         """
-        n = block.stop - block.start
-        lanes = self._draw(key, block.start // 2, (n + 1) // 2)
+        lanes = self.lanes(key, block)
         share = min(max(round(probability * 2**32), 1), 2**32 - 1)
         # Lanes are signed: evenly spread from -2**31 to 2**31 - 1.
-        return torch.lt(lanes[:n], share - 2**31, out=self._flips[:n])
+        return torch.lt(lanes, share - 2**31, out=self._flips[: len(lanes)])
 
-    def _draw(self, key: int, first: int, n: int) -> torch.Tensor:
-        words, shifted = self._words[:n], self._shifted[:n]
-        torch.add(self._steps[:n], _signed(key + first * _GOLDEN), out=words)
+    def lanes(self, key: int, block: slice) -> torch.Tensor:
+        """Return 32 random bits for every element of a block.
+
+        Returns:
+            Shape ``(block length,)``, int32; overwritten by the next call.
+        """
+        n = block.stop - block.start
+        half = (n + 1) // 2
+        words, shifted = self._words[:half], self._shifted[:half]
+        first = _signed(key + (block.start // 2) * _GOLDEN)
+        torch.add(self._steps[:half], first, out=words)
         for shift, factor in _MIX:
             _xor_shift(words, shift, shifted)
             words.mul_(_signed(factor))
-        return _xor_shift(words, _LAST_SHIFT, shifted).view(torch.int32)
+        return _xor_shift(words, _LAST_SHIFT, shifted).view(torch.int32)[:n]
 
 
 def _xor_shift(words: torch.Tensor, shift: int, space: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,47 @@
+"""Operations written short, and tensors whose sums are exact."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.digest import Scalar
+from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipe import Operation
+
+
+def operation(
+    name: str,
+    n: int = 2,
+    *,
+    base: bool | None = None,
+    **knobs: Scalar | tuple[Scalar, ...],
+) -> Operation:
+    """Return an operation on inputs ``m1``, ``m2``, ... and perhaps ``base``.
+
+    Args:
+        name: The operator.
+        n: How many inputs.
+        base: Name a base; None does so where the operator needs one.
+        knobs: A tuple is one value per input; ``lambda_`` stands for ``lambda``.
+    """
+    if base is None:
+        base = name in CATALOGUE and CATALOGUE[name].needs_base
+    named = {key.rstrip("_"): value for key, value in knobs.items()}
+    return Operation(
+        name,
+        tuple(f"m{i + 1}" for i in range(n)),
+        "base" if base else None,
+        shared=tuple((k, v) for k, v in named.items() if not isinstance(v, tuple)),
+        each=tuple((k, v) for k, v in named.items() if isinstance(v, tuple)),
+    )
+
+
+def dyadic(shape: Sequence[int], seed: int, scale: float = 1.0) -> torch.Tensor:
+    """Return about normal numbers that are multiples of ``scale / 1024``, fp32.
+
+    Sums and differences of such numbers are exact in fp32, so laws of arithmetic can
+    be tested without the noise of rounding; many of them are equal in size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(tuple(shape), generator=generator)
+    return (values * 1024).round_() * (scale / 1024)
