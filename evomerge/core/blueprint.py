@@ -30,7 +30,7 @@ ROLE_GROUPS: Mapping[str, RoleGroup] = {
     "bias": "other",
     "router": "other",
 }
-_LAYER_ROLES = tuple(role for role in ROLES if role not in ("embed", "head"))
+_LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
 _HEAD_ROLES = ("head", "norm")
 
 ForRole = Callable[[Operation, str, str], Operation]
@@ -46,6 +46,9 @@ class Coordinate:
 
 Term = Coordinate | Scalar
 """A value, or where to read it."""
+
+_Decided = tuple[tuple[str, Operation], ...]
+_Roles = tuple[tuple[str, Operation], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,31 @@ class OperatorPlan:
         """Every input this operator reads."""
         return Operation(self.operator, self.inputs, self.base).reads
 
+    def decide(self, value: Callable[[Schedule], Scalar]) -> _Decided:
+        """Return the operation of each role group, or one for all of them.
+
+        Args:
+            value: Reads a schedule at one place of the model.
+        """
+        split = any(len(knob.schedules) > 1 for knob in self.knobs)
+        groups = tuple(dict.fromkeys(ROLE_GROUPS.values())) if split else (ANY_ROLE,)
+        return tuple((group, self._operation(group, value)) for group in groups)
+
+    def _operation(self, group: str, value: Callable[[Schedule], Scalar]) -> Operation:
+        shared: list[tuple[str, Scalar]] = []
+        each: list[tuple[str, tuple[Scalar, ...]]] = []
+        for knob in self.knobs:
+            values = tuple(value(schedule) for schedule in knob.of(group))
+            if not knob.per_input:
+                shared.append((knob.name, values[0]))
+            elif len(values) == 1:
+                each.append((knob.name, values * len(self.inputs)))
+            else:
+                each.append((knob.name, values))
+        return Operation(
+            self.operator, self.inputs, self.base, tuple(shared), tuple(each)
+        )
+
 
 @dataclass(frozen=True)
 class MergeBlueprint:
@@ -170,22 +198,22 @@ class MergeBlueprint:
         plan = self._plan(str(read(self.operator, point)))
         policy = str(read(self.norm_policy, point))
         used = {self.frame, *plan.reads}
-        layers = [
-            self._slot(
-                plan, policy, _LAYER_ROLES, _layer(plan, i, self.n_layers, point)
-            )
-            for i in range(self.n_layers)
-        ]
+        known: dict[_Decided, _Roles] = {}  # layers often agree: decide each case once
+        slots = []
+        for i in range(self.n_layers):
+            decided = plan.decide(_at_layer(i, self.n_layers, point))
+            if decided not in known:
+                known[decided] = self._roles(decided, policy, _LAYER_ROLES)
+            slots.append(Slot(known[decided], tuple((name, i) for name in plan.reads)))
+        embed = plan.decide(lambda schedule: schedule.at_embed(point))
+        head = plan.decide(lambda schedule: schedule.at_head(point))
         return Recipe(
             frame=self.frame,
             dtype=self.dtype,
             inputs=tuple((name, self.inputs[name]) for name in sorted(used)),
-            embed=self._slot(plan, policy, ("embed",), lambda s: s.at_embed(point)),
-            slots=tuple(
-                Slot(roles.roles, tuple((name, i) for name in plan.reads))
-                for i, roles in enumerate(layers)
-            ),
-            head=self._slot(plan, policy, _HEAD_ROLES, lambda s: s.at_head(point)),
+            embed=Slot(self._roles(embed, policy, ("embed",))),
+            slots=tuple(slots),
+            head=Slot(self._roles(head, policy, _HEAD_ROLES)),
         )
 
     def _plan(self, operator: str) -> OperatorPlan:
@@ -195,25 +223,18 @@ class MergeBlueprint:
         known = ", ".join(plan.operator for plan in self.plans)
         raise SpaceError(f"Operator {operator!r} is not in this space; it has {known}.")
 
-    def _slot(
-        self,
-        plan: OperatorPlan,
-        policy: str,
-        roles: tuple[str, ...],
-        value: Callable[[Schedule], Scalar],
-    ) -> Slot:
-        """Write one place of the model; roles that agree share one entry."""
-        decided = {
-            group: _operation(plan, group, value)
-            for group in {ROLE_GROUPS[role] for role in roles}
-        }
+    def _roles(self, decided: _Decided, policy: str, roles: tuple[str, ...]) -> _Roles:
+        """Write the roles of one place; those that agree share one entry."""
+        groups = dict(decided)
         by_role = {
-            role: self.for_role(decided[ROLE_GROUPS[role]], role, policy)
+            role: self.for_role(
+                groups.get(ROLE_GROUPS[role]) or groups[ANY_ROLE], role, policy
+            )
             for role in roles
         }
-        usual = by_role[_usual(roles)]
+        usual = by_role[roles[0]]
         rest = tuple((role, op) for role, op in by_role.items() if op != usual)
-        return Slot(((ANY_ROLE, usual), *rest))
+        return ((ANY_ROLE, usual), *rest)
 
 
 def read(term: Term, point: Point) -> Scalar:
@@ -233,27 +254,5 @@ def read(term: Term, point: Point) -> Scalar:
         ) from None
 
 
-def _usual(roles: tuple[str, ...]) -> str:
-    return "attn" if "attn" in roles else roles[0]
-
-
-def _layer(
-    plan: OperatorPlan, layer: int, n_layers: int, point: Point
-) -> Callable[[Schedule], Scalar]:
+def _at_layer(layer: int, n_layers: int, point: Point) -> Callable[[Schedule], Scalar]:
     return lambda schedule: schedule.at_layer(layer, n_layers, point)
-
-
-def _operation(
-    plan: OperatorPlan, group: str, value: Callable[[Schedule], Scalar]
-) -> Operation:
-    shared: list[tuple[str, Scalar]] = []
-    each: list[tuple[str, tuple[Scalar, ...]]] = []
-    for knob in plan.knobs:
-        values = tuple(value(schedule) for schedule in knob.of(group))
-        if not knob.per_input:
-            shared.append((knob.name, values[0]))
-        elif len(values) == 1:
-            each.append((knob.name, values * len(plan.inputs)))
-        else:
-            each.append((knob.name, values))
-    return Operation(plan.operator, plan.inputs, plan.base, tuple(shared), tuple(each))

@@ -198,8 +198,7 @@ class KnobWriter:
         if not self.knob.searchable:
             self.mistakes.add(
                 key,
-                f"expected a fixed value: {self.knob.name!r} must not be searched; "
-                "leave it out to have it follow the study's seed.",
+                f"expected a fixed value: {self.knob.name!r} is not for searching.",
             )
             return None
         if self.knob.kind == "choice":

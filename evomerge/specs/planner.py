@@ -203,15 +203,22 @@ class _Planner:
     def _decided(self, operator: Operator) -> list[Knob]:
         """Return the knobs that a recipe of this operator states.
 
-        A knob without default that is never searched is another way to say the same
-        as a knob beside it (two weights instead of t): it counts only if written.
+        A spherical operator takes ``t``, or two weights that say the same. Weights
+        count only if they are written, and written for it: beside a ``t`` they are
+        meant for other operators of the space.
         """
-        spare = [k for k in operator.knobs if k.default is None and not k.searchable]
-        written = [k for k in spare if self._written(operator, k.name) is not None]
-        if written:
-            rivals = [k for k in operator.knobs if k.name == "t"]
-            spare += [k for k in rivals if self._written(operator, k.name) is None]
-        return [k for k in operator.knobs if k not in spare or k in written]
+        if operator.knob("t") is None or operator.knob("weight") is None:
+            return list(operator.knobs)
+        t, weight = (self._written(operator, name) for name in ("t", "weight"))
+        others = set(self.spec.operator) - {operator.name}
+        if t and weight and (weight != "weight" or not others):
+            self.mistakes.add(
+                _at(self.key, f"knobs.{weight}"),
+                f"expected t or weight for {operator.name!r}, got both: the weights "
+                "only say where t is; keep one.",
+            )
+        spare = "t" if weight and not t else "weight"
+        return [knob for knob in operator.knobs if knob.name != spare]
 
     def _written(self, operator: Operator, name: str) -> str | None:
         """Return the key under which a knob was written, if it was."""

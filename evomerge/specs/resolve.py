@@ -115,7 +115,9 @@ class _Resolver:
         self._check_sources()
         setting = self._setting()
         measured = Measured(spec, self._mistakes)
-        planned = plan_space(spec.space, setting, "space", self._mistakes)
+        once = tuple(dict.fromkeys(spec.space.experts))
+        space = spec.space.model_copy(update={"experts": once})
+        planned = plan_space(space, setting, "space", self._mistakes)
         baselines: tuple[Baseline, ...] = ()
         if planned is not None and not self._has_strange_sources():
             self._check_strategy(planned, measured)

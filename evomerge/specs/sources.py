@@ -10,7 +10,7 @@ from evomerge.core.recipe import DTYPES
 from evomerge.errors import CheckpointError
 from evomerge.specs.mistakes import Mistakes
 
-UNKNOWN_LAYERS = 256
+UNKNOWN_LAYERS = 128
 """Layers assumed where no source can be read: enough to find other mistakes."""
 
 
