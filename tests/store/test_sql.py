@@ -9,11 +9,21 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from evomerge.errors import SchemaError, StoreError
+from evomerge.store.owner import this_process
 from evomerge.store.schema import metadata
 from evomerge.store.sql import open_store
 from evomerge.testing.store_contract import StoreContract
+from evomerge.testing.store_samples import (
+    CONFIG,
+    answers,
+    candidates,
+    scored,
+    search_block,
+    task,
+)
 
 
 @pytest.fixture
@@ -202,3 +212,43 @@ def test_every_table_and_constraint_has_a_name_of_ours(url):
     for name, table in metadata.tables.items():
         assert name.startswith("em_")
         assert all(constraint.name for constraint in table.constraints)
+
+
+def test_no_call_of_the_hot_path_walks_a_table(url):
+    """Cost per call must not grow with the study, so every lookup is by an index."""
+    store = open_store(url)
+    study = store.create_study("s", CONFIG, {}, 1)
+    lease = store.lease(study.id, this_process(), 60)
+    store.record_tasks(lease, [task()])
+    statements = set()
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        if isinstance(parameters, tuple):
+            statements.add((statement, parameters))
+
+    sa.event.listen(store._database._engine, "before_cursor_execute", note)
+    block = search_block(0)
+    for number in (0, 1):
+        store.add_generation(lease, number, candidates(number, 2), {}, None)
+    store.extend_generation(lease, 1, candidates(1, 1, 2))
+    store.start_attempt(lease, 2, "w")
+    store.record_block(lease, 2, 1, block, answers(block))
+    store.end_attempt(lease, 2, 1, scored())
+    store.reuse(lease, 3, {"t/acc": 1.0})
+    store.trial(study.id, 2)
+    store.trials(study.id, 1)
+    store.outcomes(store.trial(study.id, 2).candidate.recipe.digest, "p")
+    store.usage(study.id)
+    store.renew(lease, 1)
+    store.recover(lease)
+    sa.event.remove(store._database._engine, "before_cursor_execute", note)
+    lookups = [pair for pair in statements if not pair[0].startswith(("BEGIN", "INS"))]
+    assert len(lookups) > 10
+    with store._database.reading() as connection:
+        for statement, parameters in lookups:
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {statement}", parameters
+            )
+            steps = [row.detail for row in plan]
+            walks = [s for s in steps if s.startswith("SCAN em_")]
+            assert not walks, f"{statement}: {steps}"
