@@ -29,7 +29,7 @@ from evomerge.errors import WorkerError
 from evomerge.scoring.engine import Completion, Engine
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.lm_protocol import protocol_settings
-from evomerge.scoring.lm_questions import Question, build_questions
+from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
 from evomerge.scoring.lm_tasks import load_task, wrong
 
 
@@ -75,6 +75,7 @@ class _Task:
         self._task = load_task(settings, cache_dir)
         questions = build_questions(self._task, settings, lm)
         self._questions = questions.by_id
+        remember_texts(self._task, (q.doc for q in self._questions.values()))
         self._metrics = _offered(self._task, settings)
         self._check_generation(settings)
         self.description = TaskDescription(

@@ -7,7 +7,7 @@ the item, not on which other items a study happens to use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,35 @@ def build_questions(
         by_id=by_id,
         documents={split.name: split.ids for split in (search, report)},
     )
+
+
+def remember_texts(task: ConfigurableTask, docs: Iterable[Mapping[str, Any]]) -> None:
+    """Let a task render target and choices of these documents only once.
+
+    They are the same for every candidate, and rendering them is most of what a task
+    does besides the model's own work.
+
+    Args:
+        task: Changed in place.
+        docs: Must stay alive as long as the task: they are known by identity.
+    """
+    kept = {id(doc) for doc in docs}
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task, name, _remembering(getattr(task, name), kept))
+
+
+def _remembering(render: Callable[..., Any], kept: set[int]) -> Callable[..., Any]:
+    known: dict[int, Any] = {}
+
+    def remembered(doc: Mapping[str, Any], *other: Any, **named: Any) -> Any:
+        if other or named or id(doc) not in kept:
+            return render(doc, *other, **named)
+        if id(doc) not in known:
+            known[id(doc)] = render(doc)
+        value = known[id(doc)]
+        return value.copy() if isinstance(value, list) else value
+
+    return remembered
 
 
 def _read(task: ConfigurableTask, settings: TaskSettings, name: str | None) -> _Split:
