@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from evomerge.core.protocol import TaskDescription
-from evomerge.core.study import Measure
 from evomerge.core.trial import Trial
 from evomerge.core.work import Pool, PoolEvent, WorkerReady
 from evomerge.errors import Problem, SpecError, StaleAttemptError, WorkerError
 from evomerge.search.attempts import Attempts, Limits
+from evomerge.search.goals import missing_measures
 from evomerge.search.lifecycle import Lifecycle
 from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
@@ -268,25 +268,17 @@ class Coordinator:
         )
 
     def _check_metrics(self, tasks: Sequence[TaskDescription]) -> None:
-        offered = {
-            f"{task.manifest.task}/{metric}"
-            for task in tasks
-            for metric in (*task.metrics, "tokens", "truncated")
-        }
-        wanted = {str(m) for m in self._measures()}
-        if missing := sorted(wanted - offered):
+        missing, offered = missing_measures(
+            self._plan.objectives, self._plan.constraints, tasks
+        )
+        if missing:
             raise SpecError(
                 Problem(
                     f"study {self._plan.name!r}",
-                    f"{name} is not measured; the tasks offer "
-                    f"{', '.join(sorted(offered))}.",
+                    f"{name} is not measured; the tasks offer {offered}.",
                 )
                 for name in missing
             )
-
-    def _measures(self) -> list[Measure]:
-        bounded = [constraint.objective for constraint in self._plan.constraints]
-        return [m for o in (*self._plan.objectives, *bounded) for m in o.measures]
 
     def _check_baselines(self) -> None:
         for constraint in self._plan.constraints:

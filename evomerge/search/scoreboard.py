@@ -74,6 +74,11 @@ class Scoreboard:
         """The feasible non-dominated trials, by number."""
         return tuple(sorted(self._front, key=lambda standing: standing.number))
 
+    @property
+    def best(self) -> tuple[Standing | None, ...]:
+        """The best standing of each objective; None before the first."""
+        return tuple(self._best)
+
     def add_items(self, n_items: int) -> None:
         """Count freshly scored items."""
         self._items += n_items

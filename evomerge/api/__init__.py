@@ -1,0 +1,41 @@
+"""The typed Python API; every command of the CLI calls one function of it.
+
+Searching: ``prepare`` or ``take_up`` a study, then ``search``. Reading: ``status``,
+``front``, ``trials``. Writing models: ``export``, ``merge``. Around it: ``check``,
+``doctor``, ``zoo``. Importing this module loads no heavy library; functions load what
+they need.
+"""
+
+from evomerge.api.checking import CheckReport, check
+from evomerge.api.exporting import Export, Exported, export, merge, zoo
+from evomerge.api.health import EngineCheck, Finding, doctor
+from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
+from evomerge.api.running import Prepared, RunReport, Where, prepare, search, take_up
+from evomerge.core.study import Budget
+
+__all__ = [
+    "Best",
+    "Budget",
+    "CheckReport",
+    "EngineCheck",
+    "Export",
+    "Exported",
+    "Finding",
+    "FrontRow",
+    "Prepared",
+    "RunReport",
+    "Status",
+    "TrialRow",
+    "Where",
+    "check",
+    "doctor",
+    "export",
+    "front",
+    "merge",
+    "prepare",
+    "search",
+    "status",
+    "take_up",
+    "trials",
+    "zoo",
+]

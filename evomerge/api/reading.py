@@ -1,0 +1,282 @@
+"""Read what the database holds of a study; nothing heavy is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evomerge.core.study import Constraint, Objective
+from evomerge.core.trial import Trial, TrialState
+from evomerge.errors import SchemaError
+
+if TYPE_CHECKING:
+    from evomerge.search.scoreboard import Scoreboard
+    from evomerge.store.base import Store, StoredStudy
+
+REPORT_OPENED = "report_opened"
+"""The kind of event that remembers an opening of sealed items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best feasible trial of an objective, by what the search saw."""
+
+    objective: str
+    value: float
+    trial: int
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """Front and best of a study.
+
+    Attributes:
+        front: Numbers of the feasible non-dominated trials.
+    """
+
+    front: tuple[int, ...]
+    best: tuple[Best, ...]
+
+    @property
+    def front_size(self) -> int:
+        """Number of trials on the front."""
+        return len(self.front)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a study stands.
+
+    Attributes:
+        state: ``searching``, or why the search ended.
+        counts: Trial state to number of trials.
+        causes: Cause of failure to number of trials.
+        used: Budget used, in words.
+        openings: How often the sealed items were scored.
+    """
+
+    name: str
+    state: str
+    created: str
+    generation: int
+    counts: Mapping[str, int]
+    causes: Mapping[str, int]
+    used: str
+    trials: int
+    items: int
+    seconds: float
+    front_size: int
+    best: tuple[Best, ...]
+    openings: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontRow:
+    """A point of the front: objective values on the items the search saw."""
+
+    number: int
+    label: str | None
+    recipe: str
+    values: Mapping[str, float]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One trial.
+
+    Attributes:
+        recipe: Digest of its recipe.
+        values: Objective to value; empty before it is scored.
+        scores: ``task/metric`` to mean over the search items.
+        failure: Cause, blame and words, if it failed.
+    """
+
+    number: int
+    generation: int
+    state: str
+    recipe: str
+    label: str | None
+    point: Mapping[str, Any] | None
+    values: Mapping[str, float]
+    scores: Mapping[str, float]
+    attempt: int
+    worker: str | None
+    seconds: Mapping[str, float] | None
+    reused: bool
+    failure: str | None
+
+
+def status(name: str, *, db: str) -> Status:
+    """Return how a study stands.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    with _Open(db, name) as (store, stored):
+        objectives, constraints = goals_of(stored)
+        every = store.trials(stored.id)
+        standings = _standings(every, objectives, constraints)
+        usage = store.usage(stored.id)
+        failures = [t.failure for t in every if t.state.is_final and t.failure]
+        return Status(
+            name=name,
+            state=stored.finished or "searching",
+            created=stored.created,
+            generation=max((t.candidate.generation for t in every), default=0),
+            counts=_counts(every),
+            causes=dict(Counter(f.cause.value for f in failures)),
+            used=f"{usage.trials} trials, {usage.items} items, {usage.seconds:.0f} s"
+            f" (allowed: {_allowed(stored)})",
+            trials=usage.trials,
+            items=usage.items,
+            seconds=usage.seconds,
+            front_size=standings.front_size,
+            best=standings.best,
+            openings=len(store.events(stored.id, REPORT_OPENED)),
+        )
+
+
+def front(name: str, *, db: str) -> tuple[FrontRow, ...]:
+    """Return the feasible non-dominated trials, by number.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    with _Open(db, name) as (store, stored):
+        objectives, constraints = goals_of(stored)
+        every = {trial.number: trial for trial in store.trials(stored.id)}
+        standings = _standings(list(every.values()), objectives, constraints)
+        return tuple(
+            FrontRow(
+                number=number,
+                label=every[number].candidate.label,
+                recipe=every[number].candidate.recipe.digest,
+                values=_values(every[number], objectives),
+                scores=every[number].scores or {},
+            )
+            for number in standings.front
+        )
+
+
+def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
+    """Return every trial of a study, by number.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    with _Open(db, name) as (store, stored):
+        objectives, _ = goals_of(stored)
+        return tuple(_row(trial, objectives) for trial in store.trials(stored.id))
+
+
+def read_bests(
+    store: Store,
+    stored: StoredStudy,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+) -> Standings:
+    """Return front and best of a study that is open."""
+    return _standings(store.trials(stored.id), objectives, constraints)
+
+
+def goals_of(
+    stored: StoredStudy,
+) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
+    """Read the objectives and constraints of a recorded study; no source is read."""
+    from evomerge.specs.recorded import goals
+
+    try:
+        return goals(stored.config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"The configuration of study {stored.name!r} cannot be read ({error!r}); "
+            "was it written by another version of evomerge?"
+        ) from error
+
+
+class _Open:
+    """The store and one study of it, closed at the end."""
+
+    def __init__(self, db: str, name: str) -> None:
+        from evomerge.store.sql import open_store
+
+        self._store = open_store(db, create=False)
+        self._name = name
+
+    def __enter__(self) -> tuple[Store, StoredStudy]:
+        try:
+            return self._store, self._store.study(self._name)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+
+def _standings(
+    every: Sequence[Trial],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+) -> Standings:
+    from evomerge.search.scoreboard import Scoreboard
+
+    board: Scoreboard = Scoreboard(objectives, constraints)
+    # Baselines first: a bound may be relative to any of them.
+    for trial in every:
+        if trial.candidate.label is not None and trial.scores is not None:
+            board.baselines[trial.candidate.label] = trial.scores
+    for trial in every:
+        if trial.state.is_final:
+            board.add(trial, is_new=False)
+    best = tuple(
+        Best(objective.name, standing.values[k], standing.number, standing.label)
+        for k, (objective, standing) in enumerate(
+            zip(objectives, board.best, strict=True)
+        )
+        if standing is not None
+    )
+    return Standings(tuple(s.number for s in board.front), best)
+
+
+def _row(trial: Trial, objectives: Sequence[Objective]) -> TrialRow:
+    candidate, failure = trial.candidate, trial.failure
+    is_scored = trial.state is TrialState.SCORED
+    return TrialRow(
+        number=trial.number,
+        generation=candidate.generation,
+        state=trial.state.value,
+        recipe=candidate.recipe.digest,
+        label=candidate.label,
+        point=candidate.point,
+        values=_values(trial, objectives),
+        scores=trial.scores or {},
+        attempt=trial.attempt,
+        worker=trial.worker,
+        seconds=trial.seconds,
+        reused=trial.reused,
+        failure=None
+        if failure is None or is_scored
+        else f"{failure.cause} ({failure.blame}'s fault): {failure.message}",
+    )
+
+
+def _values(trial: Trial, objectives: Sequence[Objective]) -> dict[str, float]:
+    if trial.scores is None:
+        return {}
+    return {o.name: o.value(trial.scores) for o in objectives}
+
+
+def _counts(every: Sequence[Trial]) -> dict[str, int]:
+    found = Counter(trial.state.value for trial in every)
+    return {state.value: found[state.value] for state in TrialState}
+
+
+def _allowed(stored: StoredStudy) -> str:
+    budget = stored.allowance.get("budget", {})
+    limits = [f"{value:g} {key}" for key, value in budget.items() if value is not None]
+    return ", ".join(limits) or "no limit"

@@ -1,0 +1,291 @@
+"""Start a search, or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.api.reading import Best, read_bests
+from evomerge.core.study import Budget
+from evomerge.core.work import Pool, WorkerSetup
+from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
+
+if TYPE_CHECKING:
+    from evomerge.search.scoreboard import Progress
+    from evomerge.specs.resolved import ResolvedStudy
+    from evomerge.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a search runs.
+
+    Attributes:
+        workers: Engines at once; None takes what the study says.
+        address: A running Ray cluster; None starts Ray on this machine.
+        in_process: One worker inside this process, without Ray.
+        cache_dir: Folder for what can be made again.
+    """
+
+    workers: int | None
+    address: str | None
+    in_process: bool
+    cache_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A study that is in the database and ready to be searched.
+
+    Attributes:
+        objectives: Names, in order.
+    """
+
+    name: str
+    objectives: tuple[str, ...]
+    db: str
+    where: Where
+    study: ResolvedStudy
+    allowance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        reason: Which budget was used up.
+        trials: Candidates asked so far, over all runs.
+        items: Items scored for them.
+        seconds: Wall time of all runs.
+        best: The best trial of each objective, by search score.
+    """
+
+    name: str
+    reason: str
+    trials: int
+    items: int
+    seconds: float
+    front_size: int
+    best: tuple[Best, ...]
+
+
+def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
+    """Read a study file, check it with its sources, and put it into the database.
+
+    A study of this name that is there already with the same configuration is taken
+    as it is, with the file's budget and workers.
+
+    Raises:
+        SpecError: Every mistake in the file and its sources.
+        StudyExistsError: The name is taken by another configuration; the message
+            lists the differences.
+        StoreError: The database cannot be used.
+    """
+    from evomerge.store.sql import open_store
+
+    study = resolve_file(study_file, where.cache_dir)
+    store = open_store(db)
+    try:
+        if not refuse_other_configuration(store, study):
+            refuse_non_finite(study, where.cache_dir)
+            store.create_study(study.name, study.config, study.allowance, study.seed)
+    finally:
+        store.close()
+    return Prepared(
+        study.name, _names(study), db, where, study, allowance=study.allowance
+    )
+
+
+def take_up(
+    name: str, *, db: str, where: Where, budget: Budget | None = None
+) -> Prepared:
+    """Rebuild a recorded study, to go on with it.
+
+    Args:
+        name: The study.
+        db: Database URL.
+        where: Where to run.
+        budget: Limits that change; those that are None stay as recorded.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        SpecError: A source is gone or has changed.
+    """
+    from evomerge.specs.restore import restore
+    from evomerge.store.sql import open_store
+
+    store = open_store(db, create=False)
+    try:
+        stored = store.study(name)
+    finally:
+        store.close()
+    allowance = {**stored.allowance}
+    if budget is not None:
+        given = {k: v for k, v in asdict(budget).items() if v is not None}
+        allowance["budget"] = {**allowance["budget"], **given}
+    study = restore(stored.config, allowance, cache_dir=where.cache_dir)
+    return Prepared(name, _names(study), db, where, study, allowance=study.allowance)
+
+
+def search(
+    prepared: Prepared, observer: Callable[[Progress], None] | None = None
+) -> RunReport:
+    """Search until the budget is used.
+
+    Args:
+        prepared: The study.
+        observer: Called with the progress, several times a second.
+
+    Raises:
+        StudyLockedError: Another coordinator is at it.
+        ReplayError: The recorded history does not replay.
+        WorkerError: No worker could be brought up.
+    """
+    from evomerge.search.coordinator import Coordinator
+    from evomerge.search.plan import Plan
+    from evomerge.store.owner import this_process
+    from evomerge.store.sql import open_store
+
+    study = prepared.study
+    plan = Plan(
+        name=study.name,
+        seed=study.seed,
+        space=study.space,
+        blueprint=study.blueprint,
+        objectives=study.objectives,
+        constraints=study.constraints,
+        strategy=study.strategy,
+        starts=study.baselines,
+        budget=study.budget,
+        timeout_s=study.timeout_s,
+        allowance=prepared.allowance,
+    )
+    store = open_store(prepared.db)
+    try:
+        pool = make_pool(study, prepared.where)
+        reason = Coordinator(plan, store, pool, this_process(), observer).run()
+        stored = store.study(study.name)
+        usage = store.usage(stored.id)
+        standings = read_bests(store, stored, study.objectives, study.constraints)
+    finally:
+        store.close()
+    return RunReport(
+        name=study.name,
+        reason=reason,
+        trials=usage.trials,
+        items=usage.items,
+        seconds=usage.seconds,
+        front_size=standings.front_size,
+        best=standings.best,
+    )
+
+
+def resolve_file(study_file: Path, cache_dir: Path) -> ResolvedStudy:
+    """Read a study file and check it with its sources.
+
+    Raises:
+        SpecError: Every mistake in the file and its sources.
+    """
+    from evomerge.specs.reader import load_study
+    from evomerge.specs.resolve import resolve
+    from evomerge.strategies.registry import problems
+
+    return resolve(
+        load_study(study_file),
+        base_dir=study_file.parent,
+        file=study_file.name,
+        cache_dir=cache_dir,
+        judge=problems,
+    )
+
+
+def refuse_other_configuration(store: Store, study: ResolvedStudy) -> bool:
+    """Compare a study with the one recorded under its name.
+
+    Returns:
+        Whether there is one.
+
+    Raises:
+        StudyExistsError: It has another configuration; the message has the diff.
+    """
+    from evomerge.specs.stored import diff
+
+    try:
+        stored = store.study(study.name)
+    except StudyNotFoundError:
+        return False
+    if changes := diff(stored.config, study.config):
+        raise StudyExistsError(
+            f"A study {study.name!r} with another configuration is in this database "
+            "(recorded -> now):\n  "
+            + "\n  ".join(changes)
+            + "\nGive this one another name, or resume the recorded one: "
+            f"evomerge resume {study.name}"
+        )
+    return True
+
+
+def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
+    """Look through every weight of the sources, once for each content.
+
+    Raises:
+        SpecError: Names source and tensors that hold NaN or infinity.
+    """
+    from evomerge.checkpoints.finite import non_finite
+
+    found = {
+        name: non_finite(model, cache_dir) for name, model in study.sources.items()
+    }
+    bad = {name: tensors for name, tensors in found.items() if tensors}
+    if bad:
+        raise SpecError(
+            Problem(
+                f"sources.{name} ({study.sources[name].path})",
+                f"expected finite weights, but {', '.join(tensors[:3])}"
+                f"{' and others hold' if len(tensors) > 3 else ' holds'} NaN or "
+                "infinity; use another copy of this model.",
+            )
+            for name, tensors in bad.items()
+        )
+
+
+def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
+    """Return what this study's workers are made of."""
+    prints = {name: model.fingerprint for name, model in study.sources.items()}
+    return WorkerSetup(
+        engine=study.engine,
+        tasks=study.tasks,
+        sources={m.fingerprint: str(m.path) for m in study.sources.values()},
+        frame=prints[study.frame],
+        probe=None if study.probe is None else prints[study.probe],
+        cache_dir=str(cache_dir),
+    )
+
+
+def make_pool(study: ResolvedStudy, where: Where) -> Pool:
+    """Return the pool that fits the study and the place."""
+    setup = setup_of(study, where.cache_dir)
+    if where.in_process and where.address is not None:
+        raise SpecError([Problem("--in-process", "cannot go together with --address")])
+    if where.in_process:
+        from evomerge.cluster.inprocess import InProcessPool
+        from evomerge.scoring.evaluator import Evaluator
+
+        return InProcessPool(lambda: Evaluator(setup))
+    from evomerge.cluster.ray_pool import Placement, RayPool
+
+    return RayPool(
+        setup,
+        Placement(
+            run_dir=str(where.cache_dir / "ray"),
+            n_workers=where.workers or study.workers,
+            address=where.address,
+        ),
+    )
+
+
+def _names(study: ResolvedStudy) -> tuple[str, ...]:
+    return tuple(objective.name for objective in study.objectives)

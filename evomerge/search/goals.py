@@ -1,0 +1,30 @@
+"""Whether the tasks measure what the objectives ask for."""
+
+from collections.abc import Sequence
+
+from evomerge.core.protocol import TaskDescription
+from evomerge.core.study import Constraint, Objective
+
+ALWAYS = ("tokens", "truncated")
+"""Measured of every task, whatever its metrics."""
+
+
+def missing_measures(
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    tasks: Sequence[TaskDescription],
+) -> tuple[list[str], str]:
+    """Compare what is wanted with what is offered.
+
+    Returns:
+        The wanted measures (``task/metric``) that no task offers, and all that are
+        offered, as one line of text.
+    """
+    offered = {
+        f"{task.manifest.task}/{metric}"
+        for task in tasks
+        for metric in (*task.metrics, *ALWAYS)
+    }
+    bounded = [constraint.objective for constraint in constraints]
+    wanted = {str(m) for o in (*objectives, *bounded) for m in o.measures}
+    return sorted(wanted - offered), ", ".join(sorted(offered))
