@@ -1,0 +1,287 @@
+"""The model card: what was merged, what it is worth, and how sure that is.
+
+A plain function from facts to Markdown in Hugging Face's form. The same facts give the
+same text; nothing is looked up and no clock is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evomerge.core.recipe import Recipe
+from evomerge.core.stats import Estimate, Verdict
+from evomerge.core.study import Direction
+from evomerge.export.markup import file_name, markdown, plain, table, yaml_string
+from evomerge.export.recipe_table import recipe_table
+from evomerge.export.report import RivalTable, Row
+from evomerge.store.base import Usage
+
+_LARGEST_RECIPE = 60_000  # characters; beyond, the card points to recipe.json
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A model that was merged.
+
+    Attributes:
+        name: As the recipe calls it.
+        fingerprint: Of its content.
+        hub_id: Its repository on a model hub, if it has one.
+    """
+
+    name: str
+    fingerprint: str
+    hub_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where the recipe came from.
+
+    Attributes:
+        study: The study's name.
+        trial: The trial's number.
+        used: What the whole search cost.
+        selected: Objective to the trial's value on the items it was selected on.
+        openings: How often the sealed items were scored, this time included.
+    """
+
+    study: str
+    trial: int
+    used: Usage
+    selected: Mapping[str, float]
+    openings: int
+
+
+@dataclass(frozen=True, slots=True)
+class CardFacts:
+    """All a card says.
+
+    Attributes:
+        name: What the model is called.
+        parents: In the recipe's order of inputs.
+        tables: One for each objective; empty if no sealed item was scored.
+        search: None for a recipe that no search found.
+        versions: Program or library to its version.
+    """
+
+    name: str
+    recipe: Recipe
+    parents: tuple[Parent, ...]
+    tables: tuple[RivalTable, ...] = ()
+    search: Search | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def card(facts: CardFacts) -> str:
+    """Write the card."""
+    parts = [_front_matter(facts), f"# {markdown(facts.name)}", _opening(facts)]
+    parts += ["## Parents", _parents(facts)]
+    parts += ["## Is it better?", *_worth(facts)]
+    parts += ["## Recipe", *_recipe(facts)]
+    if facts.search is not None:
+        parts += ["## What the search cost", _cost(facts.search)]
+    if facts.versions:
+        rows = [(markdown(k), markdown(v)) for k, v in sorted(facts.versions.items())]
+        parts += ["## Made with", table(("program", "version"), rows)]
+    parts += ["## Use", _usage(facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    bases = [file_name(p.name) if p.hub_id is None else p.hub_id for p in facts.parents]
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    lines.append("base_model:")
+    lines += [f"- {yaml_string(base)}" for base in dict.fromkeys(bases)]
+    lines += ["base_model_relation: merge", "tags:", "- merge", "- evomerge", "---"]
+    return "\n".join(lines)
+
+
+def _opening(facts: CardFacts) -> str:
+    names = [f"**{markdown(parent.name)}**" for parent in facts.parents]
+    listed = ", ".join(names[:-1]) + " and " + names[-1] if names[1:] else names[0]
+    text = f"A merge of {listed}, without further training"
+    if facts.search is None:
+        return text + ", made from a recipe."
+    return (
+        f"{text}. evomerge found the recipe by searching: it is trial "
+        f"{facts.search.trial} of study {markdown(facts.search.study)}."
+    )
+
+
+def _parents(facts: CardFacts) -> str:
+    rows = [
+        (
+            markdown(parent.name),
+            "" if parent.hub_id is None else markdown(parent.hub_id),
+            f"`{file_name(parent.fingerprint)}`",
+        )
+        for parent in facts.parents
+    ]
+    return table(("name", "repository", "fingerprint of its content"), rows)
+
+
+def _worth(facts: CardFacts) -> list[str]:
+    parts: list[str] = []
+    if not facts.tables:
+        parts.append(
+            "Unknown: this model was not scored on items that the search had not seen."
+        )
+        parts += [] if facts.search is None else _selected_only(facts.search)
+        return parts
+    for rivals in facts.tables:
+        parts += _objective(rivals, facts.search)
+    parts.append(
+        "Differences are paired over items. Intervals hold with 95 % confidence "
+        "(bootstrap over items, stratified by task; Wilson's for shares). p is "
+        "corrected by Holm's method for all comparisons made here and at earlier "
+        "openings of the sealed items. A gain or loss is claimed only where p is below "
+        "0.05 and the interval leaves out 0."
+    )
+    if facts.search is not None:
+        times = (
+            "once" if facts.search.openings == 1 else f"{facts.search.openings} times"
+        )
+        parts.append(
+            f"The sealed items of this study have been opened {times}, this one "
+            "included; every further opening makes them worth a little less."
+        )
+    return parts
+
+
+def _selected_only(search: Search) -> list[str]:
+    rows = [(markdown(k), _number(v)) for k, v in search.selected.items()]
+    return [
+        "On the items it was selected on, which flatter what was selected:",
+        table(("objective", "value (selected on)"), rows),
+    ]
+
+
+def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
+    objective = rivals.objective
+    better = "higher" if objective.direction is Direction.MAXIMIZE else "lower"
+    parts = [f"### {markdown(objective.name)} ({better} is better)"]
+    parts.append(
+        f"On {rivals.n_items} sealed items that the search never saw{_made_of(rivals)}:"
+    )
+    head = (
+        "model",
+        "sealed items",
+        "this model minus it",
+        "p (Holm)",
+        "verdict",
+        "truncated",
+    )
+    parts.append(table(head, [_rival(row) for row in rivals.rows]))
+    if search is not None and objective.name in search.selected:
+        parts.append(
+            f"On the items it was **selected on** it reached "
+            f"{_number(search.selected[objective.name])}; that number is flattered by "
+            "the selection and is no evidence."
+        )
+    if len(objective.measures) > 1:
+        names = [str(measure) for measure in objective.measures]
+        rows = [
+            (markdown(row.label), *(_interval(row.means[n]) for n in names))
+            for row in rivals.rows
+        ]
+        parts.append(table(("model", *(markdown(n) for n in names)), rows))
+    parts += _truncation(rivals)
+    return parts
+
+
+def _made_of(rivals: RivalTable) -> str:
+    objective = rivals.objective
+    if len(objective.measures) == 1 and not objective.worst:
+        return f" ({markdown(str(objective.measures[0]))})"
+    even = len(set(objective.weights)) == 1
+    text = f"the {'mean' if even else 'weighted mean'} of {len(objective.measures)}"
+    if objective.worst:
+        text += f" measures plus {_number(objective.worst)} times the worst of them"
+    else:
+        text += " measures"
+    return f" ({text})"
+
+
+def _rival(row: Row) -> tuple[str, ...]:
+    shares = f"{100 * row.truncated.value:.1f} %"
+    if row.against is None:
+        label = f"**{markdown(row.label)}** (this model)"
+        return (label, f"**{_interval(row.value)}**", "", "", "", shares)
+    against = row.against
+    said = against.verdict.value
+    return (
+        markdown(row.label),
+        _interval(row.value),
+        _interval(against.difference, sign=True),
+        _p(against.adjusted),
+        said if against.verdict is Verdict.NONE else f"**{said}**",
+        shares,
+    )
+
+
+def _truncation(rivals: RivalTable) -> list[str]:
+    """Warn where answers are cut off more often than any rival's."""
+    mine = rivals.chosen.truncated
+    others = [row.truncated for row in rivals.rows[1:]]
+    if not others or mine.low <= max(other.high for other in others):
+        return []
+    return [
+        f"Careful: {100 * mine.value:.1f} % of this model's answers ran into the token "
+        f"limit, at most {100 * max(o.value for o in others):.1f} % of any rival's."
+    ]
+
+
+def _recipe(facts: CardFacts) -> list[str]:
+    recipe = facts.recipe
+    parts = [
+        f"Weights are {recipe.dtype}; configuration and tokenizer are those of "
+        f"{markdown(recipe.frame)}. Digest of the recipe: `{recipe.digest}`.",
+        recipe_table(recipe),
+    ]
+    text = json.dumps(recipe.to_json(), indent=1, ensure_ascii=True)
+    if len(text) > _LARGEST_RECIPE:
+        return [*parts, "`recipe.json` holds the whole recipe."]
+    whole = f"```json\n{text}\n```"
+    summary = "<details><summary>The recipe as JSON (also in recipe.json)</summary>"
+    return [*parts, summary, whole, "</details>"]
+
+
+def _cost(search: Search) -> str:
+    used = search.used
+    return (
+        f"{used.trials} candidates, {used.items} scored items and {used.seconds:.0f} "
+        "seconds of wall time, over all runs of the study; baselines not counted."
+    )
+
+
+def _usage(facts: CardFacts) -> str:
+    name = json.dumps(file_name(facts.name))
+    return (
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({name})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({name})\n"
+        "```"
+    )
+
+
+def _interval(estimate: Estimate, *, sign: bool = False) -> str:
+    middle, low, high = (
+        _number(value, sign=sign)
+        for value in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def _number(value: float, *, sign: bool = False) -> str:
+    """Write a number with digits that can mean something, and a true minus sign."""
+    digits = 4 if abs(value) < 10 else 1
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return plain(text).replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -1,0 +1,111 @@
+"""The export itself: weights, recipe and card as one folder, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.checkpoints import read_model
+from evomerge.errors import ExportError
+from evomerge.export.card import CardFacts, card
+from evomerge.merging.sources import Sources
+from evomerge.merging.writer import RECIPE_NAME, SHARD_BYTES, write_model
+
+CARD_NAME = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """A finished export.
+
+    Attributes:
+        size_bytes: Bytes of the weights.
+        shards: Names of the weight files, in order.
+        fingerprint: Of the folder's content, as a source of further merges.
+    """
+
+    path: Path
+    size_bytes: int
+    shards: tuple[str, ...]
+    fingerprint: str
+
+
+def export_model(
+    facts: CardFacts,
+    sources: Sources,
+    out: str | Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[int, int], None] | None = None,
+    replace: bool = False,
+) -> ExportedModel:
+    """Merge the recipe and write it with its card as an ordinary model folder.
+
+    The folder is read back before it is called done.
+
+    Args:
+        facts: The recipe, and what its card says.
+        sources: Where the recipe's inputs lie.
+        out: Folder to make.
+        shard_bytes: Largest weight file, in bytes.
+        progress: Told bytes written and bytes in all, after each tensor.
+        replace: Put the new folder in the place of an earlier export; anything else
+            is never removed.
+
+    Raises:
+        ExportError: The folder exists, or the disk is too small or refuses. Nothing
+            half-written is left, and an earlier export is kept.
+        RecipeError: The recipe does not fit its sources.
+        CheckpointError: A source is missing, broken, or changed since it was recorded.
+        CandidateError: The merged weights are not finite.
+    """
+    target = Path(out)
+    goal = target
+    if replace and (target.exists() or target.is_symlink()):
+        _check_replaceable(target)
+        goal = target.with_name(f".{target.name}.new-{os.getpid()}")
+    written = write_model(
+        facts.recipe,
+        sources,
+        goal,
+        shard_bytes=shard_bytes,
+        progress=progress,
+        extra={CARD_NAME: card(facts)},
+    )
+    try:
+        fingerprint = read_model(goal).fingerprint
+        if goal != target:
+            _exchange(goal, target)
+    except BaseException:
+        shutil.rmtree(goal, ignore_errors=True)
+        raise
+    return ExportedModel(target, written.size_bytes, written.shards, fingerprint)
+
+
+def _check_replaceable(target: Path) -> None:
+    is_export = (target / RECIPE_NAME).is_file() and (target / CARD_NAME).is_file()
+    if target.is_symlink() or not is_export:
+        raise ExportError(
+            f"{target} is no folder that was exported before (it lacks {RECIPE_NAME} "
+            f"or {CARD_NAME}), so it is not replaced. Choose another folder."
+        )
+
+
+def _exchange(new: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    try:
+        target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+    except OSError as error:
+        raise ExportError(
+            f"{target} cannot be replaced: {error.strerror or error}. The earlier "
+            "export is kept."
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""A recipe as rows a person can read; equal neighbours become one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from evomerge.core.digest import Scalar
+from evomerge.core.recipe import ANY_ROLE, Operation, Recipe, Slot
+from evomerge.export.markup import markdown, table
+
+_HEAD = ("place", "tensors", "operator", "inputs", "knobs")
+Line = tuple[str, str, str, str]
+
+
+def recipe_table(recipe: Recipe) -> str:
+    """Return the recipe as a Markdown table, one row per place and tensor role."""
+    rows: list[tuple[str, ...]] = []
+    for place, lines in _places(recipe):
+        rows += [(place if i == 0 else "", *line) for i, line in enumerate(lines)]
+    return table(_HEAD, rows)
+
+
+def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[Line, ...]]]:
+    yield "embedding", _lines(recipe.embed, None)
+    read = [(i, _lines(slot, i)) for i, slot in enumerate(recipe.slots)]
+    for lines, group in groupby(read, key=lambda entry: entry[1]):
+        numbers = [i for i, _ in group]
+        first, last = numbers[0], numbers[-1]
+        yield f"layer {first}" if first == last else f"layers {first}–{last}", lines
+    yield "head", _lines(recipe.head, None)
+
+
+def _lines(slot: Slot, index: int | None) -> tuple[Line, ...]:
+    return tuple(
+        (
+            "all" if len(slot.roles) == 1 else "others" if role == ANY_ROLE else role,
+            markdown(operation.operator),
+            _inputs(operation, slot, index),
+            _knobs(operation, slot.scale),
+        )
+        # "*" sorts first, but reads best at the end.
+        for role, operation in sorted(slot.roles, key=lambda r: r[0] == ANY_ROLE)
+    )
+
+
+def _inputs(operation: Operation, slot: Slot, index: int | None) -> str:
+    layers = dict(slot.layers)
+
+    def named(name: str) -> str:
+        layer = layers.get(name, index)
+        shown = markdown(name)
+        return shown if layer == index else f"{shown} layer {layer}"
+
+    text = ", ".join(named(name) for name in operation.inputs)
+    if operation.base is not None:
+        text += f"; base {named(operation.base)}"
+    return text
+
+
+def _knobs(operation: Operation, scale: float) -> str:
+    parts = [f"{markdown(k)} {_shown(v)}" for k, v in operation.shared]
+    for name, values in operation.each:
+        parts.append(f"{markdown(name)} ({', '.join(_shown(v) for v in values)})")
+    if scale != 1.0:
+        parts.append(f"input scale {_shown(scale)}")
+    return "; ".join(parts)
+
+
+def _shown(value: Scalar) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else markdown(str(value))

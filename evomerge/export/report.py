@@ -1,0 +1,239 @@
+"""How good is it really: one candidate against its rivals on sealed items.
+
+Everything is paired: all candidates answered the same items. Several comparisons are
+made, over rivals, objectives and earlier openings of the same items, so p-values are
+adjusted over all of them (Holm 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evomerge.core.item_scores import Floats, ItemScores
+from evomerge.core.protocol import Outcome
+from evomerge.core.stats import (
+    Comparison,
+    Estimate,
+    Verdict,
+    compare,
+    estimate,
+    holm,
+    sign_test,
+    verdict,
+    wilson,
+)
+from evomerge.core.study import Measure, Objective
+from evomerge.errors import ExportError
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A candidate and its answers.
+
+    Attributes:
+        label: What readers know it by, for example ``parent math``.
+        outcomes: Task to the outcomes on its sealed items, in any order.
+    """
+
+    label: str
+    outcomes: Mapping[str, Sequence[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """The chosen candidate minus this one.
+
+    Attributes:
+        difference: Of the objective, as measured, with its 95 % interval.
+        p_value: Two-sided, of this comparison alone.
+        adjusted: The same after Holm's correction over the whole family.
+        verdict: What may be said.
+    """
+
+    difference: Estimate
+    p_value: float
+    adjusted: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One candidate of a table.
+
+    Attributes:
+        value: The objective with its 95 % interval.
+        means: Measure name to its mean with its 95 % interval.
+        truncated: Share of answers that ran into the token limit, over the
+            objective's tasks.
+        against: The paired comparison; None in the chosen candidate's own row.
+    """
+
+    label: str
+    value: Estimate
+    means: Mapping[str, Estimate]
+    truncated: Estimate
+    against: Against | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RivalTable:
+    """One objective: the chosen candidate first, then its rivals in the order given.
+
+    Attributes:
+        n_items: Sealed items used, over the objective's tasks.
+    """
+
+    objective: Objective
+    rows: tuple[Row, ...]
+    n_items: int
+
+    @property
+    def chosen(self) -> Row:
+        """The row of the candidate all others are compared with."""
+        return self.rows[0]
+
+
+def tables_of_rivals(
+    objectives: Sequence[Objective],
+    chosen: Contender,
+    rivals: Sequence[Contender],
+    rng: np.random.Generator,
+    earlier_p_values: Sequence[float] = (),
+) -> tuple[RivalTable, ...]:
+    """Compare a candidate with its rivals, a table for each objective.
+
+    Args:
+        objectives: What is compared, and in which direction it is better.
+        chosen: The candidate that is to be exported.
+        rivals: Baselines, starts, other points of the front.
+        rng: Decides the bootstrap's resamples.
+        earlier_p_values: Unadjusted p-values of comparisons made when the same sealed
+            items were opened before; they belong to the family that Holm corrects.
+
+    Raises:
+        ExportError: A candidate lacks a task or metric, or was scored on other items
+            than the chosen one; names the candidate.
+    """
+    labels = [contender.label for contender in (chosen, *rivals)]
+    if len(set(labels)) != len(labels):
+        raise ExportError(f"Candidates of one table need different labels: {labels}.")
+    tables = [_table(o, chosen, rivals, rng) for o in objectives]
+    made = [row.against.p_value for t in tables for row in t.rows if row.against]
+    adjusted = iter(holm([*made, *earlier_p_values]))
+    return tuple(
+        replace(
+            table,
+            rows=tuple(
+                row
+                if row.against is None
+                else replace(
+                    row,
+                    against=_judged(table.objective, row.against, next(adjusted)),
+                )
+                for row in table.rows
+            ),
+        )
+        for table in tables
+    )
+
+
+def p_values(tables: Sequence[RivalTable]) -> tuple[float, ...]:
+    """Return the unadjusted p-values of tables, to be remembered with the opening."""
+    return tuple(
+        row.against.p_value for t in tables for row in t.rows if row.against is not None
+    )
+
+
+def _table(
+    objective: Objective,
+    chosen: Contender,
+    rivals: Sequence[Contender],
+    rng: np.random.Generator,
+) -> RivalTable:
+    mine = _scores(objective, chosen)
+    rows = [_row(objective, chosen, mine, rng)]
+    for rival in rivals:
+        theirs = _scores(objective, rival)
+        try:
+            comparison = compare(objective, mine, theirs, rng)
+        except ValueError as error:
+            raise ExportError(
+                f"{rival.label!r} cannot be compared with {chosen.label!r}: {error}"
+            ) from error
+        p = _p_value(comparison, mine, theirs)
+        against = Against(comparison.difference, p, p, Verdict.NONE)
+        rows.append(replace(_row(objective, rival, theirs, rng), against=against))
+    n_items = sum(len(ids) for ids in mine.items.values())
+    return RivalTable(objective, tuple(rows), n_items)
+
+
+def _judged(objective: Objective, against: Against, adjusted: float) -> Against:
+    # Only the difference of the comparison is read, the p-value is the adjusted one.
+    comparison = Comparison(against.difference, against.p_value, 0.0, 0.0, 0)
+    said = verdict(objective, comparison, adjusted)
+    return replace(against, adjusted=adjusted, verdict=said)
+
+
+def _scores(objective: Objective, contender: Contender) -> ItemScores:
+    try:
+        return ItemScores.of(objective, contender.outcomes)
+    except ValueError as error:
+        raise ExportError(f"{contender.label!r} cannot be reported: {error}") from error
+
+
+def _row(
+    objective: Objective,
+    contender: Contender,
+    scores: ItemScores,
+    rng: np.random.Generator,
+) -> Row:
+    answers = [o for task in scores.items for o in contender.outcomes[task]]
+    return Row(
+        label=contender.label,
+        value=_value(objective, scores, rng),
+        means={
+            str(measure): _mean(objective, measure, scores, rng)
+            for measure in objective.measures
+        },
+        truncated=wilson(sum(o.truncated for o in answers), len(answers)),
+    )
+
+
+def _value(
+    objective: Objective, scores: ItemScores, rng: np.random.Generator
+) -> Estimate:
+    if len(objective.measures) == 1 and not objective.worst:
+        return _mean(objective, objective.measures[0], scores, rng)
+    return estimate(objective, scores, rng)
+
+
+def _mean(
+    objective: Objective,
+    measure: Measure,
+    scores: ItemScores,
+    rng: np.random.Generator,
+) -> Estimate:
+    """Average one measure; a share of right answers gets Wilson's interval.
+
+    The bootstrap would claim certainty where all answers agree.
+    """
+    column = scores.columns[str(measure)]
+    if _is_binary(column):
+        return wilson(int(column.sum()), len(column))
+    alone = Objective(str(measure), objective.direction, (measure,), (1.0,))
+    return estimate(alone, scores, rng)
+
+
+def _p_value(comparison: Comparison, mine: ItemScores, theirs: ItemScores) -> float:
+    """Take the exact test where there is one: a single measure of 0 and 1."""
+    pairs = [(mine.columns[name], theirs.columns[name]) for name in mine.columns]
+    if len(pairs) == 1 and all(_is_binary(column) for column in pairs[0]):
+        return max(comparison.p_value, sign_test(*pairs[0]))
+    return comparison.p_value
+
+
+def _is_binary(column: Floats) -> bool:
+    return bool(np.isin(column, (0.0, 1.0)).all())
