@@ -33,7 +33,8 @@ class GenerationZero:
         spec: The study, its experts filled in.
         setting: What it is resolved for.
         planned: Its space.
-        base_dir: Where relative paths of recipe files start.
+        base_dir: Where relative paths of recipe files start; None leaves the files
+            alone and lets the start of the search stand in.
         recipes: Recipes of starts by name, where they are known without their files.
         mistakes: Where to note what is wrong.
     """
@@ -41,7 +42,7 @@ class GenerationZero:
     spec: StudySpec
     setting: Setting
     planned: PlannedSpace
-    base_dir: Path
+    base_dir: Path | None
     recipes: Mapping[str, Recipe]
     mistakes: Mistakes
 
@@ -144,6 +145,9 @@ class GenerationZero:
         return Baseline(start.name, self.planned.blueprint.recipe(point), point)
 
     def _from_file(self, start: StartSpec, path: Path, key: str) -> Baseline | None:
+        if self.base_dir is None:
+            usual = self.planned.space.start()
+            return Baseline(start.name, self.planned.blueprint.recipe(usual))
         try:
             recipe, _ = load_recipe(self.base_dir / path.expanduser())
         except SpecError as error:

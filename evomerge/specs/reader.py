@@ -40,6 +40,7 @@ def load_study(path: str | Path) -> StudySpec:
     mistakes.found += problems
     if spec is not None:
         check_names(spec, mistakes)
+        _note_missing_recipes(spec, file.parent, mistakes)
     if mistakes.found:
         _note_missing_sources(data.get("sources"), file.parent, mistakes)
         raise SpecError(mistakes.found)
@@ -154,6 +155,19 @@ def _overlaid(under: Any, over: Any) -> Any:
         **under,
         **{key: _overlaid(under.get(key), value) for key, value in over.items()},
     }
+
+
+def _note_missing_recipes(spec: StudySpec, folder: Path, mistakes: Mistakes) -> None:
+    for i, start in enumerate(spec.start):
+        if (
+            start.recipe is not None
+            and not (folder / start.recipe.expanduser()).is_file()
+        ):
+            mistakes.add(
+                f"start.{i}.recipe",
+                f"expected a recipe file, got {str(start.recipe)!r}, which does not "
+                "exist.",
+            )
 
 
 def _note_missing_sources(sources: Any, folder: Path, mistakes: Mistakes) -> None:

@@ -33,14 +33,14 @@ class Surroundings:
     """Where a study is resolved.
 
     Attributes:
-        base_dir: Where relative paths start.
+        base_dir: Where relative paths start; None if no file is to be read.
         file: Name of the study file, for messages.
         cache_dir: Where fingerprints are remembered, if anywhere.
         recipes: Recipes of starts by name, where they are known without their files.
         judge: Says what is wrong with a choice of strategy.
     """
 
-    base_dir: Path
+    base_dir: Path | None
     file: str = "study file"
     cache_dir: Path | None = None
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
@@ -76,14 +76,14 @@ def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     """Do the work of ``resolve``, for surroundings put together by the caller."""
     mistakes = Mistakes(around.file)
     models = read_sources(
-        spec.sources, around.base_dir, mistakes, cache_dir=around.cache_dir
+        spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
     )
     return _Resolver(spec, around, mistakes, models).study()
 
 
 def check_names(spec: StudySpec, mistakes: Mistakes) -> None:
     """Note everything that can be seen to be wrong without reading a source."""
-    around = Surroundings(Path(), mistakes.file)
+    around = Surroundings(None, mistakes.file)
     _Resolver(spec, around, mistakes, {}).look()
 
 

@@ -77,6 +77,9 @@ def _written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[st
     study["workers"] = allowance["workers"]
     study["timeout_s"] = allowance["timeout_s"]
     study["engine"] |= allowance["engine"]
+    for start in study["start"]:
+        if start["name"] in config["recipes"]:
+            start["recipe"] = "kept with the study"  # never opened
     for name, folder in allowance["includes"].items():
         study["tasks"][name]["include"] = folder
     return study

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.digest import canonical_json
+from evomerge.core.digest import canonical_json, digest
 from evomerge.core.space import SearchSpace
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.study import StudySpec
@@ -87,7 +87,7 @@ def allowance_of(
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """List what differs between two configurations, as ``key: old -> new``."""
-    a, b = dict(_flat(old, "")), dict(_flat(new, ""))
+    a, b = dict(_flat(_short(old), "")), dict(_flat(_short(new), ""))
     lines = {
         key: f"{key.removeprefix('study.')}: {_shown(a, key)} -> {_shown(b, key)}"
         for key in sorted(a.keys() | b.keys())
@@ -99,6 +99,12 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 _ABSENT = object()
+
+
+def _short(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name recipes by their digests: nobody reads them entry by entry."""
+    recipes = {name: digest(recipe) for name, recipe in config["recipes"].items()}
+    return {**config, "recipes": recipes}
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

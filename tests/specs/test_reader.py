@@ -1,0 +1,111 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import SpecError
+from evomerge.specs.reader import load_evaluators, load_study
+from evomerge.specs.yamlfile import MAX_BYTES, parse_yaml
+
+Write = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_every_shipped_study_loads(file: Path) -> None:
+    spec = load_study(file)
+    assert spec.tasks
+    assert file.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "evaluators").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_every_shipped_evaluator_loads(file: Path) -> None:
+    assert all(task.metric for task in load_evaluators(file).tasks.values())
+
+
+def test_the_demo_searches_24_weights() -> None:
+    from evomerge.specs.mistakes import Mistakes
+    from evomerge.specs.planner import Setting, plan_space
+
+    spec = load_study(ROOT / "search_spaces" / "demo.yaml")
+    prints = {name: name for name in spec.sources}
+    mistakes = Mistakes("demo.yaml")
+    planned = plan_space(
+        spec.space, Setting(prints, 6, "base", "float32", 0), "space", mistakes
+    )
+    assert planned is not None
+    assert not mistakes.found
+    assert len(planned.space.axes) == 24
+
+
+def test_tasks_of_evaluator_files_are_taken_over_key_by_key(
+    minimal: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    task = {"include": "local", "metric": "acc", "items": {"limit": 9, "blocks": 2}}
+    write({"tasks": {"copy": task, "sort": task, "left": task}}, "tasks.yaml")
+    minimal["evaluators"] = [{"file": "tasks.yaml", "only": ["copy", "sort"]}]
+    minimal["tasks"]["copy"] = {"num_fewshot": 2, "items": {"limit": 5}}
+    spec = load_study(write(minimal))
+    assert set(spec.tasks) == {"add", "copy", "sort"}
+    copy = spec.tasks["copy"]
+    assert (copy.metric, copy.num_fewshot) == ("acc", 2)
+    assert (copy.items.limit, copy.items.blocks) == (5, 2)
+    assert copy.include == tmp_path / "local"
+
+
+def test_a_task_that_an_evaluator_file_lacks_is_refused(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    write({"tasks": {"copy": {"metric": "acc"}}}, "tasks.yaml")
+    minimal["evaluators"] = [{"file": "tasks.yaml", "only": ["cpoy"]}]
+    with pytest.raises(SpecError, match="only: unknown task 'cpoy'; did you mean"):
+        load_study(write(minimal))
+
+
+def test_mistakes_of_an_evaluator_file_bear_its_name(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    write({"tasks": {"copy": {"metrik": "acc"}}}, "tasks.yaml")
+    minimal["evaluators"] = ["tasks.yaml"]
+    with pytest.raises(SpecError, match=r"tasks.yaml: tasks\.copy\.metrik: unknown"):
+        load_study(write(minimal))
+
+
+def test_scientific_notation_is_a_number() -> None:
+    assert parse_yaml("a: 1e-3\nb: -2E4\nc: 1.5e3\nd: 1e", "f") == {
+        "a": 1e-3,
+        "b": -2e4,
+        "c": 1500.0,
+        "d": "1e",
+    }
+
+
+def test_anchors_may_be_used_in_reason() -> None:
+    text = "a: &usual {low: 0, high: 1}\nb: *usual\nc: {<<: *usual, high: 2}\n"
+    data = parse_yaml(text, "f")
+    assert data["b"] == {"low": 0, "high": 1}
+    assert data["c"] == {"low": 0, "high": 2}
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "huge.yaml"
+    file.write_bytes(b"a" * (MAX_BYTES + 1))
+    with pytest.raises(SpecError, match="at most 1048576 bytes"):
+        load_study(file)
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "latin.yaml"
+    file.write_bytes("name: Grün".encode("latin-1"))
+    with pytest.raises(SpecError, match="UTF-8"):
+        load_study(file)
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(SpecError, match="levels of nesting"):
+        parse_yaml("a: " + "[" * 5000 + "]" * 5000, "f")
