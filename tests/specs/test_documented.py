@@ -1,0 +1,43 @@
+"""Every key of every file is in the documentation, in the words of its model."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evomerge.specs.base import Spec
+from evomerge.specs.keys import Key, all_keys
+from evomerge.specs.recipes import RecipeSpec
+from evomerge.specs.study import StudySpec
+from evomerge.specs.tasks import EvaluatorsSpec
+
+PAGE = Path(__file__).parents[2] / "docs" / "study-files.md"
+ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
+MODELS = [StudySpec, EvaluatorsSpec, RecipeSpec]
+
+
+def rows() -> set[tuple[str, str]]:
+    return set(ROW.findall(PAGE.read_text(encoding="utf-8")))
+
+
+def forms(key: Key) -> set[str]:
+    """How a key may be listed: once for all experts, and once for both spaces."""
+    once = key.dotted.replace("knobs.*.*.", "knobs.*.")
+    return {once, f"space.{once}"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_is_documented(model: type[Spec]) -> None:
+    listed = {name for name, _ in rows()}
+    missing = {key.dotted for key in all_keys(model) if not forms(key) & listed}
+    assert not missing
+
+
+def test_the_page_says_what_the_models_say() -> None:
+    known = {(key.dotted, key.help) for m in MODELS for key in all_keys(m)}
+    assert rows() <= known
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_explains_itself(model: type[Spec]) -> None:
+    assert all(key.help.endswith(".") for key in all_keys(model))
