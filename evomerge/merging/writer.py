@@ -8,6 +8,7 @@ name is whole.
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ RECIPE_NAME = "recipe.json"
 _COPIED = (*TOKENIZER_FILES, "generation_config.json")
 _MARGIN_BYTES = 1_000_000
 """Room for headers, index, configuration and the folder itself."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -120,10 +122,11 @@ def _texts(
     texts = {name: json.dumps(data, indent=2) + "\n" for name, data in own.items()}
     taken = {*texts, *_COPIED, INDEX}
     for name, text in extra.items():
-        if Path(name).name != name or name.startswith(".") or name in taken:
+        plain = _PLAIN_NAME.fullmatch(name)
+        if not plain or name in taken or name.endswith(".safetensors"):
             raise ExportError(
                 f"The extra file {name!r} cannot be written: expected a plain file "
-                f"name that is none of {sorted(taken)}."
+                f"name that is no weight file and none of {sorted(taken)}."
             )
         texts[name] = text
     return texts

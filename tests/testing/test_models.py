@@ -8,6 +8,8 @@ import torch
 from evomerge.testing.models import tiny_model
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_tiny_models_load_in_transformers(
@@ -41,6 +43,8 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
         assert (same[0] == same[2]) == (name != "model.safetensors")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_seeds_disagree_on_most_next_tokens(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
