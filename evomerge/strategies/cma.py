@@ -106,7 +106,12 @@ class CmaStrategy:
         self._size = generation_size
         self._seed = seed
         self._options = options
-        self._spent = {False: 0, True: 0}  # evaluations by regime: large, small
+        self._n = len(space.axes)
+        # pycma does not work in one dimension: a single axis gets an idle companion,
+        # whose coordinates are kept from ask to tell.
+        self._n_spare = 1 if self._n == 1 else 0
+        self._spare = np.empty((0, self._n_spare))
+        self._spent = {False: 0, True: 0}  # evaluations of restarts: large, small
         self._doublings = 0
         self._failed_generations = 0
         start = self._coordinates.vector(space.start())
@@ -133,16 +138,19 @@ class CmaStrategy:
             self._es = self._begin(self._run, self._coordinates.draw(place))
             self._failed_generations = 0
         with _numpy_scope(self._seed, generation, _ASK):
-            vectors = self._es.ask()
+            vectors = np.array(self._es.ask())
+        self._spare = vectors[:, self._n :]
         note = f"restart {self._run.number} ({reason})" if reason else None
-        return Proposal(tuple(map(self._coordinates.point, vectors)), note=note)
+        points = tuple(self._coordinates.point(vector[: self._n]) for vector in vectors)
+        return Proposal(points, note=note)
 
     def tell(
         self, generation: int, proposal: Proposal, results: Sequence[Told]
     ) -> None:
         """Move the distribution; see ``Strategy.tell``."""
         self._turns.tell(generation, proposal, results)
-        self._spent[self._run.is_small] += len(results)
+        if self._run.number:
+            self._spent[self._run.is_small] += len(results)
         losses = order(results)
         if losses is None:
             # No order, nothing to learn: equal losses would drag the mean towards
@@ -152,7 +160,10 @@ class CmaStrategy:
         self._failed_generations = 0
         if len(results) <= self._run.popsize // 2:
             return  # a cut generation: fewer results than the update has weights
-        told = [self._coordinates.vector(result.point) for result in results]
+        told = [
+            np.concatenate([self._coordinates.vector(result.point), spare])
+            for result, spare in zip(results, self._spare, strict=False)
+        ]
         with _numpy_scope(self._seed, generation, _TELL):
             # check_points=False: the rounded points are near what was sampled, and
             # rescaling them would need pycma's memory of the unrounded ones.
@@ -164,12 +175,13 @@ class CmaStrategy:
         # rounds to one value, and the covariance matrix loses its rank.
         minstd = 0.1 * grid.grid
         minstd[grid.stepped] = 0.2  # pycma's own bound for whole numbers
+        spare = self._n_spare
         options = {
             "popsize": run.popsize,
-            "bounds": [grid.low.tolist(), grid.high.tolist()],
-            "CMA_stds": grid.scale.tolist(),
+            "bounds": [[*grid.low, *[0.0] * spare], [*grid.high, *[1.0] * spare]],
+            "CMA_stds": [*grid.scale, *[1.0] * spare],
+            "minstd": [*minstd, *[1e-3] * spare],
             "integer_variables": list(grid.stepped),
-            "minstd": minstd.tolist(),
             "CMA_diagonal": bool(self._options["diagonal"]),
             # Scores of a few items tie often: neither one flat generation nor a best
             # that stays the same for some proves that the run is over.
@@ -185,7 +197,9 @@ class CmaStrategy:
             "verb_disp": 0,
         }
         with _numpy_scope(self._seed, run.number, _BEGIN):
-            return cma.CMAEvolutionStrategy(start.tolist(), run.sigma, options)
+            return cma.CMAEvolutionStrategy(
+                [*start, *[0.5] * spare], run.sigma, options
+            )
 
     def _why_stop(self) -> str | None:
         """Say why the present run is over; None if it goes on."""
@@ -196,7 +210,7 @@ class CmaStrategy:
         grid = self._coordinates
         resolution = 0.5 * grid.grid
         resolution[grid.stepped] = 0.3  # just above the least spread of a step axis
-        if (np.asarray(self._es.stds) < resolution).all():
+        if (np.asarray(self._es.stds)[: self._n] < resolution).all():
             return "converged to the grid"
         return ", ".join(sorted(self._es.stop())) or None
 

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+
+import pytest
+
+from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, IntAxis, SearchSpace
+from evomerge.core.study import StrategySettings
+from evomerge.errors import EvomergeError
+from evomerge.strategies.registry import (
+    KINDS,
+    generation_size,
+    make_strategy,
+    problems,
+)
+
+FLAT = SearchSpace((FloatAxis("x", 0.0, 1.0), IntAxis("n", 1, 4)))
+TREE = SearchSpace(
+    (
+        ChoiceAxis("method", ("a", "b")),
+        FloatAxis("density", 0.0, 1.0, when=Condition("method", ("b",))),
+    )
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_made_with_its_defaults(kind):
+    settings = StrategySettings(kind)
+    assert problems(settings, FLAT, 1) == []
+    strategy = make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+    size = generation_size(settings, FLAT)
+    assert strategy.generation_size == size == len(strategy.ask(1).points)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_study_may_set_the_generation_size(kind):
+    settings = StrategySettings(kind, generation_size=11)
+    strategy = make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+    assert len(strategy.ask(1).points) == generation_size(settings, FLAT) == 11
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_every_option_is_documented_and_accepts_its_default(kind):
+    for option in kind.options:
+        assert option.help.endswith(".")
+        assert option.problem(option.default) is None
+
+
+def test_cma_refuses_choices_and_conditions_and_says_what_to_use():
+    (problem,) = problems(StrategySettings("cma"), TREE, 1)
+    assert "(method, density)" in problem
+    assert "tpe or nsga2" in problem
+
+
+def test_cma_refuses_several_objectives_and_says_how_to_join_them():
+    (problem,) = problems(StrategySettings("cma"), FLAT, 2)
+    assert "one objective, got 2" in problem
+    assert "'worst'" in problem
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_optuna_strategies_take_what_cma_cannot(kind):
+    assert problems(StrategySettings(kind), TREE, 3) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (StrategySettings("cmaes"), "unknown strategy 'cmaes'; did you mean 'cma'?"),
+        (
+            StrategySettings("cma", options={"sigme": 1}),
+            "no option 'sigme'; did you mean 'sigma'? known: sigma, restarts",
+        ),
+        (StrategySettings("cma", options={"sigma": 0}), "from 0.001 to 1, got 0"),
+        (StrategySettings("cma", options={"sigma": True}), "got True"),
+        (StrategySettings("cma", options={"sigma": "big"}), "got 'big'"),
+        (StrategySettings("cma", options={"diagonal": 1}), "true or false, got 1"),
+        (StrategySettings("cma", options={"restarts": "pop"}), "ipop, bipop, none"),
+        (StrategySettings("tpe", options={"startup": 2.5}), "got 2.5"),
+        (StrategySettings("random", options={"a": 1}), "known: none"),
+        (StrategySettings("cma", 2), "at least 4, got 2"),
+        (StrategySettings("nsga2", 1), "at least 2, got 1"),
+        (StrategySettings("tpe", 0), "at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_named_with_what_was_expected(settings, words):
+    (problem,) = problems(settings, FLAT, 1)
+    assert words in problem.replace("?;", "?")
+    with pytest.raises(EvomergeError):
+        make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+
+
+def test_all_mistakes_are_listed_at_once():
+    settings = StrategySettings("cma", 1, {"a": 1, "sigma": -1})
+    assert len(problems(settings, TREE, 2)) == 5
+
+
+def test_naming_a_strategy_loads_no_optimiser():
+    code = (
+        "import sys, evomerge.strategies.registry\n"
+        "print([m for m in ('cma', 'optuna', 'scipy', 'torch') if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from evomerge.core.pareto import hypervolume
+from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, SearchSpace
+from evomerge.core.study import StrategySettings
+from evomerge.strategies.base import Told
+from evomerge.strategies.registry import make_strategy
+
+PLANE = SearchSpace(tuple(FloatAxis(f"x{i}", 0.0, 1.0) for i in range(6)))
+TREE = SearchSpace(
+    (
+        FloatAxis("a", 0.0, 1.0),
+        ChoiceAxis("method", ("off", "on")),
+        FloatAxis("density", 0.0, 1.0, when=Condition("method", ("on",))),
+    )
+)
+
+
+def make(kind, space, n_objectives, n_constraints=0, size=None, **options):
+    return make_strategy(
+        StrategySettings(kind, size, options),
+        space,
+        n_objectives=n_objectives,
+        n_constraints=n_constraints,
+        seed=5,
+    )
+
+
+def run(strategy, judge, n_generations):
+    points = []
+    for generation in range(1, n_generations + 1):
+        proposal = strategy.ask(generation)
+        strategy.tell(generation, proposal, [judge(p) for p in proposal.points])
+        points.append(proposal.points)
+    return points
+
+
+def two_goals(point):
+    x = np.array([float(v) for v in point.values()])
+    rest = float(((x[1:] - 0.5) ** 2).sum())
+    return Told(point, (float(x[0]) + rest, 1 - float(x[0]) + rest))
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_a_front_grows_more_than_by_chance(kind):
+    def volume(strategy, n_generations):
+        points = run(strategy, two_goals, n_generations)
+        table = np.array([two_goals(p).losses for group in points for p in group])
+        return hypervolume(table, np.array([2.0, 2.0]))
+
+    learned = volume(make(kind, PLANE, 2, size=10), 12)
+    assert learned > volume(make("random", PLANE, 2, size=10), 12) + 0.05
+
+
+def test_tpe_avoids_where_candidates_die():
+    def judge(point):
+        return Told(point, None if point["x0"] > 0.3 else (1.0 - float(point["x0"]),))
+
+    late = run(make("tpe", PLANE, 1), judge, 10)[-1]
+    assert np.mean([p["x0"] <= 0.3 for p in late]) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_infeasible_candidates_lose_against_feasible_ones(kind):
+    def judge(point):
+        x = float(point["x0"])
+        return Told(point, (x,), (0.5 - x,))  # small is better, below 0.5 forbidden
+
+    late = run(make(kind, PLANE, 1, 1, size=10), judge, 12)[-1]
+    assert np.mean([p["x0"] >= 0.5 for p in late]) > 0.6
+
+
+@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
+def test_conditional_axes_are_learned(kind):
+    def judge(point):
+        loss = abs(float(point["density"]) - 0.9) if "density" in point else 1.0
+        return Told(point, (loss + (float(point["a"]) - 0.2) ** 2,))
+
+    points = run(make(kind, TREE, 1, size=10), judge, 12)
+    late = [p["density"] for p in points[-1] if "density" in p]
+    assert len(late) >= 5
+    assert np.median(np.abs(np.array(late) - 0.9)) < 0.15
+
+
+def test_choices_that_python_calls_equal_are_kept_apart():
+    space = SearchSpace((ChoiceAxis("c", (True, 1, 1.5)), FloatAxis("x", 0.0, 1.0)))
+
+    def judge(point):
+        return Told(point, (0.0 if point["c"] is True else 1.0,))
+
+    late = run(make("tpe", space, 1), judge, 8)[-1]
+    assert sum(p["c"] is True for p in late) >= 5
+
+
+def test_nsga2_records_parents_and_switched_off_genes():
+    strategy = make("nsga2", TREE, 1, size=6)
+    first = strategy.ask(1)
+    assert first.memory["parents"] == []
+    for point, hidden in zip(first.points, first.memory["hidden"], strict=True):
+        assert ("density" in point) != ("density" in hidden)
+    strategy.tell(1, first, [Told(p, (float(p["a"]),)) for p in first.points])
+    second = strategy.ask(2)
+    assert sorted(second.memory["parents"]) == [[1, i] for i in range(6)]
+
+
+def test_nsga2_goes_on_with_a_single_survivor():
+    strategy = make("nsga2", PLANE, 2, size=4)
+    first = strategy.ask(1)
+    told = [two_goals(first.points[0]), *(Told(p, None) for p in first.points[1:])]
+    strategy.tell(1, first, told)
+    assert len(strategy.ask(2).points) == 4
+
+
+def test_tpe_measures_its_asks():
+    strategy = make("tpe", PLANE, 1)
+    run(strategy, lambda p: Told(p, (0.0,)), 3)
+    assert len(strategy.ask_seconds) == 3
+    assert min(strategy.ask_seconds) > 0
+
+
+def test_optuna_is_not_told_to_talk(caplog, capfd):
+    make("tpe", PLANE, 1).ask(1)
+    assert capfd.readouterr() == ("", "")
