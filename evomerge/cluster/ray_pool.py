@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from evomerge.errors import WorkerError
 _log = logging.getLogger(__name__)
 
 START_TRIES = 3
+INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too short
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
 WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
@@ -175,33 +178,46 @@ class RayPool:
 
         if ray.is_initialized():
             return
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         address = self._placement.address
-        try:
-            if address is not None:
-                ray.init(address=address, namespace=NAMESPACE, **quiet)
-            else:
-                n = self._placement.n_workers or 1
-                n_cores = max(os.cpu_count() or 1, round(n * self._placement.cpus))
-                # Short: Ray puts Unix sockets below it, and their paths are limited.
-                self._temp_dir = tempfile.TemporaryDirectory(
-                    prefix="em-ray-", ignore_cleanup_errors=True
-                )
-                ray.init(
-                    num_cpus=n_cores,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    namespace=NAMESPACE,
-                    _temp_dir=self._temp_dir.name,
-                    **quiet,
-                )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = address or "this machine"
-            raise WorkerError(
-                f"Could not reach or start Ray at {where}: {error}. Check the address "
-                "and the token (RAY_AUTH_TOKEN_PATH), or leave --address out."
-            ) from error
-        self._owns_ray = True
+        tries = 1 if address is not None else INIT_TRIES
+        for left in reversed(range(tries)):
+            try:
+                self._join(address) if address is not None else self._start_here()
+                self._owns_ray = True
+                return
+            except Exception as error:  # Ray raises bare ones here
+                ray.shutdown()
+                if left:
+                    _log.warning("Ray did not start (%s); trying again", error)
+                    continue
+                where = address or "this machine"
+                raise WorkerError(
+                    f"Could not reach or start Ray at {where}: {error}. Check the "
+                    "address and the token (RAY_AUTH_TOKEN_PATH), or leave --address "
+                    "out."
+                ) from error
+
+    def _join(self, address: str) -> None:
+        import ray
+
+        ray.init(address=address, namespace=NAMESPACE, **QUIET)
+
+    def _start_here(self) -> None:
+        import ray
+
+        n = self._placement.n_workers or 1
+        # Short: Ray puts Unix sockets below it, and their paths are limited.
+        self._temp_dir = tempfile.TemporaryDirectory(
+            prefix="em-ray-", ignore_cleanup_errors=True
+        )
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace=NAMESPACE,
+            _temp_dir=self._temp_dir.name,
+            **QUIET,
+        )
 
     def _add(self) -> None:
         import ray
@@ -293,6 +309,8 @@ def _prepare_environment(run_dir: Path) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
         return
+    if "ray" in sys.modules:
+        return  # its mode was settled when it was imported; a new one would clash
     os.environ["RAY_AUTH_MODE"] = "token"
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         run_dir.mkdir(parents=True, exist_ok=True)

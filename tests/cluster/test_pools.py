@@ -1,0 +1,134 @@
+"""Pools: the contract on each, and what only separate processes can suffer."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evomerge.cluster.inprocess import InProcessPool
+from evomerge.cluster.ray_pool import Placement, RayPool
+from evomerge.core.study import Budget
+from evomerge.core.trial import TrialState
+from evomerge.core.work import AttemptDone, WorkerLost, WorkerReady, WorkerSetup
+from evomerge.scoring.evaluator import Evaluator
+from evomerge.search.coordinator import Coordinator
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
+from evomerge.testing.pool_contract import MakePool, PoolContract, until, work
+from evomerge.testing.search import SmallStudy
+
+
+class TestInProcess(PoolContract):
+    @pytest.fixture
+    def make_pool(self) -> MakePool:
+        return lambda setup: InProcessPool(lambda: Evaluator(setup))
+
+
+@pytest.fixture(scope="module")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One local Ray for the module: each pool then joins it instead of starting one."""
+    keeper = RayPool(
+        SmallStudy().setup(tmp_path_factory.mktemp("keeper")),
+        Placement(run_dir=str(tmp_path_factory.mktemp("run")), n_workers=2, cpus=0.5),
+    )
+    keeper._connect()
+    yield
+    keeper.close()
+
+
+def ray_pool(setup: WorkerSetup, tmp_path: Path, n_workers: int = 1) -> RayPool:
+    run_dir = str(tmp_path / "run")
+    return RayPool(setup, Placement(run_dir=run_dir, n_workers=n_workers, cpus=0.5))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+class TestRay(PoolContract):
+    @pytest.fixture
+    def make_pool(self, tmp_path: Path) -> MakePool:
+        return lambda setup: ray_pool(setup, tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_killed_worker_is_a_loss_with_its_attempt_and_is_replaced(
+    tmp_path: Path,
+) -> None:
+    setup = SmallStudy(options={"sleep_s": 30.0}).setup(tmp_path)
+    pool = ray_pool(setup, tmp_path)
+    try:
+        pool.start()
+        until(pool, WorkerReady)
+        (worker,) = pool.free()
+        pid = pool.pids()[worker]
+        pool.submit(worker, work(trial=4, attempt=2))
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGKILL)
+        lost = until(pool, WorkerLost)[-1]
+        assert isinstance(lost, WorkerLost)
+        assert (lost.trial, lost.attempt, lost.fatal) == (4, 2, False)
+        until(pool, WorkerReady)
+        assert list(pool.free()) != [worker]
+    finally:
+        pool.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_hanging_and_crashing_candidates_end_and_the_study_goes_on(
+    tmp_path: Path,
+) -> None:
+    small = SmallStudy(
+        budget=Budget(trials=6),
+        options={"hang_if": 0.15, "crash_if": 0.25},
+        timeout_s=4.0,
+    )
+    store = open_store(f"sqlite:///{tmp_path}/study.db")
+    plan = small.plan()
+    store.create_study(plan.name, {}, {}, plan.seed)
+    pool = ray_pool(small.setup(tmp_path), tmp_path, n_workers=2)
+    Coordinator(plan, store, pool, this_process()).run()
+    trials = store.trials(store.study("small").id)
+    store.close()
+    assert all(trial.state.is_final for trial in trials)
+    assert {TrialState.SCORED} < {trial.state for trial in trials}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_two_workers_give_what_one_gives(tmp_path: Path) -> None:
+    small = SmallStudy(budget=Budget(trials=8))
+    found = []
+    for n_workers in (0, 2):
+        store = open_store(f"sqlite:///{tmp_path}/{n_workers}.db")
+        plan = replace(small.plan(), name=f"n{n_workers}")
+        store.create_study(plan.name, {}, {}, plan.seed)
+        pool = (
+            ray_pool(small.setup(tmp_path), tmp_path, n_workers)
+            if n_workers
+            else small.pool(tmp_path)
+        )
+        Coordinator(plan, store, pool, this_process()).run()
+        trials = store.trials(store.study(plan.name).id)
+        found.append([(t.number, t.candidate, t.scores) for t in trials])
+        store.close()
+    assert found[0] == found[1]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_an_assignment_runs_on_ray_to_its_end(tmp_path: Path) -> None:
+    pool = ray_pool(SmallStudy().setup(tmp_path), tmp_path)
+    try:
+        pool.start()
+        until(pool, WorkerReady)
+        pool.submit(pool.free()[0], work())
+        done = until(pool, AttemptDone)[-1]
+        assert isinstance(done, AttemptDone)
+        assert set(done.seconds) == {"materialise", "swap", "score"}
+    finally:
+        pool.close()
