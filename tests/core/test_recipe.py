@@ -1,0 +1,228 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.core.digest import canonical_json, digest
+from evomerge.core.recipe import (
+    Adapted,
+    Checkpoint,
+    Nested,
+    Operation,
+    Recipe,
+    Slot,
+    Transformed,
+)
+from evomerge.errors import RecipeError
+
+PAIR = (("a", Checkpoint("f" * 32)), ("b", Adapted("e" * 32, "d" * 32)))
+scalars = st.one_of(
+    st.integers(-1000, 1000),
+    st.floats(-1e3, 1e3),
+    st.booleans(),
+    st.text(max_size=5),
+)
+
+
+def linear(weights=(0.5, 0.5), **shared):
+    return Operation(
+        "linear",
+        ("a", "b"),
+        shared=tuple(shared.items()),
+        each=(("weight", tuple(weights)),),
+    )
+
+
+def recipe(**changes):
+    plain = Slot((("*", linear()),))
+    layer = Slot((("*", linear()),), layers=(("a", 0), ("b", 1)))
+    parts = {
+        "frame": "a",
+        "dtype": "float32",
+        "inputs": PAIR,
+        "embed": plain,
+        "slots": (layer, layer),
+        "head": plain,
+    }
+    return Recipe(**{**parts, **changes})
+
+
+@st.composite
+def recipes(draw):
+    names = draw(st.permutations(["a", "b"]))
+
+    def operation():
+        return Operation(
+            draw(st.sampled_from(["linear", "ties"])),
+            tuple(names),
+            base=draw(st.sampled_from([None, "a"])),
+            shared=tuple(draw(st.dictionaries(st.text(max_size=3), scalars)).items()),
+            each=(("weight", (draw(st.floats(-2, 2)), draw(st.floats(-2, 2)))),),
+        )
+
+    def slot(layered):
+        roles = (("*", operation()), ("norm", operation()))
+        layers = (("a", draw(st.integers(0, 9))), ("b", draw(st.integers(0, 9))))
+        scale = draw(st.floats(0.1, 2.0)) if layered else 1.0
+        return Slot(roles, layers if layered else (), scale)
+
+    inner = Nested(recipe())
+    third = draw(
+        st.sampled_from(
+            [(), (("c", inner),), (("c", Transformed(Checkpoint("1"), "perm", "2")),)]
+        )
+    )
+    return recipe(
+        inputs=PAIR + third,
+        embed=slot(False),
+        slots=tuple(slot(True) for _ in range(draw(st.integers(1, 3)))),
+        head=slot(False),
+    )
+
+
+@given(recipes())
+def test_json_gives_the_same_recipe_back(made):
+    again = Recipe.from_json(json.loads(canonical_json(made.to_json())))
+    assert again == made
+    assert again.digest == made.digest
+
+
+def _shuffled(value, random):
+    if isinstance(value, dict):
+        items = list(value.items())
+        random.shuffle(items)
+        return {key: _shuffled(v, random) for key, v in items}
+    if isinstance(value, list):
+        return [_shuffled(v, random) for v in value]
+    return value
+
+
+@given(recipes(), st.randoms())
+def test_the_digest_ignores_the_order_of_keys(made, random):
+    assert Recipe.from_json(_shuffled(made.to_json(), random)).digest == made.digest
+
+
+def test_the_digest_of_a_reference_recipe_never_changes():
+    """A change here makes every stored outcome unreachable: raise the version."""
+    assert recipe().digest == "6fd322ac6c299bf4b048bf5c7cd18a48"
+
+
+def test_the_digest_does_not_depend_on_the_process():
+    code = (
+        "import json, sys; from evomerge.core.recipe import Recipe;"
+        "print(Recipe.from_json(json.load(sys.stdin)).digest)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(recipe().to_json()),
+        env={"PYTHONHASHSEED": "123"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == recipe().digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        recipe(frame="b"),
+        recipe(dtype="bfloat16"),
+        recipe(slots=recipe().slots[:1]),
+        recipe(embed=Slot((("*", linear((0.4, 0.6))),))),
+        recipe(embed=Slot((("*", linear(normalize=True)),))),
+        recipe(inputs=(PAIR[0], ("b", Checkpoint("e" * 32)))),
+        recipe(
+            slots=(
+                Slot((("*", linear()),), layers=(("a", 1), ("b", 1))),
+                recipe().slots[1],
+            )
+        ),
+        recipe(slots=(Slot((("*", linear()),), recipe().slots[0].layers, 0.9),) * 2),
+    ],
+)
+def test_whatever_changes_the_merge_changes_the_digest(other):
+    assert other.digest != recipe().digest
+
+
+def test_the_order_of_inputs_of_an_operation_is_part_of_the_recipe():
+    swapped = Operation("linear", ("b", "a"), each=(("weight", (0.5, 0.5)),))
+    assert recipe(embed=Slot((("*", swapped),))).digest != recipe().digest
+
+
+def test_the_order_in_which_names_are_given_is_not():
+    assert recipe(inputs=PAIR[::-1]) == recipe()
+    knobs = (("x", 1), ("y", 2))
+    assert Operation("o", ("a",), shared=knobs) == Operation(
+        "o", ("a",), shared=knobs[::-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"dtype": "int8"}, "'int8' is not one of"),
+        ({"frame": "z"}, "'z' is not an input"),
+        ({"slots": ()}, "at least one slot"),
+        ({"inputs": PAIR[:1]}, "embed reads 'b'"),
+        ({"slots": (Slot((("*", linear()),), layers=(("a", 0),)),)}, "no layer of"),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(RecipeError, match=message):
+        recipe(**changes)
+
+
+def test_every_input_needs_its_knob():
+    with pytest.raises(RecipeError, match=r"one value per input \(2\), but has 1"):
+        linear((0.5,))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {**recipe().to_json(), "slots": 3},
+        {**recipe().to_json(), "embed": {"layers": {}}},
+        {**recipe().to_json(), "inputs": {"a": {}}},
+        {**recipe().to_json(), "inputs": []},
+        [],
+    ],
+)
+def test_what_is_no_recipe_is_refused(data):
+    with pytest.raises(RecipeError, match="Not a recipe"):
+        Recipe.from_json(data)
+
+
+def test_reads_lists_the_base_last_and_once():
+    assert Operation("o", ("a", "b"), base="c").reads == ("a", "b", "c")
+    assert Operation("o", ("a", "b"), base="a").reads == ("a", "b")
+
+
+def test_a_slot_serves_named_roles_before_the_rest():
+    special, rest = linear((0.1, 0.9)), linear()
+    slot = Slot((("norm", special), ("*", rest)))
+    assert slot.operation("norm") == special
+    assert slot.operation("mlp") == rest
+    with pytest.raises(RecipeError, match="No operation for role 'mlp'"):
+        Slot((("norm", special),)).operation("mlp")
+
+
+def test_knobs_are_found_by_name():
+    operation = linear(density=0.5)
+    assert operation.knob("density") == 0.5
+    assert operation.knob("lambda", 1.0) == 1.0
+    assert operation.knobs("weight") == (0.5, 0.5)
+    assert operation.knobs("density") is None
+    with pytest.raises(RecipeError, match="no knob 'lambda'"):
+        operation.knob("lambda")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_json_cannot_hold_have_no_digest(bad):
+    with pytest.raises(ValueError, match="JSON"):
+        digest({"x": bad})
