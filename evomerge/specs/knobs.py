@@ -12,9 +12,10 @@ from typing import Any
 from evomerge.core.blueprint import Coordinate, KnobPlan, Schedule, Term
 from evomerge.core.catalogue import Knob
 from evomerge.core.digest import Scalar
-from evomerge.core.space import Axis, ChoiceAxis, FloatAxis, IntAxis
+from evomerge.core.space import Axis
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.ranges import Ranges
 from evomerge.specs.space import By, Search
 
 SPLIT = ("attn", "mlp", "other")
@@ -138,18 +139,16 @@ class KnobWriter:
             )
 
     def _value(self, value: Scalar, key: str) -> Scalar:
-        if not self.knob.allows(value):
-            self.mistakes.add(key, f"expected {self.knob.allowed}, got {value!r}.")
-        return float(value) if _is_int_for(self.knob, value) else value
+        return Ranges(self.knob, key, self.mistakes).value(value)
 
     def _open(
         self, search: Search, prefix: str, key: str
     ) -> tuple[Mapping[str, Schedule], tuple[Axis, ...]]:
         """Lay the axes of a search out over roles and depth."""
         by = search.layout
-        template = self._axis(search, key)
+        template = Ranges(self.knob, key, self.mistakes).axis(search)
         if by.depth is not None:
-            self._check_depth(by.depth, key)
+            self._check_points(by.depth, f"{key}.by.depth")
         if template is None:
             fallback = self.knob.default
             return {"*": Schedule((1.0 if fallback is None else fallback,))}, ()
@@ -184,131 +183,9 @@ class KnobWriter:
         else:
             yield f"{stem}.layers" if by.ends == "own" else stem
 
-    def _check_depth(self, depth: int, key: str) -> None:
-        self._check_points(depth, f"{key}.by.depth")
-        if self.knob.kind == "choice":
-            self.mistakes.add(
-                f"{key}.by.depth",
-                f"expected groups for {self.knob.name!r}: there is nothing in between "
-                "words.",
-            )
-
-    def _axis(self, search: Search, key: str) -> Axis | None:
-        """Return the axis a search opens, without its final name."""
-        if not self.knob.searchable:
-            self.mistakes.add(
-                key,
-                f"expected a fixed value: {self.knob.name!r} is not for searching.",
-            )
-            return None
-        if self.knob.kind == "choice":
-            return self._choice(search, key)
-        return self._number(search, key)
-
-    def _choice(self, search: Search, key: str) -> Axis | None:
-        for word in ("low", "high", "log", "grid"):
-            if getattr(search, word) is not None:
-                self.mistakes.add(
-                    f"{key}.{word}",
-                    f"expected choices: {self.knob.name!r} is {self.knob.allowed}.",
-                )
-        choices = search.choices or self.knob.choices
-        for choice in choices:
-            if not self.knob.allows(choice):
-                self.mistakes.add(
-                    f"{key}.choices", f"expected {self.knob.allowed}, got {choice!r}."
-                )
-        if search.start is not None and search.start not in choices:
-            self.mistakes.add(
-                f"{key}.start", f"expected one of the choices, got {search.start!r}."
-            )
-            return None
-        return ChoiceAxis("", tuple(choices), search.start)
-
-    def _number(self, search: Search, key: str) -> Axis | None:
-        if search.choices is not None:
-            return self._choice_of_numbers(search, key)
-        low = self.knob.low if search.low is None else search.low
-        high = self.knob.high if search.high is None else search.high
-        if low is None or high is None:
-            self.mistakes.add(
-                key, "expected low and high; this knob has no usual range."
-            )
-            return None
-        if low >= high:
-            self.mistakes.add(
-                f"{key}.{'low' if search.low is not None else 'high'}",
-                f"expected low below high, got low {low:g} and high {high:g} (what is "
-                "not written comes from the catalogue).",
-            )
-            return None
-        for word, bound in (("low", low), ("high", high)):
-            self._check_bound(bound, f"{key}.{word}")
-        start = self._start(search, key, low, high)
-        if self.knob.kind == "int":
-            return IntAxis(
-                "", round(low), round(high), None if start is None else round(start)
-            )
-        log = self.knob.log if search.log is None else search.log
-        if log and low <= 0:
-            self.mistakes.add(
-                f"{key}.low", f"expected above 0 on a logarithmic scale, got {low:g}."
-            )
-            return None
-        grid = search.grid or (None if log else self.knob.grid)
-        return FloatAxis("", low, high, start, log, grid)
-
-    def _choice_of_numbers(self, search: Search, key: str) -> Axis | None:
-        if search.layout.depth is not None:
-            self.mistakes.add(
-                f"{key}.by.depth",
-                "expected groups beside choices: the values between "
-                "control points would be none of them.",
-            )
-        values = tuple(
-            self._value(choice, f"{key}.choices") for choice in search.choices or ()
-        )
-        start = (
-            None if search.start is None else self._value(search.start, f"{key}.start")
-        )
-        if start is not None and start not in values:
-            self.mistakes.add(
-                f"{key}.start", f"expected one of the choices, got {search.start!r}."
-            )
-            return None
-        return ChoiceAxis("", values, start)
-
-    def _check_bound(self, bound: float, key: str) -> None:
-        value: Scalar = bound
-        if self.knob.kind == "int" and float(bound).is_integer():
-            value = int(bound)
-        if not self.knob.allows(value):
-            self.mistakes.add(key, f"expected {self.knob.allowed}, got {bound:g}.")
-
-    def _start(self, search: Search, key: str, low: float, high: float) -> float | None:
-        start = search.start
-        if start is None:
-            default = self.knob.default
-            fits = isinstance(default, int | float) and low <= default <= high
-            return float(default) if fits and default is not None else None
-        if isinstance(start, bool | str) or not low <= start <= high:
-            self.mistakes.add(
-                f"{key}.start",
-                f"expected a number from {low:g} to {high:g}, got {start!r}.",
-            )
-            return None
-        return float(start)
-
 
 def _is_open(entry: Any) -> bool:
     return isinstance(entry, Search) or entry == "search"
-
-
-def _is_int_for(knob: Knob, value: Scalar) -> bool:
-    """Whole numbers written for a real knob: 1 and 1.0 must give one digest."""
-    return (
-        knob.kind == "float" and isinstance(value, int) and not isinstance(value, bool)
-    )
 
 
 def _ends(by: By, prefix: str) -> tuple[Coordinate | None, Coordinate | None]:
