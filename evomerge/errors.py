@@ -10,6 +10,7 @@
     ├── CandidateError       the candidate's own fault: final
     ├── WorkerError          the machine's fault: worth another try
     │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
+    ├── RequestError         a prompt no engine of this size can answer
     ├── IllegalTransitionError   a trial cannot take that step
     ├── ReplayError          the recorded history and the strategy disagree
     ├── ExportError          a result cannot be written
@@ -74,6 +75,10 @@ class WorkerError(EvomergeError):
 
 class SelfTestError(WorkerError):
     """An engine does not reproduce a cold load, so it refuses to score anything."""
+
+
+class RequestError(EvomergeError):
+    """A prompt that this engine can answer for no candidate, for example too long."""
 
 
 class IllegalTransitionError(EvomergeError):

@@ -55,7 +55,11 @@ class LoglikelihoodRequest:
 
 @dataclass(frozen=True, slots=True)
 class Loglikelihood:
-    """Natural log-probability of the continuation, and whether greedy gives it."""
+    """Natural log-probability of the continuation, and whether greedy gives it.
+
+    Greedy gives a token only if no other is as likely: a collapsed model whose
+    probabilities are all equal gets no credit.
+    """
 
     logprob: float
     is_greedy: bool
@@ -82,12 +86,13 @@ class SelfTest:
 
     Attributes:
         probe_difference: Largest absolute log-probability difference between the probe
-            parent swapped in and the same parent cold-loaded.
+            parent swapped in and the same parent cold-loaded; None where there is no
+            second parent to probe with.
         return_difference: The same for the frame after swapping it back.
-        swap_s: Seconds the swap to the probe took.
+        swap_s: Seconds the swap to the probe (or, without one, to the frame) took.
     """
 
-    probe_difference: float
+    probe_difference: float | None
     return_difference: float
     swap_s: float
 
@@ -120,12 +125,24 @@ class Engine(Protocol):
         """
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
-        """Continue every prompt; answers in the order asked."""
+        """Continue every prompt; answers in the order asked.
+
+        Raises:
+            RequestError: A prompt is empty or leaves no room for an answer.
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine or machine failed.
+        """
 
     def loglikelihood(
         self, requests: Sequence[LoglikelihoodRequest]
     ) -> list[Loglikelihood]:
-        """Score every continuation; answers in the order asked."""
+        """Score every continuation; answers in the order asked.
+
+        Raises:
+            RequestError: A context is empty, or a pair exceeds ``max_length``.
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine or machine failed.
+        """
 
     def self_test(self) -> SelfTest:
         """Swap the probe parent in and back, comparing with cold loads.

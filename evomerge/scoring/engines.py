@@ -1,0 +1,34 @@
+"""Which engine kinds there are, each loaded only when it is asked for."""
+
+from evomerge.core.work import WorkerSetup
+from evomerge.errors import Problem, SpecError
+from evomerge.scoring.engine import Engine
+
+KINDS = ("vllm", "hf", "simulated")
+
+
+def open_engine(setup: WorkerSetup) -> Engine:
+    """Start the engine a worker is told to run; the caller closes it.
+
+    Raises:
+        SpecError: There is no such engine, its library is missing, or it does not
+            know one of the options.
+        CheckpointError: The frame cannot be loaded.
+        WorkerError: The engine or machine failed.
+    """
+    kind = setup.engine.kind
+    if kind == "vllm":
+        from evomerge.scoring.vllm_engine import VllmEngine
+
+        return VllmEngine(setup)
+    if kind == "hf":
+        from evomerge.scoring.hf_engine import HfEngine
+
+        return HfEngine(setup)
+    if kind == "simulated":
+        from evomerge.scoring.simulated import SimulatedEngine
+
+        return SimulatedEngine(setup)
+    raise SpecError(
+        [Problem("engine.kind", f"Expected one of {', '.join(KINDS)}, got {kind!r}.")]
+    )

@@ -1,0 +1,414 @@
+"""One vLLM engine kept alive, whose weights are exchanged in place.
+
+vLLM is started once, from the frame; every candidate is merged inside its worker and
+written over the weights it computes with (``vllm_worker``). Works in this process,
+inside a Ray actor, and with vLLM's engine in a process of its own
+(``VLLM_ENABLE_V1_MULTIPROCESSING=1``, vLLM's default on GPU).
+
+vLLM reads its settings from the environment while it is imported, so they are set
+here first; what the user has set already is left alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from evomerge.checkpoints import read_model
+from evomerge.core.recipe import Recipe
+from evomerge.core.work import EngineSettings, WorkerSetup
+from evomerge.errors import (
+    CandidateError,
+    EvomergeError,
+    Problem,
+    SpecError,
+    WorkerError,
+)
+from evomerge.scoring.engine import (
+    Completion,
+    GenerateRequest,
+    Loglikelihood,
+    LoglikelihoodRequest,
+    SelfTest,
+    SwapReport,
+)
+from evomerge.scoring.requests import (
+    answer_text,
+    check_generate,
+    check_loglikelihood,
+    cut_at_stop,
+    room,
+)
+from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
+from evomerge.scoring.vllm_prompt_logprobs import N_ROWS
+
+CPU_CACHE_BYTES = 64 << 20
+"""Least memory for the key-value cache on CPU, where vLLM would take most of it."""
+
+EXTENSION = "evomerge.scoring.vllm_worker.SwapExtension"
+
+_ENVIRONMENT = {
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Several engines on one machine must not fight over the same cores.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Eager engines gain nothing from compiling one helper for three seconds.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+
+class VllmEngine:
+    """One living ``vllm.LLM``; see ``Engine`` for the promises."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        """Start vLLM from the frame.
+
+        If the set-up names a probe whose cold measurement is not kept yet, the probe
+        is started, measured and stopped first, while nothing else holds memory.
+
+        Raises:
+            SpecError: vLLM is not installed, or does not know an option.
+            CheckpointError: The frame cannot be loaded.
+            WorkerError: vLLM or the machine failed.
+        """
+        _prepare_environment()
+        self._setup = setup
+        self._llm: Any = None
+        self._closed = False
+        self._whole = True
+        self._facts = _facts(setup.engine)
+        self._arguments = _arguments(setup)
+        if setup.probe not in (None, setup.frame):
+            kept_probe(self._facts, setup, self._cold_probe)
+        self._start()
+
+    def _start(self) -> None:
+        from vllm import LLM
+
+        with _machine_faults("start"):
+            self._llm = LLM(**self._arguments)
+            setup = self._setup
+            self._llm.collective_rpc(
+                "evomerge_prepare",
+                args=(dict(setup.sources), setup.frame, setup.cache_dir),
+            )
+        self._whole = True
+        # One token less than vLLM holds: scoring a pair makes it generate one more.
+        limit = int(self._llm.llm_engine.model_config.max_model_len) - 1
+        self._max_length = min(limit, setup.engine.max_model_len or limit)
+        self._tokenizer = self._llm.get_tokenizer()
+
+    def _stop(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Kind, versions, element type and device."""
+        return self._facts
+
+    @property
+    def tokenizer(self) -> Any:
+        """The frame's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, answer included."""
+        return self._max_length
+
+    def swap(self, recipe: Recipe) -> SwapReport:
+        """Merge a recipe into the living model.
+
+        Raises:
+            CandidateError: The merged weights are not finite, or do not fit the frame.
+            WorkerError: vLLM or the machine failed.
+        """
+        self._require_open()
+        self._whole = False
+        with _machine_faults("swap a candidate in"):
+            reports = self._llm.collective_rpc(
+                "evomerge_swap", args=(recipe.to_json(),)
+            )
+            # Cached prefixes hold what the old weights thought.
+            forgotten = self._llm.reset_prefix_cache()
+        for report in reports:
+            if "candidate_error" in report:
+                raise CandidateError(report["candidate_error"])
+            if "machine_error" in report:
+                raise WorkerError(report["machine_error"])
+        if not forgotten:
+            raise WorkerError(
+                "vLLM kept its prefix cache over a swap, because requests are still "
+                "running; start a new engine."
+            )
+        self._whole = True
+        return SwapReport(
+            materialise_s=max(report["materialise_s"] for report in reports),
+            swap_s=max(report["swap_s"] for report in reports),
+            size_bytes=reports[0]["size_bytes"],
+        )
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
+        """Continue every prompt; answers in the order asked."""
+        self._require_whole()
+        check_generate(requests, self.max_length)
+        if not requests:
+            return []
+        params = [_sampling(request, self.max_length) for request in requests]
+        outputs = self._ask([request.prompt for request in requests], params)
+        return [
+            self._completion(request, output.outputs[0])
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+
+    def _completion(self, request: GenerateRequest, answer: Any) -> Completion:
+        text = answer_text(self._tokenizer, answer.token_ids, request.stop)
+        stopped_by = answer.stop_reason
+        if isinstance(stopped_by, str) and len(text) > len(answer.text):
+            # Decoded in one go the text may lack the stop string vLLM saw.
+            text = cut_at_stop(answer.text, request.stop)
+        return Completion(
+            text, len(answer.token_ids), truncated=answer.finish_reason == "length"
+        )
+
+    def loglikelihood(
+        self, requests: Sequence[LoglikelihoodRequest]
+    ) -> list[Loglikelihood]:
+        """Score every continuation; answers in the order asked."""
+        self._require_whole()
+        check_loglikelihood(requests, self.max_length)
+        wanted = [place for place, r in enumerate(requests) if r.continuation]
+        answers = [Loglikelihood(0.0, True)] * len(requests)
+        if not wanted:
+            return answers
+        lengths = {len(requests[place].continuation) for place in wanted}
+        scoring = {n: _scoring(n) for n in lengths}
+        outputs = self._ask(
+            [requests[p].context + requests[p].continuation for p in wanted],
+            [scoring[len(requests[p].continuation)] for p in wanted],
+        )
+        for place, output in zip(wanted, outputs, strict=True):
+            answers[place] = _read_scores(requests[place], output.prompt_logprobs)
+        return answers
+
+    def _ask(self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any]) -> Any:
+        with _machine_faults("score a candidate"):
+            return self._llm.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                params,
+                use_tqdm=False,
+            )
+
+    def self_test(self) -> SelfTest:
+        """Compare swapped weights with cold loads; see ``run_self_test``."""
+        self._require_open()
+        return run_self_test(self, self._setup, self._cold_probe)
+
+    def _cold_probe(self, fingerprint: str) -> Probe:
+        """Measure a parent in an engine of its own, while this one is stopped."""
+        was_running = self._llm is not None
+        self._stop()
+        other = VllmEngine(replace(self._setup, frame=fingerprint, probe=None))
+        try:
+            probe = Probe.take(other)
+        finally:
+            other.close()
+        if was_running:
+            self._start()
+        return probe
+
+    def close(self) -> None:
+        """Stop vLLM and free its memory; idempotent."""
+        self._closed = True
+        self._stop()
+
+    def _require_open(self) -> None:
+        if self._closed or self._llm is None:
+            raise WorkerError("This engine is closed; open another one.")
+
+    def _require_whole(self) -> None:
+        self._require_open()
+        if not self._whole:
+            raise WorkerError(
+                "The last swap failed half-way, so the weights are of no model; swap "
+                "a recipe in first."
+            )
+
+
+def _on_cpu() -> bool:
+    return not torch.cuda.is_available()
+
+
+def _prepare_environment() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise SpecError(
+            [
+                Problem(
+                    "engine.kind",
+                    "vLLM is not installed; install evomerge[cpu] or evomerge[gpu], or "
+                    "choose engine.kind: hf.",
+                )
+            ]
+        )
+    wanted = _ENVIRONMENT | (_CPU_ENVIRONMENT if _on_cpu() else {})
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+def _facts(settings: EngineSettings) -> dict[str, str]:
+    import vllm
+
+    device = "cpu" if _on_cpu() else torch.cuda.get_device_name(0)
+    return {
+        "kind": "vllm",
+        "version": str(vllm.__version__),
+        "torch": torch.__version__.partition("+")[0],
+        "dtype": settings.dtype,
+        "device": device,
+    }
+
+
+def _arguments(setup: WorkerSetup) -> dict[str, Any]:
+    """Return what ``vllm.LLM`` is started with; options win over our defaults.
+
+    Raises:
+        SpecError: vLLM has no argument of an option's name.
+    """
+    settings = setup.engine
+    _check_options(settings.options)
+    folder = setup.sources[setup.frame]
+    own, per_token = _sizes(setup)
+    length = min(own, (settings.max_model_len or own) + 1)
+    arguments: dict[str, Any] = {
+        "model": folder,
+        "dtype": settings.dtype,
+        "max_model_len": length,
+        "max_num_seqs": settings.max_num_seqs,
+        "seed": 0,
+        "load_format": "safetensors",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "worker_extension_cls": EXTENSION,
+    }
+    cache_bytes = settings.kv_cache_bytes
+    if _on_cpu():
+        arguments["enforce_eager"] = True
+        cache_bytes = cache_bytes or max(CPU_CACHE_BYTES, (length + 256) * per_token)
+    if cache_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = cache_bytes
+    if int(settings.options.get("tensor_parallel_size", 1)) > 1:
+        # Inside a Ray actor vLLM would start Ray workers of its own.
+        arguments["distributed_executor_backend"] = "mp"
+    return arguments | dict(settings.options)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = set(EngineArgs.__dataclass_fields__)
+    problems = []
+    for name in options:
+        if name == "worker_extension_cls":
+            message = "This is how evomerge reaches the weights; leave it out."
+        elif name not in known:
+            near = get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            message = f"vLLM has no such argument{hint}"
+        else:
+            continue
+        problems.append(Problem(f"engine.options.{name}", message))
+    if problems:
+        raise SpecError(problems)
+
+
+def _sizes(setup: WorkerSetup) -> tuple[int, int]:
+    """Return the frame's own length limit and the cache bytes of one token."""
+    model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
+    config = model.config.get("text_config", model.config)
+    heads = int(config.get("num_attention_heads", 1))
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    width = int(
+        config.get("head_dim") or int(config.get("hidden_size", heads)) // heads
+    )
+    item = torch.empty(0, dtype=getattr(torch, setup.engine.dtype)).element_size()
+    per_token = 2 * model.n_layers * kv_heads * width * item
+    return int(config.get("max_position_embeddings") or 2048), per_token
+
+
+def _sampling(request: GenerateRequest, max_length: int) -> Any:
+    from vllm import SamplingParams
+
+    sampled = request.temperature > 0.0
+    stops = [stop for stop in request.stop if stop]
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p if sampled else 1.0,
+        seed=request.seed if sampled else None,
+        max_tokens=room(request, max_length),
+        stop=stops or None,
+        # Without stop strings the text is decoded once, at the end.
+        detokenize=bool(stops),
+        skip_clone=True,
+    )
+
+
+def _scoring(n_rows: int) -> Any:
+    """Ask for the last rows of the prompt; the one token generated is thrown away."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        prompt_logprobs=0,
+        detokenize=False,
+        flat_logprobs=True,
+        extra_args={N_ROWS: n_rows},
+        skip_clone=True,
+    )
+
+
+def _read_scores(request: LoglikelihoodRequest, flat: Any) -> Loglikelihood:
+    n = len(request.continuation)
+    if tuple(flat.token_ids[-n:]) != request.continuation:
+        raise WorkerError("vLLM scored other tokens than were asked for.")
+    total = sum(flat.logprobs[-n:])
+    if total - total != 0.0:
+        raise CandidateError(
+            "The model's log-probabilities are not finite, although its weights are: "
+            "its activations overflow."
+        )
+    return Loglikelihood(total, all(rank == 1 for rank in flat.ranks[-n:]))
+
+
+@contextmanager
+def _machine_faults(doing: str) -> Iterator[None]:
+    """Turn whatever vLLM raises into our own error."""
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except Exception as error:
+        # vLLM has no root of its own errors; they reach us as almost anything.
+        raise WorkerError(
+            f"The vllm engine failed to {doing}: {type(error).__name__}: {error}"
+        ) from error

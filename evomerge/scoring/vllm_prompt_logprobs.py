@@ -1,0 +1,122 @@
+"""Prompt log-probabilities of many short requests in one batch.
+
+vLLM's first model runner computes them request by request, every row of every prompt,
+which takes longer than the model itself when models are small. Here the rows that
+continuations need are scored together. The driver tells how many those are in the
+request's ``extra_args``; without the word, or with another runner, vLLM's own way is
+taken and the driver reads the last rows of a longer answer.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+
+N_ROWS = "evomerge_rows"
+"""Key in ``SamplingParams.extra_args``: rows wanted at the end of the prompt."""
+
+BATCH_LOGITS = 1 << 26
+"""Most logits of one head computation (256 MiB in float32)."""
+
+
+def score_in_one_batch(runner: Any) -> bool:
+    """Make a model runner score prompts together, if it is of the kind we know.
+
+    Args:
+        runner: vLLM's model runner.
+
+    Returns:
+        Whether it was changed.
+    """
+    known = (
+        "_get_prompt_logprobs_dict",
+        "num_prompt_logprobs",
+        "input_batch",
+        "query_start_loc",
+        "sampler",
+    )
+    if not all(hasattr(runner, name) for name in known):
+        return False
+    original = runner._get_prompt_logprobs_dict
+
+    def scored(
+        self: Any, hidden_states: torch.Tensor, scheduled: dict[str, int]
+    ) -> dict[str, Any]:
+        ours = [i for i in self.num_prompt_logprobs if _ours(self, i, scheduled)]
+        result = _score(self, hidden_states, ours) if ours else {}
+        for request_id in ours:
+            del self.num_prompt_logprobs[request_id]
+        return result | original(hidden_states, scheduled)
+
+    runner._get_prompt_logprobs_dict = MethodType(scored, runner)
+    return True
+
+
+def _rows(runner: Any, request_id: str) -> int:
+    params = runner.requests[request_id].sampling_params
+    return int((params.extra_args or {}).get(N_ROWS, 0))
+
+
+def _ours(runner: Any, request_id: str, scheduled: dict[str, int]) -> bool:
+    """The request names its rows, and its whole prompt is in this very step."""
+    request = runner.requests[request_id]
+    return (
+        runner.num_prompt_logprobs[request_id] == 0
+        and _rows(runner, request_id) > 0
+        and request.num_computed_tokens == 0
+        and request.prompt_token_ids is not None
+        and scheduled.get(request_id) == len(request.prompt_token_ids)
+    )
+
+
+def _score(runner: Any, hidden: torch.Tensor, ids: list[str]) -> dict[str, Any]:
+    from vllm.v1.outputs import LogprobsTensors
+
+    rows: list[int] = []
+    targets: list[int] = []
+    counts: list[int] = []
+    for request_id in ids:
+        prompt = runner.requests[request_id].prompt_token_ids
+        n = _rows(runner, request_id)
+        offset = int(
+            runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]]
+        )
+        # The row before a token predicts it.
+        end = offset + len(prompt) - 1
+        rows += range(end - n, end)
+        targets += prompt[-n:]
+        counts.append(n)
+    logprobs, ranks = _logprobs(runner, hidden, rows, targets)
+    chosen = torch.tensor(targets, dtype=torch.int32).unsqueeze(1)
+    return {
+        request_id: LogprobsTensors(*parts)
+        for request_id, *parts in zip(
+            ids,
+            chosen.split(counts),
+            logprobs.split(counts),
+            ranks.split(counts),
+            strict=True,
+        )
+    }
+
+
+def _logprobs(
+    runner: Any, hidden: torch.Tensor, rows: list[int], targets: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probability ``(n, 1)`` and rank ``(n,)`` of each row's target."""
+    device = hidden.device
+    index = torch.tensor(rows, device=device)
+    target = torch.tensor(targets, device=device).unsqueeze(1)
+    step = max(1, BATCH_LOGITS // int(runner.model_config.get_vocab_size()))
+    parts = []
+    for start in range(0, len(rows), step):
+        here = target[start : start + step]
+        logits = runner.model.compute_logits(hidden[index[start : start + step]])
+        scores = runner.sampler.compute_logprobs(logits)
+        chosen = scores.gather(1, here)
+        parts.append((chosen, (scores >= chosen).sum(1)))
+    logprobs = torch.cat([chosen for chosen, _ in parts]).cpu()
+    ranks = torch.cat([rank for _, rank in parts]).to(torch.int32).cpu()
+    return logprobs, ranks

@@ -1,0 +1,174 @@
+"""The vllm engine in this process; each class starts vLLM twice, one after another."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from evomerge.core.work import EngineSettings
+from evomerge.errors import SelfTestError, SpecError, WorkerError
+from evomerge.scoring import vllm_worker
+from evomerge.scoring.engine import Engine, LoglikelihoodRequest
+from evomerge.scoring.engines import open_engine
+from evomerge.scoring.self_test import Probe, run_self_test
+from evomerge.testing.engine_contract import (
+    EngineContract,
+    Parents,
+    SwapContract,
+    probed,
+)
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+
+class TestUntiedLlama(EngineContract):
+    kind = "vllm"
+
+    def test_self_test_passes(
+        self, engine: Engine, parents: Parents, cold_b: Probe
+    ) -> None:
+        setup = probed(parents.setup("a", self.settings()), parents)
+        result = run_self_test(engine, setup, lambda _: cold_b)
+        assert (result.probe_difference, result.return_difference) == (0.0, 0.0)
+
+    def test_prompts_longer_than_one_step_are_scored_alike(
+        self, engine: Engine
+    ) -> None:
+        long = LoglikelihoodRequest(tuple(range(5, 125)), (7, 8))
+        alone = engine.loglikelihood([long])[0].logprob
+        # More tokens than vLLM takes in one step, so that prompts are split.
+        crowd = engine.loglikelihood([long] * 100)
+        assert {round(score.logprob - alone, 3) for score in crowd} == {0.0}
+
+
+class TestTiedLlama(SwapContract):
+    kind = "vllm"
+    tied = True
+
+    def test_self_test_refuses_when_the_tied_head_is_not_repacked(
+        self,
+        engine: Engine,
+        parents: Parents,
+        cold_b: Probe,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        setup = probed(parents.setup("a", self.settings()), parents)
+        assert run_self_test(engine, setup, lambda _: cold_b).probe_difference == 0.0
+        monkeypatch.setattr(vllm_worker, "refresh_tied_head", lambda *_: None)
+        with pytest.raises(SelfTestError, match="probe parent, swapped in, differs"):
+            run_self_test(engine, setup, lambda _: cold_b)
+
+
+class TestUntiedQwen2(SwapContract):
+    kind = "vllm"
+    family = "qwen2"
+
+
+class TestTiedQwen2(SwapContract):
+    kind = "vllm"
+    family = "qwen2"
+    tied = True
+
+
+class TestUntiedLlamaHalf(SwapContract):
+    kind = "vllm"
+    dtype = "bfloat16"
+
+
+class TestTiedLlamaHalf(SwapContract):
+    kind = "vllm"
+    tied = True
+    dtype = "bfloat16"
+
+
+class TestUntiedQwen2Half(SwapContract):
+    kind = "vllm"
+    family = "qwen2"
+    dtype = "bfloat16"
+
+
+class TestTiedQwen2Half(EngineContract):
+    kind = "vllm"
+    family = "qwen2"
+    tied = True
+    dtype = "bfloat16"
+
+
+def test_unknown_option_is_named_with_the_nearest_known_one(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    parents = Parents(tmp_path_factory.mktemp("parents")).write()
+    settings = EngineSettings(kind="vllm", options={"block_sise": 16})
+    with pytest.raises(SpecError, match=r"engine\.options\.block_sise.*'block_size'"):
+        open_engine(parents.setup("a", settings))
+
+
+def test_start_that_fails_is_the_machines_fault(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    parents = Parents(tmp_path_factory.mktemp("parents")).write()
+    settings = EngineSettings(kind="vllm", kv_cache_bytes=1)
+    with pytest.raises(WorkerError, match="failed to start"):
+        open_engine(parents.setup("a", settings))
+
+
+_OTHER_PROCESS = """
+import json, sys
+from evomerge.core.work import EngineSettings, WorkerSetup
+from evomerge.scoring.engines import open_engine
+from evomerge.errors import CandidateError
+from evomerge.core.recipe import Recipe
+
+if __name__ == "__main__":
+    data = json.loads(sys.argv[1])
+    settings = EngineSettings(**data.pop("engine"))
+    engine = open_engine(WorkerSetup(engine=settings, tasks=(), **data))
+    result = engine.self_test()
+    try:
+        engine.swap(Recipe.from_json(json.loads(sys.argv[2])))
+    except CandidateError as error:
+        refused = str(error)
+    kind = type(engine._llm.llm_engine.engine_core).__name__
+    engine.close()
+    print(json.dumps([result.probe_difference, result.return_difference]))
+    print(json.dumps([refused, kind]))
+"""
+
+
+def test_engine_in_a_process_of_its_own_passes_the_self_test(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("parents")
+    parents = Parents(folder, tied=True).write()
+    settings = EngineSettings(kind="vllm", max_model_len=128, kv_cache_bytes=16 << 20)
+    setup = probed(parents.setup("a", settings), parents)
+    script = folder / "script.py"
+    script.write_text(_OTHER_PROCESS)
+    plain = {name: getattr(setup, name) for name in ("frame", "probe", "cache_dir")}
+    plain |= {"sources": dict(setup.sources)}
+    plain["engine"] = {
+        "kind": "vllm",
+        "max_model_len": settings.max_model_len,
+        "kv_cache_bytes": settings.kv_cache_bytes,
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(script),
+            json.dumps(plain),
+            json.dumps(replace(parents, dtype="float32").blend(3e38).to_json()),
+        ],
+        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    differences, (refused, kind) = map(json.loads, done.stdout.splitlines()[-2:])
+    assert differences == [0.0, 0.0]
+    assert "not finite" in refused
+    assert kind == "SyncMPClient"
