@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,37 @@ def non_finite(model: Model, cache_dir: Path | None = None) -> tuple[str, ...]:
         cache_dir: Where the answer is remembered by fingerprint, if anywhere.
     """
     memo = None if cache_dir is None else cache_dir / f"finite-{model.fingerprint}.json"
-    if memo is not None and memo.is_file():
-        return tuple(json.loads(memo.read_text()))
+    if memo is not None and (known := _load(memo)) is not None:
+        return known
     found = tuple(
-        name for name in sorted(model.tensors) if _is_bad(model, model.tensors[name])
+        name for name in sorted(model.tensors) if _is_bad(model.tensors[name])
     )
     if memo is not None:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        partial = memo.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(found))
-        partial.replace(memo)
+        _save(memo, found)
     return found
 
 
-def _is_bad(model: Model, info: TensorInfo) -> bool:
+def _load(memo: Path) -> tuple[str, ...] | None:
+    """Read an earlier answer; an unreadable one is worked out again."""
+    try:
+        names = json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _save(memo: Path, names: tuple[str, ...]) -> None:
+    partial = memo.with_suffix(f".{os.getpid()}")
+    # A cache that cannot be written costs time at the next start, nothing else.
+    with suppress(OSError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(names), encoding="utf-8")
+        partial.replace(memo)
+
+
+def _is_bad(info: TensorInfo) -> bool:
     if info.nbytes == 0 or info.dtype not in ("F32", "F64", *_EXPONENT):
         return False
     kind = {"F32": "<f4", "F64": "<f8"}.get(info.dtype, "<u2")

@@ -11,7 +11,8 @@ import torch
 
 from evomerge.checkpoints import HEAD_WEIGHT
 from evomerge.core.recipe import Recipe
-from evomerge.merging.inputs import Merged, Where, full_name
+from evomerge.merging.inputs import Where, full_name
+from evomerge.merging.merged import Merged
 from evomerge.merging.sources import Sources
 
 

@@ -143,16 +143,6 @@ class Sources:
             found = self._tensors[key] = self._window(model.tensors[name])
         return found
 
-    def find_non_finite(self, fingerprint: str) -> str | None:
-        """Return the first tensor of a parent that holds NaN or infinity, if any.
-
-        Reads every byte of the parent.
-        """
-        for name, info in self.model(fingerprint).tensors.items():
-            if info.is_float and not is_finite(self.tensor(fingerprint, name)):
-                return name
-        return None
-
     def _window(self, info: TensorInfo) -> torch.Tensor:
         if info.file not in self._files:
             self._files[info.file] = _map(info.file)

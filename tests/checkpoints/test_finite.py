@@ -44,3 +44,24 @@ def test_the_answer_is_remembered_by_content(tmp_path: Path) -> None:
     assert non_finite(model, tmp_path / "cache") == (NAME,)
     (tmp_path / "m" / "model.safetensors").unlink()
     assert non_finite(model, tmp_path / "cache") == (NAME,)
+
+
+@pytest.mark.parametrize("memo", ["{", "3", '{"a": 1}', "[1]"])
+def test_the_answer_is_kept_and_a_broken_memo_made_anew(
+    tmp_path: Path, memo: str
+) -> None:
+    model = read_model(tiny_model(tmp_path / "m", n_layers=1))
+    cache = tmp_path / "cache"
+    assert non_finite(model, cache) == ()
+    (file,) = cache.iterdir()
+    file.write_text('["remembered"]')
+    assert non_finite(model, cache) == ("remembered",)
+    file.write_text(memo)
+    assert non_finite(model, cache) == ()
+    assert file.read_text() == "[]"
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    model = read_model(tiny_model(tmp_path / "m", n_layers=1))
+    (tmp_path / "file").write_text("in the way")
+    assert non_finite(model, tmp_path / "file" / "cache") == ()

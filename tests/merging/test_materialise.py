@@ -388,6 +388,35 @@ def test_a_layer_that_an_input_lacks_is_refused(parents: Parents) -> None:
         parents.merge(recipe)
 
 
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        (Operation("linaer", ("a", "b")), "linaer"),
+        (Operation("slerp", ("a",)), "slerp"),
+        (Operation("linear", ("a",), each=(("weigth", (1.0,)),)), "weigth"),
+    ],
+)
+def test_a_false_operation_is_refused_before_the_first_tensor(
+    parents: Parents, operation: Operation, says: str
+) -> None:
+    recipe = replace(
+        parents.linear({"a": 1.0, "b": 1.0}), head=Slot((("*", operation),))
+    )
+    with pytest.raises(RecipeError, match=says):
+        next(materialise(recipe, parents.sources))
+
+
+def test_a_role_without_an_operation_is_refused_before_the_first_tensor(
+    parents: Parents,
+) -> None:
+    recipe = parents.linear({"a": 1.0})
+    ((_, keep),) = recipe.head.roles
+    with pytest.raises(RecipeError, match="No operation for role 'head'"):
+        next(
+            materialise(replace(recipe, head=Slot((("norm", keep),))), parents.sources)
+        )
+
+
 def test_parents_of_another_family_are_refused(tmp_path: Path) -> None:
     parents = Parents(tmp_path, a={}, b={"family": "qwen2"})
     with pytest.raises(RecipeError, match="do not have the same tensors"):
