@@ -7,13 +7,14 @@ same text; nothing is looked up and no clock is read.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.core.recipe import Recipe
 from evomerge.core.stats import Estimate, Verdict
 from evomerge.core.study import Direction
-from evomerge.export.markup import file_name, markdown, plain, table, yaml_string
+from evomerge.export.markup import file_name, markdown, table, yaml_string
 from evomerge.export.recipe_table import recipe_table
 from evomerge.export.report import RivalTable, Row
 from evomerge.store.base import Usage
@@ -135,10 +136,10 @@ def _worth(facts: CardFacts) -> list[str]:
         parts += _objective(rivals, facts.search)
     parts.append(
         "Differences are paired over items. Intervals hold with 95 % confidence "
-        "(bootstrap over items, stratified by task; Wilson's for shares). p is "
-        "corrected by Holm's method for all comparisons made here and at earlier "
-        "openings of the sealed items. A gain or loss is claimed only where p is below "
-        "0.05 and the interval leaves out 0."
+        "(bootstrap over items, stratified by task; Wilson's for shares). p comes from "
+        "swapping the two models' answers item by item, corrected by Holm's method for "
+        "all comparisons made here and at earlier openings of the sealed items. A gain "
+        "or loss is claimed only where p is below 0.05 and the interval leaves out 0."
     )
     if facts.search is not None:
         times = (
@@ -155,7 +156,7 @@ def _selected_only(search: Search) -> list[str]:
     rows = [(markdown(k), _number(v)) for k, v in search.selected.items()]
     return [
         "On the items it was selected on, which flatter what was selected:",
-        table(("objective", "value (selected on)"), rows),
+        table(("objective", "value (selected on)"), rows, is_numeric=True),
     ]
 
 
@@ -174,7 +175,7 @@ def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
         "verdict",
         "truncated",
     )
-    parts.append(table(head, [_rival(row) for row in rivals.rows]))
+    parts.append(table(head, [_rival(row) for row in rivals.rows], is_numeric=True))
     if search is not None and objective.name in search.selected:
         parts.append(
             f"On the items it was **selected on** it reached "
@@ -187,7 +188,8 @@ def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
             (markdown(row.label), *(_interval(row.means[n]) for n in names))
             for row in rivals.rows
         ]
-        parts.append(table(("model", *(markdown(n) for n in names)), rows))
+        columns = ("model", *(markdown(name) for name in names))
+        parts.append(table(columns, rows, is_numeric=True))
     parts += _truncation(rivals)
     return parts
 
@@ -269,18 +271,25 @@ def _usage(facts: CardFacts) -> str:
 
 
 def _interval(estimate: Estimate, *, sign: bool = False) -> str:
+    """Write an estimate with as many decimals as its interval makes meaningful."""
+    width = estimate.high - estimate.low
+    decimals = 3 if width <= 0 else min(8, max(0, 1 - math.floor(math.log10(width))))
+    form = f"{'+' if sign else ''}.{decimals}f"
     middle, low, high = (
-        _number(value, sign=sign)
+        _minus(format(value, form))
         for value in (estimate.value, estimate.low, estimate.high)
     )
     return f"{middle} [{low}, {high}]"
 
 
-def _number(value: float, *, sign: bool = False) -> str:
-    """Write a number with digits that can mean something, and a true minus sign."""
-    digits = 4 if abs(value) < 10 else 1
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return plain(text).replace("-", "−")
+def _number(value: float) -> str:
+    return _minus(f"{value:.4g}")
+
+
+def _minus(text: str) -> str:
+    """Write a true minus sign, and no sign of nothing."""
+    is_zero = not text.strip("+-0.")
+    return text.lstrip("+-") if is_zero else text.replace("-", "−")
 
 
 def _p(value: float) -> str:

@@ -42,10 +42,16 @@ def file_name(text: str) -> str:
     return _NOT_NAME.sub("-", plain(text)).strip("-.")[:96] or "model"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; cells are markup already, the first column is text."""
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, is_numeric: bool = False
+) -> str:
+    """Return a Markdown table; cells are markup already.
+
+    Columns of numbers, all but the first, stand to the right.
+    """
     lines = ["| " + " | ".join(head) + " |"]
-    lines.append("|" + "|".join([" --- "] + [" ---: "] * (len(head) - 1)) + "|")
+    rule = " ---: " if is_numeric else " --- "
+    lines.append("|" + "|".join([" --- "] + [rule] * (len(head) - 1)) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
 

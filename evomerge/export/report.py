@@ -2,7 +2,9 @@
 
 Everything is paired: all candidates answered the same items. Several comparisons are
 made, over rivals, objectives and earlier openings of the same items, so p-values are
-adjusted over all of them (Holm 1979).
+adjusted over all of them (Holm 1979). Intervals come from the bootstrap, p-values from
+swapping answers: where only a handful of items tell two candidates apart, a bootstrap
+p-value claims too much.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from evomerge.core.stats import (
     compare,
     estimate,
     holm,
-    sign_test,
     verdict,
     wilson,
 )
 from evomerge.core.study import Measure, Objective
+from evomerge.core.swapping import swap_test
 from evomerge.errors import ExportError
 
 
@@ -163,7 +165,7 @@ def _table(
             raise ExportError(
                 f"{rival.label!r} cannot be compared with {chosen.label!r}: {error}"
             ) from error
-        p = _p_value(comparison, mine, theirs)
+        p = swap_test(objective, mine, theirs, rng)
         against = Against(comparison.difference, p, p, Verdict.NONE)
         rows.append(replace(_row(objective, rival, theirs, rng), against=against))
     n_items = sum(len(ids) for ids in mine.items.values())
@@ -225,14 +227,6 @@ def _mean(
         return wilson(int(column.sum()), len(column))
     alone = Objective(str(measure), objective.direction, (measure,), (1.0,))
     return estimate(alone, scores, rng)
-
-
-def _p_value(comparison: Comparison, mine: ItemScores, theirs: ItemScores) -> float:
-    """Take the exact test where there is one: a single measure of 0 and 1."""
-    pairs = [(mine.columns[name], theirs.columns[name]) for name in mine.columns]
-    if len(pairs) == 1 and all(_is_binary(column) for column in pairs[0]):
-        return max(comparison.p_value, sign_test(*pairs[0]))
-    return comparison.p_value
 
 
 def _is_binary(column: Floats) -> bool:
