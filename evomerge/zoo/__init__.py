@@ -1,0 +1,26 @@
+"""Small models trained on the spot, and the tasks they are scored on.
+
+The zoo is EvoLLM-JP in miniature: a base, three experts that each learn one thing, and
+a skill that none of them has but a good merge does. It needs no download, so the demo
+and the tests search over real, trained models on any machine. ``docs/zoo.md`` tells
+what is in it and how much of it to believe.
+"""
+
+from evomerge.zoo.build import ZooReport, make_zoo
+from evomerge.zoo.exact import score
+from evomerge.zoo.progress import OnStep, progress_bars
+from evomerge.zoo.recipes import MODELS, RECIPES, ZooRecipe
+from evomerge.zoo.tasks import TASKS, write_tasks
+
+__all__ = [
+    "MODELS",
+    "OnStep",
+    "RECIPES",
+    "TASKS",
+    "ZooRecipe",
+    "ZooReport",
+    "make_zoo",
+    "progress_bars",
+    "score",
+    "write_tasks",
+]
