@@ -291,7 +291,7 @@ class Recipe:
                 slots=tuple(Slot.from_json(slot) for slot in data["slots"]),
                 head=Slot.from_json(data["head"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecipeError(
                 f"Not a recipe: {error!r} is missing or malformed."
             ) from error

@@ -190,6 +190,7 @@ def test_every_input_needs_its_knob():
         {**recipe().to_json(), "embed": {"layers": {}}},
         {**recipe().to_json(), "inputs": {"a": {}}},
         {**recipe().to_json(), "inputs": []},
+        {**recipe().to_json(), "head": {**recipe().head.to_json(), "scale": "big"}},
         [],
     ],
 )

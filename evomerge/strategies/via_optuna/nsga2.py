@@ -95,7 +95,7 @@ class Nsga2Strategy:
     def _restore(self, generation: int, proposal: Proposal, n: int) -> None:
         rows = self._rows
         parents = [rows.ids[g, i] for g, i in proposal.memory["parents"]]
-        key = self._sampler((generation, 0))._get_parent_cache_key_prefix()
+        key = optuna.samplers.NSGAIISampler._get_parent_cache_key_prefix()
         rows.storage.set_study_system_attr(
             rows.study_id, f"{key}{generation - 1}", parents
         )
@@ -109,7 +109,7 @@ class Nsga2Strategy:
         # Optuna would derive the generation from the number of complete trials, and a
         # failed candidate would make it fill one generation from the next.
         trial = self._rows.open(place)
-        key = self._sampler(place)._get_generation_key()
+        key = optuna.samplers.NSGAIISampler._get_generation_key()
         self._rows.storage.set_trial_system_attr(trial._trial_id, key, place[0] - 1)
         return self._rows.storage.get_trial(trial._trial_id)
 
