@@ -32,6 +32,9 @@ from evomerge.scoring.lm_protocol import protocol_settings
 from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
 from evomerge.scoring.lm_tasks import load_task, wrong
 
+_NO_SCALARS = ("brier_score", "f1", "likelihood", "mcc")
+"""What lm-eval gives as pairs for a multiple-choice item, whatever the aggregation."""
+
 
 class LmEvalTasks:
     """The lm-eval tasks of one worker.
@@ -171,7 +174,13 @@ def _offered(
     """
     filters = [ensemble.name for ensemble in task._filters]
     aggregations = task.aggregation()
-    metrics = [name for name, how in aggregations.items() if how is mean]
+    has_own = task.config.process_results is not None
+    has_pairs = task.OUTPUT_TYPE == "multiple_choice" and not has_own
+    metrics = [
+        name
+        for name, how in aggregations.items()
+        if how is mean and not (has_pairs and name in _NO_SCALARS)
+    ]
     if not metrics:
         raise wrong(
             settings,

@@ -33,6 +33,7 @@ FEWSHOT_SEED = 1234
 """lm-eval's own default, so that prompts equal those of its command line."""
 
 TASK_ERRORS = (
+    datasets.exceptions.DatasetsError,
     jinja2.TemplateError,
     ArithmeticError,
     AssertionError,
@@ -74,9 +75,9 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
         CodeRefusedError: It would run code without permission.
     """
     _calm()
-    config, folder = _find(settings)
-    _refuse_code(settings, config)
-    _point_at_data(config, folder, cache_dir)
+    path = _find(settings)
+    config = _read(settings, path)
+    _point_at_data(config, path.parent, cache_dir)
     _override(config, settings)
     try:
         manager = TaskManager(include_defaults=False)
@@ -102,27 +103,25 @@ def wrong(settings: TaskSettings, message: str) -> SpecError:
     return SpecError([Problem(f"task {settings.name}", message)])
 
 
-def _find(settings: TaskSettings) -> tuple[dict[str, Any], Path]:
-    """Return a task's whole config, includes resolved, and the folder it stands in."""
+def _find(settings: TaskSettings) -> Path:
+    """Return the file a task stands in."""
     if settings.include_path is not None:
         root = Path(settings.include_path)
         if not root.is_dir():
             raise wrong(settings, f"the folder of task files {str(root)!r} is missing.")
-        return _indexed(settings, str(root.resolve()))
+        local = TaskManager(include_path=str(root.resolve()), include_defaults=False)
+        return _indexed(settings, local, str(root))
     library = Path(lm_eval.__file__).parent / "tasks"
     # Most tasks stand in a file of their name; reading the whole library takes long.
     for path in library.rglob(f"{settings.task}.yaml"):
-        config = yaml_loader.load_yaml(path, resolve_func=False)
-        if config.get("task") == settings.task:
-            return yaml_loader.load_yaml(path), path.parent
-    return _indexed(settings, None)
+        if yaml_loader.load_yaml(path, resolve_func=False).get("task") == settings.task:
+            return path
+    return _indexed(settings, _library(), "lm-eval's library")
 
 
-def _indexed(settings: TaskSettings, root: str | None) -> tuple[dict[str, Any], Path]:
-    manager = _manager(root)
+def _indexed(settings: TaskSettings, manager: TaskManager, where: str) -> Path:
     entry = manager.task_index.get(settings.task)
     names = manager.all_subtasks
-    where = "lm-eval's library" if root is None else root
     if entry is None:
         near = get_close_matches(settings.task, names, n=3)
         known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
@@ -134,19 +133,27 @@ def _indexed(settings: TaskSettings, root: str | None) -> tuple[dict[str, Any], 
             f"{settings.task!r} is a group, not a task; name its members one by one: "
             f"{', '.join(members[:10])}.",
         )
-    may_run = root is None or settings.trust_code
-    with contextlib.nullcontext() if may_run else _no_functions(settings):
-        try:
-            return yaml_loader.load_yaml(entry.yaml_path), entry.yaml_path.parent
-        except TASK_ERRORS as error:
-            raise wrong(
-                settings, f"{entry.yaml_path} cannot be read: {error}"
-            ) from error
+    return entry.yaml_path
 
 
-@functools.lru_cache(maxsize=8)
-def _manager(root: str | None) -> TaskManager:
-    return TaskManager(include_path=root, include_defaults=root is None)
+def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
+    """Return a task's whole config, includes and, where allowed, functions resolved."""
+    may_run = settings.include_path is None or settings.trust_code
+    try:
+        # As data first: resolving a function runs the file it stands in.
+        _refuse_unsafe(settings, yaml_loader.load_yaml(path, resolve_func=False))
+        with contextlib.nullcontext() if may_run else _no_functions(settings):
+            return yaml_loader.load_yaml(path)
+    except TASK_ERRORS as error:
+        raise wrong(
+            settings, f"{path} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+@functools.cache
+def _library() -> TaskManager:
+    """Read lm-eval's whole library: fourteen thousand files, many seconds."""
+    return TaskManager()
 
 
 @contextlib.contextmanager
@@ -176,7 +183,7 @@ def _no_functions(settings: TaskSettings) -> Iterator[None]:
         yaml_loader._import_func_in_yml = original
 
 
-def _refuse_code(settings: TaskSettings, config: Mapping[str, Any]) -> None:
+def _refuse_unsafe(settings: TaskSettings, config: Mapping[str, Any]) -> None:
     if config.get("unsafe_code", False) and not settings.trust_code:
         raise CodeRefusedError(
             [

@@ -10,10 +10,13 @@ import pytest
 from lm_eval.evaluator import evaluate
 
 from evomerge.core.protocol import ItemRole
+from evomerge.core.trial import Blame, Cause
 from evomerge.core.whole import passthrough
-from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
+from evomerge.core.work import Assignment, EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError, WorkerError
+from evomerge.scoring.evaluator import Evaluator
 from evomerge.scoring.harness import LmEvalTasks
+from evomerge.scoring.items import item_id
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.lm_tasks import FEWSHOT_SEED, load_task
 from evomerge.scoring.simulated import SimulatedEngine
@@ -73,8 +76,6 @@ def test_every_item_scores_as_in_lm_eval(name, engine, cache):
     ours = score_all(tasks)[name]
     theirs = lm_eval_says(wanted, engine, cache)
     by_id = defaultdict(dict)
-    from evomerge.scoring.items import item_id
-
     for sample in theirs["samples"][name]:
         for metric in sample["metrics"]:
             by_id[item_id(sample["doc"])][metric, sample["filter"]] = sample[metric]
@@ -326,6 +327,44 @@ def test_sampling_settings_reach_the_engine(engine):
     assert first == again
     assert first.seed != other.seed
     assert lm.prompt("a", {"do_sample": True}).temperature == 1.0
+
+
+def test_task_that_falls_over_fails_the_trial_and_not_the_worker(cache):
+    wanted = settings("broken", trust_code=True)
+    setup = WorkerSetup(
+        EngineSettings("simulated"), (wanted, settings("pets")), {}, "f", None, cache
+    )
+    worker = Evaluator(setup)
+    ready = worker.ready("w")
+    broken, pets = (task.manifest.blocks(ItemRole.SEARCH) for task in ready.tasks)
+    (failed,) = worker.run("w", Assignment(0, 1, RECIPE, broken, 60.0))
+    assert failed.failure.cause is Cause.EVALUATION
+    assert failed.failure.blame is Blame.CANDIDATE
+    assert "no such field" in failed.failure.message
+    assert len([*worker.run("w", Assignment(1, 1, RECIPE, pets, 60.0))]) == 2
+
+
+def test_corrupt_data_file_is_refused(engine, cache, tmp_path):
+    moved = tmp_path / "corrupt"
+    shutil.copytree(TASKS, moved)
+    (moved / "data" / "pets.jsonl").write_text('{"question": "a"}\n{"question"')
+    wanted = replace(settings("pets"), include_path=str(moved))
+    with pytest.raises(SpecError, match=r"task pets: 'pets' cannot be built"):
+        LmEvalTasks([wanted], engine, cache)
+
+
+def test_corrupt_task_file_is_refused(engine, cache, tmp_path):
+    (tmp_path / "bad.yaml").write_text("task: bad\ninclude: [missing.yaml\n")
+    wanted = TaskSettings("bad", "bad", include_path=str(tmp_path))
+    with pytest.raises(SpecError, match="no task 'bad' in"):
+        LmEvalTasks([wanted], engine, cache)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_unknown_name_is_looked_for_in_the_whole_library(engine, cache):
+    with pytest.raises(SpecError, match=r"in lm-eval's library; .*hellaswag"):
+        LmEvalTasks([TaskSettings("h", "hellaswagg")], engine, cache)
 
 
 QUIET = """
