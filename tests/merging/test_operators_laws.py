@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.core.recipe import Operation
@@ -14,6 +14,7 @@ from evomerge.testing.operations import dyadic, operation
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 5, 2), (2, 1, 9)])
 SEEDS = st.integers(0, 2**16)
 ONE = (1.0,)
+few = settings(max_examples=8)  # each law is tried on many operators
 
 DELTA_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 KNOBS = {
@@ -95,6 +96,7 @@ SELF = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "n", "knobs"), SELF)
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_self_equal_experts_give_themselves(name, n, knobs, dtype, shape, seed):
     merge = operation(name, n, **knobs)
@@ -109,6 +111,7 @@ def test_self_equal_experts_give_themselves(name, n, knobs, dtype, shape, seed):
 
 
 @pytest.mark.parametrize(("name", "extra"), VARIANTS)
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_experts_equal_to_the_base_give_the_base(name, extra, shape, seed):
     merge = build(name, extra)
@@ -122,6 +125,7 @@ def test_experts_equal_to_the_base_give_the_base(name, extra, shape, seed):
 @pytest.mark.parametrize(
     ("name", "extra"), without("slerp", "nuslerp"), ids=lambda v: str(v)
 )
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_order_of_experts_changes_nothing(name, extra, shape, seed):
     merge = build(name, extra)
@@ -133,6 +137,7 @@ def test_order_of_experts_changes_nothing(name, extra, shape, seed):
 
 
 @pytest.mark.parametrize(("name", "extra"), only(*DELTA_METHODS))
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_no_weight_or_no_lambda_gives_exactly_the_base(name, extra, shape, seed):
     merge = build(name, extra)
@@ -146,6 +151,7 @@ BASED = [*only(*DELTA_METHODS), pytest.param("nuslerp", {"base": True}, id="nusl
 
 
 @pytest.mark.parametrize(("name", "extra"), BASED)
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_a_shift_of_everything_shifts_the_result(name, extra, shape, seed):
     merge = build(name, extra)
@@ -155,6 +161,7 @@ def test_a_shift_of_everything_shifts_the_result(name, extra, shape, seed):
     close(moved, apply(merge, tensors, base, "w") + shift)
 
 
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_hull_an_average_lies_between_its_inputs(shape, seed):
     merge = build("linear")
@@ -176,6 +183,7 @@ END = {
 
 @pytest.mark.parametrize("name", END)
 @pytest.mark.parametrize("chosen", range(3))
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_end_all_weight_on_one_expert_gives_that_expert(name, chosen, shape, seed):
     weight = tuple(float(i == chosen) for i in range(3))
@@ -186,6 +194,7 @@ def test_end_all_weight_on_one_expert_gives_that_expert(name, chosen, shape, see
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "extra"), VARIANTS)
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_scale_twice_the_inputs_give_exactly_twice_the_result(
     name, extra, dtype, shape, seed
@@ -201,6 +210,7 @@ def test_scale_twice_the_inputs_give_exactly_twice_the_result(
 
 
 @pytest.mark.parametrize(("name", "extra"), without("dare_linear", "dare_ties"))
+@few
 @given(seed=SEEDS)
 def test_axis_permuted_neurons_give_the_permuted_result(name, extra, seed):
     merge = build(name, extra)
@@ -253,6 +263,7 @@ def test_threads_and_memory_layout_do_not_change_a_byte(name, extra):
     assert together.is_contiguous()
 
 
+@few
 @given(shape=SHAPES, seed=SEEDS)
 def test_task_arithmetic_is_an_average_with_the_base_as_an_input(shape, seed):
     weight, scale = (0.4, -0.3, 0.8), 0.6
@@ -268,6 +279,7 @@ def test_task_arithmetic_is_an_average_with_the_base_as_an_input(shape, seed):
     close(apply(merge, tensors, base, "w"), expected, 1e-6)
 
 
+@few
 @given(n=st.integers(1, 6), shape=SHAPES, seed=SEEDS)
 def test_an_average_equals_the_running_mean(n, shape, seed):
     tensors = [dyadic(shape, seed + i) for i in range(n)]

@@ -86,7 +86,7 @@ def test_a_density_keeps_its_part_rounded_down_but_at_least_one(density, n, coun
     assert keep_count(density, n) == count
 
 
-@pytest.mark.parametrize("n", [7, 4096, 1 << 16, (1 << 16) + 1, 300_001])
+@pytest.mark.parametrize("n", [7, 1 << 15, (1 << 15) + 1, 1_100_001])
 @pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.93])
 def test_trimming_keeps_what_a_stable_sort_keeps(n, density):
     values = dyadic((n,), seed=n)  # many equal magnitudes
@@ -101,7 +101,7 @@ def test_trimming_keeps_what_a_stable_sort_keeps(n, density):
 
 
 def test_histograms_and_selection_find_the_same_cut():
-    values = torch.randn((1 << 16) + 2, generator=torch.Generator().manual_seed(1))
+    values = torch.randn((1 << 15) + 2, generator=torch.Generator().manual_seed(1))
     values[-2:] = 0.0  # pushes the size over the limit without changing the cut
     n = len(values)
     long = magnitude_cut(Deltas([values], torch.zeros(n)), 0, 1000)

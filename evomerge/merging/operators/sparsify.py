@@ -1,7 +1,7 @@
 """Thinning of differences: by size (TIES) and at random (DARE)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,10 @@ import torch
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.linear import Thin
 
-_SMALL = 1 << 16
+_SMALL = 1 << 15
 """Up to this many elements one selection is faster than two histograms."""
+_SPAN = 1 << 20
+"""Elements counted at a time: many for each of a histogram's bins."""
 _HALF = 16
 """Bits of a magnitude that one histogram sorts by."""
 
@@ -63,7 +65,11 @@ class _Magnitudes:
     def __init__(self, deltas: Deltas, index: int) -> None:
         self.deltas = deltas
         self._index = index
-        self._space = deltas.scratch()
+        self._space = deltas.scratch(max(_SPAN, deltas.block_size))
+
+    def blocks(self) -> Iterator[slice]:
+        """Cut the flat elements into the spans that are counted at a time."""
+        return self.deltas.blocks(len(self._space) or 1)
 
     def bits(self, block: slice) -> torch.Tensor:
         """Return the block's magnitudes as int32; overwritten by the next call."""
@@ -86,12 +92,12 @@ def _count(magnitudes: _Magnitudes, keep: int) -> tuple[int, int, int]:
     """Return threshold bits, ties to keep and ties there are; by histograms."""
     device = magnitudes.deltas.device
     highs = torch.zeros(1 << (31 - _HALF), dtype=torch.int64, device=device)
-    for block in magnitudes.deltas.blocks():
+    for block in magnitudes.blocks():
         bits = magnitudes.bits(block)
         highs += torch.bincount(bits >> _HALF, minlength=len(highs))
     high, rest, _ = _cut_bin(highs, keep)
     lows = torch.zeros(1 << _HALF, dtype=torch.int64, device=device)
-    for block in magnitudes.deltas.blocks():
+    for block in magnitudes.blocks():
         bits = magnitudes.bits(block)
         inside = bits[(bits >> _HALF) == high]
         lows += torch.bincount(inside & ((1 << _HALF) - 1), minlength=len(lows))
@@ -113,7 +119,7 @@ def _cut_bin(histogram: torch.Tensor, keep: int) -> tuple[int, int, int]:
 
 def _find_tie(magnitudes: _Magnitudes, threshold: int, number: int) -> int:
     """Return the flat index of the given tie, counted from 1."""
-    for block in magnitudes.deltas.blocks():
+    for block in magnitudes.blocks():
         places = torch.nonzero(magnitudes.bits(block) == threshold).view(-1)
         if number <= len(places):
             return block.start + int(places[number - 1])
