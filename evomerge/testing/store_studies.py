@@ -150,6 +150,20 @@ class StudyContract(StoreFixtures):
         store.lease(lease.study_id, dead, 3600)
         store.lease(lease.study_id, this_process(), 60)
 
+    def test_what_makes_no_sense_is_refused(self, store: Store, lease: Lease) -> None:
+        for call in (
+            lambda: store.lease(lease.study_id, ELSEWHERE, 0),
+            lambda: store.renew(lease, -1.0),
+            lambda: store.renew(lease, float("nan")),
+            lambda: store.set_allowance(lease, {"x": float("inf")}),
+            lambda: store.record_tasks(store.lease(99, ELSEWHERE, 1), []),
+            lambda: store.usage(99),
+            lambda: store.renew(Lease(99, 1, 1.0), 0.0),
+        ):
+            with pytest.raises(StoreError):
+                call()
+        assert store.study("s").spent_s == 0.0
+
     def test_leases_of_two_studies_do_not_touch(
         self, store: Store, lease: Lease
     ) -> None:

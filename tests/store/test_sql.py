@@ -111,6 +111,17 @@ def test_a_newer_schema_is_refused(url, tmp_path):
         open_store(url)
 
 
+def test_another_programs_table_of_our_name_is_refused(url, tmp_path):
+    open_store(url).close()
+    with sqlite3.connect(tmp_path / "studies.db") as connection:
+        connection.execute(
+            "UPDATE em_meta SET value = 'other' WHERE key = 'application'"
+        )
+    connection.close()
+    with pytest.raises(SchemaError, match="not one of evomerge"):
+        open_store(url)
+
+
 def test_an_empty_file_becomes_a_database(tmp_path):
     path = tmp_path / "x.db"
     path.touch()
