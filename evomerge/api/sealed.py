@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from evomerge.store.base import Store, StoredStudy
 
 
+COMPARED = "report_compared"
+"""The kind of event that remembers the p-values an opening produced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A trial of a study in an open store."""
@@ -69,31 +73,29 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         for rival in store.trials(stored.id, 0)
         if rival.candidate.recipe.digest != trial.candidate.recipe.digest
     ]
+    # Remembered before anything is scored: an opening counts even if it is cut short.
+    store.add_event(stored.id, REPORT_OPENED, {"trial": trial.number})
+    unscored: dict[str, str] = {}
+    scored: list[Contender] = []
     with _scorer(study, tasks, cache_dir) as score:
         chosen = _contender(store, tasks, trial, score)
-        unscored: dict[str, str] = {}
-        scored: list[Contender] = []
         for rival in rivals:
             label = rival.candidate.label or f"trial {rival.number}"
             try:
                 scored.append(_contender(store, tasks, rival, score))
             except CandidateError as error:
                 unscored[label] = str(error)
-    openings = store.events(stored.id, REPORT_OPENED)
     earlier = [
         float(p)
-        for opening in openings
-        if opening.data.get("trial") != trial.number
-        for p in opening.data.get("p_values", ())
+        for made in store.events(stored.id, COMPARED)
+        if made.data["trial"] != trial.number
+        for p in made.data["p_values"]
     ]
     rng = np.random.default_rng([stored.seed, trial.number])
     tables = tables_of_rivals(study.objectives, chosen, scored, rng, earlier)
-    store.add_event(
-        stored.id,
-        REPORT_OPENED,
-        {"trial": trial.number, "p_values": list(p_values(tables))},
-    )
-    return Judged(tables, unscored, len(openings) + 1)
+    found = {"trial": trial.number, "p_values": list(p_values(tables))}
+    store.add_event(stored.id, COMPARED, found)
+    return Judged(tables, unscored, len(store.events(stored.id, REPORT_OPENED)))
 
 
 Score = Callable[[Trial, TaskDescription], Sequence[Outcome]]
