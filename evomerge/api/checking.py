@@ -137,9 +137,9 @@ def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
         item_s = {}
         for task in tasks:
             name = task.manifest.task
-            evaluator.score_items(name, 1)  # the first pays for compiling
+            evaluator.score_items(recipe, name, 1)  # the first pays for compiling
             began = time.perf_counter()
-            n = evaluator.score_items(name, _SAMPLE)
+            n = evaluator.score_items(recipe, name, _SAMPLE)
             item_s[name] = (time.perf_counter() - began) / n
     finally:
         evaluator.close()

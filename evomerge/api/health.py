@@ -114,9 +114,9 @@ def _database(db: str) -> Finding:
     except EvomergeError as error:
         return Finding("database", masked(str(error)), "note")
     try:
-        return Finding(
-            "database", f"{masked(db)}: {len(store.studies())} studies", "ok"
-        )
+        n = len(store.studies())
+        studies = "1 study" if n == 1 else f"{n} studies"
+        return Finding("database", f"{masked(db)}: {studies}", "ok")
     finally:
         store.close()
 

@@ -34,6 +34,12 @@ class Where:
     in_process: bool
     cache_dir: Path
 
+    def __post_init__(self) -> None:
+        if self.in_process and self.address is not None:
+            raise SpecError(
+                [Problem("--in-process", "cannot go together with --address")]
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -268,8 +274,6 @@ def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
 def make_pool(study: ResolvedStudy, where: Where) -> Pool:
     """Return the pool that fits the study and the place."""
     setup = setup_of(study, where.cache_dir)
-    if where.in_process and where.address is not None:
-        raise SpecError([Problem("--in-process", "cannot go together with --address")])
     if where.in_process:
         from evomerge.cluster.inprocess import InProcessPool
         from evomerge.scoring.evaluator import Evaluator

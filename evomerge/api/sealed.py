@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.running import setup_of
 from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
@@ -62,6 +60,8 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         CandidateError: The trial itself cannot be scored.
         ExportError: Items or protocol are no longer those of the search.
     """
+    import numpy as np
+
     from evomerge.export.report import p_values, tables_of_rivals
 
     store, stored, study, trial = case.store, case.stored, case.study, case.trial

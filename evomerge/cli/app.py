@@ -14,7 +14,7 @@ from evomerge.cli import models, run, studies, tools
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
-    epilog="A first run, from nothing: evomerge zoo zoo && "
+    epilog="A first run, from nothing: evomerge zoo demo/zoo && "
     "evomerge run search_spaces/scalars.yaml",
 )
 @click.version_option(__version__)
@@ -51,17 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from evomerge.logs import masked
 
     try:
-        code = app.main(args=arguments, standalone_mode=False)
-    except click.exceptions.Abort:
+        code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
+    except click.exceptions.Abort:  # what click makes of Ctrl-C
+        click.echo("Stopped.", err=True)
         code = 130
     except click.ClickException as error:
         error.show()
         code = 2
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        code = 130
     except EvomergeError as error:
         click.echo(f"Error: {masked(str(error))}", err=True)
+        code = 2
+    except OSError as error:  # a folder that may not be written, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror or error}"
+        click.echo(f"Error: {masked(text)}", err=True)
         code = 2
     except Exception:  # noqa: BLE001 - the outermost call: a defect, shown in full
         click.echo(masked(traceback.format_exc()), err=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from evomerge.cli.options import cache_dir, db_option, json_option
+from evomerge.cli.options import cache_dir, db_option, json_option, shard_option
 
 _GIGA = 10**9
 
 
-@click.command(epilog="Example: evomerge export scalars --trial 41 best-model")
+@click.command(
+    epilog="Example: evomerge export scalars --trial 41 best-model",
+    short_help="Write a trial as a model folder with a card.",
+)
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -26,7 +30,7 @@ _GIGA = 10**9
     help="Score it and the baselines on sealed items for the card (default: yes).",
 )
 @click.option("--replace", is_flag=True, help="Replace OUT if it was exported before.")
-@click.option("--shard-gb", type=click.FloatRange(0, min_open=True), default=5.0)
+@shard_option
 @db_option
 @json_option
 def export(
@@ -60,19 +64,24 @@ def export(
     click.echo(f"  {done.command}")
 
 
-@click.command(epilog="Example: evomerge merge recipe.yaml merged-model")
+@click.command(
+    epilog="Example: evomerge merge recipe.yaml merged-model",
+    short_help="Carry out one decided merge.",
+)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--shard-gb", type=click.FloatRange(0, min_open=True), default=5.0)
+@shard_option
 def merge(recipe: Path, out: Path, shard_gb: float) -> None:
     """Carry out one decided merge: the RECIPE file, written as model folder OUT."""
     from evomerge import api
+    from evomerge.cli.tables import counted
 
     with _progress("merging") as progress:
         done = api.merge(
             recipe, out, shard_bytes=int(shard_gb * _GIGA), progress=progress
         )
-    click.echo(f"{done.path}: {done.size_bytes / 1e6:.1f} MB in {done.shards} shard(s)")
+    files = counted(len(done.shards), "file")
+    click.echo(f"{done.path}: {done.size_bytes / 1e6:.1f} MB in {files}")
 
 
 class _progress:  # noqa: N801 - reads as the statement it stands in
@@ -98,6 +107,7 @@ class _progress:  # noqa: N801 - reads as the statement it stands in
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            disable=not sys.stderr.isatty(),
         )
         self._bar.start()
         self._task = self._bar.add_task(self._what, total=None)

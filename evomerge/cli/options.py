@@ -32,6 +32,17 @@ def json_option(command: _F) -> _F:
     )(command)
 
 
+def shard_option(command: _F) -> _F:
+    """Add ``--shard-gb``."""
+    return click.option(
+        "--shard-gb",
+        type=click.FloatRange(0, min_open=True),
+        default=5.0,
+        show_default=True,
+        help="Largest weight file, in gigabytes.",
+    )(command)
+
+
 def placement_options(command: _F) -> _F:
     """Add ``--workers``, ``--address`` and ``--in-process``."""
     workers = click.option(

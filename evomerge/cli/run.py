@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,15 @@ from evomerge.cli.options import (
     json_option,
     placement_options,
 )
+from evomerge.logs import masked
 
 if TYPE_CHECKING:
-    from evomerge.api import RunReport
+    from evomerge.api import Prepared, RunReport
 
 
 @click.command(
     epilog="Example: evomerge run search_spaces/scalars.yaml --workers 2",
+    short_help="Search as a study file says.",
 )
 @click.argument("study", type=click.Path(path_type=Path))
 @placement_options
@@ -44,12 +47,15 @@ def run(
 
     where = api.Where(workers, address, in_process, cache_dir())
     prepared = api.prepare(study, db=db, where=where)
-    with live_view(prepared.objectives) as observer, _how_to_resume(prepared.name, db):
+    with _how_to_resume(prepared), live_view(prepared.objectives) as observer:
         report = api.search(prepared, observer)
     _print(report, as_json)
 
 
-@click.command(epilog="Example: evomerge resume scalars --trials 200")
+@click.command(
+    epilog="Example: evomerge resume scalars --trials 200",
+    short_help="Go on with a study exactly where it stands.",
+)
 @click.argument("name")
 @budget_options
 @placement_options
@@ -77,7 +83,7 @@ def resume(
     seconds = None if minutes is None else minutes * 60
     budget = api.Budget(trials, items, seconds)
     prepared = api.take_up(name, db=db, where=where, budget=budget)
-    with live_view(prepared.objectives) as observer, _how_to_resume(name, db):
+    with _how_to_resume(prepared), live_view(prepared.objectives) as observer:
         report = api.search(prepared, observer)
     _print(report, as_json)
 
@@ -85,35 +91,39 @@ def resume(
 class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
     """On Ctrl-C, say what is kept and how to go on."""
 
-    def __init__(self, name: str, db: str) -> None:
-        self._hint = f"evomerge resume {name} --db {db}"
+    def __init__(self, prepared: Prepared) -> None:
+        words = ["evomerge", "resume", prepared.name]
+        # A database from the environment, or the default, is found again by itself.
+        source = click.get_current_context().get_parameter_source("db")
+        if source is click.core.ParameterSource.COMMANDLINE:
+            words += ["--db", masked(prepared.db)]
+        if prepared.where.in_process:
+            words.append("--in-process")
+        self._hint = shlex.join(words)
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            from evomerge.logs import masked
-
             click.echo(
                 "\nStopped; everything scored so far is recorded. Go on with:\n  "
-                + masked(self._hint),
+                + self._hint,
                 err=True,
             )
 
 
 def _print(report: RunReport, as_json: bool) -> None:
-    from evomerge.cli.tables import print_json, print_table
+    from evomerge.cli.tables import counted, print_json, print_table
 
     if as_json:
         print_json(report)
         return
     print_table(
-        f"{report.name}: {report.reason}; {report.trials} trials, {report.items} "
-        f"items, {report.seconds:.0f} s",
+        f"{report.name}: {report.reason}; {counted(report.trials, 'trial')}, "
+        f"{counted(report.items, 'item')}, {report.seconds:.0f} s",
         ("objective", "best", "trial", "label"),
         [(best.objective, best.value, best.trial, best.label) for best in report.best],
     )
-    click.echo(
-        f"The front has {report.front_size} trials: evomerge front {report.name}"
-    )
+    front = counted(report.front_size, "trial")
+    click.echo(f"The front has {front}: evomerge front {report.name}")

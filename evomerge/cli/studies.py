@@ -7,14 +7,16 @@ import click
 from evomerge.cli.options import db_option, json_option
 
 
-@click.command(epilog="Example: evomerge status scalars")
+@click.command(
+    epilog="Example: evomerge status scalars", short_help="Show how a study stands."
+)
 @click.argument("name")
 @db_option
 @json_option
 def status(name: str, db: str, as_json: bool) -> None:
     """Show how the study NAME stands."""
     from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
+    from evomerge.cli.tables import counted, print_json, print_table
 
     found = api.status(name, db=db)
     if as_json:
@@ -26,18 +28,21 @@ def status(name: str, db: str, as_json: bool) -> None:
         ("generation", found.generation),
         *((f"trials {state}", count) for state, count in found.counts.items()),
         ("budget used", found.used),
-        ("front", f"{found.front_size} trials"),
+        ("front", counted(found.front_size, "trial")),
         *(
             (f"best {best.objective}", f"{best.value:.4g} (trial {best.trial})")
             for best in found.best
         ),
         *((f"failed: {cause}", count) for cause, count in found.causes.items()),
-        ("report items opened", f"{found.openings} times"),
+        ("report items opened", counted(found.openings, "time")),
     ]
     print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
 
 
-@click.command(epilog="Example: evomerge front scalars --json")
+@click.command(
+    epilog="Example: evomerge front scalars --json",
+    short_help="List the best trials of a study.",
+)
 @click.argument("name")
 @db_option
 @json_option
@@ -62,7 +67,10 @@ def front(name: str, db: str, as_json: bool) -> None:
     )
 
 
-@click.command(epilog="Example: evomerge trials scalars --json")
+@click.command(
+    epilog="Example: evomerge trials scalars --json",
+    short_help="List every trial of a study.",
+)
 @click.argument("name")
 @db_option
 @json_option

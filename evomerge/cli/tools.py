@@ -9,7 +9,10 @@ import click
 from evomerge.cli.options import cache_dir, db_option, json_option
 
 
-@click.command(epilog="Example: evomerge check search_spaces/scalars.yaml")
+@click.command(
+    epilog="Example: evomerge check search_spaces/scalars.yaml",
+    short_help="Validate a study file and estimate what it costs.",
+)
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option(
     "--dry-run/--no-dry-run",
@@ -34,10 +37,23 @@ def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:
     )
 
 
-@click.command(epilog="Example: evomerge zoo zoo")
+@click.command(
+    epilog="Example: evomerge zoo demo/zoo", short_help="Train small models to merge."
+)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--recipe", default="P128", help="P128, or the smaller L2 or TINY.")
-@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option(
+    "--recipe",
+    default="P128",
+    show_default=True,
+    help="P128, or the smaller L2 or TINY.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of weights and training data.",
+)
 def zoo(out: Path, recipe: str, seed: int) -> None:
     """Train a base model and three experts on the spot, with tasks to merge them for.
 
@@ -45,10 +61,16 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
     """
     from evomerge import api
 
-    api.zoo(out, recipe=recipe, seed=seed)
+    done = api.zoo(out, recipe=recipe, seed=seed)
+    how = f"made in {done.seconds:.0f} s" if done.built else "there already"
+    click.echo(f"{done.folder}: {', '.join(done.models)} ({done.recipe}, {how})")
+    click.echo(f"{done.tasks}: their tasks")
 
 
-@click.command(epilog="Example: evomerge doctor --engine zoo/base --probe zoo/math")
+@click.command(
+    epilog="Example: evomerge doctor --engine demo/zoo/base --probe demo/zoo/math",
+    short_help="Look at this machine, and prove an engine.",
+)
 @click.option(
     "--engine",
     "model",
@@ -61,13 +83,18 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
     help="Another of the same family, to swap in.",
 )
 @click.option(
-    "--kind", type=click.Choice(["vllm", "hf"]), default="vllm", show_default=True
+    "--kind",
+    type=click.Choice(["vllm", "hf"]),
+    default="vllm",
+    show_default=True,
+    help="Which engine.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
+    help="Element type it computes in.",
 )
 @db_option
 @json_option

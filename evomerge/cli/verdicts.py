@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evomerge.cli.tables import print_table
+from evomerge.cli.tables import counted, print_table
 
 if TYPE_CHECKING:
     from evomerge.api import Exported
@@ -28,8 +28,8 @@ def print_rivals(done: Exported) -> None:
     for label, reason in done.unscored.items():
         click.echo(f"{label} could not be scored: {reason}")
     click.echo(
-        f"The sealed items have been opened {done.openings} time(s). p-values are "
-        "Holm-adjusted over all comparisons."
+        f"The sealed items have been opened {counted(done.openings, 'time')}. "
+        "p-values are Holm-adjusted over all comparisons."
     )
 
 

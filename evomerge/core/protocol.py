@@ -71,6 +71,10 @@ class Manifest:
             if item.role == block.role and item.block == block.index
         )
 
+    def ids_of(self, role: ItemRole) -> tuple[str, ...]:
+        """Return the item ids of a role, in block order."""
+        return tuple(item.id for item in self.items if item.role == role)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
         return {

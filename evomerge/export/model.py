@@ -64,8 +64,8 @@ def export_model(
     """
     target = Path(out)
     goal = target
-    if replace and (target.exists() or target.is_symlink()):
-        _check_replaceable(target)
+    refuse_taken(target, replace=replace)
+    if target.exists():
         goal = target.with_name(f".{target.name}.new-{os.getpid()}")
     written = write_model(
         facts.recipe,
@@ -85,7 +85,19 @@ def export_model(
     return ExportedModel(target, written.size_bytes, written.shards, fingerprint)
 
 
-def _check_replaceable(target: Path) -> None:
+def refuse_taken(target: Path, *, replace: bool) -> None:
+    """Refuse a folder that an export may not make, before any work is done for it.
+
+    Raises:
+        ExportError: It exists, and is no earlier export or is not to be replaced.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if not replace:
+        raise ExportError(
+            f"{target} exists already; nothing is overwritten. Choose another folder, "
+            "or replace an earlier export with --replace."
+        )
     is_export = (target / RECIPE_NAME).is_file() and (target / CARD_NAME).is_file()
     if target.is_symlink() or not is_export:
         raise ExportError(

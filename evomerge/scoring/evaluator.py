@@ -128,6 +128,25 @@ class Evaluator:
             outcome for block in blocks for outcome in self._tasks.score(recipe, block)
         )
 
+    def score_items(self, recipe: Recipe, task: str, n: int) -> int:
+        """Score a task's first search items with the weights that are in the engine.
+
+        Proves a task and times it; nothing of the answers is kept.
+
+        Args:
+            recipe: What was swapped in last; it is not swapped in again.
+            task: The task's name in the study.
+            n: Most items scored.
+
+        Returns:
+            How many items were scored.
+
+        Raises:
+            CandidateError: The scores are not finite.
+            WorkerError: The engine or machine failed.
+        """
+        return len(self._tasks.score_first(recipe, task, n))
+
     def close(self) -> None:
         """Free the engine; idempotent."""
         self._engine.close()
@@ -165,7 +184,17 @@ class _Tasks:
             outcomes = self._real.score(block)
         else:
             raise WorkerError(f"This worker has no task {block.task!r}.")
-        _refuse_non_finite(block, outcomes)
+        _refuse_non_finite(block.task, outcomes)
+        return outcomes
+
+    def score_first(self, recipe: Recipe, task: str, n: int) -> tuple[Outcome, ...]:
+        if task in self._simulated:
+            outcomes = self._simulated[task].score_first(recipe, n)
+        elif self._real is not None:
+            outcomes = self._real.score_first(task, n)
+        else:
+            raise WorkerError(f"This worker has no task {task!r}.")
+        _refuse_non_finite(task, outcomes)
         return outcomes
 
 
@@ -212,13 +241,13 @@ class _Attempt:
         return AttemptDone(self._worker, number, attempt, seconds)
 
 
-def _refuse_non_finite(block: BlockKey, outcomes: Sequence[Outcome]) -> None:
+def _refuse_non_finite(task: str, outcomes: Sequence[Outcome]) -> None:
     """A score that is no number must not reach the store."""
     for outcome in outcomes:
         for metric, value in outcome.metrics.items():
             if not math.isfinite(value):
                 raise CandidateError(
-                    f"Metric {metric!r} of item {outcome.item} in task {block.task!r} "
+                    f"Metric {metric!r} of item {outcome.item} in task {task!r} "
                     f"is {value}, not a finite number."
                 )
 

@@ -19,6 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from evomerge.core.protocol import (
     BlockKey,
+    ItemRole,
     Manifest,
     Outcome,
     Protocol,
@@ -67,6 +68,18 @@ class LmEvalTasks:
             raise WorkerError(f"This worker has no task {block.task!r}.")
         return self._tasks[block.task].score(block)
 
+    def score_first(self, task: str, n: int) -> tuple[Outcome, ...]:
+        """Answer a task's first n search items, to prove and time it.
+
+        Raises:
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine failed, or there is no such task here.
+        """
+        if task not in self._tasks:
+            raise WorkerError(f"This worker has no task {task!r}.")
+        ids = self._tasks[task].description.manifest.ids_of(ItemRole.SEARCH)
+        return self._tasks[task].score_items(ids[:n])
+
 
 class _Task:
     """One task with its questions."""
@@ -91,7 +104,9 @@ class _Task:
         )
 
     def score(self, block: BlockKey) -> tuple[Outcome, ...]:
-        ids = self.description.manifest.ids(block)
+        return self.score_items(self.description.manifest.ids(block))
+
+    def score_items(self, ids: Sequence[str]) -> tuple[Outcome, ...]:
         asked = [self._questions[name] for name in ids]
         instances = [i for question in asked for i in question.instances]
         completions = _answer(self._lm, instances)

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from evomerge.core.protocol import (
     BlockKey,
+    ItemRole,
     Manifest,
     Outcome,
     Protocol,
@@ -163,14 +164,22 @@ class SimulatedTask:
             )
         if block.index == look.fault_block:
             self._strike(recipe)
-        chance = self.chance(recipe)
+        return self._answers(recipe, self._description.manifest.ids(block))
+
+    def score_first(self, recipe: Recipe, n: int) -> tuple[Outcome, ...]:
+        """Answer the first n search items; nothing goes wrong here."""
+        ids = self._description.manifest.ids_of(ItemRole.SEARCH)
+        return self._answers(recipe, ids[:n])
+
+    def _answers(self, recipe: Recipe, items: Sequence[str]) -> tuple[Outcome, ...]:
+        look, chance = self._landscape, self.chance(recipe)
         return tuple(
             Outcome(
                 item=item,
                 metrics={look.metric: float(uniform("item", item) < chance)},
                 tokens=look.tokens,
             )
-            for item in self._description.manifest.ids(block)
+            for item in items
         )
 
     def chance(self, recipe: Recipe) -> float:

@@ -1,0 +1,60 @@
+"""Study files and the small models they merge, for tests of the command line.
+
+Written as JSON, which is YAML as well. The simulated study needs no engine; the same
+file with another engine searches over real weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.testing.models import tiny_model
+
+NAMES = ("base", "math", "ja")
+
+
+def write_models(folder: Path) -> Path:
+    """Write three tiny models of one shape: ``base``, ``math`` and ``ja``."""
+    for seed, name in enumerate(NAMES):
+        tiny_model(folder / name, seed=seed, n_layers=2)
+    return folder
+
+
+def simulated_study(models: Path, **changes: Any) -> dict[str, Any]:
+    """Return a study of two made-up tasks over three models.
+
+    Args:
+        models: Folder that ``write_models`` filled.
+        changes: Keys of the file that differ; None removes a key.
+    """
+    study: dict[str, Any] = {
+        "sources": {name: str(models / name) for name in NAMES},
+        "space": {
+            "operator": "task_arithmetic",
+            "base": "base",
+            "knobs": {"weight": "search"},
+        },
+        "tasks": {
+            name: {"task": "simulated", "metric": "acc", "options": {"items": 20}}
+            for name in ("one", "two")
+        },
+        "items": {"blocks": 4},
+        "strategy": {"kind": "random", "generation_size": 3},
+        "engine": {"kind": "simulated"},
+        "budget": {"trials": 6},
+    }
+    changed = {**study, **changes}
+    return {key: value for key, value in changed.items() if value is not None}
+
+
+def write_study(file: Path, study: Mapping[str, Any]) -> Path:
+    """Write a study file.
+
+    Returns:
+        The file.
+    """
+    file.write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
+    return file

@@ -1,0 +1,251 @@
+"""A study from file to tables: check, run, resume, status, front, trials, export."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.testing.study_files import simulated_study, write_study
+
+TWO = [
+    {"name": "one", "measure": "one/acc"},
+    {"name": "two", "measure": "two/acc"},
+]
+
+
+@pytest.fixture
+def study(here: Path, models: Path) -> Path:
+    return write_study(here / "mine.yaml", simulated_study(models))
+
+
+def lines(table: str) -> dict[str, str]:
+    """First word of each line to the rest."""
+    split = [line.split(maxsplit=1) for line in table.splitlines() if line.strip()]
+    return {words[0]: words[-1] for words in split}
+
+
+def test_check_tells_items_trials_and_cost(call, study: Path) -> None:
+    ended = call("check", study)
+    assert ended.code == 0
+    assert "mine.yaml: no mistakes found" in ended.out
+    for told in ("sources", "time per trial", "time in all", "disk", "memory per"):
+        assert told in ended.out
+    found = json.loads(call("check", study, "--json").out)
+    assert found["sources"] == ["base", "ja", "math"]
+    assert sum(found["items"]["one"]) == 20
+    assert found["trials"] == 6
+    assert found["baselines"] == 4
+    assert found["trial_s"] >= 0
+    assert found["memory_bytes"] > 2**20
+
+
+def test_check_leaves_no_study_behind(call, study: Path, here: Path) -> None:
+    assert call("check", study).code == 0
+    assert not (here / "evomerge.db").exists()
+
+
+def test_check_without_a_dry_run_starts_no_engine(call, study: Path) -> None:
+    found = json.loads(call("check", study, "--no-dry-run", "--json").out)
+    assert found["trial_s"] is None
+    assert found["items"] == {}
+
+
+def test_run_ends_with_the_best_and_tells_what_it_used(call, study: Path) -> None:
+    ended = call("run", study, "--in-process")
+    assert ended.code == 0
+    assert "mine: trial budget used; 6 trials" in ended.out
+    assert "evomerge front mine" in ended.out
+    assert "generation 2 | 3 trials | best score" in ended.err
+
+
+def test_run_gives_json_that_equals_what_status_says(call, study: Path) -> None:
+    report = json.loads(call("run", study, "--in-process", "--json").out)
+    status = json.loads(call("status", "mine", "--json").out)
+    assert report["reason"] == status["state"] == "trial budget used"
+    for key in ("trials", "items", "seconds", "front_size", "best"):
+        assert report[key] == status[key]
+    assert status["trials"] == 6
+    assert status["counts"] == {
+        "pending": 0,
+        "running": 0,
+        "scored": 10,
+        "failed": 0,
+        "quarantined": 0,
+    }
+
+
+def test_trials_json_has_what_a_program_needs(call, done: Path) -> None:
+    rows = json.loads(call("trials", "mine", "--json").out)
+    assert [row["number"] for row in rows] == list(range(10))
+    assert [row["generation"] for row in rows] == [0] * 4 + [1] * 3 + [2] * 3
+    assert [row["label"] for row in rows[:4]] == ["base", "ja", "math", "uniform"]
+    for row in rows:
+        assert row["state"] == "scored"
+        assert row["attempt"] == 1
+        assert len(row["recipe"]) == 32
+        assert set(row["scores"]) >= {"one/acc", "two/acc"}
+        mean = (row["scores"]["one/acc"] + row["scores"]["two/acc"]) / 2
+        assert row["values"]["score"] == pytest.approx(mean)
+    assert rows[0]["point"] is None
+    assert set(rows[4]["point"]) == {"weight.math", "weight.ja"}
+
+
+def test_tables_name_every_trial_and_the_front(call, done: Path) -> None:
+    trials = lines(call("trials", "mine").out)
+    assert [word for word in trials if word.isdecimal()] == list(map(str, range(10)))
+    assert trials["0"].endswith("base")
+    front = lines(call("front", "mine").out)
+    (best,) = json.loads(call("front", "mine", "--json").out)
+    assert str(best["number"]) in front
+    status = call("status", "mine").out
+    assert f"(trial {best['number']})" in status
+    assert not [line for line in status.splitlines() if line != line.rstrip()]
+
+
+def test_a_table_that_is_no_terminal_breaks_no_line(
+    call, here: Path, models: Path
+) -> None:
+    label = "a merge with quite a long name " + 40 * "x"
+    start = [{"name": label, "knobs": {"weight": 0.5}}]
+    write_study(here / "long.yaml", simulated_study(models, start=start))
+    assert call("run", "long.yaml", "--in-process").code == 0
+    assert label in call("trials", "long").out
+
+
+def test_a_front_of_two_objectives_holds_only_what_nothing_dominates(
+    call, here: Path, models: Path
+) -> None:
+    strategy = {"kind": "nsga2", "generation_size": 4}
+    study = simulated_study(models, objectives=TWO, strategy=strategy)
+    write_study(here / "two.yaml", study)
+    assert call("run", "two.yaml", "--in-process").code == 0
+    rows = json.loads(call("trials", "two", "--json").out)
+    front = json.loads(call("front", "two", "--json").out)
+    points = [tuple(row["values"].values()) for row in rows]
+
+    def is_dominated(point: tuple[float, ...]) -> bool:
+        return any(
+            other != point and all(o >= p for o, p in zip(other, point, strict=True))
+            for other in points
+        )
+
+    numbers = {row["number"] for row in rows if not is_dominated(points[row["number"]])}
+    assert {row["number"] for row in front} <= numbers
+    assert {tuple(row["values"].values()) for row in front} == {
+        points[number] for number in numbers
+    }
+
+
+def test_run_of_a_finished_study_adds_nothing(call, done: Path) -> None:
+    before = call("trials", "mine", "--json").out
+    ended = call("run", "mine.yaml", "--in-process")
+    assert ended.code == 0
+    assert call("trials", "mine", "--json").out == before
+
+
+def test_resume_with_more_trials_equals_a_study_that_had_them_from_the_start(
+    call, done: Path, models: Path
+) -> None:
+    assert call("resume", "mine", "--trials", "11", "--in-process").code == 0
+    longer = simulated_study(models, name="mine", budget={"trials": 11})
+    write_study(done / "longer.yaml", longer)
+    other = ("--db", "sqlite:///other.db")
+    assert call("run", "longer.yaml", "--in-process", *other).code == 0
+
+    def decided(*words: str) -> list[object]:
+        rows = json.loads(call("trials", "mine", "--json", *words).out)
+        kept = ("number", "generation", "state", "recipe", "point", "scores")
+        return [{key: row[key] for key in kept} for row in rows]
+
+    assert len(decided()) == 15
+    assert decided() == decided(*other)
+
+
+def test_resume_with_an_item_budget_stops_within_it(call, done: Path) -> None:
+    used = json.loads(call("status", "mine", "--json").out)["items"]
+    words = ("--trials", "100", "--items", used + 1, "--in-process", "--json")
+    report = json.loads(call("resume", "mine", *words).out)
+    assert report["reason"] == "item budget used"
+    assert 6 < report["trials"] < 100
+
+
+def test_duplicates_reuse_what_another_study_scored(
+    call, done: Path, models: Path
+) -> None:
+    write_study(done / "again.yaml", simulated_study(models))
+    assert call("run", "again.yaml", "--in-process").code == 0
+    rows = json.loads(call("trials", "again", "--json").out)
+    assert all(row["reused"] for row in rows)
+
+
+def test_export_writes_a_model_that_lists_its_rivals(call, done: Path) -> None:
+    ended = call("export", "mine", "best")
+    assert ended.code == 0
+    for told in ("sealed items (95 % intervals)", "the export", "uniform", "opened 1"):
+        assert told in ended.out
+    names = {file.name for file in (done / "best").iterdir()}
+    assert {"README.md", "recipe.json", "config.json", "model.safetensors"} <= names
+    best = json.loads(call("front", "mine", "--json").out)[0]
+    assert f"Trial {best['number']} of mine is in best" in ended.out
+    again = json.loads(
+        call("export", "mine", "best", "--replace", "--trial", "5", "--json").out
+    )
+    assert again["trial"] == 5
+    assert again["openings"] == 2
+    status = json.loads(call("status", "mine", "--json").out)
+    assert status["openings"] == 2
+
+
+def test_export_without_scoring_opens_nothing(call, done: Path) -> None:
+    found = json.loads(call("export", "mine", "best", "--no-score", "--json").out)
+    assert found["rivals"] == []
+    assert json.loads(call("status", "mine", "--json").out)["openings"] == 0
+
+
+def test_a_taken_folder_is_refused_before_sealed_items_are_opened(
+    call, done: Path
+) -> None:
+    (done / "taken").mkdir()
+    for words in ((), ("--replace",)):
+        ended = call("export", "mine", "taken", *words)
+        assert ended.code == 2
+        assert "taken" in ended.err
+    assert json.loads(call("status", "mine", "--json").out)["openings"] == 0
+
+
+def test_merge_of_an_exported_recipe_gives_the_same_weights(
+    call, done: Path, models: Path
+) -> None:
+    assert call("export", "mine", "best", "--no-score").code == 0
+    recipe = json.loads((done / "best" / "recipe.json").read_text())
+    recipe["paths"] = {name: str(models / name) for name in recipe["inputs"]}
+    (done / "recipe.yaml").write_text(json.dumps(recipe))
+    ended = call("merge", "recipe.yaml", "merged")
+    assert ended.code == 0
+    assert "1 file" in ended.out
+    weights = [done / name / "model.safetensors" for name in ("best", "merged")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_merge_of_a_short_recipe_writes_shards_of_the_size_asked(
+    call, here: Path, models: Path
+) -> None:
+    recipe = {
+        "sources": {name: str(models / name) for name in ("math", "ja")},
+        "operator": "linear",
+        "knobs": {"weight": {"math": 0.7, "ja": 0.3}},
+    }
+    write_study(here / "recipe.yaml", recipe)
+    ended = call("merge", "recipe.yaml", "merged", "--shard-gb", "0.00005")
+    assert ended.code == 0
+    shards = list((here / "merged").glob("model-*.safetensors"))
+    assert f"{len(shards)} files" in ended.out
+    assert len(shards) > 1
+
+
+def test_doctor_names_libraries_and_the_database(call, done: Path) -> None:
+    found = json.loads(call("doctor", "--json").out)
+    by_name = {row["name"]: row for row in found}
+    assert by_name["database"]["value"].endswith("1 study")
+    assert by_name["torch"]["verdict"] == "ok"
+    assert "python" in call("doctor").out
