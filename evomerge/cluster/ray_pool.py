@@ -8,16 +8,12 @@ study, because a fourth would not fare better.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from evomerge.cluster.ray_connection import Placement, RayConnection
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import (
     Assignment,
@@ -27,16 +23,10 @@ from evomerge.core.work import (
     WorkerReady,
     WorkerSetup,
 )
-from evomerge.errors import WorkerError
 
 _log = logging.getLogger(__name__)
 
 START_TRIES = 3
-INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too short
-QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
-NAMESPACE = "evomerge"
-WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
 
 # Set before vLLM or torch is imported in a worker.
 WORKER_ENV = {
@@ -47,29 +37,6 @@ WORKER_ENV = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where workers run.
-
-    Attributes:
-        run_dir: Folder for this run's Ray token.
-        n_workers: How many; on a cluster they wait for free resources. None means
-            one per GPU, or without GPUs as many as cores and memory carry.
-        address: Of a running Ray; None starts one on this machine.
-        gpus: GPUs (or a share of one) each worker reserves; None means one where
-            there are any.
-        cpus: Cores each worker reserves.
-        env: Further environment variables of the workers.
-    """
-
-    run_dir: str
-    n_workers: int | None = None
-    address: str | None = None
-    gpus: float | None = None
-    cpus: float = 1.0
-    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -91,20 +58,14 @@ class RayPool:
         self._slots: dict[str, _Slot] = {}
         self._n_started = 0
         self._n_bad_starts = 0
-        self._owns_ray = False
+        self._ray = RayConnection(placement)
         self._gpus = 0.0
-        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> None:
         """Connect to Ray, or start one here, and bring the workers up."""
-        self._connect()
-        import ray
-
-        found = ray.cluster_resources()
-        n_gpus = found.get("GPU", 0.0)
-        asked = self._placement.gpus
-        self._gpus = (1.0 if n_gpus else 0.0) if asked is None else asked
-        for _ in range(self._placement.n_workers or _as_many_as_fit(found)):
+        self._ray.connect()
+        self._gpus, n_workers = self._ray.share_out()
+        for _ in range(n_workers):
             self._add()
 
     def free(self) -> Sequence[str]:
@@ -146,21 +107,11 @@ class RayPool:
                 self._replace(slot)
 
     def close(self) -> None:
-        """Stop every worker, and Ray itself if it was started here; idempotent."""
-        if not self._slots and not self._owns_ray:
-            return
-        import ray
-
+        """Stop every worker, and leave Ray; idempotent."""
         for slot in self._slots.values():
-            with suppress(Exception):
-                ray.kill(slot.actor, no_restart=True)
+            _kill(slot)
         self._slots.clear()
-        if self._owns_ray:
-            self._owns_ray = False
-            ray.shutdown()
-        if self._temp_dir is not None:
-            self._temp_dir.cleanup()
-            self._temp_dir = None
+        self._ray.close()
 
     def pids(self) -> Mapping[str, int]:
         """Return the process id of every idle worker; fault tests kill them."""
@@ -171,53 +122,6 @@ class RayPool:
             for name, slot in self._slots.items()
             if slot.state == "idle"
         }
-
-    def _connect(self) -> None:
-        _prepare_environment(Path(self._placement.run_dir))
-        import ray
-
-        if ray.is_initialized():
-            return
-        address = self._placement.address
-        tries = 1 if address is not None else INIT_TRIES
-        for left in reversed(range(tries)):
-            try:
-                self._join(address) if address is not None else self._start_here()
-                self._owns_ray = True
-                return
-            except Exception as error:  # Ray raises bare ones here
-                ray.shutdown()
-                if left:
-                    _log.warning("Ray did not start (%s); trying again", error)
-                    continue
-                where = address or "this machine"
-                raise WorkerError(
-                    f"Could not reach or start Ray at {where}: {error}. Check the "
-                    "address and the token (RAY_AUTH_TOKEN_PATH), or leave --address "
-                    "out."
-                ) from error
-
-    def _join(self, address: str) -> None:
-        import ray
-
-        ray.init(address=address, namespace=NAMESPACE, **QUIET)
-
-    def _start_here(self) -> None:
-        import ray
-
-        n = self._placement.n_workers or 1
-        # Short: Ray puts Unix sockets below it, and their paths are limited.
-        self._temp_dir = tempfile.TemporaryDirectory(
-            prefix="em-ray-", ignore_cleanup_errors=True
-        )
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            namespace=NAMESPACE,
-            _temp_dir=self._temp_dir.name,
-            **QUIET,
-        )
 
     def _add(self) -> None:
         import ray
@@ -277,19 +181,16 @@ class RayPool:
         )
 
     def _replace(self, slot: _Slot) -> None:
-        import ray
-
         self._slots.pop(slot.name)
-        with suppress(Exception):
-            ray.kill(slot.actor, no_restart=True)
+        _kill(slot)
         self._add()
 
 
-def _as_many_as_fit(found: Mapping[str, float]) -> int:
-    if n_gpus := int(found.get("GPU", 0)):
-        return n_gpus
-    by_memory = int(found.get("memory", 0) // WORKER_BYTES)
-    return max(1, min(int(found.get("CPU", 1)), by_memory))
+def _kill(slot: _Slot) -> None:
+    import ray
+
+    with suppress(Exception):  # it may be dead already, or Ray itself
+        ray.kill(slot.actor, no_restart=True)
 
 
 def _failure(name: str, error: BaseException) -> Failure:
@@ -300,23 +201,3 @@ def _failure(name: str, error: BaseException) -> Failure:
     first = str(error).strip().splitlines()
     reason = first[0] if first else type(error).__name__
     return Failure(cause, Blame.MACHINE, f"Worker {name} was lost: {reason}")
-
-
-def _prepare_environment(run_dir: Path) -> None:
-    """Give Ray a token of this run's own, unless the user has set one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
-        return
-    if "ray" in sys.modules:
-        return  # its mode was settled when it was imported; a new one would clash
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        token = run_dir / "ray-token"
-        if not token.exists():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(token, flags, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)

@@ -17,8 +17,10 @@ from evomerge.core.trial import Trial
 from evomerge.core.work import Pool, PoolEvent, WorkerReady
 from evomerge.errors import Problem, SpecError, StaleAttemptError, WorkerError
 from evomerge.search.attempts import Attempts, Limits
+from evomerge.search.budget import BudgetWatch
 from evomerge.search.goals import missing_measures
 from evomerge.search.lifecycle import Lifecycle
+from evomerge.search.pace import is_outgrown
 from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
 from evomerge.search.scoreboard import Progress, Scoreboard
@@ -31,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 Observer = Callable[[Progress], None]
 POLL_S = 0.2
-SLOW_ASK = 0.2
-"""Share of a generation's wall time that asking may take before a warning."""
 
 
 class Coordinator:
@@ -56,7 +56,6 @@ class Coordinator:
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._workers: set[str] = set()
         self._tasks: tuple[TaskDescription, ...] | None = None
-        self._ticked = time.monotonic()
 
     def run(self) -> str:
         """Search until the budget is used, and say what ended it.
@@ -70,7 +69,7 @@ class Coordinator:
         study = self._store.study(self._plan.name)
         self._lease = self._store.lease(study.id, self._owner, self._ttl_s)
         self._study = study
-        self._ticked = time.monotonic()
+        self._budget = BudgetWatch(self._plan.budget, self._store, study.id)
         try:
             return self._search(study)
         finally:
@@ -149,12 +148,12 @@ class Coordinator:
             if proposal is not None:
                 self._extend(study, number, proposal)
                 if not self._drive(study, number):
-                    return self._spent(study) or "budget used"
+                    return self._budget.spent() or "budget used"
                 trials = self._store.trials(study.id, number)
                 if len(trials) < len(proposal.points):
                     return "trial budget used"
                 strategy.tell(number, proposal, self._told(trials))
-            if (reason := self._spent(study)) is not None:
+            if (reason := self._budget.spent()) is not None:
                 return reason
             number += 1
             proposal = self._ask(study, strategy, number)
@@ -163,21 +162,22 @@ class Coordinator:
         began = time.monotonic()
         proposal = strategy.ask(number)
         asked_s = time.monotonic() - began
-        # The whole process's pace: what asking costs against what scoring costs.
         progress = self._progress(number, 0)
-        per_trial = progress.seconds / max(progress.done, 1)
-        if asked_s > 0.5 and asked_s > SLOW_ASK * per_trial * len(proposal.points):
+        trial_s = progress.trial_s
+        if trial_s is not None and is_outgrown(asked_s, len(proposal.points), trial_s):
             _log.warning(
-                "Asking %s for generation %d took %.2f s: this study outgrows it. "
-                "'cma' and 'random' stay fast at any size.",
+                "Asking %s for the %d candidates of generation %d took %.2f s, and a "
+                "trial takes %.2f s: this study outgrows it. 'cma' and 'random' stay "
+                "fast at any size.",
                 self._plan.strategy.kind,
+                len(proposal.points),
                 number,
                 asked_s,
+                trial_s,
             )
-            self._store.add_event(
-                study.id, "slow_ask", {"generation": number, "seconds": asked_s}
-            )
-        room = self._room(study)
+            found = {"generation": number, "seconds": asked_s}
+            self._store.add_event(study.id, "slow_ask", found)
+        room = self._budget.room()
         points = proposal.points if room is None else proposal.points[:room]
         self._store.add_generation(
             self._lease,
@@ -191,7 +191,7 @@ class Coordinator:
     def _extend(self, study: StoredStudy, number: int, proposal: Proposal) -> None:
         """Add what an earlier, smaller budget had cut off the generation."""
         n_recorded = len(self._store.trials(study.id, number))
-        room = self._room(study)
+        room = self._budget.room()
         end = None if room is None else n_recorded + room
         points = proposal.points[n_recorded:end]
         if points:
@@ -201,33 +201,11 @@ class Coordinator:
                 self._plan.candidates(number, points, first=n_recorded),
             )
 
-    def _room(self, study: StoredStudy) -> int | None:
-        limit = self._plan.budget.trials
-        if limit is None:
-            return None
-        return max(0, limit - self._store.usage(study.id).trials)
-
-    def _spent(self, study: StoredStudy) -> str | None:
-        budget, usage = self._plan.budget, self._store.usage(study.id)
-        if budget.trials is not None and usage.trials >= budget.trials:
-            return "trial budget used"
-        if budget.items is not None and usage.items >= budget.items:
-            return "item budget used"
-        if self._is_late(usage.seconds):
-            return "time budget used"
-        return None
-
-    def _is_late(self, recorded_s: float) -> bool:
-        limit = self._plan.budget.seconds
-        return limit is not None and (
-            recorded_s + time.monotonic() - self._ticked >= limit
-        )
-
     def _drive(self, study: StoredStudy, number: int) -> bool:
         """Score a generation; False if the budget ran out before it was complete."""
         life = Lifecycle(self._store.trials(study.id, number))
         while not life.is_complete:
-            if self._may_start(study, number):
+            if self._budget.allows(number):
                 tasks = self._tasks or ()
                 self._score(self._attempts.hand_out(life, tasks, self._workers))
             elif not life.running:
@@ -239,15 +217,6 @@ class Coordinator:
             self._observer(self._progress(number, len(life.running)))
         self._observer(self._progress(number, 0))
         return True
-
-    def _may_start(self, study: StoredStudy, number: int) -> bool:
-        budget = self._plan.budget
-        if budget.items is None and budget.seconds is None:
-            return True
-        usage = self._store.usage(study.id)
-        if number > 0 and budget.items is not None and usage.items >= budget.items:
-            return False
-        return not self._is_late(usage.seconds)
 
     def _handle(self, study: StoredStudy, life: Lifecycle, event: PoolEvent) -> None:
         if isinstance(event, WorkerReady):
@@ -302,10 +271,8 @@ class Coordinator:
         )
 
     def _tick(self) -> None:
-        if time.monotonic() - self._ticked > self._ttl_s / 3:
+        if self._budget.unrecorded_s > self._ttl_s / 3:
             self._renew()
 
     def _renew(self) -> None:
-        now = time.monotonic()
-        self._store.renew(self._lease, now - self._ticked)
-        self._ticked = now
+        self._store.renew(self._lease, self._budget.take_unrecorded())

@@ -34,6 +34,8 @@ class Progress:
         front_size: Feasible trials that no other dominates.
         items_per_s: Items scored per second in this run.
         seconds: Wall time of this run.
+        trial_s: Wall seconds a candidate takes, over all workers together; None
+            before the first of this run.
         left_s: Estimated seconds until the budget is used; None when unknown.
     """
 
@@ -47,6 +49,7 @@ class Progress:
     front_size: int
     items_per_s: float
     seconds: float
+    trial_s: float | None
     left_s: float | None
 
 
@@ -142,6 +145,7 @@ class Scoreboard:
             front_size=len(self._front),
             items_per_s=self._items / seconds if seconds > 0 else 0.0,
             seconds=seconds,
+            trial_s=seconds / self._fresh_done if self._fresh_done else None,
             left_s=self._left(budget, seconds),
         )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.cluster.ray_pool import Placement, RayPool
+from evomerge.cluster.ray_connection import Placement, RayConnection
+from evomerge.cluster.ray_pool import RayPool
 from evomerge.core.study import Budget
 from evomerge.core.trial import TrialState
 from evomerge.core.work import AttemptDone, WorkerLost, WorkerReady, WorkerSetup
@@ -31,11 +32,9 @@ class TestInProcess(PoolContract):
 @pytest.fixture(scope="module")
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local Ray for the module: each pool then joins it instead of starting one."""
-    keeper = RayPool(
-        SmallStudy().setup(tmp_path_factory.mktemp("keeper")),
-        Placement(run_dir=str(tmp_path_factory.mktemp("run")), n_workers=2, cpus=0.5),
-    )
-    keeper._connect()
+    run_dir = str(tmp_path_factory.mktemp("run"))
+    keeper = RayConnection(Placement(run_dir=run_dir, n_workers=2, cpus=0.5))
+    keeper.connect()
     yield
     keeper.close()
 

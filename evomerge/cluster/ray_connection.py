@@ -1,0 +1,155 @@
+"""Join a running Ray, or start one on this machine, with a token of the run's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import WorkerError
+
+_log = logging.getLogger(__name__)
+
+INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too short
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
+NAMESPACE = "evomerge"
+WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where workers run.
+
+    Attributes:
+        run_dir: Folder for this run's Ray token.
+        n_workers: How many; on a cluster they wait for free resources. None means
+            one per GPU, or without GPUs as many as cores and memory carry.
+        address: Of a running Ray; None starts one on this machine.
+        gpus: GPUs (or a share of one) each worker reserves; None means one where
+            there are any.
+        cpus: Cores each worker reserves.
+        env: Further environment variables of the workers.
+    """
+
+    run_dir: str
+    n_workers: int | None = None
+    address: str | None = None
+    gpus: float | None = None
+    cpus: float = 1.0
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class RayConnection:
+    """This process's tie to Ray."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._is_ours = False
+        self._temp_dir: tempfile.TemporaryDirectory[str] | None = None
+
+    def connect(self) -> None:
+        """Join the cluster named, or start Ray here; nothing if Ray is up already.
+
+        Raises:
+            WorkerError: Ray cannot be reached or started.
+        """
+        _prepare_environment(Path(self._placement.run_dir))
+        import ray
+
+        if ray.is_initialized():
+            return
+        address = self._placement.address
+        tries = 1 if address is not None else INIT_TRIES
+        for left in reversed(range(tries)):
+            try:
+                self._join(address) if address is not None else self._start_here()
+            except Exception as error:  # Ray raises bare ones here
+                ray.shutdown()
+                if left:
+                    _log.warning("Ray did not start (%s); trying again", error)
+                    continue
+                where = address or "this machine"
+                raise WorkerError(
+                    f"Could not reach or start Ray at {where}: {error}. Check the "
+                    "address and the token (RAY_AUTH_TOKEN_PATH), or leave --address "
+                    "out."
+                ) from error
+            self._is_ours = True
+            return
+
+    def share_out(self) -> tuple[float, int]:
+        """Return the GPUs each worker gets, and how many workers there are."""
+        import ray
+
+        found = ray.cluster_resources()
+        asked = self._placement.gpus
+        has_gpus = found.get("GPU", 0.0) > 0
+        gpus = float(has_gpus) if asked is None else asked
+        return gpus, self._placement.n_workers or _as_many_as_fit(found)
+
+    def close(self) -> None:
+        """Leave Ray, and stop it if it was started here; idempotent."""
+        if self._is_ours:
+            self._is_ours = False
+            import ray
+
+            ray.shutdown()
+        if self._temp_dir is not None:
+            self._temp_dir.cleanup()
+            self._temp_dir = None
+
+    def _join(self, address: str) -> None:
+        import ray
+
+        ray.init(address=address, namespace=NAMESPACE, **QUIET)
+
+    def _start_here(self) -> None:
+        import ray
+
+        n = self._placement.n_workers or 1
+        # Short: Ray puts Unix sockets below it, and their paths are limited.
+        self._temp_dir = tempfile.TemporaryDirectory(
+            prefix="em-ray-", ignore_cleanup_errors=True
+        )
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            namespace=NAMESPACE,
+            _temp_dir=self._temp_dir.name,
+            **QUIET,
+        )
+
+
+def _as_many_as_fit(found: Mapping[str, float]) -> int:
+    if n_gpus := int(found.get("GPU", 0)):
+        return n_gpus
+    by_memory = int(found.get("memory", 0) // WORKER_BYTES)
+    return max(1, min(int(found.get("CPU", 1)), by_memory))
+
+
+def _prepare_environment(run_dir: Path) -> None:
+    """Give Ray a token of this run's own, unless the user has set one."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    if "ray" in sys.modules:
+        return  # its mode was settled when it was imported; a new one would clash
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        token = run_dir / "ray-token"
+        if not token.exists():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(token, flags, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)

@@ -1,0 +1,71 @@
+"""What is left of a study's budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from evomerge.core.study import Budget
+from evomerge.store.base import Store
+
+
+class BudgetWatch:
+    """Compares a budget with what the store says is used, and with the clock."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        store: Store,
+        study_id: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget = budget
+        self._store = store
+        self._study_id = study_id
+        self._clock = clock
+        self._recorded_at = clock()
+
+    @property
+    def unrecorded_s(self) -> float:
+        """Wall seconds of this run that the store does not know of yet."""
+        return self._clock() - self._recorded_at
+
+    def take_unrecorded(self) -> float:
+        """Return the unrecorded seconds, to be recorded by the caller now."""
+        now = self._clock()
+        seconds, self._recorded_at = now - self._recorded_at, now
+        return seconds
+
+    def room(self) -> int | None:
+        """Return how many more candidates may be asked; None for any number."""
+        if self._budget.trials is None:
+            return None
+        used = self._store.usage(self._study_id).trials
+        return max(0, self._budget.trials - used)
+
+    def spent(self) -> str | None:
+        """Say which limit is reached, if one is."""
+        budget, usage = self._budget, self._store.usage(self._study_id)
+        if budget.trials is not None and usage.trials >= budget.trials:
+            return "trial budget used"
+        return self._spent_inside(usage.items, usage.seconds)
+
+    def allows(self, generation: int) -> bool:
+        """Tell whether another trial of a generation may start.
+
+        Generation 0 costs no items. Trials were counted when they were asked.
+        """
+        if self._budget.items is None and self._budget.seconds is None:
+            return True
+        usage = self._store.usage(self._study_id)
+        n_items = usage.items if generation > 0 else 0
+        return self._spent_inside(n_items, usage.seconds) is None
+
+    def _spent_inside(self, n_items: int, recorded_s: float) -> str | None:
+        budget = self._budget
+        if budget.items is not None and n_items >= budget.items:
+            return "item budget used"
+        seconds = recorded_s + self.unrecorded_s
+        if budget.seconds is not None and seconds >= budget.seconds:
+            return "time budget used"
+        return None
