@@ -279,7 +279,8 @@ def make_pool(study: ResolvedStudy, where: Where) -> Pool:
         from evomerge.scoring.evaluator import Evaluator
 
         return InProcessPool(lambda: Evaluator(setup))
-    from evomerge.cluster.ray_pool import Placement, RayPool
+    from evomerge.cluster.ray_connection import Placement
+    from evomerge.cluster.ray_pool import RayPool
 
     return RayPool(
         setup,
