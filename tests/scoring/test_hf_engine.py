@@ -11,7 +11,8 @@ from evomerge.errors import CandidateError, CheckpointError, SpecError
 from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.hf_engine import HfEngine
-from evomerge.testing.engine_contract import EngineContract, Parents, probed
+from evomerge.testing.engine_contract import EngineContract
+from evomerge.testing.parents import Parents, probed
 
 # Whoever comes first imports transformers, which a busy machine does not do in 60 s.
 pytestmark = pytest.mark.timeout(300)

@@ -9,7 +9,7 @@ from evomerge.core.work import EngineSettings
 from evomerge.errors import WorkerError
 from evomerge.scoring import self_test
 from evomerge.scoring.self_test import Probe, kept_probe, whole
-from evomerge.testing.engine_contract import Parents, probed
+from evomerge.testing.parents import Parents, probed
 
 FACTS = {"kind": "hf", "version": "1"}
 PROBE = Probe((-1.0 / 3.0, -2.5e-7), (("yes\n", 3), ("", 1)))

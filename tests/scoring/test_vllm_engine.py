@@ -14,12 +14,8 @@ from evomerge.scoring import vllm_worker
 from evomerge.scoring.engine import Engine, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, run_self_test
-from evomerge.testing.engine_contract import (
-    EngineContract,
-    Parents,
-    SwapContract,
-    probed,
-)
+from evomerge.testing.engine_contract import EngineContract, SwapContract
+from evomerge.testing.parents import Parents, probed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
