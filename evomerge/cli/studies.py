@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from evomerge.cli.options import db_option, json_option
+
+if TYPE_CHECKING:
+    from evomerge.api import TrialRow
 
 
 @click.command(
@@ -67,6 +72,16 @@ def front(name: str, db: str, as_json: bool) -> None:
     )
 
 
+def _note(row: TrialRow) -> str:
+    """Say in one line what is special about a trial; --json has it whole."""
+    words = [
+        row.label,
+        (row.failure or "").partition("\n")[0],
+        "reused" if row.reused else "",
+    ]
+    return "; ".join(word for word in words if word)
+
+
 @click.command(
     epilog="Example: evomerge trials scalars --json",
     short_help="List every trial of a study.",
@@ -95,7 +110,7 @@ def trials(name: str, db: str, as_json: bool) -> None:
                 row.attempt,
                 row.recipe[:10],
                 *(row.values.get(objective) for objective in names),
-                row.label or row.failure or ("reused" if row.reused else ""),
+                _note(row),
             )
             for row in rows
         ],

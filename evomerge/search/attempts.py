@@ -211,7 +211,7 @@ class Attempts:
             trial.attempt,
             failure.cause,
             verdict.failure.blame,
-            failure.message,
+            failure.message.partition("\n")[0],  # the rest is stored with the trial
             verdict.state,
         )
         return self._end(life, trial, Ending(verdict.state, failure=verdict.failure))

@@ -6,7 +6,7 @@ import torch
 
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
-from evomerge.errors import RecipeError
+from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.dare import dare_linear, dare_ties
 from evomerge.merging.operators.linear import linear, task_arithmetic
 from evomerge.merging.operators.spherical import nuslerp, slerp
@@ -50,11 +50,20 @@ def apply(
     Raises:
         RecipeError: The operation breaks the catalogue's rules, or the tensors are not
             the ones it names.
-        CandidateError: The weights leave the result undefined.
+        CandidateError: The weights leave the result undefined, or are too large.
     """
     settings = resolve(operation)
     _check_tensors(operation, tensors, base, key)
-    return ARITHMETIC[operation.operator](settings, tensors, base, key)
+    try:
+        return ARITHMETIC[operation.operator](settings, tensors, base, key)
+    except RuntimeError as error:
+        # torch's words for a factor beyond fp32; a smaller one would give infinity.
+        if "without overflow" not in str(error):
+            raise
+        raise CandidateError(
+            f"{key}: a weight of operator {operation.operator!r} is too large for "
+            "float32, so the result would not be finite."
+        ) from error
 
 
 def _check_tensors(

@@ -1,0 +1,157 @@
+"""Stopping a search by Ctrl-C and by SIGKILL, in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.testing.study_files import simulated_study, write_study
+
+pytestmark = pytest.mark.slow
+
+MAIN = "from evomerge.cli.app import main; main()"
+
+
+def start(folder: Path, *words: str, seed: str = "1") -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "PYTHONHASHSEED": seed,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder: Path, *words: str, seed: str = "1") -> str:
+    process = start(folder, *words, seed=seed)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return out
+
+
+def scored(folder: Path) -> int:
+    """Number of trials in the database that have scores."""
+    file = folder / "evomerge.db"
+    if not file.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    try:
+        sql = "SELECT count(*) FROM em_trial WHERE state = 'scored'"
+        return int(connection.execute(sql).fetchone()[0])
+    except sqlite3.OperationalError:  # the tables are being made
+        return 0
+    finally:
+        connection.close()
+
+
+def wait_until_scored(process: subprocess.Popen[str], folder: Path, n: int) -> None:
+    deadline = time.monotonic() + 200
+    while scored(folder) < n:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def decided(folder: Path) -> list[dict[str, Any]]:
+    """Everything of the trials that must not depend on what happened on the way."""
+    rows = json.loads(finish(folder, "trials", "mine", "--json"))
+    kept = ("number", "generation", "state", "recipe", "point", "scores", "values")
+    return [{key: row[key] for key in kept} for row in rows]
+
+
+@pytest.fixture
+def file(models: Path) -> Any:
+    def file(folder: Path, strategy: str, block_s: float = 0.1) -> None:
+        folder.mkdir()
+        options = {"items": 20, "sleep_s": block_s}
+        tasks = {
+            name: {"task": "simulated", "metric": "acc", "options": options}
+            for name in ("one", "two")
+        }
+        study = simulated_study(
+            models,
+            name="mine",
+            tasks=tasks,
+            strategy={"kind": strategy, "generation_size": 4},
+            budget={"trials": 10},
+        )
+        write_study(folder / "study.yaml", study)
+
+    return file
+
+
+@pytest.mark.parametrize("strategy", ["cma", "random"])
+def test_ctrl_c_stops_soon_says_how_to_resume_and_loses_nothing(
+    file, tmp_path: Path, strategy: str
+) -> None:
+    calm, stopped = tmp_path / "calm", tmp_path / "stopped"
+    for folder in (calm, stopped):
+        file(folder, strategy)
+    process = start(stopped, "run", "study.yaml", "--in-process")
+    wait_until_scored(process, stopped, 6)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=100)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    hint = re.search(r"^  evomerge (resume mine.*)$", err, re.MULTILINE)
+    assert hint, err
+    before = decided(stopped)
+    assert {row["state"] for row in before} == {"scored", "pending"}
+    finish(stopped, *hint.group(1).split(), seed="2")
+    finish(calm, "run", "study.yaml", "--in-process")
+    after = decided(stopped)
+    assert after == decided(calm)
+    assert len(after) == 14
+    assert [row for row in before if row["state"] == "scored"] == [
+        row for row, was in zip(after, before, strict=False) if was["state"] == "scored"
+    ]
+
+
+def test_a_killed_search_is_resumed_at_once_and_equals_an_undisturbed_one(
+    file, tmp_path: Path
+) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for folder in (calm, killed):
+        file(folder, "cma")
+    for n in (2, 7, 11):
+        words = ("resume", "mine") if scored(killed) else ("run", "study.yaml")
+        process = start(killed, *words, "--in-process", seed=str(n))
+        wait_until_scored(process, killed, n)
+        process.kill()
+        process.communicate(timeout=100)
+    status = json.loads(finish(killed, "status", "mine", "--json"))
+    assert status["state"] == "searching"
+    finish(killed, "resume", "mine", "--in-process", seed="9")
+    finish(calm, "run", "study.yaml", "--in-process")
+    assert decided(killed) == decided(calm)
+
+
+def test_a_second_search_of_one_study_is_refused_while_the_first_lives(
+    file, tmp_path: Path
+) -> None:
+    folder = tmp_path / "one"
+    file(folder, "random", block_s=3.0)
+    first = start(folder, "run", "study.yaml", "--in-process")
+    wait_until_scored(first, folder, 1)
+    second = start(folder, "resume", "mine", "--in-process")
+    _, err = second.communicate(timeout=100)
+    assert second.returncode == 2
+    assert f"process {first.pid}" in err
+    assert first.poll() is None
+    first.kill()
+    first.communicate(timeout=100)
