@@ -19,6 +19,9 @@ else
 TORCH_BACKEND := --torch-backend=$(if $(filter gpu,$(EXTRA)),auto,cpu)
 endif
 
+# Without cached bytecode every process would compile torch, vLLM and Ray anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

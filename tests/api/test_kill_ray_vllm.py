@@ -112,7 +112,8 @@ def test_a_real_study_killed_in_a_generation_equals_the_undisturbed_one(
             break
         time.sleep(0.02)
     doomed.send_signal(signal.SIGKILL)
-    doomed.communicate()
+    out, _ = doomed.communicate()
+    assert doomed.returncode == -signal.SIGKILL, out
     before = n_items(killed)
     assert 30 <= before < 160
     finish(command(tmp_path, "resume", "real", "--db", killed, salt=3))
