@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evomerge.merging.writer import Written
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
-    from evomerge.zoo import ZooReport
+    from evomerge.zoo import OnStep, ZooReport
 
 Progress = Callable[[int, int], None]
 _PROMPT = "27 plus 48?\n"
@@ -136,17 +136,24 @@ def merge(
         )
 
 
-def zoo(out: Path, *, recipe: str = "P128", seed: int = 0) -> ZooReport:
+def zoo(
+    out: Path, *, recipe: str = "P128", seed: int = 0, progress: OnStep | None = None
+) -> ZooReport:
     """Train the small models of the demo and their tasks, if they are not there.
 
+    Args:
+        out: The zoo's folder.
+        recipe: ``P128``, or the smaller ``L2`` or ``TINY``.
+        seed: Of weights and training data.
+        progress: Told the model, its finished steps and all its steps.
+
     Raises:
-        EvomergeError: The folder holds something else, or the recipe is unknown.
+        SpecError: The folder holds something else, or the recipe is unknown.
+        EvomergeError: Training failed.
     """
     from evomerge.zoo import make_zoo
-    from evomerge.zoo.progress import progress_bars
 
-    with progress_bars() as progress:
-        return make_zoo(out, recipe=recipe, seed=seed, progress=progress)
+    return make_zoo(out, recipe=recipe, seed=seed, progress=progress)
 
 
 def _chosen(

@@ -25,9 +25,10 @@ def live_view(objectives: tuple[str, ...]) -> Iterator[Callable[[Progress], None
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
+        from rich.text import Text
 
         with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-            yield lambda progress: live.update(describe(progress, objectives))
+            yield lambda progress: live.update(Text(describe(progress, objectives)))
         return
     last = [0.0, -1.0]
 

@@ -60,8 +60,10 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
     About two minutes on two cores; a second call finds them there.
     """
     from evomerge import api
+    from evomerge.zoo import progress_bars
 
-    done = api.zoo(out, recipe=recipe, seed=seed)
+    with progress_bars() as progress:
+        done = api.zoo(out, recipe=recipe, seed=seed, progress=progress)
     how = f"made in {done.seconds:.0f} s" if done.built else "there already"
     click.echo(f"{done.folder}: {', '.join(done.models)} ({done.recipe}, {how})")
     click.echo(f"{done.tasks}: their tasks")

@@ -1,0 +1,78 @@
+"""The line that a running search shows."""
+
+import dataclasses
+
+import pytest
+
+from evomerge.cli.live import LINE_EVERY_S, describe, live_view
+from evomerge.search.scoreboard import Progress, Standing
+
+PROGRESS = Progress(
+    generation=3,
+    done=24,
+    failed=2,
+    reused=1,
+    running=2,
+    workers=2,
+    best=(Standing(17, None, (0.61803, 9.0)), Standing(9, "uniform", (0.5, 120.0))),
+    front_size=4,
+    items_per_s=51.4,
+    seconds=70.0,
+    trial_s=2.5,
+    left_s=3725.2,
+)
+NAMES = ("math", "tokens")
+
+
+def test_the_line_tells_trials_best_front_pace_and_time_left() -> None:
+    assert describe(PROGRESS, NAMES) == (
+        "generation 3 | 24 trials | 2 failed | best math 0.618 (trial 17), best tokens "
+        "120 (trial 9) | front 4 | 51 items/s | 1:02:05 left"
+    )
+
+
+def test_what_is_not_known_yet_is_left_out() -> None:
+    early = dataclasses.replace(
+        PROGRESS, done=0, failed=0, best=(None, None), front_size=0, left_s=None
+    )
+    assert describe(early, NAMES) == "generation 3 | 0 trials | front 0 | 51 items/s"
+
+
+def test_a_short_time_left_is_minutes_and_seconds() -> None:
+    soon = dataclasses.replace(PROGRESS, left_s=61.6)
+    assert describe(soon, NAMES).endswith("1:02 left")
+
+
+def test_while_workers_come_up_nothing_else_is_told() -> None:
+    waiting = dataclasses.replace(PROGRESS, workers=0, seconds=12.3)
+    assert describe(waiting, NAMES) == "waiting for workers (12 s)"
+
+
+def test_without_a_terminal_a_line_comes_with_each_generation_and_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with live_view(NAMES) as show:
+        for generation, seconds in ((1, 0), (1, 1), (2, 1), (2, LINE_EVERY_S), (2, 1)):
+            now[0] += seconds
+            show(dataclasses.replace(PROGRESS, generation=generation))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(" | ")[0] for line in err.splitlines()] == [
+        "generation 1",
+        "generation 2",
+        "generation 2",
+    ]
+
+
+def test_in_a_terminal_the_last_line_stays(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    with live_view(NAMES) as show:
+        show(PROGRESS)
+    assert "best math 0.618 (trial 17)" in capsys.readouterr().err
