@@ -4,20 +4,43 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SelfTestError, SpecError, WorkerError
 from evomerge.scoring import vllm_worker
-from evomerge.scoring.engine import Engine, LoglikelihoodRequest
+from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.self_test import Probe, run_self_test
+from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+
+
+_OTHER_PROCESS = """
+import json, sys
+from evomerge.core.work import EngineSettings, WorkerSetup
+from evomerge.scoring.engines import open_engine
+from evomerge.errors import CandidateError
+from evomerge.core.recipe import Recipe
+
+if __name__ == "__main__":
+    data = json.loads(sys.argv[1])
+    settings = EngineSettings(**data.pop("engine"))
+    engine = open_engine(WorkerSetup(engine=settings, tasks=(), **data))
+    result = engine.self_test()
+    try:
+        engine.swap(Recipe.from_json(json.loads(sys.argv[2])))
+    except CandidateError as error:
+        refused = str(error)
+    kind = type(engine._llm.llm_engine.engine_core).__name__
+    engine.close()
+    print(json.dumps([result.probe_difference, result.return_difference]))
+    print(json.dumps([refused, kind]))
+"""
 
 
 class TestUntiedLlama(EngineContract):
@@ -56,6 +79,32 @@ class TestTiedLlama(SwapContract):
         monkeypatch.setattr(vllm_worker, "refresh_tied_head", lambda *_: None)
         with pytest.raises(SelfTestError, match="probe parent, swapped in, differs"):
             run_self_test(engine, setup, lambda _: cold_b)
+
+    @pytest.mark.timeout(600)
+    def test_engine_in_a_process_of_its_own_passes_the_self_test(
+        self, engine: Engine, parents: Parents, cold_b: Probe
+    ) -> None:
+        setup = probed(parents.setup("a", self.settings()), parents)
+        # Kept from this process, so that the other need not start a second engine.
+        kept_probe(engine.facts, setup, lambda _: cold_b)
+        plain = {name: getattr(setup, name) for name in ("frame", "probe", "cache_dir")}
+        plain |= {"sources": dict(setup.sources), "engine": asdict(setup.engine)}
+        script = parents.folder / "script.py"
+        script.write_text(_OTHER_PROCESS)
+        not_finite = json.dumps(parents.blend(3e38).to_json())
+        done = subprocess.run(
+            [sys.executable, str(script), json.dumps(plain), not_finite],
+            env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            capture_output=True,
+            text=True,
+            timeout=570,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        differences, (refused, kind) = map(json.loads, done.stdout.splitlines()[-2:])
+        assert differences == [0.0, 0.0]
+        assert "not finite" in refused
+        assert kind == "SyncMPClient"
 
 
 class TestUntiedQwen2(SwapContract):
@@ -111,60 +160,17 @@ def test_start_that_fails_is_the_machines_fault(
         open_engine(parents.setup("a", settings))
 
 
-_OTHER_PROCESS = """
-import json, sys
-from evomerge.core.work import EngineSettings, WorkerSetup
-from evomerge.scoring.engines import open_engine
-from evomerge.errors import CandidateError
-from evomerge.core.recipe import Recipe
-
-if __name__ == "__main__":
-    data = json.loads(sys.argv[1])
-    settings = EngineSettings(**data.pop("engine"))
-    engine = open_engine(WorkerSetup(engine=settings, tasks=(), **data))
-    result = engine.self_test()
-    try:
-        engine.swap(Recipe.from_json(json.loads(sys.argv[2])))
-    except CandidateError as error:
-        refused = str(error)
-    kind = type(engine._llm.llm_engine.engine_core).__name__
-    engine.close()
-    print(json.dumps([result.probe_difference, result.return_difference]))
-    print(json.dumps([refused, kind]))
-"""
-
-
-def test_engine_in_a_process_of_its_own_passes_the_self_test(
+def test_probe_is_measured_before_the_start_and_again_if_lost(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = tmp_path_factory.mktemp("parents")
-    parents = Parents(folder, tied=True).write()
-    settings = EngineSettings(kind="vllm", max_model_len=128, kv_cache_bytes=16 << 20)
-    setup = probed(parents.setup("a", settings), parents)
-    script = folder / "script.py"
-    script.write_text(_OTHER_PROCESS)
-    plain = {name: getattr(setup, name) for name in ("frame", "probe", "cache_dir")}
-    plain |= {"sources": dict(setup.sources)}
-    plain["engine"] = {
-        "kind": "vllm",
-        "max_model_len": settings.max_model_len,
-        "kv_cache_bytes": settings.kv_cache_bytes,
-    }
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(script),
-            json.dumps(plain),
-            json.dumps(replace(parents, dtype="float32").blend(3e38).to_json()),
-        ],
-        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    differences, (refused, kind) = map(json.loads, done.stdout.splitlines()[-2:])
-    assert differences == [0.0, 0.0]
-    assert "not finite" in refused
-    assert kind == "SyncMPClient"
+    parents = Parents(tmp_path_factory.mktemp("parents"), tied=True).write()
+    settings = EngineSettings(kind="vllm", max_model_len=64, kv_cache_bytes=16 << 20)
+    engine = open_engine(probed(parents.setup("a", settings), parents))
+    (kept,) = (parents.folder / "cache" / "self_test").glob("*.json")
+    first = kept.read_bytes()
+    kept.unlink()
+    result = engine.self_test()
+    assert (result.probe_difference, result.return_difference) == (0.0, 0.0)
+    assert kept.read_bytes() == first
+    assert len(engine.generate([GenerateRequest((5, 6, 7), 4)])) == 1
+    engine.close()
