@@ -15,7 +15,9 @@ from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundE
 if TYPE_CHECKING:
     from evomerge.search.scoreboard import Progress
     from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store
+    from evomerge.store.base import Store, StoredStudy
+
+_RESTART_TTL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +92,19 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
             lists the differences.
         StoreError: The database cannot be used.
     """
+    from evomerge.specs.stored import diff
     from evomerge.store.sql import open_store
 
     study = resolve_file(study_file, where.cache_dir)
     store = open_store(db)
     try:
-        if not refuse_other_configuration(store, study):
+        recorded = refuse_other_configuration(store, study)
+        if recorded is None:
             refuse_non_finite(study, where.cache_dir)
             store.create_study(study.name, study.config, study.allowance, study.seed)
+        elif diff(recorded.config, study.config):
+            refuse_non_finite(study, where.cache_dir)
+            _restart(store, recorded, study)
     finally:
         store.close()
     return Prepared(
@@ -208,11 +215,14 @@ def resolve_file(study_file: Path, cache_dir: Path) -> ResolvedStudy:
     )
 
 
-def refuse_other_configuration(store: Store, study: ResolvedStudy) -> bool:
+def refuse_other_configuration(
+    store: Store, study: ResolvedStudy
+) -> StoredStudy | None:
     """Compare a study with the one recorded under its name.
 
     Returns:
-        Whether there is one.
+        The recorded study, None if there is none. One of another configuration is
+        returned only if it never had a worker, so that it holds no result.
 
     Raises:
         StudyExistsError: It has another configuration; the message has the diff.
@@ -222,8 +232,9 @@ def refuse_other_configuration(store: Store, study: ResolvedStudy) -> bool:
     try:
         stored = store.study(study.name)
     except StudyNotFoundError:
-        return False
-    if changes := diff(stored.config, study.config):
+        return None
+    changes = diff(stored.config, study.config)
+    if changes and store.tasks(stored.id) is not None:
         raise StudyExistsError(
             f"A study {study.name!r} with another configuration is in this database "
             "(recorded -> now):\n  "
@@ -231,7 +242,18 @@ def refuse_other_configuration(store: Store, study: ResolvedStudy) -> bool:
             + "\nGive this one another name, or resume the recorded one: "
             f"evomerge resume {study.name}"
         )
-    return True
+    return stored
+
+
+def _restart(store: Store, recorded: StoredStudy, study: ResolvedStudy) -> None:
+    """Let a study that found no worker take the configuration that was put right."""
+    from evomerge.store.owner import this_process
+
+    lease = store.lease(recorded.id, this_process(), _RESTART_TTL_S)
+    try:
+        store.restart(lease, study.config, study.allowance, study.seed)
+    finally:
+        store.release(lease)
 
 
 def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:

@@ -1,4 +1,7 @@
-"""The store protocol: what is written, by whom, and what can never be lost."""
+"""The store protocol: what is written, by whom, and what can never be lost.
+
+Longer than other modules, because it is one protocol with all its promises.
+"""
 
 from __future__ import annotations
 
@@ -175,6 +178,19 @@ class Store(Protocol):
 
     def set_allowance(self, lease: Lease, allowance: Mapping[str, Any]) -> None:
         """Record what this run is allowed (a larger budget, other workers)."""
+
+    def restart(
+        self,
+        lease: Lease,
+        config: Mapping[str, Any],
+        allowance: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        """Give a study that never had a worker another configuration.
+
+        Raises:
+            StoreError: Its tasks are recorded, so there may be results.
+        """
 
     def set_finished(self, lease: Lease, reason: str | None) -> None:
         """Record that the search ended, or (None) that it goes on."""

@@ -28,6 +28,7 @@ from evomerge.store.base import (
     Usage,
 )
 from evomerge.store.dialect import NOW, Database, insert_absent
+from evomerge.store.restart import restart
 from evomerge.store.schema import artifact, event
 
 _REMEMBER = sa.insert(event).values(at=NOW)
@@ -101,6 +102,17 @@ class SqlStore:
         text = rows.to_text("A study's allowance", dict(allowance))
         with self._database.writing() as connection:
             studies.change(connection, lease, allowance=text)
+
+    def restart(
+        self,
+        lease: Lease,
+        config: Mapping[str, Any],
+        allowance: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        """Give a study that never had a worker another configuration."""
+        with self._database.writing() as connection:
+            restart(connection, lease, config, allowance, seed)
 
     def set_finished(self, lease: Lease, reason: str | None) -> None:
         """Record that the search ended, or (None) that it goes on."""

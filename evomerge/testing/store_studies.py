@@ -54,6 +54,36 @@ class StudyContract(StoreFixtures):
             store.create_study("s", {}, {}, 2)
         assert [study.config for study in store.studies()] == [CONFIG]
 
+    def test_a_study_without_a_worker_takes_another_configuration(
+        self, store: Store
+    ) -> None:
+        study = store.create_study("s", CONFIG, {"trials": 5}, 1)
+        lease = store.lease(study.id, this_process(), 60.0)
+        store.add_generation(lease, 0, candidates(0, 2), {}, None)
+        store.add_event(study.id, "kind", {})
+        store.restart(lease, {"other": 1}, {"trials": 6}, 2)
+        found = store.study("s")
+        assert (found.config, found.seed) == ({"other": 1}, 2)
+        assert found.allowance == {"trials": 6}
+        assert not store.trials(study.id)
+        assert not store.generations(study.id)
+        assert not store.events(study.id)
+        store.release(lease)
+        with pytest.raises(StaleAttemptError):
+            store.restart(lease, CONFIG, {}, 1)
+
+    def test_a_study_that_had_a_worker_keeps_its_configuration(
+        self, store: Store
+    ) -> None:
+        study = store.create_study("s", CONFIG, {}, 1)
+        lease = store.lease(study.id, this_process(), 60.0)
+        store.add_generation(lease, 0, candidates(0, 2), {}, None)
+        store.record_tasks(lease, [task()])
+        with pytest.raises(StoreError, match="'s' has had a worker"):
+            store.restart(lease, {"other": 1}, {}, 2)
+        assert store.study("s") == study
+        assert len(store.trials(study.id)) == 2
+
     def test_a_missing_study_lists_the_names_there_are(self, store: Store) -> None:
         with pytest.raises(StudyNotFoundError, match="no study yet"):
             store.study("demo")

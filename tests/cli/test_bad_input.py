@@ -128,6 +128,19 @@ def test_an_unknown_metric_is_told_with_those_there_are(refused, models: Path) -
     refused(study, "one/accuracy", "one/acc")
 
 
+def test_a_study_that_found_no_worker_can_be_put_right(
+    call, here: Path, models: Path
+) -> None:
+    wrong = simulated_study(models, objectives=[{"measure": "one/accuracy"}])
+    write_study(here / "mine.yaml", wrong)
+    assert call("run", "mine.yaml", "--in-process").code == 2
+    write_study(here / "mine.yaml", simulated_study(models))
+    assert call("check", "mine.yaml").code == 0
+    assert call("run", "mine.yaml", "--in-process").code == 0
+    rows = json.loads(call("trials", "mine", "--json").out)
+    assert [row["state"] for row in rows] == ["scored"] * 10
+
+
 def test_an_unknown_option_of_a_task_is_told(refused, models: Path) -> None:
     tasks = {"one": {"task": "simulated", "metric": "acc", "options": {"item": 3}}}
     refused(simulated_study(models, tasks=tasks), "item", "did you mean 'items'?")

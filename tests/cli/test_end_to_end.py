@@ -122,14 +122,18 @@ def test_unknown_tasks_and_metrics_are_found_by_the_dry_run_and_by_the_search(
         ({"a": {"task": "en_sort", "include": tasks, "metric": "acc"}}, "en_sort5"),
         ({"a": {"task": "en_sort5", "include": tasks, "metric": "acc"}}, "exact_match"),
     ):
-        study = study_of(zoo, tasks=tasks_of, objectives=[], name="wrong")
-        write_study(here / "wrong.yaml", study)
+        study = study_of(zoo, tasks=tasks_of, objectives=[])
+        write_study(here / "real.yaml", study)
         for words in (("check",), ("run", "--in-process")):
-            ended = call(words[0], "wrong.yaml", *words[1:], "--db", "sqlite:///x.db")
+            ended = call(words[0], "real.yaml", *words[1:])
             assert ended.code == 2
             assert told in ended.err
             assert "Traceback" not in ended.err
-        (here / "x.db").unlink(missing_ok=True)
+    # Put right, it starts: a study that found no worker does not occupy its name.
+    study = study_of(zoo, strategy={"kind": "random"}, budget={"trials": 1})
+    write_study(here / "real.yaml", study)
+    ended = call("run", "real.yaml", "--in-process")
+    assert ended.code == 0, ended.err
 
 
 @pytest.mark.engine

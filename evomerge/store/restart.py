@@ -1,0 +1,54 @@
+"""A study that never had a worker, given another configuration.
+
+It takes a worker to find out that a task or metric does not exist; whoever then puts
+the study file right must not be told that the name is taken. The row is kept and
+changed, never removed: leases count upwards in it, so an old one stays invalid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from evomerge.errors import StoreError
+from evomerge.store import rows
+from evomerge.store.base import Lease
+from evomerge.store.dialect import NOW
+from evomerge.store.schema import artifact, event, generation, study, trial
+from evomerge.store.studies import change, check_lease, tasks_of
+
+_PARTS = (artifact, event, trial, generation)
+
+
+def restart(
+    connection: sa.Connection,
+    lease: Lease,
+    config: Mapping[str, Any],
+    allowance: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Replace configuration and seed, and forget the trials nobody scored."""
+    check_lease(connection, lease)
+    if tasks_of(connection, lease.study_id) is not None:
+        name = connection.scalar(
+            sa.select(study.c.name).where(study.c.id == lease.study_id)
+        )
+        raise StoreError(
+            f"Study {name!r} has had a worker, so it may have results; its "
+            "configuration stays. Give the other one another name."
+        )
+    for part in _PARTS:
+        connection.execute(sa.delete(part).where(part.c.study_id == lease.study_id))
+    change(
+        connection,
+        lease,
+        config=rows.to_text("A study's configuration", dict(config)),
+        allowance=rows.to_text("A study's allowance", dict(allowance)),
+        seed=seed,
+        created=NOW,
+        finished=None,
+        spent_s=0.0,
+        n_items=0,
+    )
