@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
+
+# As in a worker: Ray gives each one core. Two threads on small tensors mostly wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 N_ITEMS = 40
 TASK = """\

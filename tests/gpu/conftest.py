@@ -7,8 +7,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(autouse=True)
+def _device() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+        pytest.skip("no CUDA device on this machine")
