@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.api.running import (
-    Where,
+from evomerge.api.resolving import (
     refuse_non_finite,
     resolve_file,
     setup_of,
@@ -99,7 +98,7 @@ def check(
 
 
 def _check_name(study: ResolvedStudy, db: str) -> None:
-    from evomerge.api.running import refuse_other_configuration
+    from evomerge.api.resolving import refuse_other_configuration
     from evomerge.store.sql import open_store
 
     try:
@@ -211,6 +210,3 @@ def _total_s(
         n = min(known) + len(study.baselines)
         ends.append(n * trial_s / (study.workers or 1))
     return min(ends) if ends else None
-
-
-__all__ = ["CheckReport", "Where", "check"]

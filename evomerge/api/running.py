@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.reading import Best, read_bests
+from evomerge.api.resolving import (
+    refuse_non_finite,
+    refuse_other_configuration,
+    resolve_file,
+    restart,
+    setup_of,
+)
 from evomerge.core.study import Budget
-from evomerge.core.work import Pool, WorkerSetup
-from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
+from evomerge.core.work import Pool
+from evomerge.errors import Problem, SpecError
 
 if TYPE_CHECKING:
     from evomerge.search.scoreboard import Progress
     from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store, StoredStudy
-
-_RESTART_TTL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
             store.create_study(study.name, study.config, study.allowance, study.seed)
         elif diff(recorded.config, study.config):
             refuse_non_finite(study, where.cache_dir)
-            _restart(store, recorded, study)
+            restart(store, recorded, study)
     finally:
         store.close()
     return Prepared(
@@ -193,103 +197,6 @@ def search(
         seconds=usage.seconds,
         front_size=standings.front_size,
         best=standings.best,
-    )
-
-
-def resolve_file(study_file: Path, cache_dir: Path) -> ResolvedStudy:
-    """Read a study file and check it with its sources.
-
-    Raises:
-        SpecError: Every mistake in the file and its sources.
-    """
-    from evomerge.specs.reader import load_study
-    from evomerge.specs.resolve import resolve
-    from evomerge.strategies.registry import problems
-
-    return resolve(
-        load_study(study_file),
-        base_dir=study_file.parent,
-        file=study_file.name,
-        cache_dir=cache_dir,
-        judge=problems,
-    )
-
-
-def refuse_other_configuration(
-    store: Store, study: ResolvedStudy
-) -> StoredStudy | None:
-    """Compare a study with the one recorded under its name.
-
-    Returns:
-        The recorded study, None if there is none. One of another configuration is
-        returned only if it never had a worker, so that it holds no result.
-
-    Raises:
-        StudyExistsError: It has another configuration; the message has the diff.
-    """
-    from evomerge.specs.stored import diff
-
-    try:
-        stored = store.study(study.name)
-    except StudyNotFoundError:
-        return None
-    changes = diff(stored.config, study.config)
-    if changes and store.tasks(stored.id) is not None:
-        raise StudyExistsError(
-            f"A study {study.name!r} with another configuration is in this database "
-            "(recorded -> now):\n  "
-            + "\n  ".join(changes)
-            + "\nGive this one another name, or resume the recorded one: "
-            f"evomerge resume {study.name}"
-        )
-    return stored
-
-
-def _restart(store: Store, recorded: StoredStudy, study: ResolvedStudy) -> None:
-    """Let a study that found no worker take the configuration that was put right."""
-    from evomerge.store.owner import this_process
-
-    lease = store.lease(recorded.id, this_process(), _RESTART_TTL_S)
-    try:
-        store.restart(lease, study.config, study.allowance, study.seed)
-    finally:
-        store.release(lease)
-
-
-def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
-    """Look through every weight of the sources, once for each content.
-
-    Raises:
-        SpecError: Names source and tensors that hold NaN or infinity.
-    """
-    from evomerge.checkpoints.finite import non_finite
-
-    found = {
-        name: non_finite(model, cache_dir) for name, model in study.sources.items()
-    }
-    bad = {name: tensors for name, tensors in found.items() if tensors}
-    if bad:
-        raise SpecError(
-            Problem(
-                f"sources.{name} ({study.sources[name].path})",
-                f"expected finite weights, but {', '.join(tensors[:3])}"
-                f"{' and others hold' if len(tensors) > 3 else ' holds'} NaN or "
-                "infinity; use another copy of this model.",
-            )
-            for name, tensors in bad.items()
-        )
-
-
-def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
-    """Return what this study's workers are made of."""
-    prints = {name: model.fingerprint for name, model in study.sources.items()}
-    return WorkerSetup(
-        engine=study.engine,
-        tasks=study.tasks,
-        sources={m.fingerprint: str(m.path) for m in study.sources.values()},
-        frame=prints[study.frame],
-        probe=None if study.probe is None else prints[study.probe],
-        cache_dir=str(cache_dir),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.api.reading import REPORT_OPENED
-from evomerge.api.running import setup_of
+from evomerge.api.resolving import setup_of
 from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError

@@ -3,7 +3,8 @@
 A subclass gives ``make``. Run as a module, ``python -m
 evomerge.testing.strategy_contract``, this file lives through one recorded history in
 a process of its own and prints the digest of all it proposed: string hashing is salted
-per process, and a strategy that leans on it shows only there.
+per process, and a strategy that leans on it shows only there. Longer than other
+modules, because a contract is one class.
 """
 
 # ruff: noqa: D102 - the names of tests are sentences
