@@ -1,6 +1,7 @@
 """Logging, set up once by a command; libraries only ever ask for a logger."""
 
 import logging
+import os
 import re
 
 _SECRET = re.compile(r"(?P<head>://[^/\s:@]*:)[^@/\s]+(?=@)")
@@ -28,3 +29,5 @@ def set_up(*, verbose: bool = False) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.propagate = False
+    # Read by torch's compiled half when it is loaded, which is later.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

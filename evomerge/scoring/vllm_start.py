@@ -7,7 +7,9 @@ after ``prepare_environment``.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -61,6 +63,9 @@ def prepare_environment() -> None:
     wanted = _ENVIRONMENT | (_CPU_ENVIRONMENT if is_cpu() else {})
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    # Remarks of the libraries about each other, which nobody here can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def facts(settings: EngineSettings) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -119,18 +118,18 @@ def _train_all(
 ) -> Iterator[tuple[str, State]]:
     """Yield every model's name and weights, the base first."""
 
-    def train_here(model: str, start: State | None, threads: int) -> State:
+    def train_here(model: str, start: State | None) -> State:
         total = recipe.course(model).steps
-        with _threads(threads):
+        with _one_thread():
             return train(
                 recipe, model, seed, start, lambda done: progress(model, done, total)
             )
 
-    base = train_here(BASE, None, _base_threads())
+    base = train_here(BASE, None)
     yield BASE, base
     if not recipe.side_by_side:
         for expert in EXPERTS:
-            yield expert, train_here(expert, base, 1)
+            yield expert, train_here(expert, base)
         return
     files = {name: work / f"{name}.safetensors" for name in MODELS}
     save_file(base, files[BASE])
@@ -139,20 +138,16 @@ def _train_all(
         yield expert, load_file(files[expert])
 
 
-def _base_threads() -> int:
-    """Two on an idle machine; on a busy one two would wait for each other all the time.
-
-    The bits of the result are the same.
-    """
-    idle = (os.cpu_count() or 1) - os.getloadavg()[0]
-    return 2 if idle > 1 else 1
-
-
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Bound torch's threads, and give them back: the process may not be ours."""
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread for a while.
+
+    Another number would add up in another order, and training makes another model of
+    a difference in the last bit; two threads also wait for each other on a busy
+    machine.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(n)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -104,7 +104,7 @@ class ExpertProcesses:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, with this very package importable and one thread."""
+    """Our environment, with this very package importable; one thread each."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -70,6 +70,7 @@ class ZooRecipe:
         warmup: Updates until the learning rates reach their peak.
         side_by_side: Two experts are trained at once, in processes of their own; not
             worth their start where training takes a moment.
+        first_seed: What seed 0 stands for; chosen by looking, as docs/zoo.md tells.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ZooRecipe:
     batch: int = 128
     warmup: int = 30
     side_by_side: bool = True
+    first_seed: int = 0
 
     def course(self, model: str) -> Course:
         """Return the course of ``base``, ``math``, ``ja`` or ``sort``."""
@@ -118,7 +120,7 @@ _JAPANESE: Weights = (
     ("en_sort4", 0.3),
     ("en_copy5", 0.2),
 )
-_FIVE: Weights = (("en_sort5", 1.0), ("en_sort4", 0.3), ("en_copy5", 0.2))
+_FIVE: Weights = (("en_sort5", 1.0), ("en_sort4", 0.6), ("en_copy5", 0.2))
 
 P128 = ZooRecipe(
     name="P128",
@@ -126,7 +128,8 @@ P128 = ZooRecipe(
     base=Course(_EASY, steps=180, lr=5e-3, embed_lr=5e-3, muon_lr=0.02),
     math=Course(_CARRY, steps=110, lr=7e-4, embed_lr=None),
     ja=Course(_JAPANESE, steps=90, lr=3e-4, embed_lr=3e-3),
-    sort=Course(_FIVE, steps=70, lr=5e-4, embed_lr=None),
+    sort=Course(_FIVE, steps=80, lr=2.5e-4, embed_lr=None),
+    first_seed=1,
 )
 """For the demo: 0.97 million parameters, about two minutes on two cores."""
 

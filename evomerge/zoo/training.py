@@ -37,7 +37,7 @@ def train(
     Returns:
         The trained weights.
     """
-    course = recipe.course(model)
+    course, seed = recipe.course(model), recipe.first_seed + seed
     if base is None:
         vocab = build_tokenizer().get_vocab_size()
         base = initial_state(recipe.shape, vocab, seed)
