@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.cli.app import app
+from evomerge.strategies.registry import KINDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -67,3 +68,16 @@ def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
     local = [link for link in links if "://" not in link]
     missing = [link for link in local if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_every_option_of_every_strategy_is_documented_with_its_help() -> None:
+    page = (ROOT / "docs" / "study-files.md").read_text()
+    rows = [
+        f"| `{name}` | `{option.name}` |"
+        for name, kind in KINDS.items()
+        for option in kind.options
+    ]
+    assert rows
+    assert [row for row in rows if row not in page] == []
+    helps = [option.help for kind in KINDS.values() for option in kind.options]
+    assert [text for text in helps if text not in page] == []
