@@ -73,7 +73,7 @@ def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
 def test_every_option_of_every_strategy_is_documented_with_its_help() -> None:
     page = (ROOT / "docs" / "study-files.md").read_text()
     rows = [
-        f"| `{name}` | `{option.name}` |"
+        f"| {name} | `{option.name}` |"
         for name, kind in KINDS.items()
         for option in kind.options
     ]
