@@ -55,6 +55,9 @@ class Coordinator:
         self._ttl_s = lease_ttl_s
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._workers: set[str] = set()
+        self._is_pool_up = (
+            False  # started when there is work: a finished study has none
+        )
         self._tasks: tuple[TaskDescription, ...] | None = None
 
     def run(self) -> str:
@@ -98,7 +101,6 @@ class Coordinator:
         self._tasks = tuple(recorded) if recorded is not None else None
         strategy = self._strategy()
         at = self._take_up(study, strategy)
-        self._pool.start()
         reason = self._generations(study, strategy, at)
         self._store.set_finished(self._lease, reason)
         return reason
@@ -204,6 +206,9 @@ class Coordinator:
     def _drive(self, study: StoredStudy, number: int) -> bool:
         """Score a generation; False if the budget ran out before it was complete."""
         life = Lifecycle(self._store.trials(study.id, number))
+        if not life.is_complete and not self._is_pool_up:
+            self._is_pool_up = True
+            self._pool.start()
         while not life.is_complete:
             if self._budget.allows(number):
                 tasks = self._tasks or ()

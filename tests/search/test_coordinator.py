@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ReplayError, SpecError, StudyLockedError
+from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
@@ -154,3 +156,17 @@ def test_a_metric_no_task_measures_is_refused_before_any_trial(
     with pytest.raises(SpecError, match="z/acc is not measured"):
         Coordinator(wrong, store, small.pool(tmp_path), this_process()).run()
     assert {t.state for t in trials_of(store)} == {TrialState.PENDING}
+
+
+class NeverStarted(InProcessPool):
+    def start(self) -> None:
+        raise AssertionError("there is nothing to do")
+
+
+def test_a_finished_study_brings_no_worker_up(store: Store, tmp_path: Path) -> None:
+    small = SmallStudy(budget=Budget(trials=4))
+    search(store, small, tmp_path)
+    setup = small.setup(tmp_path)
+    pool = NeverStarted(lambda: Evaluator(setup))
+    again = Coordinator(small.plan(), store, pool, this_process())
+    assert again.run() == "trial budget used"
