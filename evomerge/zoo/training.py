@@ -40,8 +40,11 @@ def train(
     course, seed = recipe.course(model), recipe.first_seed + seed
     if base is None:
         vocab = build_tokenizer().get_vocab_size()
-        base = initial_state(recipe.shape, vocab, seed)
-    state = {name: value.clone().requires_grad_() for name, value in base.items()}
+        start = initial_state(recipe.shape, vocab, seed)
+    else:
+        # Read from a file, tensors come in name order; the order decides a norm's bits.
+        start = dict(sorted(base.items()))
+    state = {name: value.clone().requires_grad_() for name, value in start.items()}
     if course.embed_lr is None:
         for name in (EMBED, HEAD):
             state[name].requires_grad_(False)

@@ -107,7 +107,7 @@ def test_experts_trained_side_by_side_equal_those_trained_here(
 def test_a_failed_expert_is_reported_with_its_last_words(tmp_path: Path) -> None:
     files = {name: tmp_path / f"{name}.safetensors" for name in EXPERTS}
     processes = ExpertProcesses(TINY, 0, files, lambda *_: None)
-    with pytest.raises(EvomergeError, match=r"Training '\w+' failed .*missing"):
+    with pytest.raises(EvomergeError, match=r"(?s)Training '\w+' failed .*missing"):
         processes.train(tmp_path / "missing.safetensors")
 
 
