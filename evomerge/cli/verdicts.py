@@ -22,7 +22,7 @@ def print_rivals(done: Exported) -> None:
         print_table(
             f"{name} on {table.n_items} sealed items (95 % intervals); trial "
             f"{done.trial} was selected by {done.selected[name]:.3f} on search items",
-            ("", name, *measures, "difference", "p", "verdict"),
+            ("", name, *_headings(measures), "difference", "p", "verdict"),
             [_row(table, index, measures) for index in range(len(table.rows))],
         )
     for label, reason in done.unscored.items():
@@ -31,6 +31,13 @@ def print_rivals(done: Exported) -> None:
         f"The sealed items have been opened {counted(done.openings, 'time')}. "
         "p-values are Holm-adjusted over all comparisons."
     )
+
+
+def _headings(measures: list[str]) -> list[str]:
+    """Name the columns by task alone where all measure the same."""
+    parts = [measure.split("/", 1) for measure in measures]
+    is_one = len({metric for _, metric in parts}) == 1
+    return [task for task, _ in parts] if is_one else measures
 
 
 def _row(table: RivalTable, index: int, measures: list[str]) -> tuple[str, ...]:
