@@ -212,11 +212,8 @@ def _write(
             progress=progress,
             replace=wanted.replace,
         )
-    store.add_event(
-        stored.id,
-        "export",
-        {"trial": trial.number, "fingerprint": done.fingerprint},
-    )
+    path = str(done.path.resolve())
+    store.add_artifact(stored.id, trial.number, path, done.fingerprint)
     return Exported(
         study=study.name,
         trial=trial.number,
