@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,17 +138,31 @@ def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
         for task in tasks:
             name = task.manifest.task
             evaluator.score_items(recipe, name, 1)  # the first pays for compiling
-            began = time.perf_counter()
-            n = evaluator.score_items(recipe, name, _SAMPLE)
-            item_s[name] = (time.perf_counter() - began) / n
+            item_s[name] = _item_s(partial(evaluator.score_items, recipe, name))
     finally:
         evaluator.close()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _Measured(tasks, swap_s, item_s, memory)
 
 
-_SAMPLE = 8
-"""Items timed for the estimate: batches make one alone look slower than it is."""
+_SAMPLE = 64
+"""Items timed for the estimate, once one alone has proved quick."""
+_QUICK_S = 1.0
+
+
+def _item_s(score: Callable[[int], int]) -> float:
+    """Return the seconds an item takes; in a batch, if one alone is quick.
+
+    One item alone looks many times slower than it is among others.
+    """
+    began = time.perf_counter()
+    n = score(1)
+    seconds = time.perf_counter() - began
+    if seconds < _QUICK_S:
+        began = time.perf_counter()
+        n = score(_SAMPLE)
+        seconds = time.perf_counter() - began
+    return seconds / n
 
 
 def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> None:
