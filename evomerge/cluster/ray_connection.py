@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
+TEMP_PREFIX = "em-ray-"
 WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
 
 
@@ -114,9 +116,10 @@ class RayConnection:
         import ray
 
         n = self._placement.n_workers or 1
+        sweep(Path(tempfile.gettempdir()))
         # Short: Ray puts Unix sockets below it, and their paths are limited.
         self._temp_dir = tempfile.TemporaryDirectory(
-            prefix="em-ray-", ignore_cleanup_errors=True
+            prefix=f"{TEMP_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True
         )
         ray.init(
             num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
@@ -126,6 +129,25 @@ class RayConnection:
             _temp_dir=self._temp_dir.name,
             **QUIET,
         )
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this user left of their Ray in a folder."""
+    for left in folder.glob(f"{TEMP_PREFIX}*-*"):
+        pid = left.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
+        is_ours = left.is_dir() and left.lstat().st_uid == os.getuid()
+        if pid.isdecimal() and is_ours and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _as_many_as_fit(found: Mapping[str, float]) -> int:
