@@ -22,8 +22,9 @@ from evomerge.errors import Problem, SpecError, StoreError
 if TYPE_CHECKING:
     from evomerge.specs.resolved import ResolvedStudy
 
-OUTCOME_BYTES = 60
-"""Disk an outcome takes in the database, index included (measured)."""
+OUTCOME_BYTES = 35
+"""Disk an outcome takes, all tables included: the demo's database has 5.3 MB for
+156 thousand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
 TEMP_PREFIX = "em-ray-"
-WORKER_BYTES = 3 * 2**30  # the libraries alone, on a CPU
+WORKER_BYTES = 3 * 2**30  # on a CPU: about 2 GiB of libraries, and a small model
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class RayConnection:
         Raises:
             WorkerError: Ray cannot be reached or started.
         """
+        if self._placement.address is None:
+            _stay_on_loopback()
         _prepare_environment(Path(self._placement.run_dir))
         import ray
 
@@ -155,6 +157,15 @@ def _as_many_as_fit(found: Mapping[str, float]) -> int:
         return n_gpus
     by_memory = int(found.get("memory", 0) // WORKER_BYTES)
     return max(1, min(int(found.get("CPU", 1)), by_memory))
+
+
+def _stay_on_loopback() -> None:
+    """Have a Ray of our own listen on 127.0.0.1 alone.
+
+    Ray reads this when it is imported. It is named for the systems on which Ray forms
+    no clusters by default; there, as here, all its ports are then on loopback.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _prepare_environment(run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from evomerge.core.protocol import TaskDescription
 from evomerge.core.trial import Trial
-from evomerge.core.work import Pool, PoolEvent, WorkerReady
+from evomerge.core.work import Pool, PoolEvent, WorkerLost, WorkerReady
 from evomerge.errors import Problem, SpecError, StaleAttemptError, WorkerError
 from evomerge.search.attempts import Attempts, Limits
 from evomerge.search.budget import BudgetWatch
@@ -227,6 +227,8 @@ class Coordinator:
         if isinstance(event, WorkerReady):
             self._welcome(study, event)
             return
+        if isinstance(event, WorkerLost):
+            self._workers.discard(event.worker)
         final, n_items = self._attempts.handle(life, event, self._tasks or ())
         self._board.add_items(n_items)
         if final is not None:

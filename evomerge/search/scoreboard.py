@@ -6,17 +6,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.core.study import Budget, Constraint, Direction, Objective
+from evomerge.core.study import Budget, Constraint, Objective, objective_values
 from evomerge.core.trial import Trial, TrialState
+from evomerge.strategies.ranks import losses
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A feasible scored trial and its objective values, as measured."""
+    """A feasible scored trial.
+
+    Attributes:
+        values: Its objectives, as measured.
+        losses: The same, all better when smaller.
+    """
 
     number: int
     label: str | None
     values: tuple[float, ...]
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +107,9 @@ class Scoreboard:
             self.baselines[candidate.label] = trial.scores
         if not self._is_feasible(trial.scores):
             return
-        values = tuple(o.value(trial.scores) for o in self._objectives)
-        standing = Standing(trial.number, candidate.label, values)
-        self._rank(standing)
+        values = objective_values(self._objectives, trial.scores)
+        loss = losses(self._objectives, trial.scores)
+        self._rank(Standing(trial.number, candidate.label, values, loss))
 
     def _is_feasible(self, scores: Mapping[str, float]) -> bool:
         # A bound relative to a baseline holds nothing back before that is scored.
@@ -115,19 +122,11 @@ class Scoreboard:
 
     def _rank(self, new: Standing) -> None:
         for k, best in enumerate(self._best):
-            if best is None or self._gain(k, new) > self._gain(k, best):
+            if best is None or new.losses[k] < best.losses[k]:
                 self._best[k] = new
-        if any(self._dominates(old, new) for old in self._front):
+        if any(_dominates(old, new) for old in self._front):
             return
-        self._front = [o for o in self._front if not self._dominates(new, o)] + [new]
-
-    def _gain(self, k: int, standing: Standing) -> float:
-        better_is_more = self._objectives[k].direction is Direction.MAXIMIZE
-        return standing.values[k] if better_is_more else -standing.values[k]
-
-    def _dominates(self, a: Standing, b: Standing) -> bool:
-        gaps = [self._gain(k, a) - self._gain(k, b) for k in range(len(a.values))]
-        return all(gap >= 0 for gap in gaps) and any(gap > 0 for gap in gaps)
+        self._front = [o for o in self._front if not _dominates(new, o)] + [new]
 
     def progress(
         self, *, generation: int, running: int, workers: int, budget: Budget
@@ -156,3 +155,9 @@ class Scoreboard:
         if budget.seconds is not None:
             left.append(budget.seconds - seconds)
         return max(0.0, min(left)) if left else None
+
+
+def _dominates(a: Standing, b: Standing) -> bool:
+    return a.losses != b.losses and all(
+        mine <= theirs for mine, theirs in zip(a.losses, b.losses, strict=True)
+    )

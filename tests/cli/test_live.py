@@ -14,7 +14,10 @@ PROGRESS = Progress(
     reused=1,
     running=2,
     workers=2,
-    best=(Standing(17, None, (0.61803, 9.0)), Standing(9, "uniform", (0.5, 120.0))),
+    best=(
+        Standing(17, None, (0.61803, 9.0), (-0.61803, 9.0)),
+        Standing(9, "uniform", (0.5, 120.0), (-0.5, 120.0)),
+    ),
     front_size=4,
     items_per_s=51.4,
     seconds=70.0,
