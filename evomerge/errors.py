@@ -19,6 +19,7 @@
         ├── StudyNotFoundError
         ├── StudyLockedError     another coordinator is at work
         ├── StaleAttemptError    the answer of an attempt that is over
+        ├── StoreUnreachableError    the database does not answer now; it may again
         └── SchemaError          not our database, or another version's
 
 A message says what was expected, what came, where, and the next step.
@@ -111,6 +112,10 @@ class StudyLockedError(StoreError):
 
 class StaleAttemptError(StoreError):
     """An answer came from an attempt or a coordinator that is no longer current."""
+
+
+class StoreUnreachableError(StoreError):
+    """The database does not answer now; what it had confirmed is not lost."""
 
 
 class SchemaError(StoreError):

@@ -134,6 +134,8 @@ class Trial:
     Attributes:
         number: Counts the trials of a study, from 0.
         attempt: 0 before the first lease; the fencing token afterwards.
+        faults: Attempts that ended by a machine's fault; those that ended because a
+            coordinator died are not among them.
         scores: Measure name (``task/metric``) to mean over the search items.
         failure: Why the last attempt failed, if one did.
         worker: Who ran it last.
@@ -150,3 +152,51 @@ class Trial:
     worker: str | None = None
     seconds: Mapping[str, float] | None = None
     reused: bool = False
+    faults: int = 0
+
+    def record(self) -> Record:
+        """Return the same without the recipe's body."""
+        candidate = self.candidate
+        return Record(
+            number=self.number,
+            generation=candidate.generation,
+            index=candidate.index,
+            recipe=candidate.recipe.digest,
+            point=candidate.point,
+            label=candidate.label,
+            state=self.state,
+            attempt=self.attempt,
+            scores=self.scores,
+            failure=self.failure,
+            worker=self.worker,
+            seconds=self.seconds,
+            reused=self.reused,
+            faults=self.faults,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A trial as history needs it: all but the recipe's body.
+
+    A recipe is by far the largest part of a trial, and only who materialises it wants
+    it; thousands of records are read in the time of a few recipes.
+
+    Attributes:
+        recipe: The recipe's digest.
+    """
+
+    number: int
+    generation: int
+    index: int
+    recipe: str
+    point: Point | None
+    label: str | None
+    state: TrialState
+    attempt: int
+    scores: Mapping[str, float] | None
+    failure: Failure | None
+    worker: str | None
+    seconds: Mapping[str, float] | None
+    reused: bool
+    faults: int

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.trial import Candidate, Failure, Trial, TrialState
+from evomerge.core.trial import Candidate, Failure, Record, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +235,9 @@ class Store(Protocol):
 
     def trials(self, study_id: int, generation: int | None = None) -> Sequence[Trial]:
         """Return the trials of one generation, or all, by number."""
+
+    def history(self, study_id: int, generation: int | None = None) -> Sequence[Record]:
+        """Return the trials of one generation, or all, without their recipes."""
 
     def trial(self, study_id: int, number: int) -> Trial:
         """Return one trial.

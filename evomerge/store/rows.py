@@ -14,7 +14,15 @@ import sqlalchemy as sa
 from evomerge.core.digest import canonical_json
 from evomerge.core.protocol import Manifest, Outcome
 from evomerge.core.recipe import Recipe
-from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
+from evomerge.core.trial import (
+    Blame,
+    Candidate,
+    Cause,
+    Failure,
+    Record,
+    Trial,
+    TrialState,
+)
 from evomerge.errors import EvomergeError, StoreError
 from evomerge.store.base import Artifact, Event, Generation, StoredStudy
 
@@ -98,19 +106,40 @@ def artifact_of(row: Row) -> Artifact:
 
 def trial_of(row: Row, recipe: Recipe) -> Trial:
     """Read a row of ``em_trial`` whose recipe is known."""
+    record = record_of(row)
     candidate = Candidate(
-        generation=row.generation,
-        index=row.position,
+        generation=record.generation,
+        index=record.index,
         recipe=recipe,
-        point=_optional("A trial's point", row.point),
-        label=row.label,
+        point=record.point,
+        label=record.label,
     )
+    return Trial(
+        number=record.number,
+        candidate=candidate,
+        state=record.state,
+        attempt=record.attempt,
+        scores=record.scores,
+        failure=record.failure,
+        worker=record.worker,
+        seconds=record.seconds,
+        reused=record.reused,
+        faults=record.faults,
+    )
+
+
+def record_of(row: Row) -> Record:
+    """Read a row of ``em_trial``."""
     failure = None
     if row.cause is not None:
         failure = Failure(Cause(row.cause), Blame(row.blame), row.message)
-    return Trial(
+    return Record(
         number=row.number,
-        candidate=candidate,
+        generation=row.generation,
+        index=row.position,
+        recipe=row.recipe_digest,
+        point=_optional("A trial's point", row.point),
+        label=row.label,
         state=TrialState(row.state),
         attempt=row.attempt,
         scores=_optional("A trial's scores", row.scores),
@@ -118,6 +147,7 @@ def trial_of(row: Row, recipe: Recipe) -> Trial:
         worker=row.worker,
         seconds=_optional("A trial's seconds", row.seconds),
         reused=row.reused,
+        faults=getattr(row, "faults", 0),
     )
 
 

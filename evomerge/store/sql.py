@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.recipe import Recipe
-from evomerge.core.trial import Candidate, Trial
+from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.store import generations, rows, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.base import (
@@ -161,6 +161,12 @@ class SqlStore:
         with self._database.reading() as connection:
             found = trials.select(connection, study_id, generation)
         return [self._trial(row) for row in found]
+
+    def history(self, study_id: int, generation: int | None = None) -> Sequence[Record]:
+        """Return the trials of one generation, or all, without their recipes."""
+        with self._database.reading() as connection:
+            found = trials.history(connection, study_id, generation)
+        return [rows.record_of(row) for row in found]
 
     def trial(self, study_id: int, number: int) -> Trial:
         """Return one trial."""

@@ -64,6 +64,18 @@ def select(
     return connection.execute(query).all()
 
 
+def history(
+    connection: sa.Connection, study_id: int, generation_number: int | None = None
+) -> Sequence[rows.Row]:
+    """Return trial rows alone, by number."""
+    query = (
+        sa.select(trial).where(trial.c.study_id == study_id).order_by(trial.c.number)
+    )
+    if generation_number is not None:
+        query = query.where(trial.c.generation == generation_number)
+    return connection.execute(query).all()
+
+
 def missing(connection: sa.Connection, study_id: int, number: int) -> StoreError:
     """Make the error for a trial that is not there."""
     n = 1 + last_number(connection, trial.c.number, study_id)
