@@ -164,7 +164,8 @@ class Store(Protocol):
         """Become the study's coordinator.
 
         A lease is free when released, when older than its ttl by the database's
-        clock, or when its holder ran on this host and is dead.
+        clock, or when its holder ran on this host and is dead. The holder itself may
+        take it anew, after it lost sight of the database; its earlier lease is over.
 
         Raises:
             StudyLockedError: Says who holds it and for how long still.

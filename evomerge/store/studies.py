@@ -108,7 +108,7 @@ def take_lease(
         raise StudyNotFoundError(f"No study with id {study_id} in this database.")
     if row.lease_until is not None and row.left > 0:
         holder = Owner(row.lease_host, row.lease_pid, row.lease_started)
-        if is_alive(holder):
+        if holder != owner and is_alive(holder):
             raise StudyLockedError(
                 f"Study {row.name!r} is being run by process {holder.pid} on "
                 f"{host_name(holder)}; its lease ends in {row.left:.0f} s unless it is "

@@ -180,6 +180,15 @@ class StudyContract(StoreFixtures):
         store.lease(lease.study_id, dead, 3600)
         store.lease(lease.study_id, this_process(), 60)
 
+    def test_the_holder_itself_may_take_its_lease_anew(
+        self, store: Store, lease: Lease
+    ) -> None:
+        again = store.lease(lease.study_id, this_process(), 60)
+        assert again.epoch > lease.epoch
+        with pytest.raises(StaleAttemptError, match="taken over"):
+            store.renew(lease, 1.0)
+        store.renew(again, 1.0)
+
     def test_what_makes_no_sense_is_refused(self, store: Store, lease: Lease) -> None:
         for call in (
             lambda: store.lease(lease.study_id, ELSEWHERE, 0),
