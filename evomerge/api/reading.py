@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.core.study import Constraint, Objective
-from evomerge.core.trial import Trial, TrialState
+from evomerge.core.trial import Record, TrialState
 from evomerge.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Status:
     Attributes:
         state: ``searching``, or why the search ended.
         counts: Trial state to number of trials.
-        causes: Cause of failure to number of trials.
+        causes: Cause of failure, in words, to number of trials that ended by it.
+        faults: Attempts that machines spoilt, whatever became of their trials.
         used: Budget used, in words.
         openings: How often the sealed items were scored.
     """
@@ -64,6 +65,7 @@ class Status:
     generation: int
     counts: Mapping[str, int]
     causes: Mapping[str, int]
+    faults: int
     used: str
     trials: int
     items: int
@@ -92,7 +94,10 @@ class TrialRow:
         recipe: Digest of its recipe.
         values: Objective to value; empty before it is scored.
         scores: ``task/metric`` to mean over the search items.
-        failure: Cause, blame and words, if it failed.
+        attempt: How often it was started.
+        faults: Attempts that machines spoilt; those that ended because a coordinator
+            died are not among them.
+        failure: Cause, blame and words, if its last attempt failed.
     """
 
     number: int
@@ -104,6 +109,7 @@ class TrialRow:
     values: Mapping[str, float]
     scores: Mapping[str, float]
     attempt: int
+    faults: int
     worker: str | None
     seconds: Mapping[str, float] | None
     reused: bool
@@ -118,7 +124,7 @@ def status(name: str, *, db: str) -> Status:
     """
     with _Open(db, name) as (store, stored):
         objectives, constraints = goals_of(stored)
-        every = store.trials(stored.id)
+        every = store.history(stored.id)
         standings = _standings(every, objectives, constraints)
         usage = store.usage(stored.id)
         failures = [t.failure for t in every if t.state.is_final and t.failure]
@@ -126,9 +132,10 @@ def status(name: str, *, db: str) -> Status:
             name=name,
             state=stored.finished or "searching",
             created=stored.created,
-            generation=max((t.candidate.generation for t in every), default=0),
+            generation=max((t.generation for t in every), default=0),
             counts=_counts(every),
-            causes=dict(Counter(f.cause.value for f in failures)),
+            causes=dict(Counter(f.cause.words for f in failures)),
+            faults=sum(t.faults for t in every),
             used=f"{usage.trials} trials, {usage.items} items, {usage.seconds:.0f} s"
             f" (allowed: {_allowed(stored)})",
             trials=usage.trials,
@@ -148,13 +155,13 @@ def front(name: str, *, db: str) -> tuple[FrontRow, ...]:
     """
     with _Open(db, name) as (store, stored):
         objectives, constraints = goals_of(stored)
-        every = {trial.number: trial for trial in store.trials(stored.id)}
+        every = {trial.number: trial for trial in store.history(stored.id)}
         standings = _standings(list(every.values()), objectives, constraints)
         return tuple(
             FrontRow(
                 number=number,
-                label=every[number].candidate.label,
-                recipe=every[number].candidate.recipe.digest,
+                label=every[number].label,
+                recipe=every[number].recipe,
                 values=_values(every[number], objectives),
                 scores=every[number].scores or {},
             )
@@ -170,7 +177,7 @@ def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
     """
     with _Open(db, name) as (store, stored):
         objectives, _ = goals_of(stored)
-        return tuple(_row(trial, objectives) for trial in store.trials(stored.id))
+        return tuple(_row(trial, objectives) for trial in store.history(stored.id))
 
 
 def read_bests(
@@ -180,7 +187,7 @@ def read_bests(
     constraints: Sequence[Constraint],
 ) -> Standings:
     """Return front and best of a study that is open."""
-    return _standings(store.trials(stored.id), objectives, constraints)
+    return _standings(store.history(stored.id), objectives, constraints)
 
 
 def goals_of(
@@ -219,7 +226,7 @@ class _Open:
 
 
 def _standings(
-    every: Sequence[Trial],
+    every: Sequence[Record],
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],
 ) -> Standings:
@@ -228,8 +235,8 @@ def _standings(
     board: Scoreboard = Scoreboard(objectives, constraints)
     # Baselines first: a bound may be relative to any of them.
     for trial in every:
-        if trial.candidate.label is not None and trial.scores is not None:
-            board.baselines[trial.candidate.label] = trial.scores
+        if trial.label is not None and trial.scores is not None:
+            board.baselines[trial.label] = trial.scores
     for trial in every:
         if trial.state.is_final:
             board.add(trial, is_new=False)
@@ -243,35 +250,33 @@ def _standings(
     return Standings(tuple(s.number for s in board.front), best)
 
 
-def _row(trial: Trial, objectives: Sequence[Objective]) -> TrialRow:
-    candidate, failure = trial.candidate, trial.failure
+def _row(trial: Record, objectives: Sequence[Objective]) -> TrialRow:
     is_scored = trial.state is TrialState.SCORED
     return TrialRow(
         number=trial.number,
-        generation=candidate.generation,
+        generation=trial.generation,
         state=trial.state.value,
-        recipe=candidate.recipe.digest,
-        label=candidate.label,
-        point=candidate.point,
+        recipe=trial.recipe,
+        label=trial.label,
+        point=trial.point,
         values=_values(trial, objectives),
         scores=trial.scores or {},
         attempt=trial.attempt,
+        faults=trial.faults,
         worker=trial.worker,
         seconds=trial.seconds,
         reused=trial.reused,
-        failure=None
-        if failure is None or is_scored
-        else f"{failure.cause} ({failure.blame}'s fault): {failure.message}",
+        failure=None if trial.failure is None or is_scored else str(trial.failure),
     )
 
 
-def _values(trial: Trial, objectives: Sequence[Objective]) -> dict[str, float]:
+def _values(trial: Record, objectives: Sequence[Objective]) -> dict[str, float]:
     if trial.scores is None:
         return {}
     return {o.name: o.value(trial.scores) for o in objectives}
 
 
-def _counts(every: Sequence[Trial]) -> dict[str, int]:
+def _counts(every: Sequence[Record]) -> dict[str, int]:
     found = Counter(trial.state.value for trial in every)
     return {state.value: found[state.value] for state in TrialState}
 

@@ -56,6 +56,10 @@ class InProcessPool:
         is_idle = self._scorer is not None and self._work is None
         return (self._name,) if is_idle else ()
 
+    def workers(self) -> Sequence[str]:
+        """Return the worker's name if it is up."""
+        return () if self._scorer is None else (self._name,)
+
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Take an assignment; it is worked on in ``poll``."""
         if self._scorer is None or self._work is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from evomerge.cluster.ray_connection import Placement, RayConnection
@@ -72,6 +72,10 @@ class RayPool:
     def free(self) -> Sequence[str]:
         """Return the names of the workers that are up and idle."""
         return [name for name, slot in self._slots.items() if slot.state == "idle"]
+
+    def workers(self) -> Sequence[str]:
+        """Return the names of the workers that are up."""
+        return [n for n, slot in self._slots.items() if slot.state != "starting"]
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Send an assignment to an idle worker."""
@@ -162,24 +166,27 @@ class RayPool:
             self._n_bad_starts = 0
             slot.state, slot.awaited = "idle", None
         elif isinstance(event, WorkerLost):
-            self._slots.pop(slot.name)
+            event = self._gone(slot, event)
         elif not isinstance(event, BlockScored):
             slot.state, slot.awaited = "idle", None
             slot.trial = slot.attempt = None
         yield event
 
     def _lost(self, slot: _Slot, error: BaseException) -> WorkerLost:
-        was_starting = slot.state == "starting"
-        self._n_bad_starts += was_starting
-        is_hopeless = self._n_bad_starts >= START_TRIES
         failure = _failure(slot.name, error)
-        if is_hopeless:
-            self._slots.pop(slot.name)
-        else:
-            self._replace(slot)
-        return WorkerLost(
-            slot.name, slot.trial, slot.attempt, failure, fatal=is_hopeless
+        return self._gone(
+            slot, WorkerLost(slot.name, slot.trial, slot.attempt, failure)
         )
+
+    def _gone(self, slot: _Slot, lost: WorkerLost) -> WorkerLost:
+        """Replace a lost worker, unless the next would not fare better."""
+        self._n_bad_starts += slot.state == "starting"
+        if lost.fatal or self._n_bad_starts >= START_TRIES:
+            self._slots.pop(slot.name)
+            _kill(slot)
+            return replace(lost, fatal=True)
+        self._replace(slot)
+        return lost
 
     def _replace(self, slot: _Slot) -> None:
         self._slots.pop(slot.name)
@@ -194,11 +201,28 @@ def _kill(slot: _Slot) -> None:
         ray.kill(slot.actor, no_restart=True)
 
 
-def _failure(name: str, error: BaseException) -> Failure:
-    from ray.exceptions import OutOfMemoryError
+# What Ray's account of a death means, first match first.
+_DEATHS = (
+    ("killed by `ray.kill`", "its actor was killed by hand"),
+    ("exit code", "its process ended by itself"),
+    ("its node has died", "its machine was lost"),
+    ("node was terminated", "its machine was lost"),
+)
+_KILLED = "its process was killed, possibly for memory, or crashed"
 
-    is_memory = isinstance(error, OutOfMemoryError)
-    cause = Cause.OUT_OF_MEMORY if is_memory else Cause.WORKER_LOST
-    first = str(error).strip().splitlines()
-    reason = first[0] if first else type(error).__name__
-    return Failure(cause, Blame.MACHINE, f"Worker {name} was lost: {reason}")
+
+def _failure(name: str, error: BaseException) -> Failure:
+    """Say how a worker died; Ray's own account follows in further lines."""
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+
+    account = str(error).strip()
+    if isinstance(error, OutOfMemoryError):
+        cause, how = Cause.OUT_OF_MEMORY, "it was killed, for memory ran out"
+    elif isinstance(error, ActorDiedError):
+        fits = (how for sign, how in _DEATHS if sign in account)
+        cause, how = Cause.WORKER_LOST, next(fits, _KILLED)
+    else:
+        head = account.partition("\n")[0]
+        cause, how = Cause.WORKER_LOST, head or type(error).__name__
+    message = f"Worker {name} was lost: {how}.\n{account}".rstrip()
+    return Failure(cause, Blame.MACHINE, message)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterator
 
-from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.cluster.start import failed_start
 from evomerge.core.work import (
     Assignment,
     AttemptDone,
@@ -16,7 +15,6 @@ from evomerge.core.work import (
     WorkerReady,
     WorkerSetup,
 )
-from evomerge.errors import EvomergeError
 
 
 class Worker:
@@ -33,21 +31,16 @@ class Worker:
         """Bring the engine up and describe the tasks.
 
         Returns:
-            ``WorkerLost`` with ``fatal`` set if another worker would fail alike.
+            ``WorkerLost`` if it failed; with ``fatal`` set if another worker would
+            fail alike.
         """
         from evomerge.scoring.evaluator import Evaluator
 
         try:
             self._evaluator = Evaluator(self._setup)
             return self._evaluator.ready(self._name)
-        except EvomergeError as error:
-            failure = Failure(Cause.ENGINE, Blame.MACHINE, str(error))
-            return WorkerLost(self._name, None, None, failure, fatal=True)
         except Exception as error:  # noqa: BLE001 - a worker's outermost call
-            trace = "".join(traceback.format_exception(error)[-6:])
-            message = f"The worker could not start: {error!r}\n{trace}"
-            failure = Failure(Cause.ENGINE, Blame.MACHINE, message)
-            return WorkerLost(self._name, None, None, failure, fatal=True)
+            return failed_start(self._name, error)
 
     def run(
         self, assignment: Assignment

@@ -85,6 +85,22 @@ class Cause(StrEnum):
     DISK_FULL = "disk_full"
     ENGINE = "engine"
 
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return _CAUSE_WORDS[self]
+
+
+_CAUSE_WORDS: Mapping[Cause, str] = {
+    Cause.NON_FINITE: "not finite",
+    Cause.EVALUATION: "error in the task",
+    Cause.TIMEOUT: "timed out",
+    Cause.WORKER_LOST: "worker lost",
+    Cause.OUT_OF_MEMORY: "out of memory",
+    Cause.DISK_FULL: "disk full",
+    Cause.ENGINE: "engine failed",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -93,6 +109,9 @@ class Failure:
     cause: Cause
     blame: Blame
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.cause.words} ({self.blame}'s fault): {self.message}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""

@@ -175,8 +175,8 @@ class WorkerLost:
     """A worker died, with the attempt it was at, if any.
 
     Attributes:
-        fatal: It never became ready and a new one would fail the same way, for
-            example because its self-test refused; the study must stop.
+        fatal: A new one would fail the same way, for example because its self-test
+            refused, or too many in a row never became ready; the study must stop.
     """
 
     worker: str
@@ -194,7 +194,7 @@ class Pool(Protocol):
 
     Calls come from one thread. Events of one attempt arrive in order: its blocks,
     then exactly one of AttemptDone, AttemptFailed or WorkerLost. A pool replaces lost
-    workers by itself, unless the loss was fatal.
+    workers by itself, unless the loss was fatal. Worker names are never used again.
     """
 
     def start(self) -> None:
@@ -202,6 +202,9 @@ class Pool(Protocol):
 
     def free(self) -> Sequence[str]:
         """Return the names of ready workers that have nothing to do."""
+
+    def workers(self) -> Sequence[str]:
+        """Return the names of the workers that are ready, whether free or at work."""
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to a free worker."""

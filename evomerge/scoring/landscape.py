@@ -8,6 +8,7 @@ neither torch nor lm-eval, and needs no particular engine.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -57,9 +58,12 @@ class Landscape:
         sleep_s: Seconds a block takes.
         fail_if: Share of recipes, drawn by digest, whose weights are "not finite".
         break_if: Share of recipes on which the machine fails.
+        memory_if: Share of recipes for which memory runs out.
+        full_if: Share of recipes for which the worker's disk is full.
+        error_if: Share of recipes whose answers the task's own code chokes on.
         hang_if: Share of recipes that never answer.
         crash_if: Share of recipes that kill the worker's process.
-        fault_block: Block at which the three machine faults strike.
+        fault_block: Block at which a fault strikes.
         fault_times: How often they strike for one recipe, over all workers that
             share a cache folder; None means always.
     """
@@ -74,6 +78,9 @@ class Landscape:
     sleep_s: float = 0.0
     fail_if: float = 0.0
     break_if: float = 0.0
+    memory_if: float = 0.0
+    full_if: float = 0.0
+    error_if: float = 0.0
     hang_if: float = 0.0
     crash_if: float = 0.0
     fault_block: int = 0
@@ -107,6 +114,9 @@ _NOT_SCORES = (
     "sleep_s",
     "fail_if",
     "break_if",
+    "memory_if",
+    "full_if",
+    "error_if",
     "hang_if",
     "crash_if",
     "fault_block",
@@ -154,6 +164,9 @@ class SimulatedTask:
         Raises:
             CandidateError: The recipe is one of those that ``fail_if`` picks.
             WorkerError: The recipe is one of those that ``break_if`` picks.
+            MemoryError: ``memory_if`` picks it.
+            OSError: ``full_if`` picks it.
+            KeyError: ``error_if`` picks it.
         """
         look = self._landscape
         if look.sleep_s:
@@ -207,6 +220,9 @@ class SimulatedTask:
         look = self._landscape
         for kind, share in (
             ("break", look.break_if),
+            ("memory", look.memory_if),
+            ("full", look.full_if),
+            ("error", look.error_if),
             ("hang", look.hang_if),
             ("crash", look.crash_if),
         ):
@@ -260,4 +276,10 @@ def _fault(kind: str) -> NoReturn:
         os._exit(17)
     if kind == "hang":
         time.sleep(_HANG_S)
+    if kind == "memory":
+        raise MemoryError("Out of memory (simulated).")
+    if kind == "full":
+        raise OSError(errno.ENOSPC, "No space left on device (simulated)")
+    if kind == "error":
+        raise KeyError("answer")
     raise WorkerError(f"The machine failed (simulated: {kind}).")

@@ -1,5 +1,7 @@
 """The search loop: who gets work, what is recorded, when a strategy is asked and told.
 
-``lifecycle`` and ``replay`` decide and touch nothing; ``coordinator`` is the only
-place with effects, and has three collaborators: a store, a pool and a strategy.
+``lifecycle``, ``sheet`` and ``replay`` decide and touch nothing. ``coordinator`` holds
+the study through outages of the database; a ``tenure`` is one hold of its lease, and
+everything it knows was read from the store; the ``crew`` are the workers, who outlive
+it.
 """

@@ -1,37 +1,28 @@
-"""Carry one generation through the pool, recording every block as it ends."""
+"""Carry one generation through the crew, recording every block as it ends."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evomerge.core.protocol import (
-    BlockKey,
-    ItemRole,
-    Outcome,
-    TaskDescription,
-)
+from evomerge.core.protocol import BlockKey, TaskDescription
 from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
 from evomerge.core.work import (
     Assignment,
     AttemptDone,
     AttemptFailed,
     BlockScored,
-    Pool,
     PoolEvent,
     WorkerLost,
 )
 from evomerge.errors import WorkerError
+from evomerge.search.crew import Crew
 from evomerge.search.lifecycle import Lifecycle, RetryPolicy, judge
+from evomerge.search.sheet import AnswerSheet, Known
 from evomerge.store.base import Ending, Lease, Store
 
 _log = logging.getLogger(__name__)
-
-Known = dict[str, dict[str, Outcome]]
-"""Task to item id to outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,71 +34,64 @@ class Limits:
 
 
 class Attempts:
-    """Hands the trials of one generation to workers and records what comes back."""
+    """Hands trials to workers and records what comes back, under one lease."""
 
-    def __init__(
-        self,
-        store: Store,
-        pool: Pool,
-        lease: Lease,
-        limits: Limits,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, store: Store, crew: Crew, lease: Lease, limits: Limits) -> None:
         self._store = store
-        self._pool = pool
+        self._crew = crew
         self._lease = lease
         self._limits = limits
-        self._clock = clock
+        self._sheet = AnswerSheet(())
         self._known: dict[int, Known] = {}
 
-    def hand_out(
-        self,
-        life: Lifecycle,
-        tasks: Sequence[TaskDescription],
-        welcome: Container[str],
-    ) -> list[Trial]:
-        """Give free, welcome workers pending trials.
+    def expect(self, tasks: Sequence[TaskDescription]) -> None:
+        """Learn what is to be scored; before anything is handed out."""
+        self._sheet = AnswerSheet(tasks)
+
+    def hand_out(self, life: Lifecycle) -> list[Trial]:
+        """Give free workers pending trials; a retry goes to another, if there is one.
 
         Returns:
             The trials that needed no work, because every outcome was known.
         """
         reused: list[Trial] = []
-        for worker in self._pool.free():
-            if worker not in welcome:
-                continue
-            while (trial := life.next_pending()) is not None:
-                known = self._outcomes(trial, tasks)
-                todo = _missing(tasks, known)
+        for worker in self._crew.free():
+            avoid = worker if self._crew.n_up > 1 else None
+            while (trial := life.next_pending(avoid)) is not None:
+                known = self._outcomes(trial)
+                todo = self._sheet.missing(known)
                 if todo:
                     self._start(life, trial, worker, todo, known)
                     break
-                reused.append(self._reuse(life, trial, scores_of(tasks, known)))
+                reused.append(self._reuse(life, trial, self._sheet.scores(known)))
         return reused
 
-    def handle(
-        self, life: Lifecycle, event: PoolEvent, tasks: Sequence[TaskDescription]
-    ) -> tuple[Trial | None, int]:
+    def handle(self, life: Lifecycle, event: PoolEvent) -> tuple[Trial | None, int]:
         """Record an answer.
 
         Returns:
             The trial, if it reached a final state, and how many items were scored.
+
+        Raises:
+            WorkerError: Workers cannot be brought up.
         """
-        if isinstance(event, WorkerLost) and event.fatal:
-            raise WorkerError(event.failure.message)
-        trial_number = getattr(event, "trial", None)
+        if isinstance(event, WorkerLost):
+            if event.fatal:
+                raise WorkerError(event.failure.message)
+            if event.trial is None:
+                _log.warning("%s", _first_line(event.failure))
+        number = getattr(event, "trial", None)
         attempt = getattr(event, "attempt", None)
-        if trial_number is None or attempt is None:
-            if isinstance(event, WorkerLost):
-                _log.warning("%s: %s", event.worker, event.failure.message)
+        if number is None or attempt is None:
             return None, 0
-        if not life.is_current(trial_number, attempt):
-            _log.info("late answer for trial %s attempt %s", trial_number, attempt)
+        if not life.is_current(number, attempt):
+            _log.info("late answer for trial %s attempt %s", number, attempt)
             return None, 0
-        trial = life.get(trial_number)
+        trial = life.get(number)
         if isinstance(event, BlockScored):
-            return self._block(life, trial, event, tasks)
+            return self._block(life, trial, event)
         if isinstance(event, AttemptDone):
-            return self._done(life, trial, event, tasks), 0
+            return self._done(life, trial, event), 0
         if isinstance(event, AttemptFailed | WorkerLost):
             return self._failed(life, trial, event.failure), 0
         return None, 0
@@ -115,23 +99,26 @@ class Attempts:
     def stop_overdue(self, life: Lifecycle) -> list[Trial]:
         """Kill what ran past its deadline; return trials that became final."""
         ended = []
-        for trial in life.overdue(self._clock()):
-            self._pool.cancel(trial.number, trial.attempt)
+        for sent in self._crew.overdue():
+            self._crew.cancel(sent.trial, sent.attempt)
+            if not life.is_current(sent.trial, sent.attempt):
+                continue  # sent before the database went away; tried again since
             failure = Failure(
                 Cause.TIMEOUT,
                 Blame.MACHINE,
-                f"Attempt {trial.attempt} on {trial.worker} took longer than "
+                f"Attempt {sent.attempt} on {sent.worker} took longer than "
                 f"{self._limits.timeout_s:g} s and was stopped.",
             )
-            if (final := self._failed(life, trial, failure)) is not None:
+            final = self._failed(life, life.get(sent.trial), failure)
+            if final is not None:
                 ended.append(final)
         return ended
 
-    def _outcomes(self, trial: Trial, tasks: Sequence[TaskDescription]) -> Known:
+    def _outcomes(self, trial: Trial) -> Known:
         recipe = trial.candidate.recipe.digest
         return {
             task.manifest.task: dict(self._store.outcomes(recipe, task.protocol.digest))
-            for task in tasks
+            for task in self._sheet.tasks
         }
 
     def _start(
@@ -143,10 +130,9 @@ class Attempts:
         known: Known,
     ) -> None:
         attempt = self._store.start_attempt(self._lease, trial.number, worker)
-        deadline = self._clock() + self._limits.timeout_s
-        life.start(trial.number, attempt, worker, deadline)
+        life.start(trial.number, attempt, worker)
         self._known[trial.number] = known
-        self._pool.submit(
+        self._crew.submit(
             worker,
             Assignment(
                 trial=trial.number,
@@ -161,21 +147,18 @@ class Attempts:
         self, life: Lifecycle, trial: Trial, scores: Mapping[str, float]
     ) -> Trial:
         self._store.reuse(self._lease, trial.number, scores)
-        final = replace(trial, state=TrialState.SCORED, scores=scores, reused=True)
+        final = replace(
+            trial, state=TrialState.SCORED, scores=scores, failure=None, reused=True
+        )
         life.end(final)
         return final
 
     def _block(
-        self,
-        life: Lifecycle,
-        trial: Trial,
-        event: BlockScored,
-        tasks: Sequence[TaskDescription],
+        self, life: Lifecycle, trial: Trial, event: BlockScored
     ) -> tuple[Trial | None, int]:
-        task = next(t for t in tasks if t.manifest.task == event.block.task)
-        fault = _fault(event, task.manifest.ids(event.block))
+        fault = self._sheet.fault(event)
         if fault is not None:
-            self._pool.cancel(trial.number, trial.attempt)
+            self._crew.cancel(trial.number, trial.attempt)
             return self._failed(life, trial, fault), 0
         self._store.record_block(
             self._lease, trial.number, trial.attempt, event.block, event.outcomes
@@ -184,34 +167,26 @@ class Attempts:
         found.update({outcome.item: outcome for outcome in event.outcomes})
         return None, len(event.outcomes)
 
-    def _done(
-        self,
-        life: Lifecycle,
-        trial: Trial,
-        event: AttemptDone,
-        tasks: Sequence[TaskDescription],
-    ) -> Trial | None:
+    def _done(self, life: Lifecycle, trial: Trial, event: AttemptDone) -> Trial | None:
         known = self._known[trial.number]
-        if missing := _missing(tasks, known):
+        if missing := self._sheet.missing(known):
             failure = Failure(
                 Cause.ENGINE,
                 Blame.MACHINE,
                 f"{event.worker} said it was done, but never reported {missing[0]}.",
             )
             return self._failed(life, trial, failure)
-        scores = scores_of(tasks, known)
+        scores = self._sheet.scores(known)
         ending = Ending(TrialState.SCORED, scores=scores, seconds=event.seconds)
         return self._end(life, trial, ending)
 
     def _failed(self, life: Lifecycle, trial: Trial, failure: Failure) -> Trial | None:
         verdict = judge(trial, failure, self._limits.retries)
         _log.warning(
-            "trial %d attempt %d: %s (%s's fault): %s -> %s",
+            "trial %d attempt %d: %s -> %s",
             trial.number,
             trial.attempt,
-            failure.cause,
-            verdict.failure.blame,
-            failure.message.partition("\n")[0],  # the rest is stored with the trial
+            _first_line(verdict.failure),  # the rest is stored with the trial
             verdict.state,
         )
         return self._end(life, trial, Ending(verdict.state, failure=verdict.failure))
@@ -219,65 +194,19 @@ class Attempts:
     def _end(self, life: Lifecycle, trial: Trial, ending: Ending) -> Trial | None:
         self._store.end_attempt(self._lease, trial.number, trial.attempt, ending)
         self._known.pop(trial.number, None)
+        failure = ending.failure
+        is_fault = failure is not None and failure.blame is Blame.MACHINE
         ended = replace(
             trial,
             state=ending.state,
             scores=ending.scores,
-            failure=ending.failure,
+            failure=failure,
             seconds=ending.seconds,
+            faults=trial.faults + is_fault,  # as the store counts them
         )
         life.end(ended)
         return ended if ended.state.is_final else None
 
 
-def scores_of(
-    tasks: Sequence[TaskDescription],
-    known: Mapping[str, Mapping[str, Outcome]],
-    role: ItemRole = ItemRole.SEARCH,
-) -> dict[str, float]:
-    """Average the outcomes of each task over the items of one role.
-
-    Returns:
-        ``task/metric`` to mean, with ``tokens`` and ``truncated`` as further metrics.
-        Sums are exact (``fsum``), so the order of arrival cannot matter.
-    """
-    scores: dict[str, float] = {}
-    for task in tasks:
-        name = task.manifest.task
-        items = [i.id for i in task.manifest.items if i.role == role]
-        outcomes = [known[name][item] for item in items]
-        for metric in task.metrics:
-            values = [outcome.metrics[metric] for outcome in outcomes]
-            scores[f"{name}/{metric}"] = math.fsum(values) / len(values)
-        n = len(outcomes)
-        scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
-        scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
-    return scores
-
-
-def _missing(tasks: Sequence[TaskDescription], known: Known) -> tuple[BlockKey, ...]:
-    return tuple(
-        block
-        for task in tasks
-        for block in task.manifest.blocks(ItemRole.SEARCH)
-        if not all(i in known[block.task] for i in task.manifest.ids(block))
-    )
-
-
-def _fault(event: BlockScored, ids: tuple[str, ...]) -> Failure | None:
-    if tuple(outcome.item for outcome in event.outcomes) != ids:
-        return Failure(
-            Cause.ENGINE,
-            Blame.MACHINE,
-            f"{event.worker} answered other items than block {event.block} has.",
-        )
-    for outcome in event.outcomes:
-        for metric, value in outcome.metrics.items():
-            if not math.isfinite(value):
-                return Failure(
-                    Cause.EVALUATION,
-                    Blame.CANDIDATE,
-                    f"Metric {metric!r} of task {event.block.task!r} is {value} for "
-                    f"item {outcome.item}.",
-                )
-    return None
+def _first_line(failure: Failure) -> str:
+    return str(failure).partition("\n")[0]

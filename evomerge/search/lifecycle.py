@@ -1,8 +1,8 @@
 """The life of the trials of one generation: events in, decisions out, no effects.
 
 The coordinator feeds what happened and carries out what is decided. Every rule about
-fencing, blame, retries and timeouts is here, so it can be tested without a clock, a
-pool or a database.
+fencing, blame and retries is here, so it can be tested without a clock, a pool or a
+database.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ class RetryPolicy:
     """How often a trial is tried when machines fail.
 
     Attributes:
-        attempts: Attempts in all before a trial is quarantined.
-        timeouts: Timeouts before the candidate itself is blamed.
+        faults: Attempts that machines may spoil before a trial is quarantined.
     """
 
-    attempts: int = 3
-    timeouts: int = 2
+    faults: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,10 @@ class Verdict:
 def judge(trial: Trial, failure: Failure, policy: RetryPolicy) -> Verdict:
     """Decide what a failed attempt means for its trial.
 
-    The candidate's fault is final. A machine's fault is tried again, until the trial
-    has had ``policy.attempts`` attempts. A timeout could be either: it is first put
-    down to the machine, and when it repeats, to the candidate.
+    The candidate's fault is final. A machine's fault is tried again, until machines
+    have spoilt ``policy.faults`` attempts; attempts that ended because a coordinator
+    died do not count. A timeout could be either: it is first put down to the machine,
+    and when it repeats, to the candidate.
 
     Args:
         trial: The running trial; its ``failure`` is that of the attempt before.
@@ -49,19 +48,22 @@ def judge(trial: Trial, failure: Failure, policy: RetryPolicy) -> Verdict:
     """
     if failure.blame is Blame.CANDIDATE:
         return Verdict(TrialState.FAILED, failure)
-    if failure.cause is Cause.TIMEOUT:
-        before = trial.failure is not None and trial.failure.cause is Cause.TIMEOUT
-        if policy.timeouts <= 1 or before:
-            blamed = replace(
-                failure,
-                blame=Blame.CANDIDATE,
-                message=f"{failure.message} It timed out before, on another worker.",
-            )
-            return Verdict(TrialState.FAILED, blamed)
-    if trial.attempt >= policy.attempts:
-        tired = replace(
-            failure, message=f"{failure.message} This was attempt {trial.attempt}."
+    timed_out_before = (
+        trial.failure is not None and trial.failure.cause is Cause.TIMEOUT
+    )
+    if failure.cause is Cause.TIMEOUT and timed_out_before:
+        blamed = replace(
+            failure,
+            blame=Blame.CANDIDATE,
+            message=f"{failure.message} It had timed out before.",
         )
+        return Verdict(TrialState.FAILED, blamed)
+    n_faults = trial.faults + 1
+    if n_faults >= policy.faults:
+        # In the first line: the lines after it may be a traceback.
+        head, line_end, rest = failure.message.partition("\n")
+        head += f" Machines failed {n_faults} times on this trial: not tried again."
+        tired = replace(failure, message=head + line_end + rest)
         return Verdict(TrialState.QUARANTINED, tired)
     return Verdict(TrialState.PENDING, failure)
 
@@ -74,36 +76,44 @@ class Lifecycle:
     """
 
     def __init__(self, trials: Iterable[Trial]) -> None:
-        self._trials = {trial.number: trial for trial in trials}
-        self._deadlines: dict[int, float] = {}
+        ordered = sorted(trials, key=lambda trial: trial.number)
+        self._trials = {trial.number: trial for trial in ordered}
+        # Looked at after every event, so it must not hold what is over.
+        self._open = {t.number: t for t in ordered if not t.state.is_final}
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every trial, by number."""
-        return tuple(self._trials[number] for number in sorted(self._trials))
+        return tuple(self._trials.values())
 
     @property
     def is_complete(self) -> bool:
         """Every trial has reached a final state."""
-        return all(trial.state.is_final for trial in self._trials.values())
+        return not self._open
 
     @property
     def running(self) -> tuple[Trial, ...]:
         """The trials that are being scored."""
-        return tuple(t for t in self.trials if t.state is TrialState.RUNNING)
+        return tuple(t for t in self._open.values() if t.state is TrialState.RUNNING)
 
-    def next_pending(self) -> Trial | None:
-        """Return the first pending trial whose recipe nobody is scoring."""
+    def next_pending(self, avoid: str | None = None) -> Trial | None:
+        """Return the first pending trial whose recipe nobody is scoring.
+
+        Args:
+            avoid: A worker; what failed there last is left for others.
+        """
         busy = {trial.candidate.recipe.digest for trial in self.running}
-        for trial in self.trials:
-            is_pending = trial.state is TrialState.PENDING
-            if is_pending and trial.candidate.recipe.digest not in busy:
+        for trial in self._open.values():
+            if trial.state is not TrialState.PENDING:
+                continue
+            failed_here = trial.failure is not None and trial.worker == avoid
+            if not failed_here and trial.candidate.recipe.digest not in busy:
                 return trial
         return None
 
     def is_current(self, number: int, attempt: int) -> bool:
         """Tell whether an answer belongs to the attempt that is running now."""
-        trial = self._trials.get(number)
+        trial = self._open.get(number)
         return (
             trial is not None
             and trial.state is TrialState.RUNNING
@@ -114,33 +124,23 @@ class Lifecycle:
         """Return one trial."""
         return self._trials[number]
 
-    def start(self, number: int, attempt: int, worker: str, deadline: float) -> None:
-        """A worker took the trial; the deadline is in the caller's clock, seconds."""
+    def start(self, number: int, attempt: int, worker: str) -> None:
+        """A worker took the trial."""
         trial = self._trials[number]
         if attempt <= trial.attempt:
             raise IllegalTransitionError(
                 f"Trial {number} had attempt {trial.attempt}; the next must be larger, "
                 f"not {attempt}."
             )
-        self._trials[number] = replace(
-            trial,
-            state=trial.state.to(TrialState.RUNNING),
-            attempt=attempt,
-            worker=worker,
-        )
-        self._deadlines[number] = deadline
+        state = trial.state.to(TrialState.RUNNING)
+        self._put(replace(trial, state=state, attempt=attempt, worker=worker))
 
     def end(self, trial: Trial) -> None:
         """The trial ended, or went back to pending, as ``trial`` says."""
         known = self._trials[trial.number]
         if known.state is not trial.state:
             known.state.to(trial.state)
-        self._trials[trial.number] = trial
-        self._deadlines.pop(trial.number, None)
-
-    def overdue(self, now: float) -> tuple[Trial, ...]:
-        """Return the running trials whose deadline has passed."""
-        return tuple(t for t in self.running if self._deadlines[t.number] <= now)
+        self._put(trial)
 
     def validate(self) -> None:
         """Check this object's own invariants; for tests.
@@ -149,14 +149,21 @@ class Lifecycle:
             AssertionError: Names the trial and the broken rule.
         """
         for trial in self._trials.values():
-            is_running = trial.state is TrialState.RUNNING
-            assert is_running == (trial.number in self._deadlines), trial
+            is_open = not trial.state.is_final
+            assert is_open == (self._open.get(trial.number) is trial), trial
             assert (trial.scores is not None) == (trial.state is TrialState.SCORED), (
                 trial
             )
             if trial.state in (TrialState.FAILED, TrialState.QUARANTINED):
                 assert trial.failure is not None, trial
-            if is_running:
+            if trial.state is TrialState.RUNNING:
                 assert trial.attempt >= 1, trial
         digests = [trial.candidate.recipe.digest for trial in self.running]
         assert len(set(digests)) == len(digests), "one recipe is scored twice at once"
+
+    def _put(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        if trial.state.is_final:
+            self._open.pop(trial.number, None)
+        else:
+            self._open[trial.number] = trial

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.digest import canonical_json
-from evomerge.core.trial import Point, Trial
+from evomerge.core.trial import Point, Record
 from evomerge.errors import ReplayError
 from evomerge.store.base import Generation
 from evomerge.strategies.base import Proposal, Strategy, Told
@@ -29,8 +29,8 @@ def replay(
     study: str,
     strategy: Strategy,
     generations: Sequence[Generation],
-    trials_of: Callable[[int], Sequence[Trial]],
-    told_of: Callable[[Sequence[Trial]], Sequence[Told]],
+    history: Mapping[int, Sequence[Record]],
+    told_of: Callable[[Sequence[Record]], Sequence[Told]],
 ) -> Replayed:
     """Ask and tell a fresh strategy everything that was recorded.
 
@@ -42,7 +42,7 @@ def replay(
         study: Its name, for errors.
         strategy: Fresh, seeded.
         generations: The recorded ones, in order; generation 0 is skipped.
-        trials_of: Reads the trials of a generation, by index.
+        history: The trials of each generation, by index.
         told_of: Turns trials into what a strategy is told.
 
     Raises:
@@ -51,8 +51,8 @@ def replay(
     asked = [g for g in generations if g.number > 0]
     opened: Proposal | None = None
     for generation in asked:
-        trials = trials_of(generation.number)
-        points = tuple(trial.candidate.point or {} for trial in trials)
+        trials = history[generation.number]
+        points = tuple(trial.point or {} for trial in trials)
         proposal = Proposal(points, generation.memory, generation.note)
         is_last = generation is asked[-1]
         if strategy.is_fold or is_last:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.study import Budget, Constraint, Objective, objective_values
-from evomerge.core.trial import Trial, TrialState
+from evomerge.core.trial import Record, TrialState
 from evomerge.strategies.ranks import losses
 
 
@@ -93,23 +93,22 @@ class Scoreboard:
         """Count freshly scored items."""
         self._items += n_items
 
-    def add(self, trial: Trial, *, is_new: bool = True) -> None:
+    def add(self, trial: Record, *, is_new: bool = True) -> None:
         """Count a finished trial; ``is_new`` is False for one from an earlier run."""
-        candidate = trial.candidate
-        if candidate.generation > 0:
+        if trial.generation > 0:
             self._done += 1
             self._fresh_done += is_new
             self._failed += trial.state is not TrialState.SCORED
         self._reused += trial.reused
         if trial.scores is None:
             return
-        if candidate.label is not None:
-            self.baselines[candidate.label] = trial.scores
+        if trial.label is not None:
+            self.baselines[trial.label] = trial.scores
         if not self._is_feasible(trial.scores):
             return
         values = objective_values(self._objectives, trial.scores)
         loss = losses(self._objectives, trial.scores)
-        self._rank(Standing(trial.number, candidate.label, values, loss))
+        self._rank(Standing(trial.number, trial.label, values, loss))
 
     def _is_feasible(self, scores: Mapping[str, float]) -> bool:
         # A bound relative to a baseline holds nothing back before that is scored.

@@ -23,6 +23,7 @@ from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.plan import Plan
 from evomerge.specs.resolved import Baseline
+from evomerge.store.base import Store
 
 SPACE = SearchSpace((FloatAxis("a", 0.0, 1.0), FloatAxis("b", 0.0, 1.0)))
 
@@ -79,6 +80,25 @@ class SmallStudy:
         """From points to recipes."""
         return TwoWeights()
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the store keeps of it, as far as readers of the store look."""
+        goals = [{"name": task, "measure": f"{task}/acc"} for task in self.objectives]
+        study = {
+            "name": "small",
+            "space": {"operator": "linear", "knobs": {"weight": "search"}},
+            "tasks": {t: {"task": "simulated", "metric": "acc"} for t in ("x", "y")},
+            "objectives": goals,
+            "strategy": {"kind": "random", "generation_size": 4},
+            "engine": {"kind": "simulated"},
+        }
+        labels = [start.label for start in self.plan().starts]
+        return {
+            "study": study,
+            "sources": {"a": "fa", "b": "fb"},
+            "baselines": labels,
+        }
+
     def plan(self) -> Plan:
         """Return what the coordinator is to do."""
         return Plan(
@@ -115,3 +135,9 @@ class SmallStudy:
         """Return a pool of one worker in this process."""
         setup = self.setup(cache_dir)
         return InProcessPool(lambda: Evaluator(setup))
+
+
+def decided(store: Store, name: str = "small") -> list[tuple[Any, ...]]:
+    """Return what of a study's trials must not depend on what happened on the way."""
+    trials = store.trials(store.study(name).id)
+    return [(t.number, t.candidate, t.state, t.scores) for t in trials]

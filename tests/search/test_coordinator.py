@@ -1,5 +1,6 @@
 """A whole search, on a real store and a simulated engine."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.search import SmallStudy, accuracy
+from evomerge.testing.search import SmallStudy, accuracy, decided
 
 
 @pytest.fixture
@@ -35,10 +36,6 @@ def search(store: Store, small: SmallStudy, cache: Path) -> str:
 
 def trials_of(store: Store) -> list[Trial]:
     return list(store.trials(store.study("small").id))
-
-
-def comparable(trials: list[Trial]) -> list[object]:
-    return [(t.number, t.candidate, t.state, t.scores) for t in trials]
 
 
 def test_a_search_scores_baselines_first_and_then_its_budget(
@@ -70,7 +67,7 @@ def test_a_raised_budget_gives_what_it_would_have_given_from_the_start(
     parts = open_store(f"sqlite:///{tmp_path}/parts.db")
     for n_trials in (3, 6, 14):
         search(parts, replace(small, budget=Budget(trials=n_trials)), tmp_path)
-    assert comparable(trials_of(parts)) == comparable(trials_of(whole))
+    assert decided(parts) == decided(whole)
 
 
 def test_failed_candidates_are_recorded_and_the_search_goes_on(
@@ -140,7 +137,8 @@ def test_a_study_another_coordinator_holds_is_refused(
     store: Store, tmp_path: Path
 ) -> None:
     study = store.create_study("small", {}, {}, 3)
-    held = store.lease(study.id, this_process(), 30)
+    parent = replace(this_process(), pid=os.getppid(), started="")
+    held = store.lease(study.id, parent, 30)
     with pytest.raises(StudyLockedError):
         search(store, SmallStudy(), tmp_path)
     store.release(held)

@@ -3,7 +3,15 @@
 from dataclasses import replace
 
 from evomerge.core.study import Budget, Constraint, Direction, Measure, Objective
-from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
+from evomerge.core.trial import (
+    Blame,
+    Candidate,
+    Cause,
+    Failure,
+    Record,
+    Trial,
+    TrialState,
+)
 from evomerge.core.whole import passthrough
 from evomerge.search.scoreboard import Scoreboard
 
@@ -18,10 +26,10 @@ ACC = objective("acc", Direction.MAXIMIZE)
 TOKENS = objective("tokens", Direction.MINIMIZE)
 
 
-def scored(number: int, acc: float, tokens: float, *, generation: int = 1) -> Trial:
+def scored(number: int, acc: float, tokens: float, *, generation: int = 1) -> Record:
     candidate = Candidate(generation, number, RECIPE, label=f"s{number}")
     scores = {"t/acc": acc, "t/tokens": tokens}
-    return Trial(number, candidate, TrialState.SCORED, scores=scores)
+    return Trial(number, candidate, TrialState.SCORED, scores=scores).record()
 
 
 def test_the_front_keeps_what_no_other_dominates() -> None:

@@ -1,0 +1,74 @@
+"""What a study's tasks ask of a trial: blocks, their items, and the mean of answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from evomerge.core.protocol import BlockKey, ItemRole, Outcome, TaskDescription
+from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.core.work import BlockScored
+
+Known = dict[str, dict[str, Outcome]]
+"""Task to item id to outcome."""
+
+
+class AnswerSheet:
+    """The search items of every task, by block; made once, read for every trial."""
+
+    def __init__(self, tasks: Sequence[TaskDescription]) -> None:
+        self.tasks = tuple(tasks)
+        self._ids = {
+            block: task.manifest.ids(block)
+            for task in tasks
+            for block in task.manifest.blocks(ItemRole.SEARCH)
+        }
+        self._items = {
+            task.manifest.task: task.manifest.ids_of(ItemRole.SEARCH) for task in tasks
+        }
+
+    def missing(self, known: Known) -> tuple[BlockKey, ...]:
+        """Return the blocks with an item that has no outcome, in order."""
+        return tuple(
+            block
+            for block, ids in self._ids.items()
+            if not all(item in known[block.task] for item in ids)
+        )
+
+    def fault(self, event: BlockScored) -> Failure | None:
+        """Say what is wrong with a block's answers, if something is."""
+        if tuple(o.item for o in event.outcomes) != self._ids.get(event.block):
+            return Failure(
+                Cause.ENGINE,
+                Blame.MACHINE,
+                f"{event.worker} answered other items than block {event.block} has.",
+            )
+        for outcome in event.outcomes:
+            for metric, value in outcome.metrics.items():
+                if not math.isfinite(value):
+                    return Failure(
+                        Cause.EVALUATION,
+                        Blame.CANDIDATE,
+                        f"Metric {metric!r} of task {event.block.task!r} is {value} "
+                        f"for item {outcome.item}.",
+                    )
+        return None
+
+    def scores(self, known: Mapping[str, Mapping[str, Outcome]]) -> dict[str, float]:
+        """Average the outcomes of each task.
+
+        Returns:
+            ``task/metric`` to mean, with ``tokens`` and ``truncated`` as further
+            metrics. Sums are exact (``fsum``), so the order of arrival cannot matter.
+        """
+        scores: dict[str, float] = {}
+        for task in self.tasks:
+            name = task.manifest.task
+            outcomes = [known[name][item] for item in self._items[name]]
+            n = len(outcomes)
+            for metric in task.metrics:
+                values = [outcome.metrics[metric] for outcome in outcomes]
+                scores[f"{name}/{metric}"] = math.fsum(values) / n
+            scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
+            scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
+        return scores
