@@ -6,6 +6,16 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, settings
 
+from evomerge.testing.databases import (  # noqa: F401 - fixtures
+    any_url,
+    empty_postgres_url,
+    empty_url,
+    new_url,
+    postgres_admin,
+    postgres_template,
+    postgres_url,
+)
+
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile(
     "ci",
@@ -15,6 +25,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# Read when huggingface_hub is imported, which collecting tests may already do.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 GROUPS = ("engine", "ray", "slow")
 _ran: Counter[str] = Counter()

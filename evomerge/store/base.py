@@ -5,126 +5,45 @@ Longer than other modules, because it is one protocol with all its promises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.trial import Candidate, Failure, Record, Trial, TrialState
+from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.store.values import (
+    Artifact,
+    Attempt,
+    AttemptEnd,
+    Deleted,
+    Ending,
+    Event,
+    Fault,
+    Generation,
+    Holder,
+    Lease,
+    Overview,
+    Owner,
+    StoredStudy,
+    Usage,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class StoredStudy:
-    """A study as recorded.
-
-    Attributes:
-        id: Database key.
-        name: Unique within the database.
-        config: What may never change, as plain JSON data; compared on resume.
-        allowance: What a resume may change (budget, workers, engine placement).
-        seed: The study's seed.
-        spent_s: Wall seconds of all runs so far.
-        created: Database time, ISO 8601 in UTC.
-        finished: Why the search ended (``budget``, ...), None while it goes on.
-    """
-
-    id: int
-    name: str
-    config: Mapping[str, Any]
-    allowance: Mapping[str, Any]
-    seed: int
-    spent_s: float
-    created: str
-    finished: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who holds a lease: enough to tell, on the same host, whether it still lives."""
-
-    host: str
-    pid: int
-    started: str
-    """The process's start time as the operating system tells it; pids are reused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write a study; every write carries it.
-
-    Attributes:
-        epoch: Grows with every new holder; older ones are refused.
-    """
-
-    study_id: int
-    epoch: int
-    ttl_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One recorded generation.
-
-    Attributes:
-        size: Number of trials in it.
-        memory: The strategy's plain data, as recorded.
-    """
-
-    number: int
-    size: int
-    memory: Mapping[str, Any]
-    note: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended.
-
-    Attributes:
-        state: A final state, or pending for another try.
-        scores: Measure name (``task/metric``) to mean; only with ``scored``.
-        failure: Why; with every other state.
-        seconds: Time by part.
-    """
-
-    state: TrialState
-    scores: Mapping[str, float] | None = None
-    failure: Failure | None = None
-    seconds: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a study has used; generation 0 (baselines, starts) is free.
-
-    Attributes:
-        trials: Candidates asked of the strategy.
-        items: Items scored for them, reused ones not counted.
-        seconds: Wall time of all runs.
-    """
-
-    trials: int
-    items: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something worth remembering: a worker came, report items were opened."""
-
-    at: str
-    kind: str
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A model folder written from a trial; the digest is that of its weights."""
-
-    at: str
-    trial: int
-    path: str
-    digest: str
+__all__ = [
+    "Artifact",
+    "Attempt",
+    "AttemptEnd",
+    "Deleted",
+    "Ending",
+    "Event",
+    "Fault",
+    "Generation",
+    "Holder",
+    "Lease",
+    "Overview",
+    "Owner",
+    "StoredStudy",
+    "Usage",
+    "Store",
+]
 
 
 class Store(Protocol):
@@ -297,7 +216,11 @@ class Store(Protocol):
         protocol_digest: str,
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Record outcomes outside any trial (sealed items), if absent; no lease."""
+        """Record outcomes outside any trial (sealed items), if absent; no lease.
+
+        Raises:
+            StoreError: The recipe is not recorded with any trial.
+        """
 
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""
@@ -313,6 +236,25 @@ class Store(Protocol):
 
     def artifacts(self, study_id: int) -> Sequence[Artifact]:
         """Return the models written from this study, oldest first."""
+
+    def attempts(self, study_id: int, number: int | None = None) -> Sequence[Attempt]:
+        """Return the attempts at one trial, or at all, oldest first."""
+
+    def overview(self) -> Sequence[Overview]:
+        """Return every study at a glance, oldest first."""
+
+    def delete(self, lease: Lease) -> Deleted:
+        """Delete a study, and every recipe and outcome that no other study names.
+
+        The lease is gone with it.
+        """
+
+    def check(self, notice: Callable[[str], None] | None = None) -> Sequence[Fault]:
+        """Compare what is stored with every promise; nothing is changed.
+
+        Args:
+            notice: Told what is being looked at, for progress.
+        """
 
     def close(self) -> None:
         """Close the database; idempotent."""

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from evomerge.core.trial import Candidate, TrialState
 from evomerge.errors import StoreError
 from evomerge.store import rows
-from evomerge.store.base import Generation, Lease
-from evomerge.store.dialect import NOW, insert_absent
+from evomerge.store.absent import insert_absent
+from evomerge.store.clock import NOW
 from evomerge.store.schema import generation, recipe, trial
 from evomerge.store.studies import check_lease
 from evomerge.store.trials import last_number
+from evomerge.store.values import Generation, Lease
 
 
 def add(
@@ -105,7 +106,7 @@ def _add_trials(
     recipes = {c.recipe.digest: c.recipe for c in candidates}
     bodies = [
         {"digest": digest, "body": rows.pack("A recipe", merge.to_json())}
-        for digest, merge in recipes.items()
+        for digest, merge in sorted(recipes.items())  # one order: no deadlock
     ]
     insert_absent(connection, recipe, *bodies)
     at = connection.scalar(sa.select(NOW))

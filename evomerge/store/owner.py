@@ -12,7 +12,7 @@ import os
 import socket
 from pathlib import Path
 
-from evomerge.store.base import Owner
+from evomerge.store.values import Owner
 
 _PROC = Path("/proc")
 _DEAD_STATES = "ZXx"

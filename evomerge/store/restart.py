@@ -14,12 +14,19 @@ import sqlalchemy as sa
 
 from evomerge.errors import StoreError
 from evomerge.store import rows
-from evomerge.store.base import Lease
-from evomerge.store.dialect import NOW
-from evomerge.store.schema import artifact, event, generation, study, trial
+from evomerge.store.clock import NOW
+from evomerge.store.schema import (
+    artifact,
+    attempt,
+    event,
+    generation,
+    study,
+    trial,
+)
 from evomerge.store.studies import change, check_lease, tasks_of
+from evomerge.store.values import Lease
 
-_PARTS = (artifact, event, trial, generation)
+_PARTS = (artifact, event, attempt, trial, generation)
 
 
 def restart(

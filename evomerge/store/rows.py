@@ -24,7 +24,14 @@ from evomerge.core.trial import (
     TrialState,
 )
 from evomerge.errors import EvomergeError, StoreError
-from evomerge.store.base import Artifact, Event, Generation, StoredStudy
+from evomerge.store.values import (
+    Artifact,
+    Attempt,
+    AttemptEnd,
+    Event,
+    Generation,
+    StoredStudy,
+)
 
 Row: TypeAlias = "sa.Row[*tuple[Any, ...]]"
 
@@ -147,7 +154,21 @@ def record_of(row: Row) -> Record:
         worker=row.worker,
         seconds=_optional("A trial's seconds", row.seconds),
         reused=row.reused,
-        faults=getattr(row, "faults", 0),
+        faults=row.faults,
+    )
+
+
+def attempt_of(row: Row) -> Attempt:
+    """Read a row of ``em_attempt``."""
+    return Attempt(
+        trial=row.trial,
+        attempt=row.attempt,
+        worker=row.worker,
+        began=None if row.began is None else time_text(row.began),
+        ended=None if row.ended is None else time_text(row.ended),
+        end=None if row.end is None else AttemptEnd(row.end),
+        cause=None if row.cause is None else Cause(row.cause),
+        message=row.message,
     )
 
 
@@ -155,7 +176,10 @@ def failure_columns(failure: Failure | None) -> dict[str, str | None]:
     """Spread a failure, or its absence, over its columns."""
     if failure is None:
         return {"cause": None, "blame": None, "message": None}
-    return failure.to_json()
+    # PostgreSQL keeps no NUL in a text; half a surrogate pair is no text anywhere.
+    said = failure.message.replace("\0", "\\0")
+    clean = said.encode(errors="backslashreplace").decode()
+    return {**failure.to_json(), "message": clean}
 
 
 def recipe_of(body: bytes) -> Recipe:

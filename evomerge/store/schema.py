@@ -1,16 +1,20 @@
 """The tables, as SQLAlchemy Core sees them; no query stands here.
 
-Only portable types: text for canonical JSON (floats keep every bit), doubles for
-seconds since 1970 by the database's clock, blobs for compressed JSON. Everything is
-named, so a later migration can name what it changes.
+The tables are made by the steps in ``migrations``; these definitions say where those
+steps must lead, and a test compares the two. Only portable types: text for canonical
+JSON (floats keep every bit), doubles for seconds since 1970 by the database's clock,
+blobs for compressed JSON. Everything is named, so a migration can name what it changes.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1
-"""Written into ``em_meta``; a database with a larger one is refused."""
+VERSIONS = ("0001", "0002")
+"""Every schema version there was, oldest first; the last is the one used here."""
+
+VERSION_TABLE = "em_alembic_version"
+"""Our own: the default name belongs to whoever else uses the database."""
 
 APPLICATION = "evomerge"
 
@@ -48,6 +52,7 @@ study = sa.Table(
     # The lease: free while lease_until is null.
     sa.Column("lease_epoch", sa.Integer, nullable=False, default=0),
     sa.Column("lease_until", sa.Double),
+    sa.Column("lease_ttl", sa.Double),
     sa.Column("lease_host", sa.Text),
     sa.Column("lease_pid", sa.Integer),
     sa.Column("lease_started", sa.Text),
@@ -114,6 +119,7 @@ trial = sa.Table(
     sa.Column("recipe_digest", sa.ForeignKey(recipe.c.digest), nullable=False),
     sa.Column("state", _WORD, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("faults", sa.Integer, nullable=False, server_default="0"),
     sa.Column("worker", sa.Text),
     sa.Column("scores", sa.Text),
     sa.Column("cause", _WORD),
@@ -125,6 +131,22 @@ trial = sa.Table(
     sa.UniqueConstraint("study_id", "generation", "position"),
     sa.Index(None, "study_id", "state"),
     sa.Index(None, "recipe_digest"),
+)
+
+attempt = sa.Table(
+    "em_attempt",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("worker", sa.Text),
+    sa.Column("began", sa.Double),
+    # Null while it runs; the word is one of ``AttemptEnd``.
+    sa.Column("ended", sa.Double),
+    sa.Column("end", _WORD),
+    sa.Column("cause", _WORD),
+    sa.Column("message", sa.Text),
+    sa.ForeignKeyConstraint(["study_id", "trial"], [trial.c.study_id, trial.c.number]),
 )
 
 outcome_block = sa.Table(
@@ -139,6 +161,9 @@ outcome_block = sa.Table(
     sa.Column("means", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
+    # The study whose budget the items count against, 0 for none; null if written by
+    # the first schema. No foreign key: a study may be deleted before its outcomes.
+    sa.Column("charged_to", sa.Integer),
     sa.UniqueConstraint("recipe_digest", "protocol_digest", "items_digest"),
 )
 

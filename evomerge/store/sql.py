@@ -6,7 +6,7 @@ where its transaction begins and ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,22 +14,32 @@ import sqlalchemy as sa
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.recipe import Recipe
 from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.errors import StudyLockedError
 from evomerge.store import generations, rows, studies, trials
 from evomerge.store import outcomes as known
-from evomerge.store.base import (
+from evomerge.store.absent import insert_absent
+from evomerge.store.audit import audit
+from evomerge.store.base import Store
+from evomerge.store.clock import NOW
+from evomerge.store.database import Database
+from evomerge.store.deletion import delete
+from evomerge.store.overview import overview
+from evomerge.store.restart import restart
+from evomerge.store.schema import artifact, event
+from evomerge.store.values import (
     Artifact,
+    Attempt,
+    Deleted,
     Ending,
     Event,
+    Fault,
     Generation,
     Lease,
+    Overview,
     Owner,
-    Store,
     StoredStudy,
     Usage,
 )
-from evomerge.store.dialect import NOW, Database, insert_absent
-from evomerge.store.restart import restart
-from evomerge.store.schema import artifact, event
 
 _REMEMBER = sa.insert(event).values(at=NOW)
 
@@ -57,6 +67,7 @@ class SqlStore:
         # Both are immutable once recorded, so remembering them is safe.
         self._recipes: dict[str, Recipe] = {}
         self._blocks: dict[tuple[int, BlockKey], known.BlockFacts] = {}
+        self._known = known.KnownItems()
 
     def __repr__(self) -> str:
         return f"SqlStore({self._database.shown!r})"
@@ -85,7 +96,10 @@ class SqlStore:
     def lease(self, study_id: int, owner: Owner, ttl_s: float) -> Lease:
         """Become the study's coordinator."""
         with self._database.writing() as connection:
-            return studies.take_lease(connection, study_id, owner, ttl_s)
+            taken = studies.take_lease(connection, study_id, owner, ttl_s)
+        if isinstance(taken, StudyLockedError):
+            raise taken
+        return taken
 
     def renew(self, lease: Lease, spent_s: float) -> None:
         """Prolong the lease and add wall seconds spent since the last call."""
@@ -192,7 +206,13 @@ class SqlStore:
         """Record a block's outcomes under (recipe, protocol, items), if absent."""
         facts = self._facts(lease.study_id, block)
         with self._database.writing() as connection:
-            known.record_block(connection, lease, (number, attempt), facts, outcomes)
+            known.record_block(
+                connection,
+                lease,
+                (number, attempt),
+                (facts, outcomes),
+                self._known,
+            )
 
     def end_attempt(
         self,
@@ -230,7 +250,8 @@ class SqlStore:
     ) -> None:
         """Record outcomes outside any trial (sealed items), if absent; no lease."""
         with self._database.writing() as connection:
-            known.add(connection, recipe_digest, protocol_digest, outcomes)
+            place = (recipe_digest, protocol_digest)
+            known.add(connection, place, outcomes, self._known)
 
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""
@@ -265,6 +286,27 @@ class SqlStore:
         with self._database.reading() as connection:
             found = connection.execute(query.order_by(artifact.c.id))
             return [rows.artifact_of(row) for row in found]
+
+    def attempts(self, study_id: int, number: int | None = None) -> Sequence[Attempt]:
+        """Return the attempts at one trial, or at all, oldest first."""
+        with self._database.reading() as connection:
+            found = trials.attempts_of(connection, study_id, number)
+        return [rows.attempt_of(row) for row in found]
+
+    def overview(self) -> Sequence[Overview]:
+        """Return every study at a glance, oldest first."""
+        with self._database.reading() as connection:
+            return overview(connection)
+
+    def delete(self, lease: Lease) -> Deleted:
+        """Delete a study, and every recipe and outcome that no other study names."""
+        with self._database.writing() as connection:
+            return delete(connection, lease)
+
+    def check(self, notice: Callable[[str], None] | None = None) -> Sequence[Fault]:
+        """Compare what is stored with every promise; nothing is changed."""
+        with self._database.reading() as connection:
+            return audit(connection, notice or (lambda text: None))
 
     def close(self) -> None:
         """Close the database; idempotent."""

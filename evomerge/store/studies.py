@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from evomerge.core.protocol import Protocol, TaskDescription
 from evomerge.errors import (
@@ -20,16 +21,18 @@ from evomerge.errors import (
     StudyNotFoundError,
 )
 from evomerge.store import rows
-from evomerge.store.base import Lease, Owner, StoredStudy, Usage
-from evomerge.store.dialect import NOW, insert_absent
+from evomerge.store.absent import insert_absent
+from evomerge.store.clock import NOW
 from evomerge.store.owner import host_name, is_alive
 from evomerge.store.schema import generation, manifest, protocol, study, task, trial
+from evomerge.store.values import Lease, Owner, StoredStudy, Usage
 
 _MAX_NAME = 200
 _MAX_SEED = 2**63
 _SHOWN_NAMES = 20
 _FREE: dict[str, Any] = {
     "lease_until": None,
+    "lease_ttl": None,
     "lease_host": None,
     "lease_pid": None,
     "lease_started": None,
@@ -50,20 +53,19 @@ def create(
         )
     if not 0 <= seed < _MAX_SEED:
         raise StoreError(f"A seed is at least 0 and below 2**63, not {seed}.")
-    if connection.scalar(sa.select(study.c.id).where(study.c.name == name)):
+    row = {
+        "name": name,
+        "config": rows.to_text("A study's configuration", dict(config)),
+        "allowance": rows.to_text("A study's allowance", dict(allowance)),
+        "seed": seed,
+    }
+    try:
+        connection.execute(sa.insert(study).values(created=NOW), row)
+    except IntegrityError as error:
         raise StudyExistsError(
             f"A study named {name!r} exists in this database; resume it, or choose "
             "another name."
-        )
-    connection.execute(
-        sa.insert(study).values(
-            name=name,
-            config=rows.to_text("A study's configuration", dict(config)),
-            allowance=rows.to_text("A study's allowance", dict(allowance)),
-            seed=seed,
-            created=NOW,
-        )
-    )
+        ) from error
     return find(connection, name)
 
 
@@ -95,8 +97,11 @@ def every(connection: sa.Connection) -> list[StoredStudy]:
 
 def take_lease(
     connection: sa.Connection, study_id: int, owner: Owner, ttl_s: float
-) -> Lease:
-    """Make ``owner`` the study's coordinator, if the lease is free."""
+) -> Lease | StudyLockedError:
+    """Make ``owner`` the study's coordinator, if the lease is free.
+
+    The refusal is returned, not raised: the transaction may have something to keep.
+    """
     if ttl_s <= 0:
         raise StoreError(f"A lease lasts more than 0 seconds, not {ttl_s}.")
     row = connection.execute(
@@ -109,9 +114,10 @@ def take_lease(
     if row.lease_until is not None and row.left > 0:
         holder = Owner(row.lease_host, row.lease_pid, row.lease_started)
         if holder != owner and is_alive(holder):
-            raise StudyLockedError(
+            left = _within_ttl(connection, row)
+            return StudyLockedError(
                 f"Study {row.name!r} is being run by process {holder.pid} on "
-                f"{host_name(holder)}; its lease ends in {row.left:.0f} s unless it is "
+                f"{host_name(holder)}; its lease ends in {left:.0f} s unless it is "
                 "renewed. Stop that process first, or wait."
             )
     connection.execute(
@@ -120,12 +126,31 @@ def take_lease(
         .values(
             lease_epoch=row.lease_epoch + 1,
             lease_until=NOW + ttl_s,
+            lease_ttl=ttl_s,
             lease_host=owner.host,
             lease_pid=owner.pid,
             lease_started=owner.started,
         )
     )
     return Lease(study_id, row.lease_epoch + 1, ttl_s)
+
+
+def _within_ttl(connection: sa.Connection, row: rows.Row) -> float:
+    """Return the seconds a lease has left, cutting one that has more than its ttl.
+
+    That is so after the database's clock was set back. Left alone, the lease of a dead
+    holder would block the study for as long as the clock jumped.
+    """
+    left: float = row.left
+    if row.lease_ttl is None or left <= row.lease_ttl:
+        return left
+    connection.execute(
+        sa.update(study)
+        .where(study.c.id == row.id)
+        .values(lease_until=NOW + row.lease_ttl)
+    )
+    ttl: float = row.lease_ttl
+    return ttl
 
 
 def check_lease(connection: sa.Connection, lease: Lease) -> None:

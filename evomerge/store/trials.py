@@ -11,13 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from evomerge.core.trial import TrialState
+from evomerge.core.trial import Blame, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
 from evomerge.store import rows
-from evomerge.store.base import Ending, Lease
-from evomerge.store.dialect import NOW
+from evomerge.store.clock import NOW
+from evomerge.store.schema import attempt as attempts
 from evomerge.store.schema import recipe, study, trial
 from evomerge.store.studies import check_lease, refuse_stale
+from evomerge.store.values import AttemptEnd, Ending, Lease
 
 # Statements of the hot path are built once; building costs more than running.
 _STEP = (
@@ -29,6 +30,7 @@ _STEP = (
         trial.c.recipe_digest,
         trial.c.state,
         trial.c.attempt,
+        trial.c.faults,
     )
     .join_from(study, trial)
     .where(study.c.id == sa.bindparam("study"), trial.c.number == sa.bindparam("trial"))
@@ -42,6 +44,19 @@ _MOVE = (
     )
     .values(changed=NOW)
 )
+_BEGIN_ATTEMPT = sa.insert(attempts).values(began=NOW)
+_END_ATTEMPT = (
+    sa.update(attempts)
+    .where(
+        attempts.c.study_id == sa.bindparam("of_study"),
+        attempts.c.trial == sa.bindparam("of_number"),
+        attempts.c.attempt == sa.bindparam("of_attempt"),
+    )
+    .values(ended=NOW)
+)
+
+
+_AFTER_FAULT = (TrialState.PENDING, TrialState.QUARANTINED)
 
 
 def select(
@@ -76,6 +91,20 @@ def history(
     return connection.execute(query).all()
 
 
+def attempts_of(
+    connection: sa.Connection, study_id: int, number: int | None
+) -> Sequence[rows.Row]:
+    """Return rows of attempts, oldest first."""
+    query = (
+        sa.select(attempts)
+        .where(attempts.c.study_id == study_id)
+        .order_by(attempts.c.trial, attempts.c.attempt)
+    )
+    if number is not None:
+        query = query.where(attempts.c.trial == number)
+    return connection.execute(query).all()
+
+
 def missing(connection: sa.Connection, study_id: int, number: int) -> StoreError:
     """Make the error for a trial that is not there."""
     n = 1 + last_number(connection, trial.c.number, study_id)
@@ -89,6 +118,8 @@ def start_attempt(
     row = _step(connection, lease, number)
     attempt: int = row.attempt + 1
     _move(connection, lease, row, TrialState.RUNNING, attempt=attempt, worker=worker)
+    key = {"study_id": lease.study_id, "trial": number, "attempt": attempt}
+    connection.execute(_BEGIN_ATTEMPT, {**key, "worker": worker})
     return attempt
 
 
@@ -113,21 +144,19 @@ def end_attempt(
     connection: sa.Connection, lease: Lease, number: int, attempt: int, ending: Ending
 ) -> None:
     """Move a running trial on, with its scores or its failure."""
-    is_scored = ending.state is TrialState.SCORED
-    if (ending.scores is not None) != is_scored or (ending.failure is None) != (
-        is_scored
-    ):
-        raise StoreError(
-            f"A trial ends scored with scores, or with a failure, never with both or "
-            f"neither; trial {number} came as {ending!r}."
-        )
+    end = _end_of(number, ending)
     row = check_running(connection, lease, number, attempt)
     columns: dict[str, Any] = {**rows.failure_columns(ending.failure)}
     if ending.scores is not None:
         columns["scores"] = _scores_text(ending.scores)
     if ending.seconds is not None and ending.state.is_final:
         columns["seconds"] = rows.to_text("A trial's seconds", dict(ending.seconds))
+    if end is AttemptEnd.FAULT:
+        columns["faults"] = row.faults + 1
     _move(connection, lease, row, ending.state, **columns)
+    key = {"of_study": lease.study_id, "of_number": number, "of_attempt": attempt}
+    why = {"cause": columns["cause"], "message": columns["message"]}
+    connection.execute(_END_ATTEMPT, {**key, "end": end.value, **why})
 
 
 def reuse(
@@ -161,7 +190,29 @@ def recover(connection: sa.Connection, lease: Lease) -> list[int]:
         connection.execute(
             sa.update(trial).where(*running).values(state=pending.value, changed=NOW)
         )
+        connection.execute(
+            sa.update(attempts)
+            .where(attempts.c.study_id == lease.study_id, attempts.c.ended.is_(None))
+            .values(ended=NOW, end=AttemptEnd.INTERRUPTED.value)
+        )
     return numbers
+
+
+def _end_of(number: int, ending: Ending) -> AttemptEnd:
+    """Return the word for an ending, refusing one that contradicts itself."""
+    state, failure = ending.state, ending.failure
+    if failure is None and ending.scores is not None and state is TrialState.SCORED:
+        return AttemptEnd.SCORED
+    if failure is not None and ending.scores is None:
+        if failure.blame is Blame.CANDIDATE and state is TrialState.FAILED:
+            return AttemptEnd.FAILED
+        if failure.blame is Blame.MACHINE and state in _AFTER_FAULT:
+            return AttemptEnd.FAULT
+    raise StoreError(
+        "An attempt ends scored with scores, failed by the candidate's fault, or "
+        "pending or quarantined by a machine's; the one at trial "
+        f"{number} came as {ending!r}."
+    )
 
 
 def _step(connection: sa.Connection, lease: Lease, number: int) -> rows.Row:

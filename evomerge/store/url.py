@@ -11,8 +11,14 @@ from sqlalchemy.exc import ArgumentError
 from evomerge.errors import StoreError
 
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&#\s]*")
+# The last @ before the path: a password that was not escaped may hold one.
 _USER_INFO = re.compile(r"://[^/?#]*@")
-_EXAMPLE = "for example sqlite:///evomerge.db or sqlite:////data/evomerge.db"
+_EXAMPLE = (
+    "for example sqlite:///evomerge.db, sqlite:////data/evomerge.db or "
+    "postgresql://user@host/database"
+)
+_POSTGRES = ("postgresql", "postgres")
+_DRIVER = "postgresql+psycopg"
 
 
 def mask(url: str) -> str:
@@ -21,8 +27,11 @@ def mask(url: str) -> str:
     return _SECRET_QUERY.sub(r"\1***", masked)
 
 
-def sqlite_path(url: str) -> Path:
-    """Return the file a database URL names.
+def parse(url: str) -> sa.URL:
+    """Read a database URL.
+
+    Returns:
+        A URL of SQLite with a plain file, or of PostgreSQL with its driver.
 
     Raises:
         StoreError: Not a URL, another kind of database, or not a usable file.
@@ -33,17 +42,35 @@ def sqlite_path(url: str) -> Path:
         parsed = None
     if parsed is None:
         raise StoreError(f"{mask(url)!r} is not a database URL; give {_EXAMPLE}.")
-    backend = parsed.get_backend_name()
-    if backend != "sqlite":
+    kind, _, driver = parsed.drivername.partition("+")
+    if kind == "sqlite":
+        _check_file_url(parsed, url)
+        return parsed
+    if kind not in _POSTGRES:
         raise StoreError(
-            f"This version keeps studies in SQLite only, but {mask(url)!r} names "
-            f"{backend!r}; give {_EXAMPLE}."
+            f"Studies are kept in SQLite or PostgreSQL, but {mask(url)!r} names "
+            f"{kind!r}; give {_EXAMPLE}."
         )
+    if driver not in ("", "psycopg"):
+        raise StoreError(
+            f"PostgreSQL is spoken to through psycopg, but {mask(url)!r} names the "
+            f"driver {driver!r}; leave it out."
+        )
+    if not parsed.database:
+        raise StoreError(f"{mask(url)!r} does not name a database; give {_EXAMPLE}.")
+    return parsed.set(drivername=_DRIVER)
+
+
+def file_of(url: sa.URL) -> Path:
+    """Return the file an SQLite URL names."""
+    return Path(url.database or "")
+
+
+def _check_file_url(parsed: sa.URL, url: str) -> None:
     if parsed.query or parsed.host or not parsed.database:
         raise StoreError(f"{mask(url)!r} does not name a plain file; give {_EXAMPLE}.")
     if parsed.database == ":memory:":
         raise StoreError(f"A study must survive its process; give {_EXAMPLE}.")
-    return Path(parsed.database)
 
 
 def _hide_user_info(match: re.Match[str]) -> str:

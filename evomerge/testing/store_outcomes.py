@@ -95,13 +95,14 @@ class OutcomeContract(StoreFixtures):
         assert store.usage(lease.study_id).items == 0
 
     def test_sealed_outcomes_need_no_lease_and_the_first_stands(
-        self, store: Store, opened: Opened
+        self, store: Store, opened: Opened, trials: Sequence[Trial]
     ) -> None:
         first = [Outcome("i1", {"acc": 1.0}), Outcome("i2", {"acc": 0.25}, 3, True)]
         late = [Outcome("i2", {"acc": 0.0}), Outcome("i3", {"acc": 0.5})]
-        store.add_outcomes("r", "p", first)
-        opened().add_outcomes("r", "p", late)
-        found = opened().outcomes("r", "p")
+        recipe = trials[0].candidate.recipe.digest
+        store.add_outcomes(recipe, "p", first)
+        opened().add_outcomes(recipe, "p", late)
+        found = opened().outcomes(recipe, "p")
         assert found == {"i1": first[0], "i2": first[1], "i3": late[1]}
 
     def test_usage_counts_candidates_and_not_baselines(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from evomerge.core.trial import Candidate, Trial, TrialState
+from evomerge.core.trial import Candidate, Failure, Trial, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
 from evomerge.store.base import Ending, Lease, Store
 from evomerge.testing.store_samples import (
@@ -128,14 +128,23 @@ class TrialContract(StoreFixtures):
         done = store.trial(lease.study_id, 1)
         assert (done.attempt, done.worker, done.failure) == (2, "w2", None)
 
-    @pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.QUARANTINED])
+    @pytest.mark.parametrize(
+        ("state", "failure"),
+        [(TrialState.FAILED, BROKEN), (TrialState.QUARANTINED, LOST)],
+    )
     def test_a_failure_is_kept(
-        self, store: Store, lease: Lease, trials: Sequence[Trial], state: TrialState
+        self,
+        store: Store,
+        lease: Lease,
+        trials: Sequence[Trial],
+        state: TrialState,
+        failure: Failure,
     ) -> None:
         store.start_attempt(lease, 1, "w")
-        store.end_attempt(lease, 1, 1, Ending(state, None, BROKEN))
+        store.end_attempt(lease, 1, 1, Ending(state, None, failure))
         failed = store.trial(lease.study_id, 1)
-        assert (failed.state, failed.failure) == (state, BROKEN)
+        assert (failed.state, failed.failure) == (state, failure)
+        assert failed.faults == (failure is LOST)
         assert failed.scores is None
         with pytest.raises(IllegalTransitionError):
             store.start_attempt(lease, 1, "w")
@@ -152,7 +161,7 @@ class TrialContract(StoreFixtures):
         self, store: Store, lease: Lease, trials: Sequence[Trial]
     ) -> None:
         store.start_attempt(lease, 1, "w")
-        with pytest.raises(IllegalTransitionError):
+        with pytest.raises(StoreError, match="An attempt ends"):
             store.end_attempt(lease, 1, 1, Ending(TrialState.RUNNING, None, LOST))
 
     def test_a_late_answer_of_an_old_attempt_is_refused(
@@ -191,6 +200,9 @@ class TrialContract(StoreFixtures):
             Ending(TrialState.FAILED),
             Ending(TrialState.FAILED, {"t/acc": 1.0}, BROKEN),
             Ending(TrialState.PENDING),
+            Ending(TrialState.PENDING, None, BROKEN),
+            Ending(TrialState.FAILED, None, LOST),
+            Ending(TrialState.QUARANTINED, None, BROKEN),
         ],
     )
     def test_scores_or_a_failure_never_half_of_each(

@@ -162,8 +162,8 @@ def check_complete(store):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(tmp_path):
-    status, promised = write(f"sqlite:///{tmp_path}/whole.db")
+def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(new_url):
+    status, promised = write(new_url())
     assert status == 0
     kind, n_steps = promised[-1]
     assert kind == "steps"
@@ -171,7 +171,7 @@ def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(tmp_path
     assert n_steps > 200
     # The stride meets the steps of a transaction at every place in turn.
     for kill_at in range(1, n_steps, 5):
-        url = f"sqlite:///{tmp_path}/{kill_at}.db"
+        url = new_url()
         status, promised = write(url, kill_at)
         assert status == -signal.SIGKILL
         store = open_store(url)
@@ -183,8 +183,8 @@ def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(tmp_path
             check_complete(open_store(url))
 
 
-def test_killed_again_and_again_it_still_ends_complete(tmp_path):
-    url = f"sqlite:///{tmp_path}/x.db"
+def test_killed_again_and_again_it_still_ends_complete(any_url):
+    url = any_url
     n_kills = 0
     for kill_at in (9, 31, 90, 60, 75, 47, 0):
         status, promised = write(url, kill_at)
@@ -229,8 +229,8 @@ def say_go(process):
 
 
 @pytest.mark.timeout(180)
-def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(tmp_path):
-    url = f"sqlite:///{tmp_path}/x.db"
+def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(any_url):
+    url = any_url
     store = open_store(url)
     study = store.create_study("s", {}, {}, 1)
     holders = [start_holder(url) for _ in range(3)]
@@ -255,21 +255,26 @@ def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(tmp_path
 _OPENER = """if True:
     import json, sys
     from evomerge.core.protocol import Outcome
+    from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
+    from evomerge.testing.store_samples import candidates
     url, me = sys.argv[1:]
     sys.stdin.readline()
     store = open_store(url)
+    lease = store.lease(store.create_study(me, {}, {}, 1).id, this_process(), 60)
+    shared = store.add_generation(lease, 0, candidates(0, 50), {}, None)
+    r = shared[0].candidate.recipe.digest
     for i in range(20):
-        store.add_outcomes("r", "p", [Outcome(f"{me}-{i}", {"acc": 1.0})])
-        store.add_outcomes("r", "q", [Outcome(f"{i}", {"acc": float(me)})])
-    found = store.outcomes("r", "q")
+        store.add_outcomes(r, "p", [Outcome(f"{me}-{i}", {"acc": 1.0})])
+        store.add_outcomes(r, "q", [Outcome(f"{i}", {"acc": float(me)})])
+    found = store.outcomes(r, "q")
     print(json.dumps({item: o.metrics["acc"] for item, o in found.items()}))
 """
 
 
 @pytest.mark.timeout(180)
-def test_processes_may_make_and_fill_one_database_together(tmp_path):
-    url = f"sqlite:///{tmp_path}/x.db"
+def test_processes_may_make_and_fill_one_database_together(empty_url):
+    url = empty_url
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _OPENER, url, str(me)],
@@ -284,7 +289,8 @@ def test_processes_may_make_and_fill_one_database_together(tmp_path):
     views = [json.loads(process.communicate()[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     store = open_store(url)
-    assert len(store.outcomes("r", "p")) == 60
+    r = candidates(0, 50)[0].recipe.digest
+    assert len(store.outcomes(r, "p")) == 60
     # Whoever came first stands, for everybody.
-    final = {item: o.metrics["acc"] for item, o in store.outcomes("r", "q").items()}
+    final = {item: o.metrics["acc"] for item, o in store.outcomes(r, "q").items()}
     assert views == [final] * 3

@@ -1,0 +1,68 @@
+"""Delete a study, and what only it named."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from evomerge.store.schema import (
+    artifact,
+    attempt,
+    event,
+    generation,
+    manifest,
+    outcome_block,
+    protocol,
+    recipe,
+    study,
+    task,
+    trial,
+)
+from evomerge.store.studies import check_lease
+from evomerge.store.values import Deleted, Lease
+
+_PARTS = (artifact, event, attempt, trial, generation, task)
+
+
+def delete(connection: sa.Connection, lease: Lease) -> Deleted:
+    """Remove a study's rows, and the recipes and outcomes that nobody names then.
+
+    What other studies reuse stays, so none of them loses an outcome.
+    """
+    check_lease(connection, lease)
+    if connection.dialect.name == "postgresql":
+        # Nobody may come to name a recipe between the look and the deletion.
+        connection.execute(sa.text("LOCK TABLE em_recipe IN SHARE ROW EXCLUSIVE MODE"))
+    n_trials = 0
+    for part in _PARTS:
+        gone = connection.execute(
+            sa.delete(part).where(part.c.study_id == lease.study_id)
+        )
+        n_trials = gone.rowcount if part is trial else n_trials
+    connection.execute(
+        sa.update(outcome_block)
+        .where(outcome_block.c.charged_to == lease.study_id)
+        .values(charged_to=0)  # the number may be given to another study
+    )
+    connection.execute(sa.delete(study).where(study.c.id == lease.study_id))
+    n_recipes = connection.execute(
+        sa.delete(recipe).where(
+            ~sa.exists().where(trial.c.recipe_digest == recipe.c.digest)
+        )
+    ).rowcount
+    n_blocks = connection.execute(
+        sa.delete(outcome_block).where(
+            ~sa.exists().where(recipe.c.digest == outcome_block.c.recipe_digest)
+        )
+    ).rowcount
+    connection.execute(
+        sa.delete(manifest).where(
+            ~sa.exists().where(task.c.manifest_digest == manifest.c.digest)
+        )
+    )
+    connection.execute(
+        sa.delete(protocol).where(
+            ~sa.exists().where(task.c.protocol_digest == protocol.c.digest),
+            ~sa.exists().where(outcome_block.c.protocol_digest == protocol.c.digest),
+        )
+    )
+    return Deleted(n_trials, n_recipes, n_blocks)

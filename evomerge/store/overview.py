@@ -1,0 +1,52 @@
+"""Every study at a glance; two queries, however many studies there are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import sqlalchemy as sa
+
+from evomerge.core.trial import TrialState
+from evomerge.store import rows
+from evomerge.store.clock import NOW
+from evomerge.store.owner import host_name, is_alive
+from evomerge.store.schema import study, trial
+from evomerge.store.values import Holder, Overview, Owner, Usage
+
+
+def overview(connection: sa.Connection) -> list[Overview]:
+    """Return every study with its counts and who runs it, oldest first."""
+    of_zero = sa.case((trial.c.generation == 0, 1), else_=0)
+    counted = connection.execute(
+        sa.select(
+            trial.c.study_id,
+            trial.c.state,
+            sa.func.count().label("n"),
+            sa.func.sum(of_zero).label("n_free"),
+        ).group_by(trial.c.study_id, trial.c.state)
+    )
+    counts: dict[int, dict[TrialState, int]] = defaultdict(dict)
+    asked: dict[int, int] = defaultdict(int)
+    for row in counted:
+        counts[row.study_id][TrialState(row.state)] = row.n
+        asked[row.study_id] += row.n - row.n_free
+    left = (study.c.lease_until - NOW).label("left")
+    found = connection.execute(sa.select(study, left).order_by(study.c.id))
+    return [
+        Overview(
+            study=rows.study_of(row),
+            usage=Usage(asked[row.id], row.n_items, row.spent_s),
+            counts={s: counts[row.id].get(s, 0) for s in TrialState},
+            holder=_holder(row),
+        )
+        for row in found
+    ]
+
+
+def _holder(row: rows.Row) -> Holder | None:
+    if row.lease_until is None or row.left <= 0:
+        return None
+    owner = Owner(row.lease_host, row.lease_pid, row.lease_started)
+    if not is_alive(owner):
+        return None
+    return Holder(host_name(owner), owner.pid, row.left)
