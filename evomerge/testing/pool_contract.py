@@ -69,12 +69,11 @@ class PoolContract:
         """A started pool reports readiness first."""
         pool = make_pool(SmallStudy().setup(tmp_path))
         try:
-            assert list(pool.free()) == []
+            assert list(pool.free()) == list(pool.workers()) == []
             pool.start()
             seen = until(pool, WorkerReady)
-            assert [e.worker for e in seen if isinstance(e, WorkerReady)] == list(
-                pool.free()
-            )
+            names = [e.worker for e in seen if isinstance(e, WorkerReady)]
+            assert names == list(pool.free()) == list(pool.workers())
         finally:
             pool.close()
 
@@ -84,6 +83,7 @@ class PoolContract:
         (worker,) = pool.free()
         pool.submit(worker, work(trial=7, attempt=3))
         assert list(pool.free()) == []
+        assert list(pool.workers()) == [worker]
         seen = until(pool, AttemptDone)
         blocks = [e for e in seen if isinstance(e, BlockScored)]
         assert [e.block for e in blocks] == list(BLOCKS)

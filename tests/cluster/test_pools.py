@@ -3,45 +3,29 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.cluster.ray_connection import Placement, RayConnection
-from evomerge.cluster.ray_pool import RayPool
 from evomerge.core.study import Budget
-from evomerge.core.trial import TrialState
-from evomerge.core.work import AttemptDone, WorkerLost, WorkerReady, WorkerSetup
+from evomerge.core.work import AttemptDone, WorkerLost, WorkerReady
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.pool_contract import MakePool, PoolContract, until, work
+from evomerge.testing.ray_pools import ray_here, ray_pool
 from evomerge.testing.search import SmallStudy
+
+__all__ = ["ray_here"]  # a fixture
 
 
 class TestInProcess(PoolContract):
     @pytest.fixture
     def make_pool(self) -> MakePool:
         return lambda setup: InProcessPool(lambda: Evaluator(setup))
-
-
-@pytest.fixture(scope="module")
-def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One local Ray for the module: each pool then joins it instead of starting one."""
-    run_dir = str(tmp_path_factory.mktemp("run"))
-    keeper = RayConnection(Placement(run_dir=run_dir, n_workers=2, cpus=0.5))
-    keeper.connect()
-    yield
-    keeper.close()
-
-
-def ray_pool(setup: WorkerSetup, tmp_path: Path, n_workers: int = 1) -> RayPool:
-    run_dir = str(tmp_path / "run")
-    return RayPool(setup, Placement(run_dir=run_dir, n_workers=n_workers, cpus=0.5))
 
 
 @pytest.mark.ray
@@ -74,27 +58,6 @@ def test_a_killed_worker_is_a_loss_with_its_attempt_and_is_replaced(
         assert list(pool.free()) != [worker]
     finally:
         pool.close()
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_here")
-def test_hanging_and_crashing_candidates_end_and_the_study_goes_on(
-    tmp_path: Path,
-) -> None:
-    small = SmallStudy(
-        budget=Budget(trials=6),
-        options={"hang_if": 0.15, "crash_if": 0.25},
-        timeout_s=4.0,
-    )
-    store = open_store(f"sqlite:///{tmp_path}/study.db")
-    plan = small.plan()
-    store.create_study(plan.name, {}, {}, plan.seed)
-    pool = ray_pool(small.setup(tmp_path), tmp_path, n_workers=2)
-    Coordinator(plan, store, pool, this_process()).run()
-    trials = store.trials(store.study("small").id)
-    store.close()
-    assert all(trial.state.is_final for trial in trials)
-    assert {TrialState.SCORED} < {trial.state for trial in trials}
 
 
 @pytest.mark.ray
