@@ -7,6 +7,7 @@
     ├── SpaceError           a point does not belong to its search space
     ├── RecipeError          a recipe contradicts itself or its sources
     ├── CheckpointError      a model folder is missing, corrupt or refused
+    │   └── HubError         the hub does not give a model
     ├── CandidateError       the candidate's own fault: final
     ├── WorkerError          the machine's fault: worth another try
     │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
@@ -64,6 +65,10 @@ class RecipeError(EvomergeError):
 
 class CheckpointError(EvomergeError):
     """A model folder is missing, corrupt, incompatible or refused."""
+
+
+class HubError(CheckpointError):
+    """A hub does not know a model, does not give it, or does not answer."""
 
 
 class CandidateError(EvomergeError):

@@ -9,9 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from evomerge.errors import EvomergeError
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints import Model
 
 WANTED = {
     "torch": "2.13",
@@ -32,14 +35,14 @@ class EngineCheck:
     """An engine to be proved.
 
     Attributes:
-        model: Folder it is started on.
+        model: Folder or hub id of the model it is started on.
         probe: Another model to swap in; None makes one by scaling ``model``.
         kind: ``vllm`` or ``hf``.
         dtype: Element type it computes in.
     """
 
-    model: Path
-    probe: Path | None
+    model: str | Path
+    probe: str | Path | None
     kind: str
     dtype: str
 
@@ -136,9 +139,13 @@ def _prove(
     from evomerge.checkpoints import compatibility, read_model
     from evomerge.core.work import EngineSettings, WorkerSetup
     from evomerge.scoring.engines import open_engine
+    from evomerge.specs.sources import open_source
 
-    model = read_model(check.model)
-    probe = read_model(check.probe or _nudged(check.model, scratch / "probe"))
+    model = open_source(str(check.model), Path())
+    if check.probe is None:
+        probe = read_model(_nudged(model, scratch / "probe"))
+    else:
+        probe = open_source(str(check.probe), Path())
     for problem in compatibility({"model": model, "probe": probe}):
         yield Finding(name, problem, "bad")
         return
@@ -165,15 +172,13 @@ def _prove(
     yield Finding("swap", f"{1000 * test.swap_s:.1f} ms", "ok")
 
 
-def _nudged(folder: Path, out: Path) -> Path:
+def _nudged(model: Model, out: Path) -> Path:
     """Write a model of the same shape with other weights: every one scaled."""
-    from evomerge.checkpoints import read_model
     from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
     from evomerge.merging.sources import Sources
     from evomerge.merging.writer import write_model
     from evomerge.specs.sources import dtype_of
 
-    model = read_model(folder)
     scale = Operation(
         "linear",
         ("model",),
@@ -189,6 +194,6 @@ def _nudged(folder: Path, out: Path) -> Path:
         slots=tuple(Slot(roles, (("model", i),)) for i in range(model.n_layers)),
         head=Slot(roles),
     )
-    with Sources({model.fingerprint: folder}) as sources:
+    with Sources({model.fingerprint: model.path}) as sources:
         write_model(recipe, sources, out)
     return out

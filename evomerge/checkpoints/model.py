@@ -35,6 +35,8 @@ class Model:
         architecture: Class name, for example ``LlamaForCausalLM``.
         vocab_size: Rows of the embedding, as configured.
         tokenizer_digest: Name of the map from text to token ids; empty without one.
+        origin: The hub id and commit it was fetched by; None for a folder that was
+            named as such.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Model:
     architecture: str
     vocab_size: int
     tokenizer_digest: str
+    origin: str | None = None
 
     @cached_property
     def places(self) -> Mapping[str, Place]:

@@ -9,7 +9,7 @@ from evomerge.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def read_shards(folder: Path) -> dict[str, TensorInfo]:
@@ -87,7 +87,7 @@ def _is_inside(shard: str) -> bool:
 
 def _explain_nothing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return (
             f"{folder}: holds weights only as {pickles[0]!r}, a pickle file. Loading "

@@ -76,12 +76,12 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
 @click.option(
     "--engine",
     "model",
-    type=click.Path(path_type=Path),
-    help="A model folder to start the engine on.",
+    metavar="MODEL",
+    help="A model folder or hub id to start the engine on.",
 )
 @click.option(
     "--probe",
-    type=click.Path(path_type=Path),
+    metavar="MODEL",
     help="Another of the same family, to swap in.",
 )
 @click.option(
@@ -101,8 +101,8 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
 @db_option
 @json_option
 def doctor(
-    model: Path | None,
-    probe: Path | None,
+    model: str | None,
+    probe: str | None,
     kind: str,
     dtype: str,
     db: str,

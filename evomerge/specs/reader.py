@@ -12,7 +12,7 @@ from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.resolve import Judge, check_names, resolve
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.sources import source_folder
+from evomerge.specs.sources import missing, source_folder
 from evomerge.specs.study import StudySpec
 from evomerge.specs.tasks import EvaluatorsSpec
 from evomerge.specs.yamlfile import read_yaml
@@ -174,8 +174,6 @@ def _note_missing_sources(sources: Any, folder: Path, mistakes: Mistakes) -> Non
     if not isinstance(sources, dict):
         return
     for name, written in sources.items():
-        if isinstance(written, str) and not source_folder(written, folder).is_dir():
-            mistakes.add(
-                f"sources.{name}",
-                f"expected a model folder, got {written!r}, which does not exist.",
-            )
+        said = missing(written, folder) if isinstance(written, str) else None
+        if said is not None:
+            mistakes.add(f"sources.{name}", said)

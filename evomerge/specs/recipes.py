@@ -14,7 +14,7 @@ from evomerge.specs.base import Name
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planner import Setting, plan_space
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import common_layers, dtype_of, read_sources, source_folder
+from evomerge.specs.sources import common_layers, dtype_of, read_sources
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.study import Dtype
 from evomerge.specs.yamlfile import read_yaml
@@ -25,7 +25,7 @@ class RecipeSpec(SpaceSpec):
 
     sources: dict[Name, str] = Field(
         min_length=1,
-        description="Name to model folder, relative to the recipe file.",
+        description="Name to model folder, relative to the recipe file, or hub id.",
     )
     frame: Name | None = Field(
         default=None, description="The source that gives config and tokenizer."
@@ -125,8 +125,5 @@ def _short(
         mistakes.add("", f"expected every choice decided, got open ones: {opened}.")
     mistakes.stop_if_any()
     assert planned is not None
-    folders = {
-        model.fingerprint: str(source_folder(spec.sources[name], file.parent))
-        for name, model in models.items()
-    }
+    folders = {model.fingerprint: str(model.path) for model in models.values()}
     return planned.blueprint.recipe({}), folders

@@ -75,7 +75,10 @@ def allowance_of(
             "workers": spec.workers,
             "timeout_s": spec.timeout_s,
             "engine": {key: getattr(spec.engine, key) for key in PLACEMENT},
-            "sources": {name: str(model.path) for name, model in models.items()},
+            # A hub's model with its commit, so a branch that moves changes nothing.
+            "sources": {
+                name: model.origin or str(model.path) for name, model in models.items()
+            },
             "includes": {
                 name: str(task.include)
                 for name, task in spec.tasks.items()

@@ -151,8 +151,8 @@ class StudySpec(Spec):
     )
     sources: dict[Name, str] = Field(
         min_length=1,
-        description="Name to model folder; `~` works, and relative paths start at the "
-        "study file.",
+        description="Name to model folder or hub id; `~` works, and relative paths "
+        "start at the study file.",
     )
     frame: Name | None = Field(
         default=None,
