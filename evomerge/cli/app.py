@@ -10,6 +10,7 @@ import click
 
 from evomerge import __version__
 from evomerge.cli import models, run, studies, tools
+from evomerge.cli.signals import Terminated, stop_once
 
 
 @click.group(
@@ -45,16 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process.
 
     Exit codes: 0 done, 1 a defect of evomerge (with a traceback), 2 something the user
-    can put right, 130 stopped by Ctrl-C.
+    can put right, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
     from evomerge.errors import EvomergeError
     from evomerge.logs import masked
 
     try:
-        code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
-    except click.exceptions.Abort:  # what click makes of Ctrl-C
+        with stop_once():
+            code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
+    except click.exceptions.Abort as stopped:  # what click makes of Ctrl-C
         click.echo("Stopped.", err=True)
-        code = 130
+        code = 143 if isinstance(stopped.__cause__, Terminated) else 130
     except click.ClickException as error:
         error.show()
         code = 2

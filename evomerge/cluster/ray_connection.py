@@ -6,9 +6,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,8 @@ class RayConnection:
         tries = 1 if address is not None else INIT_TRIES
         for left in reversed(range(tries)):
             try:
-                self._join(address) if address is not None else self._start_here()
+                with _own_sigterm():
+                    self._join(address) if address is not None else self._start_here()
             except Exception as error:  # Ray raises bare ones here
                 ray.shutdown()
                 if left:
@@ -131,6 +134,18 @@ class RayConnection:
             _temp_dir=self._temp_dir.name,
             **QUIET,
         )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the program's own answer to SIGTERM, which ``ray.init`` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before):
+            with suppress(ValueError):  # only the main thread may; Ray did not then
+                signal.signal(signal.SIGTERM, before)
 
 
 def sweep(folder: Path) -> None:

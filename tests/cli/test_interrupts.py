@@ -1,4 +1,4 @@
-"""Stopping a search by Ctrl-C and by SIGKILL, in a process of its own."""
+"""Stopping a search by Ctrl-C, SIGTERM and SIGKILL, in a process of its own."""
 
 import json
 import os
@@ -57,6 +57,17 @@ def scored(folder: Path) -> int:
         connection.close()
 
 
+def lease(folder: Path) -> tuple[float | None, int | None]:
+    """Until when the study is held, and by which process."""
+    connection = sqlite3.connect(f"file:{folder}/evomerge.db?mode=ro", uri=True)
+    try:
+        sql = "SELECT lease_until, lease_pid FROM em_study"
+        until, pid = connection.execute(sql).fetchone()
+        return until, pid
+    finally:
+        connection.close()
+
+
 def wait_until_scored(process: subprocess.Popen[str], folder: Path, n: int) -> None:
     deadline = time.monotonic() + 200
     while scored(folder) < n:
@@ -93,21 +104,26 @@ def file(models: Path) -> Any:
     return file
 
 
-@pytest.mark.parametrize("strategy", ["cma", "random"])
-def test_ctrl_c_stops_soon_says_how_to_resume_and_loses_nothing(
-    file, tmp_path: Path, strategy: str
+@pytest.mark.parametrize(
+    ("sign", "code", "strategy"),
+    [(signal.SIGINT, 130, "cma"), (signal.SIGTERM, 143, "random")],
+)
+def test_a_signal_stops_soon_says_how_to_resume_and_loses_nothing(
+    file, tmp_path: Path, sign: signal.Signals, code: int, strategy: str
 ) -> None:
     calm, stopped = tmp_path / "calm", tmp_path / "stopped"
     for folder in (calm, stopped):
         file(folder, strategy)
     process = start(stopped, "run", "study.yaml", "--in-process")
     wait_until_scored(process, stopped, 6)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     began = time.monotonic()
     _, err = process.communicate(timeout=100)
     assert time.monotonic() - began < 10
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in err
+    assert err.rstrip().endswith("Stopped.")
+    assert lease(stopped) == (None, None)
     hint = re.search(r"^  evomerge (resume mine.*)$", err, re.MULTILINE)
     assert hint, err
     before = decided(stopped)
@@ -120,6 +136,59 @@ def test_ctrl_c_stops_soon_says_how_to_resume_and_loses_nothing(
     assert [row for row in before if row["state"] == "scored"] == [
         row for row, was in zip(after, before, strict=False) if was["state"] == "scored"
     ]
+
+
+def test_a_second_signal_ends_at_once(file, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    file(folder, "random")
+    process = start(folder, "run", "study.yaml", "--in-process")
+    wait_until_scored(process, folder, 1)
+    held = hold_database(folder)  # giving the lease back has to wait for it
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == -signal.SIGTERM
+    held.close()
+    finish(folder, "resume", "mine", "--in-process")
+
+
+def hold_database(folder: Path) -> sqlite3.Connection:
+    """Keep everybody else from writing."""
+    connection = sqlite3.connect(folder / "evomerge.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_sigterm_ends_the_workers_on_ray_too(file, tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    file(folder, "random")
+    process = start(folder, "run", "study.yaml", "--workers", "1")
+    wait_until_scored(process, folder, 2)
+    (facts,) = events(folder, "worker")
+    worker = Path(f"/proc/{facts['pid']}")
+    assert worker.exists()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "evomerge resume mine" in err
+    assert lease(folder) == (None, None)
+    end = time.monotonic() + 10
+    while worker.exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """What was remembered of a kind."""
+    connection = sqlite3.connect(f"file:{folder}/evomerge.db?mode=ro", uri=True)
+    try:
+        sql = "SELECT data FROM em_event WHERE kind = ?"
+        return [json.loads(data) for (data,) in connection.execute(sql, (kind,))]
+    finally:
+        connection.close()
 
 
 def test_a_killed_search_is_resumed_at_once_and_equals_an_undisturbed_one(
