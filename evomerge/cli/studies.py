@@ -11,6 +11,9 @@ from evomerge.cli.options import db_option, json_option
 if TYPE_CHECKING:
     from evomerge.api import TrialRow
 
+NOTE_LENGTH = 110
+"""Most characters of a failure that a table shows; --json has it whole."""
+
 
 @click.command(
     epilog="Example: evomerge status scalars", short_help="Show how a study stands."
@@ -38,7 +41,8 @@ def status(name: str, db: str, as_json: bool) -> None:
             (f"best {best.objective}", f"{best.value:.4g} (trial {best.trial})")
             for best in found.best
         ),
-        *((f"failed: {cause}", count) for cause, count in found.causes.items()),
+        *((f"not scored: {cause}", count) for cause, count in found.causes.items()),
+        *([("attempts spoilt by machines", found.faults)] if found.faults else []),
         ("report items opened", counted(found.openings, "time")),
     ]
     print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
@@ -74,12 +78,13 @@ def front(name: str, db: str, as_json: bool) -> None:
 
 def _note(row: TrialRow) -> str:
     """Say in one line what is special about a trial; --json has it whole."""
-    words = [
-        row.label,
-        (row.failure or "").partition("\n")[0],
-        "reused" if row.reused else "",
-    ]
+    words = [row.label, _cut(row.failure or ""), "reused" if row.reused else ""]
     return "; ".join(word for word in words if word)
+
+
+def _cut(message: str) -> str:
+    first = message.partition("\n")[0]
+    return first if len(first) <= NOTE_LENGTH else f"{first[: NOTE_LENGTH - 1]}…"
 
 
 @click.command(
@@ -90,7 +95,10 @@ def _note(row: TrialRow) -> str:
 @db_option
 @json_option
 def trials(name: str, db: str, as_json: bool) -> None:
-    """List every trial of NAME: what was tried, how it ended, what it scored."""
+    """List every trial of NAME: what was tried, how it ended, what it scored.
+
+    Attempts count every start; faults are those that a machine spoilt.
+    """
     from evomerge import api
     from evomerge.cli.tables import print_json, print_table
 
@@ -101,13 +109,14 @@ def trials(name: str, db: str, as_json: bool) -> None:
     names = list(rows[0].values) if rows else []
     print_table(
         f"trials of {name}",
-        ("trial", "gen", "state", "attempt", "recipe", *names, "note"),
+        ("trial", "gen", "state", "attempt", "faults", "recipe", *names, "note"),
         [
             (
                 row.number,
                 row.generation,
                 row.state,
                 row.attempt,
+                row.faults,
                 row.recipe[:10],
                 *(row.values.get(objective) for objective in names),
                 _note(row),

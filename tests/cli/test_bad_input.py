@@ -302,7 +302,7 @@ def test_candidates_whose_evaluation_fails_are_recorded_and_the_search_goes_on(
     assert all(row["scores"] == {} for row in failed)
     assert len(rows) == 24
     status = call("status", "some").out
-    assert re.search(rf"failed: non_finite +{len(failed)}\n", status)
+    assert re.search(rf"not scored: not finite +{len(failed)}\n", status)
     number = failed[0]["number"]
     ended = call("export", "some", "out", "--trial", number)
     assert ended.code == 2
@@ -321,7 +321,7 @@ def test_candidates_that_take_too_long_are_recorded_and_the_search_goes_on(
     assert len(rows) == 6
     assert {row["state"] for row in rows} == {"failed"}
     assert {row["attempt"] for row in rows} == {2}
-    assert all(row["failure"].startswith("timeout") for row in rows)
+    assert all(row["failure"].startswith("timed out") for row in rows)
     assert call("front", "slow").code == 0
     assert "no feasible scored trial" in call("export", "slow", "out").err
 

@@ -196,7 +196,7 @@ def test_on_ray_hung_candidates_are_killed_recorded_and_the_search_goes_on(
     for row in rows:
         if row["state"] == "failed":
             assert row["attempt"] == 2
-            assert row["failure"].startswith("timeout (candidate's fault)")
+            assert row["failure"].startswith("timed out (candidate's fault)")
 
 
 @pytest.mark.ray

@@ -112,6 +112,32 @@ def test_a_table_that_is_no_terminal_breaks_no_line(
     assert label in call("trials", "long").out
 
 
+def test_retries_and_causes_are_told_in_words_and_whole_as_json(
+    call, here: Path, models: Path
+) -> None:
+    study = simulated_study(models, name="worn", budget={"trials": 4})
+    study["tasks"]["one"]["options"] = {"items": 20, "memory_if": 1.0}
+    study["tasks"]["two"]["options"] = {"items": 20}
+    write_study(here / "worn.yaml", study)
+    assert call("run", "worn.yaml", "--in-process").code == 0
+    rows = json.loads(call("trials", "worn", "--json").out)
+    assert {(row["state"], row["attempt"]) for row in rows} == {("quarantined", 3)}
+    for row in rows:
+        first, *trace = row["failure"].splitlines()
+        assert first.startswith("out of memory (machine's fault): MemoryError: Out of")
+        assert "Traceback (most recent call last):" in trace
+    table = call("trials", "worn").out
+    assert "Traceback" not in table
+    assert table.splitlines()[1].split()[:5] == [
+        *("trial", "gen", "state", "attempt", "faults")
+    ]
+    for line in table.splitlines()[2:]:
+        assert "out of memory (machine's fault): MemoryError" in line
+        assert line.endswith("…")
+    status = call("status", "worn").out
+    assert "not scored: out of memory" in status
+
+
 def test_a_front_of_two_objectives_holds_only_what_nothing_dominates(
     call, here: Path, models: Path
 ) -> None:
