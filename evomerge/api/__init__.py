@@ -2,18 +2,34 @@
 
 Searching: ``prepare`` or ``take_up`` a study, then ``search``. Reading: ``status``,
 ``front``, ``trials``. Writing models: ``export``, ``merge``. Around it: ``check``,
-``doctor``, ``zoo``. Importing this module loads no heavy library; functions load what
+``doctor``, ``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``,
+``audit``. Importing this module loads no heavy library; functions load what
 they need.
 """
 
 from evomerge.api.checking import CheckReport, check
 from evomerge.api.exporting import Export, Exported, export, merge, zoo
 from evomerge.api.health import EngineCheck, Finding, doctor
+from evomerge.api.housekeeping import (
+    AttemptRow,
+    Audit,
+    Removal,
+    StudyRow,
+    Upgrade,
+    attempts,
+    audit,
+    delete,
+    removal,
+    studies,
+    upgrade,
+)
 from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
 from evomerge.api.running import Prepared, RunReport, Where, prepare, search, take_up
 from evomerge.core.study import Budget
 
 __all__ = [
+    "AttemptRow",
+    "Audit",
     "Best",
     "Budget",
     "CheckReport",
@@ -23,19 +39,28 @@ __all__ = [
     "Finding",
     "FrontRow",
     "Prepared",
+    "Removal",
     "RunReport",
     "Status",
+    "StudyRow",
     "TrialRow",
+    "Upgrade",
     "Where",
+    "attempts",
+    "audit",
     "check",
+    "delete",
     "doctor",
     "export",
     "front",
     "merge",
     "prepare",
+    "removal",
     "search",
     "status",
+    "studies",
     "take_up",
     "trials",
+    "upgrade",
     "zoo",
 ]

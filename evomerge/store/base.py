@@ -23,6 +23,7 @@ from evomerge.store.values import (
     Lease,
     Overview,
     Owner,
+    Size,
     StoredStudy,
     Usage,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Lease",
     "Overview",
     "Owner",
+    "Size",
     "StoredStudy",
     "Usage",
     "Store",
@@ -242,6 +244,12 @@ class Store(Protocol):
 
     def overview(self) -> Sequence[Overview]:
         """Return every study at a glance, oldest first."""
+
+    def size(self) -> Size:
+        """Return how much the database holds."""
+
+    def deletion(self, study_id: int) -> Deleted:
+        """Return what ``delete`` would remove now; nothing is changed."""
 
     def delete(self, lease: Lease) -> Deleted:
         """Delete a study, and every recipe and outcome that no other study names.

@@ -23,6 +23,30 @@ from evomerge.store.values import Deleted, Lease
 _PARTS = (artifact, event, attempt, trial, generation, task)
 
 
+def deletion(connection: sa.Connection, study_id: int) -> Deleted:
+    """Count what ``delete`` would remove of a study."""
+    other = trial.alias()
+    mine = (
+        sa.select(trial.c.recipe_digest)
+        .where(
+            trial.c.study_id == study_id,
+            ~sa.exists().where(
+                other.c.recipe_digest == trial.c.recipe_digest,
+                other.c.study_id != study_id,
+            ),
+        )
+        .distinct()
+        .subquery()
+    )
+    of_study = sa.select(sa.func.count()).where(trial.c.study_id == study_id)
+    recipes = sa.select(sa.func.count()).select_from(mine)
+    blocks = sa.select(sa.func.count()).select_from(
+        outcome_block.join(mine, outcome_block.c.recipe_digest == mine.c.recipe_digest)
+    )
+    counts = [connection.scalar(query) or 0 for query in (of_study, recipes, blocks)]
+    return Deleted(*counts)
+
+
 def delete(connection: sa.Connection, lease: Lease) -> Deleted:
     """Remove a study's rows, and the recipes and outcomes that nobody names then.
 

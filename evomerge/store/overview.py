@@ -1,4 +1,4 @@
-"""Every study at a glance; two queries, however many studies there are."""
+"""A database at a glance; a few queries, however many studies there are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from evomerge.core.trial import TrialState
 from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.owner import host_name, is_alive
-from evomerge.store.schema import study, trial
-from evomerge.store.values import Holder, Overview, Owner, Usage
+from evomerge.store.schema import outcome_block, study, trial
+from evomerge.store.values import Holder, Overview, Owner, Size, Usage
 
 
 def overview(connection: sa.Connection) -> list[Overview]:
@@ -41,6 +41,15 @@ def overview(connection: sa.Connection) -> list[Overview]:
         )
         for row in found
     ]
+
+
+def size(connection: sa.Connection) -> Size:
+    """Count studies, trials and blocks of outcomes."""
+    counts = [
+        connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+        for table in (study, trial, outcome_block)
+    ]
+    return Size(*counts)
 
 
 def _holder(row: rows.Row) -> Holder | None:

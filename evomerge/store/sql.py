@@ -22,8 +22,8 @@ from evomerge.store.audit import audit
 from evomerge.store.base import Store
 from evomerge.store.clock import NOW
 from evomerge.store.database import Database
-from evomerge.store.deletion import delete
-from evomerge.store.overview import overview
+from evomerge.store.deletion import delete, deletion
+from evomerge.store.overview import overview, size
 from evomerge.store.restart import restart
 from evomerge.store.schema import artifact, event
 from evomerge.store.values import (
@@ -37,6 +37,7 @@ from evomerge.store.values import (
     Lease,
     Overview,
     Owner,
+    Size,
     StoredStudy,
     Usage,
 )
@@ -297,6 +298,16 @@ class SqlStore:
         """Return every study at a glance, oldest first."""
         with self._database.reading() as connection:
             return overview(connection)
+
+    def size(self) -> Size:
+        """Return how much the database holds."""
+        with self._database.reading() as connection:
+            return size(connection)
+
+    def deletion(self, study_id: int) -> Deleted:
+        """Return what ``delete`` would remove now; nothing is changed."""
+        with self._database.reading() as connection:
+            return deletion(connection, study_id)
 
     def delete(self, lease: Lease) -> Deleted:
         """Delete a study, and every recipe and outcome that no other study names."""

@@ -189,8 +189,17 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class Size:
+    """How much a database holds."""
+
+    studies: int
+    trials: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
-    """What a deletion removed."""
+    """What a deletion removes."""
 
     trials: int
     recipes: int

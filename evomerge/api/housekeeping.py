@@ -1,0 +1,217 @@
+"""Look after a database: list and delete studies, upgrade, check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.core.trial import TrialState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from evomerge.store.base import Fault, Overview, Store
+    from evomerge.store.values import Attempt
+
+_LEASE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study at a glance.
+
+    Attributes:
+        state: Who searches it, ``stopped``, or why the search ended.
+        counts: Trial state to number of trials, baselines among them.
+        trials: Candidates asked of the strategy.
+        allowed: How many of them the budget allows; None for any number.
+        items: Items scored for them.
+        seconds: Wall time of all runs.
+    """
+
+    name: str
+    state: str
+    created: str
+    counts: Mapping[str, int]
+    trials: int
+    allowed: int | None
+    items: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What deleting a study removes; what other studies name is not counted."""
+
+    name: str
+    trials: int
+    recipes: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What an upgrade did.
+
+    Attributes:
+        copy: The copy made first; None where there is none to make.
+    """
+
+    before: str
+    after: str
+    copy: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a check looked at, and every broken promise it found."""
+
+    studies: int
+    trials: int
+    blocks: int
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt at a trial.
+
+    Attributes:
+        began: Database time, ISO 8601 in UTC; None where it was not remembered.
+        ended: None while it runs.
+        end: ``running``, or how it ended.
+        failure: The cause in words, if it failed.
+    """
+
+    trial: int
+    attempt: int
+    worker: str | None
+    began: str | None
+    ended: str | None
+    end: str
+    failure: str | None
+
+
+def studies(*, db: str) -> tuple[StudyRow, ...]:
+    """Return every study of a database, oldest first."""
+    with _opened(db) as store:
+        return tuple(_row(entry) for entry in store.overview())
+
+
+def removal(name: str, *, db: str) -> Removal:
+    """Return what ``delete`` would remove; nothing is changed.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    with _opened(db) as store:
+        found = store.deletion(store.study(name).id)
+    return Removal(name, found.trials, found.recipes, found.blocks)
+
+
+def delete(name: str, *, db: str) -> Removal:
+    """Delete a study, with the recipes and outcomes that no other study names.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        StudyLockedError: It is being run; says by whom.
+    """
+    from evomerge.store.owner import this_process
+
+    with _opened(db) as store:
+        lease = store.lease(store.study(name).id, this_process(), _LEASE_S)
+        try:
+            gone = store.delete(lease)
+        except BaseException:
+            store.release(lease)
+            raise
+    return Removal(name, gone.trials, gone.recipes, gone.blocks)
+
+
+def upgrade(*, db: str) -> Upgrade:
+    """Bring a database to the present schema, after copying it where it is a file.
+
+    Raises:
+        StoreError: It cannot be used, or a study in it is being run.
+        SchemaError: It is not ours, or newer than this evomerge.
+    """
+    from evomerge.store import database
+
+    done = database.upgrade(db)
+    return Upgrade(done.before, done.after, done.copy)
+
+
+def audit(*, db: str, notice: Callable[[str], None] | None = None) -> Audit:
+    """Compare what a database holds with every promise; nothing is changed.
+
+    Args:
+        db: Database URL.
+        notice: Told what is being looked at, for progress.
+    """
+    with _opened(db) as store:
+        faults = tuple(store.check(notice))
+        size = store.size()
+    return Audit(size.studies, size.trials, size.blocks, faults)
+
+
+def attempts(name: str, *, db: str, trial: int | None = None) -> tuple[AttemptRow, ...]:
+    """Return the attempts at a study's trials, or at one of them, oldest first.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        StoreError: There is no such trial.
+    """
+    with _opened(db) as store:
+        study_id = store.study(name).id
+        if trial is not None:
+            store.trial(study_id, trial)
+        found: Sequence[Attempt] = store.attempts(study_id, trial)
+    return tuple(_attempt(entry) for entry in found)
+
+
+@contextmanager
+def _opened(db: str) -> Iterator[Store]:
+    from evomerge.store.sql import open_store
+
+    store = open_store(db, create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _row(entry: Overview) -> StudyRow:
+    budget = entry.study.allowance.get("budget", {})
+    return StudyRow(
+        name=entry.study.name,
+        state=_state(entry),
+        created=entry.study.created,
+        counts={state.value: entry.counts.get(state, 0) for state in TrialState},
+        trials=entry.usage.trials,
+        allowed=budget.get("trials"),
+        items=entry.usage.items,
+        seconds=entry.usage.seconds,
+    )
+
+
+def _state(entry: Overview) -> str:
+    if entry.holder is not None:
+        return f"searching: process {entry.holder.pid} on {entry.holder.host}"
+    return entry.study.finished or "stopped"
+
+
+def _attempt(entry: Attempt) -> AttemptRow:
+    said = [entry.cause.words] if entry.cause is not None else []
+    said += [entry.message] if entry.message else []
+    return AttemptRow(
+        trial=entry.trial,
+        attempt=entry.attempt,
+        worker=entry.worker,
+        began=entry.began,
+        ended=entry.ended,
+        end="running" if entry.end is None else entry.end.value,
+        failure=": ".join(said) or None,
+    )

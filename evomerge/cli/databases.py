@@ -1,0 +1,218 @@
+"""`evomerge studies`, `delete`, `attempts`, `db upgrade`, `db check`: housekeeping."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from evomerge.cli.options import db_option, json_option
+
+if TYPE_CHECKING:
+    from evomerge.api import Removal, StudyRow
+
+FAULTY = 3
+"""Exit code of `db check` when the database breaks a promise."""
+
+_MOST_SHOWN = 100
+
+
+@click.command(
+    epilog="Example: evomerge studies", short_help="List every study of a database."
+)
+@db_option
+@json_option
+def studies(db: str, as_json: bool) -> None:
+    """List every study of the database: where it stands and what it used."""
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    rows = api.studies(db=db)
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        click.echo("This database holds no study yet. Begin one: evomerge run STUDY")
+    else:
+        columns = ("study", "state", "created", "trials", "failed", "items", "time")
+        print_table("", columns, [_cells(row) for row in rows])
+
+
+def _cells(row: StudyRow) -> tuple[object, ...]:
+    of = "" if row.allowed is None else f" of {row.allowed}"
+    return (
+        row.name,
+        row.state,
+        row.created[:16].replace("T", " "),
+        f"{row.trials}{of}",
+        row.counts["failed"] + row.counts["quarantined"],
+        row.items,
+        _clock(row.seconds),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+@click.command(
+    epilog="Example: evomerge delete scalars --yes",
+    short_help="Delete a study and what only it needs.",
+)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@db_option
+@json_option
+def delete(name: str, yes: bool, db: str, as_json: bool) -> None:
+    """Delete the study NAME, with the recipes and outcomes that only it has.
+
+    Outcomes that another study reuses stay, and so do models written from it. A study
+    that is being run is refused. There is no way back but a copy of the database.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import print_json
+
+    if not yes:
+        found = api.removal(name, db=db)
+        question = f"Delete study {name!r} with {_words(found)}?"
+        if as_json or not sys.stdin.isatty():
+            raise click.UsageError(f"{question} Nobody is there to answer; give --yes.")
+        click.confirm(question, abort=True, err=True)
+    gone = api.delete(name, db=db)
+    if as_json:
+        print_json(gone)
+    else:
+        click.echo(f"Deleted study {name!r} with {_words(gone)}.")
+
+
+def _words(found: Removal) -> str:
+    from evomerge.cli.tables import counted
+
+    trials, recipes = counted(found.trials, "trial"), counted(found.recipes, "recipe")
+    return f"{trials}, {recipes} and {counted(found.blocks, 'block')} of outcomes"
+
+
+@click.command(
+    epilog="Example: evomerge attempts scalars --trial 7",
+    short_help="List every attempt at a study's trials.",
+)
+@click.argument("name")
+@click.option("--trial", type=click.IntRange(0), help="Only this trial.")
+@db_option
+@json_option
+def attempts(name: str, trial: int | None, db: str, as_json: bool) -> None:
+    """List every attempt at the trials of NAME: where, when, and how it ended.
+
+    Ends: scored; failed, by the candidate's fault; fault, by a machine's; interrupted,
+    when the search stopped or died; unknown, before this was remembered.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import print_json, print_table
+
+    rows = api.attempts(name, db=db, trial=trial)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        f"attempts of {name}",
+        ("trial", "attempt", "worker", "began", "ended", "end", "cause"),
+        [
+            (
+                row.trial,
+                row.attempt,
+                row.worker,
+                row.began and row.began[:19].replace("T", " "),
+                row.ended and row.ended[:19].replace("T", " "),
+                row.end,
+                (row.failure or "").partition("\n")[0],
+            )
+            for row in rows
+        ],
+    )
+
+
+@click.group(
+    epilog="Example: evomerge db check", short_help="Upgrade or check a database."
+)
+def db() -> None:
+    """Upgrade a database, or check that it holds what it promised."""
+
+
+@db.command(
+    epilog="Example: evomerge db upgrade --db sqlite:///evomerge.db",
+    short_help="Bring a database to the present schema.",
+)
+@db_option
+@json_option
+def upgrade(db: str, as_json: bool) -> None:
+    """Bring a database of an earlier evomerge to the present schema.
+
+    An SQLite file is copied first, beside itself. Copy a PostgreSQL database with
+    pg_dump before. No study may be running.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import print_json
+
+    done = api.upgrade(db=db)
+    if as_json:
+        print_json(done)
+    elif done.before == done.after:
+        click.echo(f"The database has schema {done.after} already.")
+    else:
+        click.echo(f"Schema {done.before} before, {done.after} now.")
+        if done.copy is not None:
+            click.echo(f"The database as it was: {done.copy}")
+
+
+@db.command(
+    epilog="Example: evomerge db check --json",
+    short_help="Compare a database with every promise.",
+)
+@db_option
+@json_option
+def check(db: str, as_json: bool) -> None:
+    """Compare what a database holds with every promise; nothing is changed.
+
+    Every trial's history must be legal, every outcome belong to a recipe, every
+    average equal its outcomes. Studies may be running. Exit code 3 if a promise is
+    broken.
+    """
+    from evomerge import api
+    from evomerge.cli.tables import counted, print_json
+
+    with _progress() as notice:
+        found = api.audit(db=db, notice=notice)
+    if as_json:
+        print_json(found)
+    else:
+        for fault in found.faults[:_MOST_SHOWN]:
+            click.echo(f"{fault.where}: {fault.what}")
+        if (more := len(found.faults) - _MOST_SHOWN) > 0:
+            click.echo(f"... and {more} more; --json lists all.")
+        size = (
+            f"{found.studies} {'study' if found.studies == 1 else 'studies'}, "
+            f"{counted(found.trials, 'trial')}, {counted(found.blocks, 'block')}"
+        )
+        n = len(found.faults)
+        verdict = counted(n, "broken promise") if n else "every promise holds"
+        click.echo(f"{size}: {verdict}")
+    if found.faults:
+        raise SystemExit(FAULTY)
+
+
+class _progress:  # noqa: N801 - reads as the statement it stands in
+    """Show, where somebody looks, what is being done; nothing is left of it."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        from rich.console import Console
+        from rich.text import Text
+
+        self._status = Console(stderr=True).status("checking")
+        self._status.start()
+        return lambda what: self._status.update(Text(f"checking {what}"))
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
