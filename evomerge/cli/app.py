@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from evomerge import __version__
-from evomerge.cli import models, run, studies, tools
+from evomerge.cli import databases, models, run, studies, tools
 from evomerge.cli.signals import Terminated, stop_once
 
 
@@ -30,11 +30,15 @@ def app(verbose: bool) -> None:
 for _command in (
     run.run,
     run.resume,
+    databases.studies,
     studies.status,
     studies.front,
     studies.trials,
+    databases.attempts,
     models.export,
     models.merge,
+    databases.delete,
+    databases.db,
     tools.check,
     tools.zoo,
     tools.doctor,

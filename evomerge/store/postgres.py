@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from evomerge.errors import StoreError, StoreUnreachableError
 from evomerge.store.backend import BUSY_S
@@ -43,8 +44,8 @@ _REFUSED = {
     "~/.pgpass",
     "no pg_hba.conf entry": "the server does not let this user or machine in",
     "peer authentication failed": "the server does not let this user or machine in",
-    "role": "there is no such user; create it, or name another one",
-    "database": "there is no such database; create it with createdb, or name another",
+    'role "': "there is no such user; create it, or name another one",
+    'database "': "there is no such database; create it with createdb, or name another",
 }
 _COMPLAINTS = {
     "53100": "no space is left; free some and run the command again, nothing recorded "
@@ -66,9 +67,12 @@ class Postgres:
         options = f"{given} {settings}" if isinstance(given, str) else settings
         arguments: dict[str, Any] = {"options": options.strip()}
         arguments |= {k: v for k, v in _CONNECTION.items() if k not in url.query}
-        self.writer: sa.Engine = sa.create_engine(
-            url, connect_args=arguments, isolation_level="READ COMMITTED"
-        )
+        try:
+            self.writer: sa.Engine = sa.create_engine(
+                url, connect_args=arguments, isolation_level="READ COMMITTED"
+            )
+        except ArgumentError as error:
+            raise StoreError(f"Database {shown}: {error}.") from error
         self.reader: sa.Engine = self.writer.execution_options(
             isolation_level="REPEATABLE READ"
         )
@@ -87,14 +91,16 @@ class Postgres:
         """Others may have tables here; only our prefix without our mark is strange."""
         return any(name.startswith("em_") for name in tables)
 
-    def explain(self, error: DBAPIError) -> StoreError:
+    def explain(self, error: Exception) -> StoreError:
         """Put a complaint of PostgreSQL into words."""
         where = f"Database {self.shown}"
-        state = getattr(error.orig, "sqlstate", None) or ""
-        said = self._masked(str(error.orig).strip().partition("\n")[0])
+        cause = getattr(error, "orig", None) or error
+        state = getattr(cause, "sqlstate", None) or ""
+        said = self._masked(str(cause).strip().partition("\n")[0])
         if state in _COMPLAINTS:
             return StoreError(f"{where}: {_COMPLAINTS[state]}. It said: {said}")
-        if state in _AWAY or state.startswith("08") or error.connection_invalidated:
+        is_cut = isinstance(error, DBAPIError) and error.connection_invalidated
+        if state in _AWAY or state.startswith("08") or is_cut:
             return _away(where, said)
         if not state and isinstance(error, sa.exc.OperationalError):
             for words, meaning in _REFUSED.items():
@@ -109,7 +115,10 @@ class Postgres:
         return None
 
     def _masked(self, said: str) -> str:
-        return said.replace(self._password, "***") if self._password else said
+        if self._password is None:
+            return said
+        # Only where it stands alone: "***rvice" would tell a password of two letters.
+        return re.sub(rf"(?<!\w){re.escape(self._password)}(?!\w)", "***", said)
 
 
 def _away(where: str, said: str) -> StoreUnreachableError:

@@ -11,8 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from evomerge.errors import StoreError
 
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&#\s]*")
-# The last @ before the path: a password that was not escaped may hold one.
-_USER_INFO = re.compile(r"://[^/?#]*@")
+# Up to the last @: a password that was not escaped may hold any of : / ? # and @.
+_USER_INFO = re.compile(r"://(?P<user>[^:/?#@]*):.*@", re.DOTALL)
 _EXAMPLE = (
     "for example sqlite:///evomerge.db, sqlite:////data/evomerge.db or "
     "postgresql://user@host/database"
@@ -23,7 +23,7 @@ _DRIVER = "postgresql+psycopg"
 
 def mask(url: str) -> str:
     """Return the URL with every secret replaced, fit for a person or a log."""
-    masked = _USER_INFO.sub(_hide_user_info, url)
+    masked = _USER_INFO.sub(r"://\g<user>:***@", url)
     return _SECRET_QUERY.sub(r"\1***", masked)
 
 
@@ -56,6 +56,11 @@ def parse(url: str) -> sa.URL:
             f"PostgreSQL is spoken to through psycopg, but {mask(url)!r} names the "
             f"driver {driver!r}; leave it out."
         )
+    if "@" in (parsed.host or ""):
+        raise StoreError(
+            f"{mask(url)!r} holds more than one @. In a password write %40 for @, %2F "
+            "for / and %25 for %; or leave it out and use PGPASSWORD or ~/.pgpass."
+        )
     if not parsed.database:
         raise StoreError(f"{mask(url)!r} does not name a database; give {_EXAMPLE}.")
     return parsed.set(drivername=_DRIVER)
@@ -71,8 +76,3 @@ def _check_file_url(parsed: sa.URL, url: str) -> None:
         raise StoreError(f"{mask(url)!r} does not name a plain file; give {_EXAMPLE}.")
     if parsed.database == ":memory:":
         raise StoreError(f"A study must survive its process; give {_EXAMPLE}.")
-
-
-def _hide_user_info(match: re.Match[str]) -> str:
-    user = match.group()[3:-1].split(":", 1)
-    return f"://{user[0]}:***@" if len(user) == 2 else match.group()
