@@ -1,7 +1,9 @@
 """The database goes away and comes back: nothing is lost, and nothing differs."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from evomerge.search.outage import Outage, Patience
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
+from evomerge.testing.postgres import Server, running
 from evomerge.testing.search import SmallStudy, decided
 from evomerge.testing.shaky import ShakyStore
 
@@ -70,6 +73,73 @@ def test_a_study_whose_database_comes_and_goes_equals_the_undisturbed_one(
     assert decided(store) == decided(calm)
     assert contents(store) == contents(calm)
     calm.close()
+
+
+class Unplugged(InProcessPool):
+    """Kills the database's server at some events; it is back a while later."""
+
+    server: Server
+    helper: ThreadPoolExecutor
+    moments: set[int]
+    n_events = 0
+
+    def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
+        events = super().poll(timeout_s)
+        self.n_events += len(events)
+        if self.n_events in self.moments:
+            self.moments.remove(self.n_events)
+            self.server.kill()
+            self.helper.submit(self._restart)
+        return events
+
+    def _restart(self) -> None:
+        time.sleep(0.5)
+        self.server.start()
+
+
+@pytest.mark.slow
+def test_a_search_outlives_the_deaths_of_its_database_server(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = SmallStudy(StrategySettings("cma", 4), Budget(trials=10))
+    add(store, small)
+    search(store, small, small.pool(tmp_path / "calm"))
+    # The server dies with the thread that started it, so one thread does it all.
+    with running() as server, ThreadPoolExecutor(max_workers=1) as helper:
+        served = open_store(server.database())
+        add(served, small)
+        setup = small.setup(tmp_path)
+        pool = Unplugged(lambda: Evaluator(setup))
+        pool.server, pool.helper, pool.moments = server, helper, {3, 17, 18, 40}
+        search(served, small, pool, Patience(limit_s=60))
+        assert not pool.moments
+        assert decided(served) == decided(store)
+        assert contents(served) == contents(store)
+        assert served.check() == []
+        served.close()
+    assert len([m for m in caplog.messages if "answers again" in m]) == 4
+
+
+def test_outages_at_one_trial_quarantine_nothing(store: Store, tmp_path: Path) -> None:
+    small = SmallStudy(budget=Budget(trials=2))
+    add(store, small)
+
+    class Away(ShakyStore):
+        n_times = 0
+
+        def end_attempt(self, *arguments: Any) -> None:
+            self.n_times += 1
+            if self.n_times <= 5:
+                raise GONE
+            store.end_attempt(*arguments)
+
+        def outcomes(self, *_: Any) -> dict[str, Any]:
+            return {}  # or they would be reused, which needs no further attempt
+
+    search(Away(store), small, small.pool(tmp_path))
+    first = store.trials(store.study("small").id)[0]
+    assert first.state is TrialState.SCORED
+    assert (first.attempt, first.faults) == (6, 0)
 
 
 def contents(store: Store) -> list[Any]:
