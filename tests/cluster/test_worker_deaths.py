@@ -117,7 +117,8 @@ def test_a_worker_that_dies_at_work_is_replaced_and_its_trial_tried_again(
     assert decided(store) == decided(undisturbed)
     store.close()
     undisturbed.close()
-    assert sorted(row.attempt for row in api.trials("small", db=url)) == [1] * 7 + [2]
+    rows = sorted((row.attempt, row.faults) for row in api.trials("small", db=url))
+    assert rows == [(1, 0)] * 7 + [(2, 1)]
     told = [m for m in caplog.messages if "worker lost (machine's fault): " in m]
     assert len(told) == 1
     assert words in told[0]
@@ -151,12 +152,12 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
         for kind in ("crash", "hang")
     )
     assert dead.number != hung.number
-    assert (dead.state, dead.attempt) == ("quarantined", 3)
+    assert (dead.state, dead.attempt, dead.faults) == ("quarantined", 3, 3)
     assert dead.failure is not None
     first = dead.failure.partition("\n")[0]
     assert first.startswith("worker lost (machine's fault): Worker w")
     assert first.endswith("Machines failed 3 times on this trial: not tried again.")
-    assert (hung.state, hung.attempt) == ("failed", 2)
+    assert (hung.state, hung.attempt, hung.faults) == ("failed", 2, 1)
     assert hung.failure is not None
     assert hung.failure.startswith("timed out (candidate's fault): Attempt 2 on w")
     status = api.status("small", db=url)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from evomerge import api
 from evomerge.cluster.inprocess import InProcessPool
@@ -87,7 +86,7 @@ def test_a_machines_fault_on_every_machine_quarantines(
         assert trial.state is TrialState.QUARANTINED
         assert trial.failure is not None
         assert (trial.failure.cause, trial.failure.blame) == (cause, Blame.MACHINE)
-        assert trial.attempt == 3
+        assert (trial.attempt, trial.faults) == (3, 3)
     for row in api.trials("small", db=url):
         assert row.failure is not None
         first = row.failure.partition("\n")[0]
@@ -96,19 +95,21 @@ def test_a_machines_fault_on_every_machine_quarantines(
         assert message in row.failure
     status = api.status("small", db=url)
     assert status.causes == {words: 4}
-    assert status.counts["quarantined"] == 4
+    assert (status.counts["quarantined"], status.faults) == (4, 12)
 
 
 @pytest.mark.parametrize("name", REPEATED)
 def test_a_machines_fault_that_passes_is_tried_again_until_it_is_scored(
     store: Store, url: str, tmp_path: Path, name: str
 ) -> None:
-    options, *_ = REPEATED[name]
+    options, _, words, _ = REPEATED[name]
     search(store, small(**options, fault_times=1), tmp_path)
     for row in api.trials("small", db=url):
         assert row.state == "scored"
         assert row.failure is None
-        assert row.attempt == 3  # one fault in each of the two tasks
+        assert (row.attempt, row.faults) == (3, 2)  # a fault in each of the two tasks
+    attempts = store.attempts(store.study("small").id, 0)
+    assert [a.cause and a.cause.words for a in attempts] == [words, words, None]
 
 
 def test_a_timeout_is_tried_once_more_and_then_the_candidates_fault(
@@ -121,7 +122,7 @@ def test_a_timeout_is_tried_once_more_and_then_the_candidates_fault(
         assert trial.failure is not None
         assert trial.failure.cause is Cause.TIMEOUT
         assert trial.failure.blame is Blame.CANDIDATE
-        assert trial.attempt == 2
+        assert (trial.attempt, trial.faults) == (2, 1)
     for row in api.trials("small", db=url):
         assert row.failure is not None
         assert row.failure.startswith(
@@ -190,22 +191,15 @@ def test_a_disk_that_is_full_for_the_database_stops_the_run_and_loses_nothing(
     store: Store, tmp_path: Path
 ) -> None:
     calm = open_store(f"sqlite:///{tmp_path}/calm.db")
-    study = SmallStudy(budget=Budget(trials=40))
+    study = SmallStudy(budget=Budget(trials=24), options={"items": 200})
     search(calm, study, tmp_path)
     plan = study.plan()
     store.create_study(plan.name, study.config, {}, plan.seed)
-    pages: list[int] = []
-
-    def few_more_pages(driver: Any, *_: object) -> None:
-        pages.append(driver.execute("PRAGMA page_count").fetchone()[0] + 4)
-        driver.execute(f"PRAGMA max_page_count = {pages[0]}")
-
-    sa.event.listen(sa.Pool, "checkout", few_more_pages)
-    try:
-        with pytest.raises(StoreError, match="no space is left"):
-            search(store, study, tmp_path)
-    finally:
-        sa.event.remove(sa.Pool, "checkout", few_more_pages)
+    with store._database.writing() as connection:  # type: ignore[attr-defined]
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 4}")
+    with pytest.raises(StoreError, match="no space is left"):
+        search(store, study, tmp_path)
     before = decided(store)
     scored = [row for row in before if row[2] is TrialState.SCORED]
     store.close()
