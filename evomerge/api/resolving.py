@@ -109,4 +109,9 @@ def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
         frame=prints[study.frame],
         probe=None if study.probe is None else prints[study.probe],
         cache_dir=str(cache_dir),
+        origins={
+            m.fingerprint: m.origin
+            for m in study.sources.values()
+            if m.origin is not None
+        },
     )

@@ -90,6 +90,8 @@ class WorkerSetup:
         frame: Fingerprint of the parent the engine starts from.
         probe: Fingerprint of another parent, swapped in by the self-test.
         cache_dir: Folder for what can be made again: probes, statistics.
+        origins: Fingerprint to hub id and commit, of parents that came from a hub; a
+            machine that lacks their folder fetches them.
     """
 
     engine: EngineSettings
@@ -98,6 +100,7 @@ class WorkerSetup:
     frame: str
     probe: str | None
     cache_dir: str
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

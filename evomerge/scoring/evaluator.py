@@ -14,8 +14,11 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints import hub
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.recipe import Recipe
 from evomerge.core.trial import Blame, Cause, Failure
@@ -45,7 +48,7 @@ class Evaluator:
 
     Raises:
         SpecError: A task cannot be built, or two have one name.
-        CheckpointError: The frame cannot be loaded.
+        CheckpointError: The frame cannot be loaded, or a parent not be fetched.
         SelfTestError: Swapped weights do not behave as cold-loaded ones.
         WorkerError: The engine or machine failed.
     """
@@ -53,6 +56,7 @@ class Evaluator:
     def __init__(self, setup: WorkerSetup) -> None:
         started = time.perf_counter()
         _refuse_equal_names(setup.tasks)
+        setup = _at_hand(setup)
         self._engine = open_engine(setup)
         try:
             self_test = self._engine.self_test()
@@ -250,6 +254,16 @@ def _refuse_non_finite(task: str, outcomes: Sequence[Outcome]) -> None:
                     f"Metric {metric!r} of item {outcome.item} in task {task!r} "
                     f"is {value}, not a finite number."
                 )
+
+
+def _at_hand(setup: WorkerSetup) -> WorkerSetup:
+    """Fetch the parents from a hub whose folders this machine lacks."""
+    sources = dict(setup.sources)
+    for fingerprint, origin in setup.origins.items():
+        wanted = hub.parse(origin)
+        if wanted is not None and not Path(sources[fingerprint]).is_dir():
+            sources[fingerprint] = str(hub.fetch(wanted).folder)
+    return replace(setup, sources=sources)
 
 
 def _refuse_equal_names(tasks: Sequence[TaskSettings]) -> None:

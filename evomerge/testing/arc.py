@@ -24,7 +24,8 @@ configs:
 ---
 """
 _LETTERS = ("A", "B", "C", "D")
-_THINGS = ("cat", "mat", "hat", "letter", "answer", "question", "sentence")
+_THINGS = ("dog", "cow", "pig", "fox", "bug", "yak", "gnu")
+"""Of as many tokens each: an untrained model only knows to prefer the shortest."""
 
 
 def write_arc(folder: Path, n: int = 24) -> Path:
