@@ -1,67 +1,203 @@
-"""Run the small study in a process that kills itself after so many pool events.
+"""A study in a process that ends itself at a given step, to be taken up by the next.
 
-``python -m evomerge.testing.doomed DATABASE CACHE STRATEGY N_TRIALS KILL_AT``: the
-process dies by SIGKILL at the given event (0: never), in the middle of whatever the
-coordinator was about to do with it.
+A script counts the steps that matter to it (events of the pool, statements of the
+database) by calling ``Doom.step``, and runs ``live``. What the store promised to keep
+is written down as it goes, so that whoever comes after can ask for it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.core.study import Budget, StrategySettings
-from evomerge.core.work import PoolEvent
+from evomerge.core.space import FloatAxis, SearchSpace
+from evomerge.core.study import Budget, Constraint, StrategySettings
+from evomerge.core.work import Assignment, PoolEvent
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
+from evomerge.search.plan import Plan
+from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.search import SmallStudy
+from evomerge.testing.search import SmallStudy, accuracy
+
+UNREACHABLE = 3
+"""Exit code of a life whose database did not answer, and that said so."""
+
+_COARSE = SearchSpace(
+    tuple(FloatAxis(name, 0.0, 1.0, grid=0.25) for name in ("a", "b"))
+)
+"""So coarse that recipes come up again, and outcomes are reused."""
+
+_FAULTS = {"fail_if": 0.12, "break_if": 0.15, "error_if": 0.08, "fault_block": 1}
 
 
-def doomed_study(strategy: str, n_trials: int) -> SmallStudy:
-    """Return the study that is killed: with failing candidates among the others."""
-    return SmallStudy(
-        StrategySettings(strategy, 5),
-        Budget(trials=n_trials),
-        options={"fail_if": 0.15},
-        objectives=("x", "y") if strategy == "nsga2" else ("x",),
-    )
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One process of a study; steps count from 1, and 0 means never.
+
+    Attributes:
+        url: Of the database.
+        folder: For the cache and for what was promised.
+        trials: The budget.
+        workers: How many take turns.
+        salt: Of the order in which they do.
+        kill_at: Step at which the process dies.
+        late_s: It dies so many seconds after that step, wherever it is then.
+        stop_at: Step at which it stops, until somebody lets it go on.
+    """
+
+    url: str
+    folder: str
+    strategy: str
+    trials: int
+    workers: int = 1
+    salt: int = 0
+    kill_at: int = 0
+    late_s: float = 0.0
+    stop_at: int = 0
+
+    def setting(self) -> SmallStudy:
+        """Return the study: some candidates fail, some spoil every machine."""
+        return SmallStudy(
+            StrategySettings(self.strategy, 5),
+            Budget(trials=self.trials),
+            options=_FAULTS,
+            objectives=("x", "y") if self.strategy == "nsga2" else ("x",),
+        )
+
+    def plan(self) -> Plan:
+        """Return what the coordinator is to do."""
+        plan = replace(self.setting().plan(), space=_COARSE)
+        if self.strategy == "cma":  # it takes no constraints
+            return plan
+        return replace(plan, constraints=(Constraint(accuracy("y"), 0.2, "parent a"),))
 
 
-class DoomedPool(InProcessPool):
-    """Kills its own process at the n-th event, after the event happened."""
+def promised(folder: str) -> Path:
+    """Return the file of what the store promised to keep, a JSON list a line."""
+    return Path(folder) / "promised"
 
-    kill_at = 0
+
+class Doom:
+    """Counts steps, and ends its own process at one of them."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._n_steps = 0
+
+    def step(self, *_: object) -> None:
+        """Count; stop or die, if it is time."""
+        self._n_steps += 1
+        if self._n_steps == self._life.stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self._n_steps == self._life.kill_at:
+            if not self._life.late_s:
+                os.kill(os.getpid(), signal.SIGKILL)
+            # Nobody handles the alarm, so it kills, in the middle of anything.
+            signal.setitimer(signal.ITIMER_REAL, self._life.late_s)
+
+
+class Crowd:
+    """Several workers inside this process, which take turns by chance."""
+
+    def __init__(self, life: Life, doom: Doom) -> None:
+        setup = life.setting().setup(Path(life.folder))
+        names = [f"w{number}" for number in range(life.workers)]
+        self._pools = {n: InProcessPool(lambda: Evaluator(setup), n) for n in names}
+        self._luck = np.random.default_rng(life.salt)
+        self._doom = doom
+        self._at: dict[tuple[int, int], str] = {}
+
+    def start(self) -> None:
+        """Bring every worker up at its next turn."""
+        for pool in self._pools.values():
+            pool.start()
+
+    def free(self) -> Sequence[str]:
+        """Return who is up and idle."""
+        return [name for pool in self._pools.values() for name in pool.free()]
+
+    def workers(self) -> Sequence[str]:
+        """Return who is up."""
+        return [name for pool in self._pools.values() for name in pool.workers()]
+
+    def submit(self, worker: str, assignment: Assignment) -> None:
+        """Hand work to one of them."""
+        self._pools[worker].submit(worker, assignment)
+        self._at[assignment.trial, assignment.attempt] = worker
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
-        """Do the next piece of work, or die."""
-        events = super().poll(timeout_s)
-        for _ in events:
-            DoomedPool.kill_at -= 1
-            if DoomedPool.kill_at == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return events
+        """Let one of those that have something to do go on."""
+        for name in self._luck.permutation(list(self._pools)):
+            if events := self._pools[name].poll(timeout_s):
+                self._doom.step()
+                return events
+        return ()
+
+    def cancel(self, trial: int, attempt: int) -> None:
+        """Drop an assignment."""
+        self._pools[self._at[trial, attempt]].cancel(trial, attempt)
+
+    def close(self) -> None:
+        """Close every worker."""
+        for pool in self._pools.values():
+            pool.close()
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Create or resume the study."""
-    database, cache, strategy, n_trials, kill_at = arguments
-    small = doomed_study(strategy, int(n_trials))
-    setup = small.setup(Path(cache))
-    DoomedPool.kill_at = int(kill_at)
-    store = open_store(database)
-    plan = small.plan()
+class Promising:
+    """Passes every call on, and writes down what the store promised by returning."""
+
+    def __init__(self, store: Store, file: Path) -> None:
+        self._store = store
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        def call(*arguments: Any) -> Any:
+            answer = method(*arguments)
+            if (promise := _promise(name, arguments, answer)) is not None:
+                os.write(self._file, json.dumps(promise).encode() + b"\n")
+            return answer
+
+        return call
+
+
+def _promise(name: str, arguments: Sequence[Any], answer: Any) -> list[Any] | None:
+    if name in ("add_generation", "extend_generation"):
+        return ["trials", max((t.number for t in answer), default=-1)]
+    if name == "start_attempt":
+        return ["attempt", arguments[1], answer]
+    if name == "record_block":
+        _, number, _, block, outcomes = arguments
+        return ["outcomes", number, block.task, [o.item for o in outcomes]]
+    if name == "end_attempt" and arguments[3].state.is_final:
+        return ["end", arguments[1], arguments[3].state]
+    if name == "reuse":
+        return ["end", arguments[1], "scored"]
+    return None
+
+
+def live(life: Life, doom: Doom) -> None:
+    """Create the study or take it up, and search until the budget is used.
+
+    Raises:
+        EvomergeError: The database could not be used.
+    """
+    store = open_store(life.url)
+    plan = life.plan()
     if not store.studies():
-        store.create_study(plan.name, {}, {}, plan.seed)
-    pool = DoomedPool(lambda: Evaluator(setup))
-    Coordinator(plan, store, pool, this_process()).run()
+        config = life.setting().config
+        store.create_study(plan.name, config, {}, plan.seed)
+    promising = Promising(store, promised(life.folder))
+    Coordinator(plan, promising, Crowd(life, doom), this_process()).run()
     store.close()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
