@@ -115,11 +115,10 @@ class Attempts:
         return ended
 
     def _outcomes(self, trial: Trial) -> Known:
+        ways = {t.manifest.task: t.protocol.digest for t in self._sheet.tasks}
         recipe = trial.candidate.recipe.digest
-        return {
-            task.manifest.task: dict(self._store.outcomes(recipe, task.protocol.digest))
-            for task in self._sheet.tasks
-        }
+        found = self._store.outcomes_under(recipe, ways.values())
+        return {task: dict(found[way]) for task, way in ways.items()}
 
     def _start(
         self,

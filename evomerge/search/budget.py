@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from evomerge.core.study import Budget
-from evomerge.store.base import Store
+from evomerge.store.base import Store, Usage
 
 
 class BudgetWatch:
@@ -24,6 +24,9 @@ class BudgetWatch:
         self._study_id = study_id
         self._clock = clock
         self._recorded_at = clock()
+        self._read: Usage | None = None
+        self._items_since = 0
+        self._seconds_since = 0.0
 
     @property
     def unrecorded_s(self) -> float:
@@ -34,18 +37,22 @@ class BudgetWatch:
         """Return the unrecorded seconds, to be recorded by the caller now."""
         now = self._clock()
         seconds, self._recorded_at = now - self._recorded_at, now
+        self._seconds_since += seconds
         return seconds
+
+    def note_items(self, n_items: int) -> None:
+        """Learn of items scored; some may prove free of charge."""
+        self._items_since += n_items
 
     def room(self) -> int | None:
         """Return how many more candidates may be asked; None for any number."""
         if self._budget.trials is None:
             return None
-        used = self._store.usage(self._study_id).trials
-        return max(0, self._budget.trials - used)
+        return max(0, self._budget.trials - self._usage().trials)
 
     def spent(self) -> str | None:
         """Say which limit is reached, if one is."""
-        budget, usage = self._budget, self._store.usage(self._study_id)
+        budget, usage = self._budget, self._usage()
         if budget.trials is not None and usage.trials >= budget.trials:
             return "trial budget used"
         return self._spent_inside(usage.items, usage.seconds)
@@ -53,13 +60,24 @@ class BudgetWatch:
     def allows(self, generation: int) -> bool:
         """Tell whether another trial of a generation may start.
 
-        Generation 0 costs no items. Trials were counted when they were asked.
+        Generation 0 costs no items. Trials were counted when they were asked. The
+        store is asked only when the limits may be near.
         """
         if self._budget.items is None and self._budget.seconds is None:
             return True
-        usage = self._store.usage(self._study_id)
+        if self._read is not None:
+            n_items = self._read.items + self._items_since if generation > 0 else 0
+            seconds = self._read.seconds + self._seconds_since
+            if self._spent_inside(n_items, seconds) is None:
+                return True
+        usage = self._usage()
         n_items = usage.items if generation > 0 else 0
         return self._spent_inside(n_items, usage.seconds) is None
+
+    def _usage(self) -> Usage:
+        self._read = self._store.usage(self._study_id)
+        self._items_since, self._seconds_since = 0, 0.0
+        return self._read
 
     def _spent_inside(self, n_items: int, recorded_s: float) -> str | None:
         budget = self._budget

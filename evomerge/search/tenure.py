@@ -206,6 +206,7 @@ class Tenure:
     def _handle(self, life: Lifecycle, event: PoolEvent) -> None:
         final, n_items = self._attempts.handle(life, event)
         self._board.add_items(n_items)
+        self._budget.note_items(n_items)
         if final is not None:
             self._score([final])
 

@@ -1,0 +1,78 @@
+"""What is left of a budget, without asking the store after every trial."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evomerge.core.study import Budget
+from evomerge.search.budget import BudgetWatch
+from evomerge.store.base import Usage
+
+
+class Counter:
+    """The one call of a store that a budget needs, counted."""
+
+    def __init__(self) -> None:
+        self.now = Usage(trials=0, items=0, seconds=0.0)
+        self.n_reads = 0
+
+    def usage(self, _study_id: int) -> Usage:
+        self.n_reads += 1
+        return self.now
+
+    def score(self, watch: BudgetWatch, n_items: int, *, charged: int) -> None:
+        watch.note_items(n_items)
+        self.now = replace(self.now, items=self.now.items + charged)
+
+
+def watch(store: Any, clock: list[float] | None = None, **limits: Any) -> BudgetWatch:
+    times = clock or [0.0]
+    return BudgetWatch(Budget(**limits), store, 1, clock=lambda: times[0])
+
+
+def test_the_store_is_asked_only_when_the_limit_may_be_near() -> None:
+    store = Counter()
+    budget = watch(store, items=1000)
+    for _ in range(9):
+        assert budget.allows(1)
+        store.score(budget, 100, charged=100)
+    assert store.n_reads == 1
+    assert budget.allows(1)
+    store.score(budget, 100, charged=100)
+    assert not budget.allows(1)
+    assert store.n_reads == 2
+
+
+def test_items_that_cost_nothing_leave_the_budget_as_it_is() -> None:
+    store = Counter()
+    budget = watch(store, items=1000)
+    assert budget.allows(1)
+    store.score(budget, 5000, charged=0)
+    assert budget.allows(1)
+
+
+def test_baselines_may_start_when_the_items_are_used() -> None:
+    store = Counter()
+    store.now = Usage(trials=0, items=50, seconds=0.0)
+    budget = watch(store, items=50)
+    assert budget.allows(0)
+    assert not budget.allows(1)
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_seconds_count_whether_the_store_knows_of_them_or_not(
+    is_recorded: bool,
+) -> None:
+    store, now = Counter(), [100.0]
+    store.now = Usage(trials=0, items=0, seconds=30.0)
+    budget = watch(store, now, seconds=60)
+    assert budget.allows(1)
+    now[0] += 29
+    if is_recorded:
+        spent = budget.take_unrecorded()
+        store.now = replace(store.now, seconds=store.now.seconds + spent)
+    assert budget.allows(1)
+    now[0] += 1
+    assert not budget.allows(1)
+    assert budget.spent() == "time budget used"
