@@ -254,7 +254,7 @@ def _refuse_weights(pinned: HubId) -> NoReturn:
 
     try:
         names = HfApi().list_repo_files(pinned.repo, revision=pinned.revision)
-    except (HTTPError, OfflineModeIsEnabled):
+    except (HTTPError, OfflineModeIsEnabled, *_NO_HUB):
         names = []
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:

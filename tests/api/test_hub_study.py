@@ -212,3 +212,9 @@ def test_a_worker_that_lacks_a_folder_fetches_the_commit_by_itself(
     ended = place.python(program, name, origin)
     assert ended.stdout.strip() == "w", ended.stderr
     assert (snapshots / commit / "model.safetensors").is_file()
+
+
+def test_doctor_proves_an_engine_on_a_model_of_a_hub(place: Place) -> None:
+    said = place.call("doctor", "--engine", "tiny/base@main", "--kind", "hf", "--json")
+    found = {finding["name"]: finding["verdict"] for finding in json.loads(said)}
+    assert found["engine hf on tiny/base@main"] == "ok"
