@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from evomerge.errors import StoreError
 from evomerge.store.url import file_of, mask, parse
@@ -45,7 +44,7 @@ class Backend(Protocol):
     def is_strange(self, tables: Sequence[str]) -> bool:
         """Tell whether others' tables mean that the database is not for us."""
 
-    def explain(self, error: DBAPIError) -> StoreError:
+    def explain(self, error: Exception) -> StoreError:
         """Put a driver's complaint into words, without its secrets."""
 
     def back_up(self, label: str) -> Path | None:

@@ -5,7 +5,7 @@ Longer than other modules, because it is one protocol with all its promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
@@ -211,6 +211,11 @@ class Store(Protocol):
         self, recipe_digest: str, protocol_digest: str
     ) -> Mapping[str, Outcome]:
         """Return every known outcome of a recipe under a protocol, by item id."""
+
+    def outcomes_under(
+        self, recipe_digest: str, protocol_digests: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Outcome]]:
+        """Return a recipe's known outcomes by protocol, then by item id, at one go."""
 
     def add_outcomes(
         self,

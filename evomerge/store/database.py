@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,35 @@ class Upgraded:
     copy: Path | None
 
 
+class _Line:
+    """One connection, kept between transactions: fetching one costs as much as a query.
+
+    After any error it is given up, and the next transaction gets a fresh one.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._connection: sa.Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Give a transaction that commits at the end of the block."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self.hang_up()
+            raise
+
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
 class Database:
     """An open database of the present schema."""
 
@@ -49,6 +79,8 @@ class Database:
         """
         self._backend = backend(url)
         self._backend.check(create=create)
+        self._reader = _Line(self._backend.reader)
+        self._writer = _Line(self._backend.writer)
         try:
             self._prepare(create=create)
         except BaseException:
@@ -65,13 +97,15 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; idempotent."""
+        for line in (self._reader, self._writer):
+            line.hang_up()
         self._backend.reader.dispose()
         self._backend.writer.dispose()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Give a snapshot of what is committed; takes no lock that others feel."""
-        with explained(self._backend), self._backend.reader.begin() as connection:
+        with explained(self._backend), self._reader.transaction() as connection:
             yield connection
 
     @contextmanager
@@ -81,7 +115,7 @@ class Database:
         On SQLite it is the only writer from its beginning on. On PostgreSQL it must
         lock the rows it decides by: the study's first, then trial and recipe.
         """
-        with explained(self._backend), self._backend.writer.begin() as connection:
+        with explained(self._backend), self._writer.transaction() as connection:
             yield connection
 
     def _prepare(self, *, create: bool) -> None:
@@ -144,7 +178,7 @@ def explained(place: Backend) -> Iterator[None]:
     """Turn a driver's complaints into words a person can act on."""
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         # The full text would show statement and values.
         raise place.explain(error) from error
 

@@ -8,7 +8,8 @@ the size of any study.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from evomerge.core.digest import digest
 from evomerge.core.protocol import BlockKey, Outcome
 from evomerge.errors import StoreError
 from evomerge.store import rows
-from evomerge.store.absent import insert_absent
+from evomerge.store.clock import NOW
 from evomerge.store.schema import manifest, outcome_block, recipe, study, task
 from evomerge.store.trials import check_running
 from evomerge.store.values import Lease
@@ -27,38 +28,108 @@ BlockFacts = tuple[str, frozenset[str]]
 Report = tuple[BlockFacts, Sequence[Outcome]]
 """What a worker found of a block."""
 
+Place = tuple[str, str]
+"""Digests of recipe and protocol."""
+
 NOBODY = 0
 """Charged to no study: baselines and sealed items are free."""
 
 # Statements of the hot path are built once; building costs more than running.
+_OF_PLACE = (
+    outcome_block.c.recipe_digest == sa.bindparam("of_recipe"),
+    outcome_block.c.protocol_digest == sa.bindparam("of_protocol"),
+)
 _LATER = (
     sa.select(outcome_block.c.id, outcome_block.c.body)
-    .where(
-        outcome_block.c.recipe_digest == sa.bindparam("recipe"),
-        outcome_block.c.protocol_digest == sa.bindparam("protocol"),
-        outcome_block.c.id > sa.bindparam("last"),
-    )
+    .where(*_OF_PLACE, outcome_block.c.id > sa.bindparam("last"))
     .order_by(outcome_block.c.id)
 )
 # Whoever adds outcomes of a recipe holds its row, so that none is added twice.
 _HOLD = (
     sa.select(recipe.c.digest)
-    .where(recipe.c.digest == sa.bindparam("recipe"))
+    .where(recipe.c.digest == sa.bindparam("of_recipe"))
     .with_for_update(key_share=True)
 )
-_BODIES = (
-    sa.select(outcome_block.c.body)
+_KNOWN = (
+    sa.select(outcome_block.c.protocol_digest, outcome_block.c.body)
     .where(
-        outcome_block.c.recipe_digest == sa.bindparam("recipe"),
-        outcome_block.c.protocol_digest == sa.bindparam("protocol"),
+        outcome_block.c.recipe_digest == sa.bindparam("of_recipe"),
+        outcome_block.c.protocol_digest.in_(
+            sa.bindparam("of_protocols", expanding=True)
+        ),
     )
     .order_by(outcome_block.c.id)
+)
+_COLUMNS = (
+    *("recipe_digest", "protocol_digest", "items_digest", "n_items", "means"),
+    *("body", "charged_to"),
+)
+# Goes in only if nothing came later than what the caller knows.
+_ADD = (
+    sa.insert(outcome_block)
+    .from_select(
+        [*_COLUMNS, "created"],
+        sa.select(
+            *(
+                sa.bindparam(name, type_=outcome_block.c[name].type)
+                for name in _COLUMNS
+            ),
+            NOW,
+        ).where(
+            ~sa.exists().where(*_OF_PLACE, outcome_block.c.id > sa.bindparam("last"))
+        ),
+    )
+    .returning(outcome_block.c.id)
 )
 _COUNT = (
     sa.update(study)
     .where(study.c.id == sa.bindparam("study"))
     .values(n_items=study.c.n_items + sa.bindparam("fresh"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A row that was added: where, its key, and its items."""
+
+    place: Place
+    id: int
+    items: frozenset[str]
+
+
+class KnownItems:
+    """Which items are known of the recipes at work, so that no body is read twice.
+
+    Rows are never changed and get growing keys, so those read before need not be read
+    again. Only what is committed is kept.
+    """
+
+    def __init__(self, n_kept: int = 256) -> None:
+        self._kept: OrderedDict[Place, tuple[int, frozenset[str]]] = OrderedDict()
+        self._n_kept = n_kept
+
+    def at(self, place: Place) -> tuple[int, frozenset[str]]:
+        """Return the largest key seen, and the items of all rows up to it."""
+        return self._kept.get(place, (-1, frozenset()))
+
+    def read(self, connection: sa.Connection, place: Place) -> None:
+        """Read the rows that came since."""
+        last, items = self.at(place)
+        for row in connection.execute(_LATER, {**_key(place), "last": last}):
+            last, items = row.id, items.union(rows.items_of(row.body))
+        self._keep(place, last, items)
+
+    def learn(self, added: Added | None) -> None:
+        """Remember a row of ours, once it is committed."""
+        if added is not None:
+            _, items = self.at(added.place)
+            self._keep(added.place, added.id, items | added.items)
+
+    def _keep(self, place: Place, last: int, items: frozenset[str]) -> None:
+        self._kept[place] = (last, items)
+        self._kept.move_to_end(place)
+        if len(self._kept) > self._n_kept:
+            self._kept.popitem(last=False)
 
 
 def block_facts(
@@ -84,41 +155,13 @@ def block_facts(
     return row.protocol_digest, items
 
 
-class KnownItems:
-    """Which items are known of the recipes at work, so that no body is read twice.
-
-    Rows are never changed, so those read before need not be read again. Only what a
-    finished transaction saw is kept.
-    """
-
-    def __init__(self, n_kept: int = 256) -> None:
-        self._kept: OrderedDict[tuple[str, str], tuple[int, frozenset[str]]]
-        self._kept = OrderedDict()
-        self._n_kept = n_kept
-
-    def read(
-        self, connection: sa.Connection, recipe_digest: str, protocol_digest: str
-    ) -> frozenset[str]:
-        """Return the items known of a recipe that this transaction holds."""
-        place = (recipe_digest, protocol_digest)
-        last, items = self._kept.get(place, (-1, frozenset()))
-        key = {"recipe": recipe_digest, "protocol": protocol_digest, "last": last}
-        for row in connection.execute(_LATER, key):
-            last, items = row.id, items.union(rows.items_of(row.body))
-        self._kept[place] = (last, items)
-        self._kept.move_to_end(place)
-        if len(self._kept) > self._n_kept:
-            self._kept.popitem(last=False)
-        return items
-
-
 def record_block(
     connection: sa.Connection,
     lease: Lease,
     attempt: tuple[int, int],
     report: Report,
     known: KnownItems,
-) -> None:
+) -> Added | None:
     """Record what a running attempt found of a block, and count what was new.
 
     Args:
@@ -126,7 +169,8 @@ def record_block(
         lease: The study's.
         attempt: Trial number and attempt.
         report: The block, and one outcome per item of it.
-        known: What is known already.
+        known: What is known already; the caller teaches it what was added, after the
+            commit.
     """
     (protocol_digest, items), outcomes = report
     row = check_running(connection, lease, *attempt)
@@ -137,63 +181,76 @@ def record_block(
             f"lack {len(items - came)} of them and hold {len(came - items)} others."
         )
     payer = lease.study_id if row.generation > 0 else NOBODY
-    place = (row.recipe_digest, protocol_digest)
-    fresh = add(connection, place, outcomes, known, payer)
-    if fresh and payer != NOBODY:
-        connection.execute(_COUNT, {"study": payer, "fresh": fresh})
+    added = _add(
+        connection, (row.recipe_digest, protocol_digest), outcomes, known, payer
+    )
+    if added is not None and payer != NOBODY:
+        count = {"study": payer, "fresh": len(added.items)}
+        connection.execute(_COUNT, count)
+    return added
 
 
 def add(
     connection: sa.Connection,
-    place: tuple[str, str],
+    place: Place,
     outcomes: Sequence[Outcome],
     known: KnownItems,
-    payer: int = NOBODY,
-) -> int:
-    """Record the outcomes that are not known yet; return how many those were.
+) -> Added | None:
+    """Record outcomes that cost no study anything."""
+    if connection.execute(_HOLD, _key(place)).first() is None:
+        raise StoreError(
+            f"No recipe {place[0][:10]} is recorded with any trial, so its outcomes "
+            "have no place; was its study deleted meanwhile?"
+        )
+    return _add(connection, place, outcomes, known, NOBODY)
 
-    Args:
-        connection: A writing transaction.
-        place: Digests of recipe and protocol.
-        outcomes: No item twice.
-        known: What is known already.
-        payer: The study whose budget they count against.
-    """
+
+def _add(
+    connection: sa.Connection,
+    place: Place,
+    outcomes: Sequence[Outcome],
+    known: KnownItems,
+    payer: int,
+) -> Added | None:
+    """Record the outcomes that are not known yet; the recipe's row is held."""
     if len({outcome.item for outcome in outcomes}) != len(outcomes):
         raise StoreError("An item came twice in one report of outcomes.")
-    recipe_digest, protocol_digest = place
-    if connection.execute(_HOLD, {"recipe": recipe_digest}).first() is None:
-        raise StoreError(
-            f"No recipe {recipe_digest[:10]} is recorded with any trial, so its "
-            "outcomes have no place; was its study deleted meanwhile?"
-        )
-    there = known.read(connection, recipe_digest, protocol_digest)
-    fresh = [outcome for outcome in outcomes if outcome.item not in there]
-    if not fresh:
-        return 0
-    insert_absent(
-        connection,
-        outcome_block,
-        {
-            "recipe_digest": recipe_digest,
-            "protocol_digest": protocol_digest,
-            "items_digest": digest(sorted(outcome.item for outcome in fresh)),
-            "n_items": len(fresh),
-            "means": rows.to_text("A block's means", rows.means_of(fresh)),
-            "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
-            "charged_to": payer,
-        },
-    )
-    return len(fresh)
+    for _ in range(2):
+        last, there = known.at(place)
+        fresh = [outcome for outcome in outcomes if outcome.item not in there]
+        if not fresh:
+            return None
+        row = {**_key(place), **_row(place, fresh), "last": last, "charged_to": payer}
+        new = connection.execute(_ADD, row).scalar()
+        if new is not None:
+            return Added(place, new, frozenset(outcome.item for outcome in fresh))
+        known.read(connection, place)  # somebody added more; see what is left
+    raise StoreError("Outcomes were added to a recipe that this transaction holds.")
 
 
 def find(
-    connection: sa.Connection, recipe_digest: str, protocol_digest: str
-) -> dict[str, Outcome]:
-    """Return every known outcome by item id; the first one recorded stands."""
-    key = {"recipe": recipe_digest, "protocol": protocol_digest}
-    known: dict[str, Outcome] = {}
-    for body in connection.scalars(_BODIES, key):
-        for outcome in rows.outcomes_of(body):
-            known.setdefault(outcome.item, outcome)
+    connection: sa.Connection, recipe_digest: str, protocol_digests: Iterable[str]
+) -> dict[str, dict[str, Outcome]]:
+    """Return every known outcome by protocol and item; the first recorded stands."""
+    known: dict[str, dict[str, Outcome]] = {way: {} for way in protocol_digests}
+    key = {"of_recipe": recipe_digest, "of_protocols": list(known)}
+    for row in connection.execute(_KNOWN, key):
+        found = known[row.protocol_digest]
+        for outcome in rows.outcomes_of(row.body):
+            found.setdefault(outcome.item, outcome)
     return known
+
+
+def _key(place: Place) -> dict[str, str]:
+    return {"of_recipe": place[0], "of_protocol": place[1]}
+
+
+def _row(place: Place, fresh: Sequence[Outcome]) -> dict[str, object]:
+    return {
+        "recipe_digest": place[0],
+        "protocol_digest": place[1],
+        "items_digest": digest(sorted(outcome.item for outcome in fresh)),
+        "n_items": len(fresh),
+        "means": rows.to_text("A block's means", rows.means_of(fresh)),
+        "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
+    }

@@ -6,7 +6,7 @@ where its transaction begins and ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -206,14 +206,12 @@ class SqlStore:
     ) -> None:
         """Record a block's outcomes under (recipe, protocol, items), if absent."""
         facts = self._facts(lease.study_id, block)
+        report = (facts, outcomes)
         with self._database.writing() as connection:
-            known.record_block(
-                connection,
-                lease,
-                (number, attempt),
-                (facts, outcomes),
-                self._known,
+            added = known.record_block(
+                connection, lease, (number, attempt), report, self._known
             )
+        self._known.learn(added)
 
     def end_attempt(
         self,
@@ -240,8 +238,14 @@ class SqlStore:
         self, recipe_digest: str, protocol_digest: str
     ) -> Mapping[str, Outcome]:
         """Return every known outcome of a recipe under a protocol, by item id."""
+        return self.outcomes_under(recipe_digest, (protocol_digest,))[protocol_digest]
+
+    def outcomes_under(
+        self, recipe_digest: str, protocol_digests: Iterable[str]
+    ) -> Mapping[str, Mapping[str, Outcome]]:
+        """Return a recipe's known outcomes by protocol, then by item id."""
         with self._database.reading() as connection:
-            return known.find(connection, recipe_digest, protocol_digest)
+            return known.find(connection, recipe_digest, protocol_digests)
 
     def add_outcomes(
         self,
@@ -252,7 +256,8 @@ class SqlStore:
         """Record outcomes outside any trial (sealed items), if absent; no lease."""
         with self._database.writing() as connection:
             place = (recipe_digest, protocol_digest)
-            known.add(connection, place, outcomes, self._known)
+            added = known.add(connection, place, outcomes, self._known)
+        self._known.learn(added)
 
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""

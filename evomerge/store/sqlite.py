@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
 from evomerge.errors import SchemaError, StoreError, StoreUnreachableError
 from evomerge.store.backend import BUSY_S
@@ -102,9 +101,9 @@ class Sqlite:
         """A file is one program's: whoever else has tables in it does not expect us."""
         return bool(tables)
 
-    def explain(self, error: DBAPIError) -> StoreError:
+    def explain(self, error: Exception) -> StoreError:
         """Put a complaint of SQLite into words."""
-        return self._explained(str(error.orig))
+        return self._explained(str(getattr(error, "orig", error)))
 
     def back_up(self, label: str) -> Path:
         """Copy the file, with what its log still holds."""
@@ -160,8 +159,9 @@ class Sqlite:
             driver.execute("PRAGMA synchronous=FULL")
             driver.execute("PRAGMA foreign_keys=ON")
 
-        @sa.event.listens_for(engine, "begin")
-        def start(connection: sa.Connection) -> None:
-            connection.exec_driver_sql(begin)
+        def start(connection: Any) -> None:
+            connection.driver_connection.execute(begin)
 
+        # Not by its "begin" event: an engine that has events pays at every statement.
+        engine.dialect.do_begin = start  # type: ignore[assignment, method-assign]
         return engine

@@ -161,7 +161,7 @@ def check_lease(connection: sa.Connection, lease: Lease) -> None:
     row = connection.execute(
         sa.select(study.c.lease_epoch, study.c.lease_until)
         .where(study.c.id == lease.study_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).first()
     if row is None:
         raise StudyNotFoundError(f"No study with id {lease.study_id} here.")

@@ -32,9 +32,11 @@ _STEP = (
         trial.c.attempt,
         trial.c.faults,
     )
-    .join_from(study, trial)
+    .join_from(study, trial, trial.c.study_id == study.c.id)
+    # Held too, for whoever adds outcomes of it.
+    .join(recipe, recipe.c.digest == trial.c.recipe_digest)
     .where(study.c.id == sa.bindparam("study"), trial.c.number == sa.bindparam("trial"))
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 _MOVE = (
     sa.update(trial)
