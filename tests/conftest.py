@@ -15,6 +15,11 @@ from evomerge.testing.databases import (  # noqa: F401 - fixtures
     postgres_template,
     postgres_url,
 )
+from evomerge.testing.searched import (  # noqa: F401 - fixtures
+    searched_file,
+    searched_template,
+    searched_url,
+)
 
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile(

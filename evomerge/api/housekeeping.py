@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.core.trial import TrialState
@@ -57,12 +56,12 @@ class Upgrade:
     """What an upgrade did.
 
     Attributes:
-        copy: The copy made first; None where there is none to make.
+        copy: File of the copy made first; None where there is none to make.
     """
 
     before: str
     after: str
-    copy: Path | None
+    copy: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,8 @@ def upgrade(*, db: str) -> Upgrade:
     from evomerge.store import database
 
     done = database.upgrade(db)
-    return Upgrade(done.before, done.after, done.copy)
+    copy = None if done.copy is None else str(done.copy)
+    return Upgrade(done.before, done.after, copy)
 
 
 def audit(*, db: str, notice: Callable[[str], None] | None = None) -> Audit:
