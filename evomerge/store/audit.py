@@ -6,13 +6,16 @@ Everything is looked at in one snapshot, so a study may run meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import sqlalchemy as sa
 
+from evomerge.core.protocol import TaskDescription
 from evomerge.store import studies
 from evomerge.store.audit_blocks import check_blocks
 from evomerge.store.audit_history import check_attempts, check_trial
-from evomerge.store.rows import Row, attempt_of, record_of
+from evomerge.store.audit_reading import legible
+from evomerge.store.rows import Row, attempt_of, generation_of, record_of, study_of
 from evomerge.store.schema import attempt, generation, outcome_block, study, trial
 from evomerge.store.values import Attempt, Fault
 
@@ -22,10 +25,17 @@ Notice = Callable[[str], None]
 def audit(connection: sa.Connection, notice: Notice) -> list[Fault]:
     """Return every broken promise of the database."""
     faults = list(_file(connection, notice))
+    known: dict[int, tuple[str, list[TaskDescription] | None]] = {}
     for row in connection.execute(sa.select(study).order_by(study.c.id)).all():
         notice(f"study {row.name}")
-        faults += _study(connection, row)
-    faults += check_blocks(connection, notice)
+        where = f"study {row.name!r}"
+        tasks = legible(where, partial(studies.tasks_of, connection, row.id))
+        if isinstance(tasks, Fault):
+            faults.append(tasks)
+            tasks = None
+        known[row.id] = (row.name, tasks)
+        faults += _study(connection, row, has_tasks=tasks is not None)
+    faults += check_blocks(connection, known, notice)
     return faults
 
 
@@ -41,7 +51,28 @@ def _file(connection: sa.Connection, notice: Notice) -> Iterator[Fault]:
         yield Fault(f"table {row[0]}", f"row {row[1]} names no row of {row[2]}")
 
 
-def _study(connection: sa.Connection, row: Row) -> Iterator[Fault]:
+def _study(connection: sa.Connection, row: Row, *, has_tasks: bool) -> Iterator[Fault]:
+    where = f"study {row.name!r}"
+    if isinstance(unread := legible(where, partial(study_of, row)), Fault):
+        yield unread
+    sizes: dict[int, int] = {}
+    for found in connection.execute(
+        sa.select(generation)
+        .where(generation.c.study_id == row.id)
+        .order_by(generation.c.number)
+    ):
+        sizes[found.number] = found.size
+        here = f"{where}, generation {found.number}"
+        if isinstance(told := legible(here, partial(generation_of, found)), Fault):
+            yield told
+    yield from _order(connection, where, row, sizes)
+    yield from _trials(connection, row, last=max(sizes, default=0), has_tasks=has_tasks)
+    yield from _items(connection, where, row)
+
+
+def _trials(
+    connection: sa.Connection, row: Row, *, last: int, has_tasks: bool
+) -> Iterator[Fault]:
     where = f"study {row.name!r}"
     attempts: dict[int, list[Attempt]] = {}
     for found in connection.execute(
@@ -49,29 +80,25 @@ def _study(connection: sa.Connection, row: Row) -> Iterator[Fault]:
         .where(attempt.c.study_id == row.id)
         .order_by(attempt.c.trial, attempt.c.attempt)
     ):
-        attempts.setdefault(found.trial, []).append(attempt_of(found))
-    sizes = {
-        found.number: found.size
-        for found in connection.execute(
-            sa.select(generation.c.number, generation.c.size)
-            .where(generation.c.study_id == row.id)
-            .order_by(generation.c.number)
-        )
-    }
-    yield from _order(connection, where, row, sizes)
-    is_free = row.lease_until is None
-    has_tasks = studies.tasks_of(connection, row.id) is not None
+        here = f"{where}, trial {found.trial}, attempt {found.attempt}"
+        tried = legible(here, partial(attempt_of, found))
+        if isinstance(tried, Fault):
+            yield tried
+        else:
+            attempts.setdefault(found.trial, []).append(tried)
     query = sa.select(trial).where(trial.c.study_id == row.id).order_by(trial.c.number)
     for found in connection.execute(query):
-        record = record_of(found)
-        here = f"{where}, trial {record.number}"
-        yield from check_trial(here, record, last=max(sizes, default=0))
+        here = f"{where}, trial {found.number}"
+        record = legible(here, partial(record_of, found))
+        if isinstance(record, Fault):
+            yield record
+            continue
+        yield from check_trial(here, record, last=last)
         yield from check_attempts(here, record, attempts.get(record.number, []))
-        if record.state == "running" and is_free:
+        if record.state == "running" and row.lease_until is None:
             yield Fault(here, "is running, but nobody holds the study")
         if record.state == "scored" and not has_tasks:
             yield Fault(here, "is scored, but the study has no tasks recorded")
-    yield from _items(connection, where, row)
 
 
 def _order(

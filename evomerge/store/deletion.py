@@ -53,9 +53,6 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
     What other studies reuse stays, so none of them loses an outcome.
     """
     check_lease(connection, lease)
-    if connection.dialect.name == "postgresql":
-        # Nobody may come to name a recipe between the look and the deletion.
-        connection.execute(sa.text("LOCK TABLE em_recipe IN SHARE ROW EXCLUSIVE MODE"))
     n_trials = 0
     for part in _PARTS:
         gone = connection.execute(
@@ -68,6 +65,21 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
         .values(charged_to=0)  # the number may be given to another study
     )
     connection.execute(sa.delete(study).where(study.c.id == lease.study_id))
+    n_recipes, n_blocks = forget_unnamed(connection)
+    return Deleted(n_trials, n_recipes, n_blocks)
+
+
+def forget_unnamed(connection: sa.Connection) -> tuple[int, int]:
+    """Remove recipes that no trial names, and what only they need.
+
+    Returns:
+        How many recipes and blocks of outcomes went.
+    """
+    if connection.dialect.name == "postgresql":
+        # Nobody may come to name them between the look and the deletion.
+        for table in (recipe, protocol, manifest):
+            lock = f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"
+            connection.execute(sa.text(lock))
     n_recipes = connection.execute(
         sa.delete(recipe).where(
             ~sa.exists().where(trial.c.recipe_digest == recipe.c.digest)
@@ -89,4 +101,4 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
             ~sa.exists().where(outcome_block.c.protocol_digest == protocol.c.digest),
         )
     )
-    return Deleted(n_trials, n_recipes, n_blocks)
+    return n_recipes, n_blocks

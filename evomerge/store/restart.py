@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.clock import NOW
+from evomerge.store.deletion import forget_unnamed
 from evomerge.store.schema import (
     artifact,
     attempt,
@@ -48,6 +49,7 @@ def restart(
         )
     for part in _PARTS:
         connection.execute(sa.delete(part).where(part.c.study_id == lease.study_id))
+    forget_unnamed(connection)
     change(
         connection,
         lease,
