@@ -1,13 +1,17 @@
 """Any sequence of reports, deaths and take-overs leaves the store as a model says."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
+from evomerge.core.scores import scores_of
 from evomerge.core.trial import Blame, Cause, Failure, TrialState
 from evomerge.errors import (
     IllegalTransitionError,
@@ -31,13 +35,17 @@ LOST = Failure(Cause.WORKER_LOST, Blame.MACHINE, "gone")
 NUMBERS = st.integers(0, N_TRIALS - 1)
 ATTEMPTS = st.integers(1, 4)
 BLOCKS = st.integers(0, N_BLOCKS - 1)
+BROKEN = Failure(Cause.NON_FINITE, Blame.CANDIDATE, "NaN")
 ENDINGS = st.sampled_from(
     [
-        Ending(TrialState.SCORED, {"t/acc": 0.5}),
         Ending(TrialState.PENDING, None, LOST),
-        Ending(TrialState.FAILED, None, LOST),
+        Ending(TrialState.FAILED, None, BROKEN),
         Ending(TrialState.QUARANTINED, None, LOST),
     ]
+)
+SCORES = scores_of(
+    [task()],
+    {"t": {o.item: o for i in range(N_BLOCKS) for o in answers(search_block(i))}},
 )
 DEAD = Owner(this_process().host, this_process().pid, "an earlier life")
 
@@ -45,10 +53,12 @@ DEAD = Owner(this_process().host, this_process().pid, "an earlier life")
 class StoreLife(RuleBasedStateMachine):
     """The model: per trial a state, an attempt and the blocks that are known."""
 
+    def __init__(self, new_url):
+        super().__init__()
+        self.url = new_url()
+
     @initialize()
     def begin(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.url = f"sqlite:///{Path(self.folder.name) / 'x.db'}"
         self.store = open_store(self.url)
         self.study = self.store.create_study("s", {}, {}, 1).id
         self.lease = self.store.lease(self.study, DEAD, 3600)
@@ -96,14 +106,23 @@ class StoreLife(RuleBasedStateMachine):
                 self.store.end_attempt(self.lease, number, attempt, ending)
 
     @rule(number=NUMBERS)
+    def score(self, number):
+        """Report what is missing, and the end."""
+        _, attempt = self.trials[number]
+        for block in range(N_BLOCKS):
+            self.report(number, attempt, block, is_latest=True)
+        ending = Ending(TrialState.SCORED, SCORES)
+        self.end(number, attempt, ending, is_latest=True)
+
+    @rule(number=NUMBERS)
     def reuse(self, number):
         state, attempt = self.trials[number]
-        if state is TrialState.PENDING:
-            self.store.reuse(self.lease, number, {"t/acc": 0.5})
-            self.trials[number] = (TrialState.SCORED, attempt)
-        else:
+        if state is not TrialState.PENDING:
             with pytest.raises(IllegalTransitionError):
-                self.store.reuse(self.lease, number, {"t/acc": 0.5})
+                self.store.reuse(self.lease, number, SCORES)
+        elif len(self.blocks[number]) == N_BLOCKS:
+            self.store.reuse(self.lease, number, SCORES)
+            self.trials[number] = (TrialState.SCORED, attempt)
 
     @rule()
     def die_and_take_over(self):
@@ -158,19 +177,24 @@ class StoreLife(RuleBasedStateMachine):
             assert known.keys() == {
                 o.item for block in blocks for o in answers(search_block(block))
             }
+        assert list(self.store.check()) == []
         n_blocks = sum(map(len, self.blocks))
         assert self.store.usage(self.study).items == n_blocks * BLOCK_SIZE
 
     def teardown(self):
         if hasattr(self, "store"):
             self.store.close()
-            self.folder.cleanup()
 
 
-StoreLife.TestCase.settings = settings(
-    max_examples=12,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestStoreLife = pytest.mark.slow(StoreLife.TestCase)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_any_order_of_calls_leaves_the_store_as_the_model_says(new_url):
+    run_state_machine_as_test(
+        lambda: StoreLife(new_url),
+        settings=settings(
+            max_examples=10,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
