@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import GIVEN, make_database, running
+from evomerge.testing.postgres import GIVEN, drop_databases, make_database, running
 
 MakeUrl = Callable[[], str]
 
@@ -24,6 +24,7 @@ def postgres_admin() -> Iterator[str]:
     given = os.environ.get(GIVEN)
     if given is not None:
         yield given
+        drop_databases(given)
         return
     with running() as server:
         yield server.url("postgres")

