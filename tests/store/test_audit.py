@@ -11,6 +11,7 @@ import pytest
 from evomerge.store import rows
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
+from evomerge.testing.postgres import make_database
 from evomerge.testing.searched import by_hand, connected
 from evomerge.testing.store_samples import CONFIG, ELSEWHERE, candidates
 
@@ -306,7 +307,22 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edit_by_hand_is_found(searched_url: str, edit: str) -> None:
+def test_an_edit_by_hand_is_found_in_a_file(
+    searched_file: Path, tmp_path: Path, edit: str
+) -> None:
+    shutil.copy(searched_file, tmp_path / "x.db")
+    edit_and_check(f"sqlite:///{tmp_path}/x.db", edit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_by_hand_is_found_in_postgresql(
+    postgres_admin: str, searched_template: str, edit: str
+) -> None:
+    edit_and_check(make_database(postgres_admin, searched_template), edit)
+
+
+def edit_and_check(searched_url: str, edit: str) -> None:
     statements, patterns = EDITS[edit]
     by_hand(searched_url, *statements)
     found = faults_of(searched_url)
