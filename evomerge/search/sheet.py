@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from evomerge.core.protocol import BlockKey, ItemRole, Outcome, TaskDescription
+from evomerge.core.scores import scores_of
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import BlockScored
 
@@ -22,9 +23,6 @@ class AnswerSheet:
             block: task.manifest.ids(block)
             for task in tasks
             for block in task.manifest.blocks(ItemRole.SEARCH)
-        }
-        self._items = {
-            task.manifest.task: task.manifest.ids_of(ItemRole.SEARCH) for task in tasks
         }
 
     def missing(self, known: Known) -> tuple[BlockKey, ...]:
@@ -55,20 +53,5 @@ class AnswerSheet:
         return None
 
     def scores(self, known: Mapping[str, Mapping[str, Outcome]]) -> dict[str, float]:
-        """Average the outcomes of each task.
-
-        Returns:
-            ``task/metric`` to mean, with ``tokens`` and ``truncated`` as further
-            metrics. Sums are exact (``fsum``), so the order of arrival cannot matter.
-        """
-        scores: dict[str, float] = {}
-        for task in self.tasks:
-            name = task.manifest.task
-            outcomes = [known[name][item] for item in self._items[name]]
-            n = len(outcomes)
-            for metric in task.metrics:
-                values = [outcome.metrics[metric] for outcome in outcomes]
-                scores[f"{name}/{metric}"] = math.fsum(values) / n
-            scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
-            scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
-        return scores
+        """Average the outcomes of each task; see ``core.scores``."""
+        return scores_of(self.tasks, known)
