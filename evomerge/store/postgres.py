@@ -42,7 +42,7 @@ _REFUSED = {
     "password in the URL, PGPASSWORD or ~/.pgpass",
     "no password supplied": "it wants a password; put it into the URL, PGPASSWORD or "
     "~/.pgpass",
-    "no pg_hba.conf entry": "the server does not let this user or machine in",
+    "pg_hba.conf": "the server does not let this user or machine in",
     "peer authentication failed": "the server does not let this user or machine in",
     'role "': "there is no such user; create it, or name another one",
     'database "': "there is no such database; create it with createdb, or name another",
@@ -104,7 +104,7 @@ class Postgres:
             return _away(where, said)
         if not state and isinstance(error, sa.exc.OperationalError):
             for words, meaning in _REFUSED.items():
-                if words in said and (" " in words or "does not exist" in said):
+                if words in said and ('"' not in words or "does not exist" in said):
                     return StoreError(f"{where}: {meaning}. It said: {said}")
             return _away(where, said)
         return StoreError(f"{where}: {said}")
