@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from evomerge.specs.resolved import ResolvedStudy
 
 
+LOCAL = "local"
+"""Address of a Ray that is started on this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Where:
     """Where a search runs.
 
     Attributes:
         workers: Engines at once; None takes what the study says.
-        address: A running Ray cluster; None starts Ray on this machine.
+        address: A running Ray cluster; ``local`` starts Ray on this machine, None too
+            unless the study ran elsewhere before.
         in_process: One worker inside this process, without Ray.
         cache_dir: Folder for what can be made again.
     """
@@ -45,6 +50,21 @@ class Where:
             raise SpecError(
                 [Problem("--in-process", "cannot go together with --address")]
             )
+
+    def after(self, earlier: Mapping[str, Any]) -> Where:
+        """Fill what is left open with where the study ran before."""
+        if self.in_process:
+            return self
+        address = self.address or earlier.get("address")
+        return replace(
+            self,
+            workers=self.workers or earlier.get("workers"),
+            address=None if address == LOCAL else address,
+        )
+
+    def remembered(self) -> dict[str, Any]:
+        """Return what a resume takes up again, as plain data."""
+        return {"workers": self.workers, "address": self.address}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +120,19 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
     from evomerge.store.sql import open_store
 
     study = resolve_file(study_file, where.cache_dir)
+    made = _prepared(study, db, where, {})
     store = open_store(db)
     try:
         recorded = refuse_other_configuration(store, study)
         if recorded is None:
             refuse_non_finite(study, where.cache_dir)
-            store.create_study(study.name, study.config, study.allowance, study.seed)
+            store.create_study(study.name, study.config, made.allowance, study.seed)
         elif diff(recorded.config, study.config):
             refuse_non_finite(study, where.cache_dir)
             restart(store, recorded, study)
     finally:
         store.close()
-    return Prepared(
-        study.name, _names(study), db, where, study, allowance=study.allowance
-    )
+    return made
 
 
 def take_up(
@@ -124,7 +143,7 @@ def take_up(
     Args:
         name: The study.
         db: Database URL.
-        where: Where to run.
+        where: Where to run; what it leaves open is as in the run before.
         budget: Limits that change; those that are None stay as recorded.
 
     Raises:
@@ -144,7 +163,7 @@ def take_up(
         given = {k: v for k, v in asdict(budget).items() if v is not None}
         allowance["budget"] = {**allowance["budget"], **given}
     study = restore(stored.config, allowance, cache_dir=where.cache_dir)
-    return Prepared(name, _names(study), db, where, study, allowance=study.allowance)
+    return _prepared(study, db, where, stored.allowance.get("placement", {}))
 
 
 def search(
@@ -219,6 +238,16 @@ def make_pool(study: ResolvedStudy, where: Where) -> Pool:
             address=where.address,
         ),
     )
+
+
+def _prepared(
+    study: ResolvedStudy, db: str, where: Where, earlier: Mapping[str, Any]
+) -> Prepared:
+    placed = where.after(earlier)
+    # A look inside this process is not where the study lives.
+    kept = earlier if where.in_process else placed.remembered()
+    allowance = {**study.allowance, "placement": dict(kept)}
+    return Prepared(study.name, _names(study), db, placed, study, allowance)
 
 
 def _names(study: ResolvedStudy) -> tuple[str, ...]:

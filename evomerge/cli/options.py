@@ -48,12 +48,14 @@ def placement_options(command: _F) -> _F:
     workers = click.option(
         "--workers",
         type=click.IntRange(1),
-        help="Engines at once, instead of what the study says.",
+        help="Engines at once, instead of what the study says. On resume the number "
+        "of the run before.",
     )
     address = click.option(
         "--address",
         metavar="HOST:PORT",
-        help="A running Ray cluster; without it, Ray is started on this machine.",
+        help="A running Ray cluster, or 'local' for a Ray started on this machine. "
+        "Default: local; on resume, where the study ran before.",
     )
     inside = click.option(
         "--in-process",

@@ -53,6 +53,24 @@ def test_loading_the_api_loads_no_library_that_takes_long() -> None:
     assert ran.stdout.split() == ["loaded"]
 
 
+def test_a_study_is_resumed_where_it_ran_before(
+    db: str, study: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    api.prepare(
+        study, db=db, where=api.Where(3, "10.0.0.5:6379", False, cache_dir=cache)
+    )
+    open_where = api.Where(None, None, False, cache_dir=cache)
+    again = api.take_up("mine", db=db, where=open_where)
+    assert (again.where.workers, again.where.address) == (3, "10.0.0.5:6379")
+    assert again.allowance["placement"] == again.where.remembered()
+    here = api.take_up("mine", db=db, where=api.Where(1, "local", False, cache))
+    assert (here.where.workers, here.where.address) == (1, None)
+    inside = api.take_up("mine", db=db, where=api.Where(None, None, True, cache))
+    assert inside.where.address is None
+    assert inside.allowance["placement"] == again.where.remembered()
+
+
 def test_every_public_name_is_there_and_frozen_where_it_is_a_value() -> None:
     assert list(api.__all__) == sorted(api.__all__)
     for name in api.__all__:
