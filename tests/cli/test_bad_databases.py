@@ -506,3 +506,26 @@ def test_a_second_coordinator_is_refused_and_told_who_is_first(
     store.release(lease)
     assert call(*run[:2], *run[2:]).code == 0
     store.close()
+
+
+# Rows edited by hand.
+
+
+def test_a_resume_over_an_edited_row_names_study_and_generation(
+    call, here: Path, any_url: str, models: Path
+) -> None:
+    strategy = {"kind": "cma", "generation_size": 4}
+    study = simulated_study(models, name="mine", strategy=strategy)
+    write_study(here / "mine.yaml", study)
+    assert call("run", "mine.yaml", "--in-process", "--db", any_url).code == 0
+    by_hand(
+        any_url,
+        "UPDATE em_trial SET point = replace(point, ':0.', ':0.9') "
+        "WHERE number = (SELECT max(number) FROM em_trial)",
+    )
+    more = ("resume", "mine", "--trials", "12", "--in-process", "--db", any_url)
+    ended = call(*more)
+    assert ended.code == 2
+    assert "Study 'mine', generation 2, candidate 1: axis" in ended.err
+    assert "restore the database from a copy" in ended.err
+    assert "Traceback" not in ended.err
