@@ -1,0 +1,55 @@
+"""Coordinators and workers killed on Ray, in a study of real weights."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from evomerge.core.trial import Cause
+from evomerge.store.sql import open_store
+from evomerge.store.values import AttemptEnd
+from evomerge.testing.real_study import (
+    Watch,
+    decided,
+    finish,
+    running,
+    write_real_study,
+)
+
+N_KILLS = 5
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    write_real_study(tmp_path, {"kind": "hf"}, trials=16, block_s=0.15)
+    calm = f"sqlite:///{tmp_path}/calm.db"
+    # Undisturbed, in one process, and in a database of the other kind.
+    finish(tmp_path, "run", "calm.yaml", "--in-process", "--db", calm, salt=1)
+    store = open_store(postgres_url)
+    words = ("run", "real.yaml")
+    for life in range(N_KILLS):
+        where = ("--workers", "2", "--db", postgres_url)
+        with running(tmp_path, *words, *where, salt=2 + life) as process:
+            watch = Watch(store, process)
+            watch.kill_worker()
+            watch.kill_coordinator()
+        assert not store.check()
+        words = ("resume", "real")
+    finish(tmp_path, *words, "--workers", "1", "--db", postgres_url, salt=9)
+    attempts = store.attempts(store.study("real").id)
+    lost = [a for a in attempts if a.end is AttemptEnd.FAULT]
+    n_cut = len([a for a in attempts if a.end is AttemptEnd.INTERRUPTED])
+    sys.stdout.write(
+        f"{N_KILLS} coordinators and {len(lost)} workers killed; {n_cut} attempts "
+        "interrupted\n"
+    )
+    assert len(lost) == N_KILLS
+    assert {attempt.cause for attempt in lost} == {Cause.WORKER_LOST}
+    assert n_cut >= N_KILLS
+    assert not store.check()
+    store.close()
+    assert decided(postgres_url) == decided(calm)
