@@ -520,7 +520,7 @@ def test_a_resume_over_an_edited_row_names_study_and_generation(
     assert call("run", "mine.yaml", "--in-process", "--db", any_url).code == 0
     by_hand(
         any_url,
-        "UPDATE em_trial SET point = replace(point, ':0.', ':0.9') "
+        "UPDATE em_trial SET point = replace(point, '\":', '\":1') "
         "WHERE number = (SELECT max(number) FROM em_trial)",
     )
     more = ("resume", "mine", "--trials", "12", "--in-process", "--db", any_url)
