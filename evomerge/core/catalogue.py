@@ -82,8 +82,13 @@ class Operator:
     Attributes:
         needs_base: A base input is required (False: not used unless ``takes_base``).
         takes_base: A base input may be given.
-        n_inputs: Exact number of merged inputs; None allows any from one up.
+        n_inputs: Exact number of merged inputs; None allows any from ``least_inputs``.
+        least_inputs: Fewest merged inputs, where the number is not exact.
         policies: Role to policy where it is not ``self``.
+        share: Factor on the weights (1 each, if it has none) where a role is left to
+            the plain weighted sum: ``whole``, 1/N each (``mean``) or ``half``.
+        either: Two knobs that say the same: the usual one, and what may be written
+            instead of it.
         random: The result depends on the ``seed`` knob.
         source: Paper or program the definition follows.
     """
@@ -95,12 +100,26 @@ class Operator:
     needs_base: bool = False
     takes_base: bool = False
     n_inputs: int | None = None
+    least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
+    share: Literal["whole", "mean", "half"] = "whole"
+    either: tuple[str, str] | None = None
     random: bool = False
 
     def knob(self, name: str) -> Knob | None:
         """Return the knob of this name, if there is one."""
         return next((knob for knob in self.knobs if knob.name == name), None)
+
+    def takes(self, n: int) -> bool:
+        """Tell whether it merges this many inputs."""
+        return n >= self.least_inputs if self.n_inputs is None else n == self.n_inputs
+
+    @property
+    def wanted_inputs(self) -> str:
+        """How many inputs :meth:`takes` lets through, in words."""
+        if self.n_inputs is not None:
+            return str(self.n_inputs)
+        return "at least " + {1: "one", 2: "two"}[self.least_inputs]
 
     def policy(self, role: str) -> Policy:
         """Return what this operator does with tensors of a role."""

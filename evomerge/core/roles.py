@@ -70,12 +70,23 @@ def _linear(settings: Settings) -> Operation:
         t = slerp_t(settings)
         weights: tuple[float, ...] = (1.0 - t, t)
     else:
-        weights = settings.numbers("weight")
-    kept = tuple((k, shared[k]) for k in ("lambda", "normalize") if k in shared)
+        weights = _weights(settings)
+    kept = {k: shared[k] for k in ("lambda", "normalize") if k in shared}
+    knob = settings.operator.knob("weight")
+    if knob is not None and knob.default is None and sum(weights) != 1.0:
+        kept.setdefault("normalize", True)  # shares mean the same at any scale
     return Operation(
         "linear" if operation.base is None else "task_arithmetic",
         operation.inputs,
         operation.base,
-        shared=kept,
+        shared=tuple(kept.items()),
         each=(("weight", weights),),
     )
+
+
+def _weights(settings: Settings) -> tuple[float, ...]:
+    """Return the weights that the linear form of an operator has."""
+    n = len(settings.operation.inputs)
+    share = {"whole": 1.0, "mean": 1.0 / n, "half": 0.5}[settings.operator.share]
+    own = settings.numbers("weight") if "weight" in settings.each else (1.0,) * n
+    return tuple(share * weight for weight in own)

@@ -82,12 +82,15 @@ def resolve(operation: Operation) -> Settings:
         elif given is None:
             shared[knob.name] = _default(knob, n)
     names = frozenset(dict(operation.shared)) | frozenset(dict(operation.each))
-    if {"t", "weight"} <= names:
+    if operator.either is not None and set(operator.either) <= names:
         raise RecipeError(
-            f"Operator {operator.name!r} takes t or weight, not both: the weights "
-            "only say where t is. Leave one of them out."
+            f"Operator {operator.name!r} takes {' or '.join(operator.either)}, not "
+            "both: each says what the other is. Leave one of them out."
         )
-    return Settings(operator, operation, shared, each, names)
+    settings = Settings(operator, operation, shared, each, names)
+    if operator.knob("epsilon") and operator.knob("density"):
+        spreads(settings)
+    return settings
 
 
 def _one(shared: Mapping[str, Scalar], name: str) -> tuple[Scalar, ...] | None:
@@ -100,10 +103,10 @@ def _default(knob: Knob, n: int) -> Scalar:
 
 def _check_inputs(operator: Operator, operation: Operation) -> None:
     n = len(operation.inputs)
-    if n == 0 or operator.n_inputs not in (None, n):
-        wanted = operator.n_inputs or "at least one"
+    if not operator.takes(n):
         raise RecipeError(
-            f"Operator {operator.name!r} merges {wanted} input(s), but got {n}: "
+            f"Operator {operator.name!r} merges {operator.wanted_inputs} input(s), "
+            f"but got {n}: "
             f"{list(operation.inputs)}."
         )
     if operator.needs_base and operation.base is None:
@@ -142,3 +145,26 @@ def slerp_t(settings: Settings) -> float:
     first, second = settings.numbers("weight")
     total = first + second
     return 0.5 if abs(total) < _NO_WEIGHT else second / total
+
+
+def spreads(settings: Settings) -> tuple[float, ...]:
+    """Return by how much each input's keep probabilities differ from its density.
+
+    Raises:
+        RecipeError: A probability would not lie between 0 and 1.
+    """
+    densities = settings.numbers("density")
+    if "epsilon" not in settings.given:
+        parts = settings.numbers("eps_frac")
+        pairs = zip(densities, parts, strict=True)
+        return tuple(part * min(d, 1.0 - d) for d, part in pairs)
+    epsilons = settings.numbers("epsilon")
+    for d, epsilon in zip(densities, epsilons, strict=True):
+        if d < 1.0 and (d - epsilon <= 0.0 or d + epsilon >= 1.0):
+            raise RecipeError(
+                f"Operator {settings.operator.name!r} keeps entries with probabilities "
+                f"from density - epsilon to density + epsilon, which must lie between "
+                f"0 and 1, but are {d - epsilon:g} and {d + epsilon:g}. Use a smaller "
+                "epsilon, or eps_frac."
+            )
+    return epsilons

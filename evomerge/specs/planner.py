@@ -134,11 +134,10 @@ class _Planner:
                 _at(self.key, "norm_policy"),
                 f"expected linear or same: {operator.name!r} uses no base here.",
             )
-        if n == 0 or operator.n_inputs not in (None, n):
-            wanted = operator.n_inputs or "at least one"
+        if not operator.takes(n):
             self.mistakes.add(
                 _at(self.key, "experts"),
-                f"expected {wanted} for {operator.name!r}, got {n}"
+                f"expected {operator.wanted_inputs} for {operator.name!r}, got {n}"
                 f"{': ' + ', '.join(self.spec.experts) if n else ''}.",
             )
 
@@ -203,21 +202,22 @@ class _Planner:
     def _decided(self, operator: Operator) -> list[Knob]:
         """Return the knobs that a recipe of this operator states.
 
-        A spherical operator takes ``t``, or two weights that say the same. Weights
-        count only if they are written, and written for it: beside a ``t`` they are
-        meant for other operators of the space.
+        Of two knobs that say the same, as the ``t`` and the weights of a spherical
+        operator, the second counts only if it is written, and written for it: beside
+        the first it is meant for other operators of the space.
         """
-        if operator.knob("t") is None or operator.knob("weight") is None:
+        if operator.either is None:
             return list(operator.knobs)
-        t, weight = (self._written(operator, name) for name in ("t", "weight"))
+        usual, instead = operator.either
+        first, second = (self._written(operator, name) for name in operator.either)
         others = set(self.spec.operator) - {operator.name}
-        if t and weight and (weight != "weight" or not others):
+        if first and second and (second != instead or not others):
             self.mistakes.add(
-                _at(self.key, f"knobs.{weight}"),
-                f"expected t or weight for {operator.name!r}, got both: the weights "
-                "only say where t is; keep one.",
+                _at(self.key, f"knobs.{second}"),
+                f"expected {usual} or {instead} for {operator.name!r}, got both: each "
+                "says what the other is; keep one.",
             )
-        spare = "t" if weight and not t else "weight"
+        spare = usual if second and not first else instead
         return [knob for knob in operator.knobs if knob.name != spare]
 
     def _written(self, operator: Operator, name: str) -> str | None:

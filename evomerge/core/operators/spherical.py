@@ -47,6 +47,7 @@ SPHERICAL = (
         ),
         takes_base=True,
         n_inputs=2,
+        either=("t", "weight"),
         policies=LINEAR_VECTORS,
     ),
 )
