@@ -115,6 +115,7 @@ def at_a_terminal(answer: str, *words: str) -> tuple[int, str]:
     return process.returncode, out
 
 
+@pytest.mark.slow
 def test_delete_asks_at_a_terminal_and_does_as_told(call, searched: str) -> None:
     code, out = at_a_terminal("n", "delete", "small", "--db", searched)
     assert code == 130

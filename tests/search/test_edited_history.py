@@ -47,7 +47,7 @@ EDITS = {
 }
 
 
-QUICK = {("cma", "point"), ("nsga2", "scores")}
+QUICK = {("cma", "point")}
 
 
 @pytest.mark.parametrize(

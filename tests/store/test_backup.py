@@ -50,6 +50,7 @@ def test_a_closed_file_is_copied_as_any_file(
     check_copy(f"{lite}/original.db", f"{lite}/copy.db", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_open_file_is_copied_with_its_log_as_the_page_says(
     searched_file: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_dump_is_loaded_into_an_empty_database(
     check_copy(original, copy, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_copy_made_while_a_study_ran_goes_on_when_its_lease_is_over(
     searched_file: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_after_a_jump_forward_the_heir_writes_and_the_old_one_does_not(
     store.close()
 
 
+@pytest.mark.slow
 def test_a_search_whose_lease_went_with_a_jump_ends_and_leaves_all_to_the_heir(
     any_url: str, tmp_path: Path
 ) -> None:

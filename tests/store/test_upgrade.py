@@ -78,7 +78,13 @@ def test_an_older_database_is_refused_with_the_command_to_run(
             open_store(url, create=create)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "postgres" in name else ())
+        for name in FILES
+    ],
+)
 def test_a_golden_database_is_upgraded_and_its_study_goes_on_to_the_same_end(
     placed: Place, name: str, tmp_path: Path
 ) -> None:
