@@ -62,6 +62,9 @@ def table(tallies: Iterable[Tally]) -> str:
 class Siege:
     """Runs one kind of study over and over, with a kill in most of its processes.
 
+    Each process has another number of workers. A study has half of its budget first,
+    which cuts a generation short, and all of it when that is used.
+
     Args:
         script: Runs one ``Life``.
         new_url: Makes a database.
@@ -110,11 +113,13 @@ class Siege:
     def _study(self, n_kills: int) -> None:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         start = replace(self._life, url=self._new_url(), folder=str(folder))
-        over = False
-        while not over:
-            life = self._draw(start, is_last=self.tally.kills >= n_kills)
-            over = self._live(life) == 0
-            self._look(life, over=over)
+        for trials in (start.trials // 2, start.trials):
+            is_over = False
+            while not is_over:
+                granted = replace(start, trials=trials)
+                life = self._draw(granted, is_last=self.tally.kills >= n_kills)
+                is_over = self._live(life) == 0
+                self._look(life, over=is_over and trials == start.trials)
         self._count(studies=1, candidates=len(self._calm.candidates))
 
     def _draw(self, start: Life, *, is_last: bool) -> Life:

@@ -13,7 +13,7 @@ from evomerge.testing.siege import Siege, table
 SCRIPT = Path(__file__).with_name("doomed_study.py")
 N_TRIALS = 17
 N_KILLS = {"cma": 11, "tpe": 11, "nsga2": 11}
-SPAN = 240
+SPAN = 400
 
 
 @pytest.mark.slow

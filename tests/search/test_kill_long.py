@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("doomed_study.py")
 SEED = "EVOMERGE_KILL_SEED"
 N_TRIALS = 17
 N_KILLS = {"cma": 90, "tpe": 105, "nsga2": 105}
-SPAN = 240
+SPAN = 400
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(5400)]
 
