@@ -99,6 +99,8 @@ def _is_kept(found: Contents, promise: Sequence[Any]) -> bool:
         return (number, *facts) in found.attempts
     if kind == "end":
         return bool(found.ends.get(number, (None,))[0] == facts[0])
+    if number not in found.candidates:
+        return False
     task, items = facts
     digest = found.candidates[number].recipe.digest
     return all((digest, task, item) in found.outcomes for item in items)
