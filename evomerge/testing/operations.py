@@ -11,7 +11,7 @@ from evomerge.core.recipe import Operation
 
 def operation(
     name: str,
-    n: int = 2,
+    n: int | None = None,
     *,
     base: bool | None = None,
     **knobs: Scalar | tuple[Scalar, ...],
@@ -20,12 +20,15 @@ def operation(
 
     Args:
         name: The operator.
-        n: How many inputs.
+        n: How many inputs; two, or as many as the operator merges, if None.
         base: Name a base; None does so where the operator needs one.
         knobs: A tuple is one value per input; ``lambda_`` stands for ``lambda``.
     """
+    known = CATALOGUE.get(name)
     if base is None:
-        base = name in CATALOGUE and CATALOGUE[name].needs_base
+        base = known is not None and known.needs_base
+    if n is None:
+        n = 2 if known is None else known.n_inputs or 2
     named = {key.rstrip("_"): value for key, value in knobs.items()}
     return Operation(
         name,

@@ -3,8 +3,8 @@ import torch
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.order import Cut
 from evomerge.merging.operators.sparsify import (
-    Cut,
     cut_block,
     keep_count,
     magnitude_cut,

@@ -109,3 +109,18 @@ SEED = Knob(
     searchable=False,
     lowest=0,
 )
+KEEP_NORM = Knob(
+    "rescale",
+    "choice",
+    "none",
+    "Kept differences are left as they are, or scaled to keep the L1 norm.",
+    choices=("none", "l1"),
+)
+ROUNDING = Knob(
+    "rounding",
+    "choice",
+    "safe",
+    "How many entries a density keeps: floor(d * n) safe from rounding, or int(d * n).",
+    choices=("safe", "int"),
+    searchable=False,  # one entry more or less
+)

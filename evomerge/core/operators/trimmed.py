@@ -5,9 +5,11 @@ from dataclasses import replace
 from evomerge.core.catalogue import Operator
 from evomerge.core.operators.knobs import (
     CONSENSUS,
+    KEEP_NORM,
     LAMBDA,
     LINEAR_VECTORS,
     NORMALIZE_AGREEING,
+    ROUNDING,
     TRIM_DENSITY,
     WEIGHT,
     ZERO_RULE,
@@ -25,6 +27,8 @@ TRIMMED = (
             CONSENSUS,
             replace(NORMALIZE_AGREEING, default=True),
             ZERO_RULE,
+            KEEP_NORM,
+            ROUNDING,
         ),
         needs_base=True,
         takes_base=True,

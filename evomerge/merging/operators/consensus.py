@@ -1,6 +1,6 @@
 """Sign election and the merge of those who agree (TIES, steps 2 and 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ class Rule:
         normalize: Divide by the weights that agree.
         majority: A draw takes the sign that most entries of the tensor got, instead of
             plus.
+        plain: The sum that elects leaves the weights out.
     """
 
     weights: tuple[float, ...]
@@ -30,23 +31,41 @@ class Rule:
     count: bool = False
     normalize: bool = True
     majority: bool = False
+    plain: bool = False
 
 
 def agree(deltas: Deltas, thin: Thin, rule: Rule) -> torch.Tensor:
     """Return ``base + scale * (merged agreeing differences)``, fresh, fp32."""
     out = deltas.fresh()
-    into = out.view(-1)
-    stack = _Stack(deltas, thin, rule)
-    plus_on_draw = not rule.majority or _majority(stack) >= 0
-    for block in deltas.blocks():
-        base, weighted = stack.read(block)
-        sign = _signs(stack.elect(weighted), plus_on_draw=plus_on_draw)
-        part = into[block]
-        stack.merge(weighted, sign, part)
-        part.mul_(rule.scale)
+    for _, base, part in merged_blocks(deltas, thin, rule, out.view(-1)):
         if base is not None:
             part.add_(base)
     return out
+
+
+def merged_blocks(
+    deltas: Deltas, thin: Thin, rule: Rule, into: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor | None, torch.Tensor]]:
+    """Merge the differences of those who agree, a block at a time.
+
+    Args:
+        deltas: What to merge.
+        thin: What each input keeps.
+        rule: How.
+        into: fp32, flat, as long as the tensor.
+
+    Yields:
+        The block, the base's block, and the part of ``into`` that now holds ``scale *
+        (merged agreeing differences)``; it may be changed.
+    """
+    stack = _Stack(deltas, thin, rule)
+    plus_on_draw = not rule.majority or _majority(stack) >= 0
+    for block in deltas.blocks():
+        base, weighted, tally = stack.read(block)
+        sign = _signs(tally, plus_on_draw=plus_on_draw)
+        part = into[block]
+        stack.merge(weighted, sign, part)
+        yield block, base, part.mul_(rule.scale)
 
 
 class _Stack:
@@ -61,29 +80,34 @@ class _Stack:
         self._under = deltas.scratch()
         self._flag = deltas.scratch()
 
-    def read(self, block: slice) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Return the base's block and every input's; overwritten by the next call."""
+    def read(
+        self, block: slice
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor], torch.Tensor]:
+        """Return the base's block, every input's, and each entry's tally of votes.
+
+        The sign of the tally is the elected one. All are overwritten by the next call.
+        """
         base = self.deltas.base(block)
+        tally = self._tally[: block.stop - block.start]
         weighted = []
         for index, weight in enumerate(self.rule.weights):
             delta = self.deltas.read(index, block, base, self._spaces[index])
             self._thin(index, block, delta)
-            weighted.append(delta.mul_(weight))
-        return base, weighted
+            if self.rule.plain:
+                self._vote(index, delta, tally)
+            delta.mul_(weight)
+            if not self.rule.plain:
+                self._vote(index, delta, tally)
+            weighted.append(delta)
+        return base, weighted, tally
 
-    def elect(self, weighted: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return each entry's tally; its sign is the elected one."""
-        tally = self._tally[: len(weighted[0])]
-        if not self.rule.count:
-            tally.copy_(weighted[0])
-            for values in weighted[1:]:
-                tally.add_(values)
-            return tally
-        vote = self._flag[: len(tally)]
-        torch.sign(weighted[0], out=tally)
-        for values in weighted[1:]:
-            tally.add_(torch.sign(values, out=vote))
-        return tally
+    def _vote(self, index: int, values: torch.Tensor, tally: torch.Tensor) -> None:
+        if self.rule.count:
+            values = torch.sign(values, out=self._flag[: len(tally)])
+        if index:
+            tally.add_(values)
+        else:
+            tally.copy_(values)
 
     def merge(
         self, weighted: Sequence[torch.Tensor], sign: torch.Tensor, out: torch.Tensor
@@ -123,8 +147,7 @@ def _majority(stack: _Stack) -> int:
     """Return the sum of all elected signs of the tensor."""
     total = 0
     for block in stack.deltas.blocks():
-        _, weighted = stack.read(block)
-        tally = stack.elect(weighted)
+        _, _, tally = stack.read(block)
         total += int(tally.sign_().sum(dtype=torch.float64))
     return total
 

@@ -13,6 +13,7 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.consensus import Rule, agree
 from evomerge.merging.operators.counter import Coins, stream_key
 from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
+from evomerge.merging.operators.sparsify import keep_l1
 
 
 def dare_linear(
@@ -24,7 +25,8 @@ def dare_linear(
     """Add the weighted sum of randomly thinned differences to the base."""
     assert base is not None
     deltas = Deltas(tensors, base)
-    return add_deltas(deltas, delta_factors(settings), drop(settings, deltas, key))
+    thin = drop(settings, deltas, key, settings.numbers("density"))
+    return add_deltas(deltas, delta_factors(settings), thin)
 
 
 def dare_ties(
@@ -41,31 +43,60 @@ def dare_ties(
         settings.number("lambda"),
         normalize=settings.flag("normalize"),
     )
-    return agree(deltas, drop(settings, deltas, key), rule)
+    return agree(deltas, drop(settings, deltas, key, settings.numbers("density")), rule)
 
 
-def drop(settings: Settings, deltas: Deltas, key: str) -> Thin:
-    """Return the random thinning that the settings ask for."""
-    masks = _Masks(settings, deltas, key)
+def mixout(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Put the base back for a part of one input, chosen at random.
+
+    Lee et al. 2019 (1909.11299); in expectation, or without rescaling by parts, it is
+    the input mixed with the base. It is DARE of one input.
+    """
+    assert base is not None
+    deltas = Deltas(tensors, base)
+    keep = 1.0 - settings.number("p")
+    return add_deltas(deltas, (1.0,), drop(settings, deltas, key, (keep,)))
+
+
+def drop(
+    settings: Settings, deltas: Deltas, key: str, densities: Sequence[float]
+) -> Thin:
+    """Return the random thinning that the settings ask for.
+
+    Args:
+        settings: Read for ``rescale``, ``unit`` and ``seed``.
+        deltas: What to thin.
+        key: Name of the tensor.
+        densities: Probability to keep an entry, for each input.
+    """
+    masks = _Masks(settings, deltas, key, densities)
     rescale = settings.choice("rescale")
-    factors = [1.0] * len(deltas)
-    if rescale == "inverse":
-        factors = [1.0 / density for density in masks.densities]
-    elif rescale == "l1":
-        factors = [_l1_factor(deltas, masks, index) for index in range(len(deltas))]
+    inverse = rescale == "inverse"
+    factors = [1.0 / d if inverse else 1.0 for d in densities]
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        if masks.densities[index] < 1.0:
+        if densities[index] < 1.0:
             delta.mul_(masks.mask(index, block).mul_(factors[index]))
 
-    return thin
+    return keep_l1(deltas, thin) if rescale == "l1" else thin
 
 
 class _Masks:
     """Which entries of each input's difference stay: 1.0, and which go: 0.0."""
 
-    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
-        self.densities = settings.numbers("density")
+    def __init__(
+        self,
+        settings: Settings,
+        deltas: Deltas,
+        key: str,
+        densities: Sequence[float],
+    ) -> None:
+        self._densities = densities
         operation = settings.operation
         seed = settings.shared["seed"]
         self._keys = [
@@ -79,7 +110,7 @@ class _Masks:
 
     def mask(self, index: int, block: slice) -> torch.Tensor:
         """Return the mask of a block, fp32; may be overwritten by the next call."""
-        key, density = self._keys[index], self.densities[index]
+        key, density = self._keys[index], self._densities[index]
         if not self._columns:
             return self._coins.flip(key, block, density)
         row = self._coins.flip(key, slice(0, self._columns), density)
@@ -87,17 +118,3 @@ class _Masks:
         n = block.stop - block.start
         rows = -(-(first + n) // self._columns)
         return row.repeat(rows)[first : first + n]
-
-
-def _l1_factor(deltas: Deltas, masks: _Masks, index: int) -> float:
-    """Return by what the kept entries grow so that their L1 norm is the whole one's."""
-    if masks.densities[index] >= 1.0:
-        return 1.0
-    sums = torch.zeros(2, dtype=torch.float64, device=deltas.device)
-    space = deltas.scratch()
-    for block in deltas.blocks():
-        sizes = deltas.read(index, block, deltas.base(block), space).abs_()
-        sums[0] += sizes.sum(dtype=torch.float64)
-        sums[1] += sizes.mul_(masks.mask(index, block)).sum(dtype=torch.float64)
-    whole, kept = sums.tolist()
-    return whole / kept if kept > 0 else 1.0

@@ -7,7 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.consensus import Rule, agree
-from evomerge.merging.operators.sparsify import trim
+from evomerge.merging.operators.sparsify import keep_l1, trim
 
 
 def ties(
@@ -26,4 +26,9 @@ def ties(
         normalize=settings.flag("normalize"),
         majority=settings.choice("zero_rule") == "majority",
     )
-    return agree(deltas, trim(deltas, settings.numbers("density")), rule)
+    thin = trim(
+        deltas, settings.numbers("density"), guard=settings.choice("rounding") != "int"
+    )
+    if settings.choice("rescale") == "l1":
+        thin = keep_l1(deltas, thin)
+    return agree(deltas, thin, rule)
