@@ -29,5 +29,9 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Name plain data by its content: 32 hexadecimal digits (BLAKE2b, 128 bits)."""
-    text = canonical_json(value).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    return digest_of_text(canonical_json(value))
+
+
+def digest_of_text(text: str) -> str:
+    """Name plain data by its canonical text, where that is at hand."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

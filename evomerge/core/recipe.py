@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evomerge.core.digest import digest
+from evomerge.core.digest import canonical_json, digest_of_text
 from evomerge.core.operation import Operation
 from evomerge.errors import RecipeError
 
@@ -205,7 +205,12 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """The recipe's name: equal for equal merges, on every machine."""
-        return digest(self.to_json())
+        return digest_of_text(self.text)
+
+    @cached_property
+    def text(self) -> str:
+        """The recipe as canonical JSON: what it is named by, and kept as."""
+        return canonical_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""

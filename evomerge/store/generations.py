@@ -105,7 +105,7 @@ def _add_trials(
         return first
     recipes = {c.recipe.digest: c.recipe for c in candidates}
     bodies = [
-        {"digest": digest, "body": rows.pack("A recipe", merge.to_json())}
+        {"digest": digest, "body": rows.compress(merge.text)}
         for digest, merge in sorted(recipes.items())  # one order: no deadlock
     ]
     insert_absent(connection, recipe, *bodies)

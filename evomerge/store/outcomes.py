@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sqlalchemy as sa
 
@@ -220,10 +221,21 @@ def _add(
         fresh = [outcome for outcome in outcomes if outcome.item not in there]
         if not fresh:
             return None
-        row = {**_key(place), **_row(place, fresh), "last": last, "charged_to": payer}
+        items = frozenset(outcome.item for outcome in fresh)
+        row = {
+            **_key(place),
+            "last": last,
+            "recipe_digest": place[0],
+            "protocol_digest": place[1],
+            "items_digest": _name_of(items),
+            "n_items": len(fresh),
+            "means": rows.to_text("A block's means", rows.means_of(fresh)),
+            "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
+            "charged_to": payer,
+        }
         new = connection.execute(_ADD, row).scalar()
         if new is not None:
-            return Added(place, new, frozenset(outcome.item for outcome in fresh))
+            return Added(place, new, items)
         known.read(connection, place)  # somebody added more; see what is left
     raise StoreError("Outcomes were added to a recipe that this transaction holds.")
 
@@ -245,12 +257,6 @@ def _key(place: Place) -> dict[str, str]:
     return {"of_recipe": place[0], "of_protocol": place[1]}
 
 
-def _row(place: Place, fresh: Sequence[Outcome]) -> dict[str, object]:
-    return {
-        "recipe_digest": place[0],
-        "protocol_digest": place[1],
-        "items_digest": digest(sorted(outcome.item for outcome in fresh)),
-        "n_items": len(fresh),
-        "means": rows.to_text("A block's means", rows.means_of(fresh)),
-        "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
-    }
+@lru_cache(maxsize=1024)  # the blocks of a study come again with every trial
+def _name_of(items: frozenset[str]) -> str:
+    return digest(sorted(items))

@@ -60,7 +60,12 @@ def from_text(what: str, text: str) -> Any:
 
 def pack(what: str, value: Any) -> bytes:
     """Render plain data as compressed canonical JSON."""
-    return zlib.compress(to_text(what, value).encode(), 6)
+    return compress(to_text(what, value))
+
+
+def compress(text: str) -> bytes:
+    """Compress canonical JSON."""
+    return zlib.compress(text.encode(), 6)
 
 
 def unpack(what: str, body: bytes) -> Any:

@@ -42,6 +42,7 @@ from evomerge.store.values import (
     Usage,
 )
 
+_KEPT_RECIPES = 1024
 _REMEMBER = sa.insert(event).values(at=NOW)
 
 
@@ -337,6 +338,9 @@ class SqlStore:
 
     def _trial(self, row: rows.Row) -> Trial:
         digest = row.recipe_digest
-        if digest not in self._recipes:
-            self._recipes[digest] = rows.recipe_of(row.body)
-        return rows.trial_of(row, self._recipes[digest])
+        found = self._recipes.get(digest)
+        if found is None:
+            if len(self._recipes) >= _KEPT_RECIPES:
+                self._recipes.pop(next(iter(self._recipes)))
+            found = self._recipes[digest] = rows.recipe_of(row.body)
+        return rows.trial_of(row, found)
