@@ -193,3 +193,28 @@ def test_an_input_without_difference_does_no_harm(name, rescale):
     base = torch.ones(8)
     dare = operation(name, density=(0.5, 0.5), rescale=rescale)
     assert torch.equal(apply(dare, [base, base], base, "w"), base)
+
+
+@pytest.mark.parametrize("unit", ["element", "column"])
+@pytest.mark.parametrize("rescale", ["inverse", "none"])
+def test_mixout_is_dare_of_one_input(unit, rescale):
+    generator = torch.Generator().manual_seed(5)
+    base, expert = (torch.randn(30, 50, generator=generator) for _ in range(2))
+    merge = operation("mixout", p=0.7, unit=unit, rescale=rescale)
+    merged = apply(merge, [expert], base, "w").double()
+    kept = merged != base
+    assert 0.1 < float(kept.double().mean()) < 0.5
+    factor = 1 / 0.3 if rescale == "inverse" else 1.0
+    # The rule in training: ((1 - m) W0 + m W - p W0) / (1 - p), or a plain mix.
+    mixed = torch.where(kept, expert.double(), base.double())
+    expected = base + factor * (mixed - base)
+    torch.testing.assert_close(merged, expected, rtol=1e-5, atol=1e-5)
+    if unit == "column":
+        assert torch.equal(kept, kept[:1].expand_as(kept))
+
+
+def test_mixout_without_p_is_the_input_and_with_almost_all_of_it_the_base():
+    base, expert = torch.zeros(40, 40), torch.ones(40, 40)
+    assert torch.equal(apply(operation("mixout", p=0.0), [expert], base, "w"), expert)
+    last = operation("mixout", p=0.999, unit="element", rescale="none")
+    assert float(apply(last, [expert], base, "w").mean()) < 0.01

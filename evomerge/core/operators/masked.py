@@ -1,6 +1,8 @@
 """Operators that drop differences at random, as data."""
 
-from evomerge.core.catalogue import Operator
+from dataclasses import replace
+
+from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.operators.knobs import (
     LAMBDA,
     LINEAR_VECTORS,
@@ -14,6 +16,62 @@ from evomerge.core.operators.knobs import (
 )
 
 _DARE = (MASK_DENSITY, WEIGHT, LAMBDA, RESCALE, UNIT, SEED)
+_EPS_FRAC = Knob(
+    "eps_frac",
+    "float",
+    0.5,
+    "How far keep probabilities spread around the density, of what there is room for.",
+    low=0.0,
+    high=0.99,
+    per_input=True,
+    lowest=0.0,
+    highest=0.99,
+)
+_EPSILON = Knob(
+    "epsilon",
+    "float",
+    0.15,
+    "Instead of eps_frac: how far keep probabilities spread around the density.",
+    low=0.0,
+    high=0.49,
+    per_input=True,
+    searchable=False,  # must fit the density; eps_frac always does
+    lowest=0.0,
+    highest=0.5,
+)
+_RANK_BY = Knob(
+    "rank_by",
+    "choice",
+    "row_rank",
+    "What a keep probability goes by: rank in the row, rank in the tensor, or size "
+    "between the row's smallest and largest.",
+    choices=("row_rank", "tensor_rank", "row_minmax"),
+)
+_DELLA = (
+    replace(MASK_DENSITY, low=0.1, high=0.9, log=False),
+    _EPS_FRAC,
+    _EPSILON,
+    WEIGHT,
+    replace(LAMBDA, low=0.5, high=2.0),
+    replace(
+        RESCALE,
+        help="Kept entries are divided by their probability, scaled to keep the L1 "
+        "norm, or left.",
+    ),
+    _RANK_BY,
+    SEED,
+)
+_MIXOUT_RESCALE = "Kept entries are divided by the part that is kept, or left."
+_P = Knob(
+    "p",
+    "float",
+    0.7,
+    "Probability that an entry goes back to the base.",
+    low=0.0,
+    high=0.95,
+    lowest=0.0,
+    highest=0.999,
+)
 
 MASKED = (
     Operator(
@@ -33,6 +91,44 @@ MASKED = (
         (*_DARE, NORMALIZE_AGREEING),
         needs_base=True,
         takes_base=True,
+        policies=LINEAR_VECTORS,
+        random=True,
+    ),
+    Operator(
+        "della",
+        "Drop small differences more often than large ones, average those that agree.",
+        "Deep et al. 2024 (2406.11617)",
+        (*_DELLA, replace(NORMALIZE_AGREEING, default=True)),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        either=("eps_frac", "epsilon"),
+        random=True,
+    ),
+    Operator(
+        "della_linear",
+        "Drop small differences more often than large ones, add the rest to the base.",
+        "Deep et al. 2024 (2406.11617)",
+        (*_DELLA, NORMALIZE),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        either=("eps_frac", "epsilon"),
+        random=True,
+    ),
+    Operator(
+        "mixout",
+        "Put the base back for a part of one input, chosen at random.",
+        "Lee et al. 2019 (1909.11299)",
+        (
+            _P,
+            replace(RESCALE, choices=("inverse", "none"), help=_MIXOUT_RESCALE),
+            replace(UNIT, default="column"),
+            SEED,
+        ),
+        needs_base=True,
+        takes_base=True,
+        n_inputs=1,
         policies=LINEAR_VECTORS,
         random=True,
     ),

@@ -7,7 +7,9 @@ import torch
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
-from evomerge.merging.operators.dare import dare_linear, dare_ties
+from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
+from evomerge.merging.operators.della import della, della_linear
 from evomerge.merging.operators.linear import linear, task_arithmetic
 from evomerge.merging.operators.spherical import nuslerp, slerp
 from evomerge.merging.operators.ties import ties
@@ -21,8 +23,13 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
+    "breadcrumbs": breadcrumbs,
+    "breadcrumbs_ties": breadcrumbs_ties,
     "dare_linear": dare_linear,
     "dare_ties": dare_ties,
+    "della": della,
+    "della_linear": della_linear,
+    "mixout": mixout,
     "slerp": slerp,
     "nuslerp": nuslerp,
 }

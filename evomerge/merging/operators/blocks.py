@@ -23,16 +23,27 @@ class Deltas:
     """Differences of the inputs from a base, formed in fp32, block by block.
 
     Without a base they are the inputs themselves.
+
+    Args:
+        tensors: The inputs, of one shape.
+        base: The base, of that shape.
+        multiple_of: Blocks are as many whole multiples of this; the length of a row
+            keeps rows together.
     """
 
     def __init__(
-        self, tensors: Sequence[torch.Tensor], base: torch.Tensor | None
+        self,
+        tensors: Sequence[torch.Tensor],
+        base: torch.Tensor | None,
+        *,
+        multiple_of: int = 1,
     ) -> None:
         self.shape = tensors[0].shape
         self.device = tensors[0].device
         self.n = tensors[0].numel()
         self._base = None if base is None else base.reshape(-1)
         self._tensors = [tensor.reshape(-1) for tensor in tensors]
+        self._pair = 2 * max(multiple_of, 1)
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -40,7 +51,8 @@ class Deltas:
     @property
     def block_size(self) -> int:
         """How many elements a block has on this device; an even number."""
-        return _BLOCK if self.device.type == "cpu" else _BLOCK_ELSEWHERE
+        usual = _BLOCK if self.device.type == "cpu" else _BLOCK_ELSEWHERE
+        return max(usual // self._pair, 1) * self._pair
 
     def blocks(self, size: int | None = None) -> Iterator[slice]:
         """Cut the flat elements into blocks, of the usual size or another."""
@@ -80,3 +92,11 @@ class Deltas:
         if base is None:
             return space.copy_(self._tensors[index][block])
         return torch.sub(self._tensors[index][block], base, out=space)
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of flat values in fp64, the same for any number of threads."""
+    if values.device.type != "cpu" or len(values) <= _BLOCK:
+        return values.sum(dtype=torch.float64)
+    parts = [part.sum(dtype=torch.float64) for part in values.split(_BLOCK)]
+    return torch.stack(parts).sum()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.linear import Thin
 from evomerge.merging.operators.order import Cut, Score, cut, keep_block, span
 
@@ -87,8 +87,8 @@ def _l1_factor(deltas: Deltas, thin: Thin, index: int) -> float:
     left, right = deltas.scratch(), deltas.scratch()
     for block in deltas.blocks():
         delta = deltas.read(index, block, deltas.base(block), left)
-        sums[0] += torch.abs(delta, out=right[: len(delta)]).sum(dtype=torch.float64)
+        sums[0] += total(torch.abs(delta, out=right[: len(delta)]))
         thin(index, block, delta)
-        sums[1] += delta.abs_().sum(dtype=torch.float64)
-    total, kept = sums.tolist()
-    return total / kept if kept > 0 else 1.0
+        sums[1] += total(delta.abs_())
+    full, kept = sums.tolist()
+    return full / kept if kept > 0 else 1.0

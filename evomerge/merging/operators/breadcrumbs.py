@@ -1,0 +1,130 @@
+"""Model Breadcrumbs (Davari and Belilovsky 2023, 2312.06795).
+
+The smallest differences are noise and the few largest are outliers: both go, and what
+lies between them stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
+from evomerge.merging.operators.order import Cut, keep_block
+from evomerge.merging.operators.rows import ranks, row_length
+from evomerge.merging.operators.sparsify import (
+    keep_count,
+    keep_l1,
+    magnitude_cut,
+    whole,
+)
+
+
+def breadcrumbs(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Add the weighted sum of middle-sized differences to the base."""
+    assert base is not None
+    deltas = _deltas(settings, tensors, base)
+    return add_deltas(deltas, delta_factors(settings), band(settings, deltas))
+
+
+def breadcrumbs_ties(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Elect signs among middle-sized differences and merge those who agree."""
+    assert base is not None
+    deltas = _deltas(settings, tensors, base)
+    rule = Rule(
+        settings.numbers("weight"),
+        settings.number("lambda"),
+        normalize=settings.flag("normalize"),
+    )
+    return agree(deltas, band(settings, deltas), rule)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Which entries stay, counted from the largest down: ``top`` go, ``keep`` stay."""
+
+    top: int
+    keep: int
+
+
+def band_of(density: float, gamma: float, n: int, *, guard: bool = True) -> Band:
+    """Return the band of ``n`` entries that a density and a top part leave.
+
+    The density comes first: where too few entries would be left, fewer of the largest
+    go.
+    """
+    keep = keep_count(density, n, guard=guard)
+    return Band(min(whole(gamma * n, guard=guard), n - keep), keep)
+
+
+def band(settings: Settings, deltas: Deltas) -> Thin:
+    """Return the thinning that the settings ask for.
+
+    Args:
+        settings: Read for ``density``, ``gamma``, ``axis``, ``rescale``, ``rounding``.
+        deltas: What to thin; for the axis ``row`` its blocks are whole rows.
+    """
+    by_row = settings.choice("axis") == "row"
+    n = row_length(deltas.shape) if by_row else deltas.n
+    pairs = zip(settings.numbers("density"), settings.numbers("gamma"), strict=True)
+    guard = settings.choice("rounding") != "int"
+    bands = [band_of(density, gamma, n, guard=guard) for density, gamma in pairs]
+    thin = _in_rows(bands, n) if by_row else _in_tensor(bands, deltas)
+    return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
+
+
+def _deltas(
+    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor
+) -> Deltas:
+    by_row = settings.choice("axis") == "row"
+    return Deltas(tensors, base, multiple_of=row_length(base.shape) if by_row else 1)
+
+
+def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
+    cuts = [_cuts(deltas, index, at) for index, at in enumerate(bands)]
+    left, right = deltas.scratch(), deltas.scratch()
+
+    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
+        if bands[index].keep == deltas.n:
+            return
+        top, both = cuts[index]
+        sizes = torch.abs(delta, out=left[: len(delta)])
+        if bands[index].top:
+            gone = keep_block(top, block, sizes, right[: len(delta)])
+            delta.mul_(gone.neg_().add_(1.0))
+        delta.mul_(keep_block(both, block, sizes, sizes))
+
+    return thin
+
+
+def _cuts(deltas: Deltas, index: int, at: Band) -> tuple[Cut, Cut]:
+    """Return the cuts above which entries go, and above which they go or stay."""
+    if at.keep == deltas.n:
+        return magnitude_cut(deltas, index, 0), magnitude_cut(deltas, index, deltas.n)
+    both = magnitude_cut(deltas, index, at.top + at.keep)
+    return magnitude_cut(deltas, index, at.top), both
+
+
+def _in_rows(bands: Sequence[Band], length: int) -> Thin:
+    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
+        top, keep = bands[index].top, bands[index].keep
+        if keep == length:
+            return
+        rows = delta.view(-1, length)
+        places = length - 1 - ranks(rows.abs())
+        rows.mul_((places >= top) & (places < top + keep))
+
+    return thin

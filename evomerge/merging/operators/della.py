@@ -1,0 +1,137 @@
+"""DELLA (Deep et al. 2024, 2406.11617): the larger a difference, the likelier it stays.
+
+Per row of a matrix, keep probabilities run from density - epsilon for the smallest
+difference to density + epsilon for the largest, evenly by rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.settings import Settings, spreads
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.counter import Coins, stream_key
+from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
+from evomerge.merging.operators.rows import ranks, row_length
+from evomerge.merging.operators.sparsify import keep_l1
+
+_LANES = 2**32
+"""How many values a random lane takes; they start at minus half of it."""
+
+
+def della(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Elect signs among what is left of the differences and merge those who agree."""
+    assert base is not None
+    deltas = _by_rows(settings, tensors, base)
+    rule = Rule(
+        settings.numbers("weight"),
+        settings.number("lambda"),
+        normalize=settings.flag("normalize"),
+    )
+    return agree(deltas, prune(settings, deltas, key), rule)
+
+
+def della_linear(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Add the weighted sum of what is left of the differences to the base."""
+    assert base is not None
+    deltas = _by_rows(settings, tensors, base)
+    return add_deltas(deltas, delta_factors(settings), prune(settings, deltas, key))
+
+
+def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
+    """Return the random thinning that the settings ask for.
+
+    Args:
+        settings: Read for ``density``, ``epsilon`` or ``eps_frac``, ``rank_by``,
+            ``rescale`` and ``seed``.
+        deltas: What to thin; its blocks are whole rows.
+        key: Name of the tensor.
+    """
+    masks = _Masks(settings, deltas, key)
+    densities = settings.numbers("density")
+    inverse = settings.choice("rescale") == "inverse"
+
+    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
+        if densities[index] < 1.0:
+            keep = masks.probabilities(index, delta)
+            delta.mul_(masks.flip(index, block, keep))
+            if inverse:
+                delta.div_(keep.to(torch.float32))
+
+    return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
+
+
+def _by_rows(
+    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor
+) -> Deltas:
+    whole = settings.choice("rank_by") == "tensor_rank"
+    length = base.numel() if whole else row_length(base.shape)
+    return Deltas(tensors, base, multiple_of=length)
+
+
+class _Masks:
+    """Keep probabilities, and flips of coins that have them.
+
+    Probabilities are computed in fp64 by steps that every device rounds alike, so that
+    the same entries stay everywhere.
+    """
+
+    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
+        operation = settings.operation
+        seed = settings.shared["seed"]
+        self._keys = [
+            stream_key(seed, operation.operator, name, key) for name in operation.inputs
+        ]
+        self._rank_by = settings.choice("rank_by")
+        whole = self._rank_by == "tensor_rank"
+        self._row = deltas.n if whole else row_length(deltas.shape)
+        self._coins = Coins(len(deltas.scratch()), deltas.device)
+        self._ends = [
+            (density - spread, 2.0 * spread)
+            for density, spread in zip(
+                settings.numbers("density"), spreads(settings), strict=True
+            )
+        ]
+
+    def probabilities(self, index: int, delta: torch.Tensor) -> torch.Tensor:
+        """Return the keep probability of every entry of a block, flat, fp64."""
+        low, width = self._ends[index]
+        rows = delta.view(-1, self._row).abs()
+        if self._row == 1:
+            return torch.full_like(delta, low + width / 2, dtype=torch.float64)
+        if self._rank_by == "row_minmax":
+            part = _min_max(rows)
+        else:
+            part = ranks(rows).to(torch.float64).div_(self._row - 1)
+        return part.mul_(width).add_(low).view(-1)
+
+    def flip(self, index: int, block: slice, keep: torch.Tensor) -> torch.Tensor:
+        """Return 1.0 with the given probabilities and else 0.0, fp32."""
+        lanes = self._coins.lanes(self._keys[index], block)
+        shares = torch.round(keep * _LANES).sub_(_LANES // 2)
+        return torch.lt(lanes, shares.to(torch.int64)).to(torch.float32)
+
+
+def _min_max(sizes: torch.Tensor) -> torch.Tensor:
+    """Return where each size lies between its row's smallest and largest, fp64.
+
+    Where all are equal it is the middle.
+    """
+    sizes = sizes.to(torch.float64)
+    low, high = sizes.amin(1, keepdim=True), sizes.amax(1, keepdim=True)
+    span = high - low
+    part = (sizes - low).div_(span.masked_fill(span == 0.0, 1.0))
+    return part.masked_fill_(span == 0.0, 0.5)
