@@ -66,15 +66,15 @@ def _base_alone(operation: Operation) -> Operation:
 
 def _linear(settings: Settings) -> Operation:
     operation, shared = settings.operation, settings.shared
+    kept = {k: shared[k] for k in ("lambda", "normalize") if k in shared}
     if operation.operator in ("slerp", "nuslerp"):
         t = slerp_t(settings)
         weights: tuple[float, ...] = (1.0 - t, t)
     else:
         weights = _weights(settings)
-    kept = {k: shared[k] for k in ("lambda", "normalize") if k in shared}
-    knob = settings.operator.knob("weight")
-    if knob is not None and knob.default is None and sum(weights) != 1.0:
-        kept.setdefault("normalize", True)  # shares mean the same at any scale
+        knob = settings.operator.knob("weight")
+        if knob is not None and knob.default is None:
+            kept.setdefault("normalize", True)  # shares say the same at any scale
     return Operation(
         "linear" if operation.base is None else "task_arithmetic",
         operation.inputs,

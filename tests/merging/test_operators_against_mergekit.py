@@ -19,6 +19,9 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
 N_LAYERS = 4
 ELEMENTWISE = 2 * 2.0**-23
 
+OTHER_DEFAULTS = {"karcher": (("max_iter", 10), ("tol", 1e-5))}
+"""What mergekit means where it says nothing, if we mean something else."""
+
 
 def load(path):
     return load_file(GOLDEN / path / "model.safetensors")
@@ -59,6 +62,7 @@ def operation_for(config, key):
     ]
     uses_base = base is not None and method != "slerp"
     base_name = Path(base).name if uses_base else None
+    shared += OTHER_DEFAULTS.get(method, ())
     return Operation(method, names, base_name, tuple(shared), tuple(each))
 
 
@@ -70,6 +74,8 @@ def operation_for(config, key):
         ("ties", ELEMENTWISE),
         ("slerp", 1e-6),
         ("nuslerp", 1e-6),
+        ("multislerp", 1e-6),
+        ("karcher", 1e-6),
     ],
 )
 def test_every_tensor_equals_what_mergekit_wrote(method, tolerance):

@@ -25,6 +25,8 @@ KNOBS = {
     "dare_ties": {"weight": (0.25, 0.5, 1.0), "density": (0.3, 0.6, 1.0)},
     "slerp": {"t": 0.3},
     "nuslerp": {"t": 0.3},
+    "multislerp": {"weight": (0.2, 0.5, 0.3)},
+    "karcher": {"weight": (0.2, 0.5, 0.3)},
 }
 """Distinct knobs for three inputs, or for the two of a spherical operator."""
 
@@ -39,6 +41,9 @@ VARIANTS = [
     pytest.param("nuslerp", {"axis": "in"}, id="nuslerp-in"),
     pytest.param("nuslerp", {"axis": "out"}, id="nuslerp-out"),
     pytest.param("nuslerp", {"base": True}, id="nuslerp-base"),
+    pytest.param("multislerp", {"base": True}, id="multislerp-base"),
+    pytest.param("multislerp", {"log_map": True}, id="multislerp-log_map"),
+    pytest.param("karcher", {"base": True}, id="karcher-base"),
 ]
 
 
@@ -51,7 +56,7 @@ def without(*names):
 
 
 def build(name, extra=None):
-    n = 2 if "slerp" in name else 3
+    n = 2 if name in ("slerp", "nuslerp") else 3
     return operation(name, n, **{**KNOBS[name], **(extra or {})})
 
 
@@ -91,6 +96,10 @@ SELF = [
     ("nuslerp", 2, {"t": 0.3}),
     ("nuslerp", 2, {"t": 0.3, "axis": "in"}),
     ("nuslerp", 2, {"t": 0.3, "axis": "out", "base": True}),
+    ("multislerp", 3, {}),
+    ("multislerp", 3, {"weight": (0.2, 1.5, 0.3), "log_map": True, "base": True}),
+    ("karcher", 3, {"weight": (0.2, 1.5, 0.3)}),
+    ("karcher", 3, {"base": True}),
 ]
 
 
@@ -147,7 +156,10 @@ def test_no_weight_or_no_lambda_gives_exactly_the_base(name, extra, shape, seed)
         assert torch.equal(merged, base)
 
 
-BASED = [*only(*DELTA_METHODS), pytest.param("nuslerp", {"base": True}, id="nuslerp")]
+BASED = [
+    *only(*DELTA_METHODS),
+    *(variant for variant in VARIANTS if variant.values[1].get("base")),
+]
 
 
 @pytest.mark.parametrize(("name", "extra"), BASED)

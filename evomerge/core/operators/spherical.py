@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from evomerge.core.catalogue import Knob, Operator
-from evomerge.core.operators.knobs import LINEAR_VECTORS, SHARE
+from evomerge.core.operators.knobs import LINEAR_VECTORS, NORMALIZE, SHARE
 
 _T = Knob(
     "t",
@@ -21,6 +21,34 @@ _AXIS = Knob(
     "flat",
     "What turns as one vector: the whole tensor, each row (in) or each column (out).",
     choices=("flat", "in", "out"),
+)
+_LOG_MAP = Knob(
+    "log_map",
+    "choice",
+    False,
+    "Go one step from there towards the Karcher mean.",
+    choices=(False, True),
+)
+_MAX_ITER = Knob(
+    "max_iter",
+    "int",
+    50,
+    "Most steps towards the mean direction; if more were needed, a warning says so.",
+    low=1,
+    high=200,
+    searchable=False,  # how well the mean is found, not which mean
+    lowest=1,
+)
+_TOL = Knob(
+    "tol",
+    "float",
+    1e-9,
+    "Length of a step (in radians) that is small enough to stop after.",
+    low=1e-12,
+    high=1e-3,
+    log=True,
+    searchable=False,
+    lowest=1e-15,
 )
 
 SPHERICAL = (
@@ -48,6 +76,22 @@ SPHERICAL = (
         takes_base=True,
         n_inputs=2,
         either=("t", "weight"),
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "multislerp",
+        "Mean direction of any number of inputs, or of their differences from a base.",
+        "mergekit (2403.13257)",
+        (SHARE, replace(NORMALIZE, default=True), _LOG_MAP),
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "karcher",
+        "Direction with the least mean squared angle to the inputs, or differences.",
+        "Karcher 1977; mergekit (2403.13257)",
+        (SHARE, _MAX_ITER, _TOL),
+        takes_base=True,
         policies=LINEAR_VECTORS,
     ),
 )

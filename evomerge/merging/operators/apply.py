@@ -10,6 +10,7 @@ from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.della import della, della_linear
+from evomerge.merging.operators.karcher import karcher, multislerp
 from evomerge.merging.operators.linear import linear, task_arithmetic
 from evomerge.merging.operators.spherical import nuslerp, slerp
 from evomerge.merging.operators.ties import ties
@@ -32,6 +33,8 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "mixout": mixout,
     "slerp": slerp,
     "nuslerp": nuslerp,
+    "multislerp": multislerp,
+    "karcher": karcher,
 }
 """Operator name to its arithmetic; holds exactly the names of the catalogue."""
 
