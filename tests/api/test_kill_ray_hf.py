@@ -8,6 +8,7 @@ import pytest
 from evomerge.core.trial import Cause
 from evomerge.store.sql import open_store
 from evomerge.store.values import AttemptEnd
+from evomerge.testing.ray_pools import ray_here
 from evomerge.testing.real_study import (
     Watch,
     decided,
@@ -16,12 +17,16 @@ from evomerge.testing.real_study import (
     write_real_study,
 )
 
+__all__ = ["ray_here"]  # a fixture
+
+N_LOCAL = 3
 N_KILLS = 5
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("ray_here")
 def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
     tmp_path: Path, postgres_url: str
 ) -> None:
@@ -32,14 +37,16 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
     store = open_store(postgres_url)
     words = ("run", "real.yaml")
     for life in range(N_KILLS):
-        where = ("--workers", "2", "--db", postgres_url)
+        # First on a Ray of each one's own, then on one that outlives them.
+        address = () if life < N_LOCAL else ("--address", kept_address())
+        where = ("--workers", "2", "--db", postgres_url, *address)
         with running(tmp_path, *words, *where, salt=2 + life) as process:
             watch = Watch(store, process)
             watch.kill_worker()
             watch.kill_coordinator()
         assert not store.check()
         words = ("resume", "real")
-    finish(tmp_path, *words, "--workers", "1", "--db", postgres_url, salt=9)
+    finish(tmp_path, *words, "--in-process", "--db", postgres_url, salt=9)
     attempts = store.attempts(store.study("real").id)
     lost = [a for a in attempts if a.end is AttemptEnd.FAULT]
     n_cut = len([a for a in attempts if a.end is AttemptEnd.INTERRUPTED])
@@ -53,3 +60,9 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
     assert not store.check()
     store.close()
     assert decided(postgres_url) == decided(calm)
+
+
+def kept_address() -> str:
+    import ray
+
+    return ray.get_runtime_context().gcs_address
