@@ -19,6 +19,7 @@ from evomerge.core.protocol import BlockKey, Outcome
 from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.clock import NOW
+from evomerge.store.prepared import Prepared
 from evomerge.store.schema import manifest, outcome_block, recipe, study, task
 from evomerge.store.trials import check_running
 from evomerge.store.values import Lease
@@ -66,7 +67,7 @@ _COLUMNS = (
     *("body", "charged_to"),
 )
 # Goes in only if nothing came later than what the caller knows.
-_ADD = (
+_ADD = Prepared(
     sa.insert(outcome_block)
     .from_select(
         [*_COLUMNS, "created"],
@@ -82,7 +83,7 @@ _ADD = (
     )
     .returning(outcome_block.c.id)
 )
-_COUNT = (
+_COUNT = Prepared(
     sa.update(study)
     .where(study.c.id == sa.bindparam("study"))
     .values(n_items=study.c.n_items + sa.bindparam("fresh"))
@@ -187,7 +188,7 @@ def record_block(
     )
     if added is not None and payer != NOBODY:
         count = {"study": payer, "fresh": len(added.items)}
-        connection.execute(_COUNT, count)
+        _COUNT(connection, count)
     return added
 
 
@@ -233,9 +234,9 @@ def _add(
             "body": rows.pack("Outcomes", [outcome.to_json() for outcome in fresh]),
             "charged_to": payer,
         }
-        new = connection.execute(_ADD, row).scalar()
+        new = _ADD(connection, row)
         if new is not None:
-            return Added(place, new, items)
+            return Added(place, new.id, items)
         known.read(connection, place)  # somebody added more; see what is left
     raise StoreError("Outcomes were added to a recipe that this transaction holds.")
 

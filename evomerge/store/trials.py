@@ -15,13 +15,14 @@ from evomerge.core.trial import Blame, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
 from evomerge.store import rows
 from evomerge.store.clock import NOW
+from evomerge.store.prepared import Prepared
 from evomerge.store.schema import attempt as attempts
 from evomerge.store.schema import recipe, study, trial
 from evomerge.store.studies import check_lease, refuse_stale
 from evomerge.store.values import AttemptEnd, Ending, Lease
 
 # Statements of the hot path are built once; building costs more than running.
-_STEP = (
+_STEP = Prepared(
     sa.select(
         study.c.lease_epoch,
         study.c.lease_until,
@@ -220,7 +221,7 @@ def _end_of(number: int, ending: Ending) -> AttemptEnd:
 def _step(connection: sa.Connection, lease: Lease, number: int) -> rows.Row:
     """Read study and trial under the lock, refusing a stale lease."""
     key = {"study": lease.study_id, "trial": number}
-    row = connection.execute(_STEP, key).first()
+    row: rows.Row | None = _STEP(connection, key)
     if row is None:
         check_lease(connection, lease)
         raise missing(connection, lease.study_id, number)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from evomerge.errors import StoreUnreachableError
 from evomerge.testing.doomed import UNREACHABLE, Doom, Life, live
+from evomerge.testing.steps import step_at_prepared
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 
@@ -17,6 +18,7 @@ life = Life(**json.loads(sys.argv[1]))
 doom = Doom(life)
 for name in STEPS:
     sa.event.listen(sa.Engine, name, doom.step)
+step_at_prepared(doom.step)
 try:
     live(life, doom)
 except StoreUnreachableError as error:

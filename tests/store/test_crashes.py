@@ -19,6 +19,7 @@ from evomerge.core.trial import TrialState
 from evomerge.errors import StudyLockedError
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
+from evomerge.testing.steps import step_at_prepared
 from evomerge.testing.store_samples import (
     BLOCK_SIZE,
     CONFIG,
@@ -92,6 +93,7 @@ def write(url, kill_at=0):
 
             for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
                 sa.event.listen(sa.Engine, name, step)
+            step_at_prepared(step)
             run_study(url, note)
             note("steps", n_steps)
             os._exit(0)
