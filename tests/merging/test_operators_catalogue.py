@@ -55,8 +55,8 @@ def test_every_knob_is_explained_and_its_default_is_within_its_range(operator, k
     assert knob.allows(type(knob.low)(knob.low))
     assert knob.allows(type(knob.high)(knob.high))
     assert not knob.log or knob.low > 0
-    if knob.default is None:
-        assert knob.per_input
+    if knob.default is None:  # 1/N
+        assert knob.allows(0.5)
     else:
         assert knob.low <= knob.default <= knob.high
         assert knob.allows(knob.default)
@@ -78,7 +78,8 @@ def test_every_default_is_filled_in(name):
         values = settings.each[knob.name] if knob.per_input else None
         n = CATALOGUE[name].n_inputs or 2
         assert values is None or len(values) == n
-        assert knob.per_input or settings.shared[knob.name] == knob.default
+        usual = 1 / n if knob.default is None else knob.default
+        assert knob.per_input or settings.shared[knob.name] == usual
     assert settings.given == frozenset()
 
 

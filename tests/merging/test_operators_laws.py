@@ -16,7 +16,8 @@ SEEDS = st.integers(0, 2**16)
 ONE = (1.0,)
 few = settings(max_examples=8)  # each law is tried on many operators
 
-DELTA_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+SPECTRAL = ("tsv", "iso_c", "iso_cts")
+DELTA_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties", *SPECTRAL)
 KNOBS = {
     "linear": {"weight": (0.2, 0.5, 0.3)},
     "task_arithmetic": {"weight": (0.25, 0.5, -0.5), "lambda_": 0.75},
@@ -27,6 +28,7 @@ KNOBS = {
     "nuslerp": {"t": 0.3},
     "multislerp": {"weight": (0.2, 0.5, 0.3)},
     "karcher": {"weight": (0.2, 0.5, 0.3)},
+    **{name: {"weight": (0.25, 0.5, -0.5), "lambda_": 0.75} for name in SPECTRAL},
 }
 """Distinct knobs for three inputs, or for the two of a spherical operator."""
 
@@ -44,6 +46,9 @@ VARIANTS = [
     pytest.param("multislerp", {"base": True}, id="multislerp-base"),
     pytest.param("multislerp", {"log_map": True}, id="multislerp-log_map"),
     pytest.param("karcher", {"base": True}, id="karcher-base"),
+    pytest.param("tsv", {"rank_frac": 1.0}, id="tsv-lossless"),
+    pytest.param("iso_cts", {"common_frac": 0.3}, id="iso_cts-own"),
+    pytest.param("iso_c", {"mean_over": "nonzero"}, id="iso_c-nonzero"),
 ]
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from evomerge.core.catalogue import Operator
 from evomerge.core.operators.averages import AVERAGES
 from evomerge.core.operators.masked import MASKED
+from evomerge.core.operators.spectral import SPECTRAL
 from evomerge.core.operators.spherical import SPHERICAL
 from evomerge.core.operators.trimmed import TRIMMED
 from evomerge.errors import RecipeError
 
-_FAMILIES = (AVERAGES, TRIMMED, MASKED, SPHERICAL)
+_FAMILIES = (AVERAGES, TRIMMED, MASKED, SPHERICAL, SPECTRAL)
 
 CATALOGUE: Mapping[str, Operator] = {
     operator.name: operator for family in _FAMILIES for operator in family

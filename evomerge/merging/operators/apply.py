@@ -10,10 +10,12 @@ from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.della import della, della_linear
+from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
 from evomerge.merging.operators.linear import linear, task_arithmetic
 from evomerge.merging.operators.spherical import nuslerp, slerp
 from evomerge.merging.operators.ties import ties
+from evomerge.merging.operators.tsv import tsv
 
 Arithmetic = Callable[
     [Settings, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
@@ -35,6 +37,9 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "nuslerp": nuslerp,
     "multislerp": multislerp,
     "karcher": karcher,
+    "tsv": tsv,
+    "iso_c": iso_c,
+    "iso_cts": iso_cts,
 }
 """Operator name to its arithmetic; holds exactly the names of the catalogue."""
 
