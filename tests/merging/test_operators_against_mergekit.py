@@ -13,13 +13,30 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.core.recipe import Operation
+from evomerge.core.settings import resolve
 from evomerge.merging.operators import apply
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.della import KeepProbabilities
+from evomerge.merging.operators.linear import add_deltas, delta_factors
+from evomerge.merging.operators.sparsify import keep_l1
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
 N_LAYERS = 4
 ELEMENTWISE = 2 * 2.0**-23
 
-OTHER_DEFAULTS = {"karcher": (("max_iter", 10), ("tol", 1e-5))}
+OTHER_DEFAULTS = {
+    "karcher": (("max_iter", 10), ("tol", 1e-5)),
+    "ties": (("rounding", "int"),),
+    "breadcrumbs": (("lambda", 1.0), ("rounding", "int")),
+    "breadcrumbs_ties": (("lambda", 1.0), ("rounding", "int")),
+    "model_stock": (("clamp", False),),
+    "sce": (("select_topk", 1.0), ("mask_scope", "all"), ("rounding", "int")),
+    "dare_linear": (("rescale", "l1"),),
+    "dare_ties": (("rescale", "l1"),),
+    "della": (("rescale", "l1"),),
+    "della_linear": (("rescale", "l1"),),
+}
 """What mergekit means where it says nothing, if we mean something else."""
 
 
@@ -63,6 +80,8 @@ def operation_for(config, key):
     uses_base = base is not None and method != "slerp"
     base_name = Path(base).name if uses_base else None
     shared += OTHER_DEFAULTS.get(method, ())
+    if method.startswith("della"):
+        each.append(("epsilon", (0.15,) * len(names)))
     return Operation(method, names, base_name, tuple(shared), tuple(each))
 
 
@@ -72,6 +91,14 @@ def operation_for(config, key):
         ("linear", ELEMENTWISE),
         ("task_arithmetic", ELEMENTWISE),
         ("ties", ELEMENTWISE),
+        ("breadcrumbs", ELEMENTWISE),
+        ("breadcrumbs_ties", ELEMENTWISE),
+        ("model_stock", ELEMENTWISE),
+        ("sce", ELEMENTWISE),
+        ("ram", ELEMENTWISE),
+        ("ramplus_tl", ELEMENTWISE),
+        ("arcee_fusion", ELEMENTWISE),
+        ("nearswap", ELEMENTWISE),
         ("slerp", 1e-6),
         ("nuslerp", 1e-6),
         ("multislerp", 1e-6),
@@ -96,3 +123,70 @@ def test_every_tensor_equals_what_mergekit_wrote(method, tolerance):
             atol=tolerance * largest,
             msg=lambda m, k=key: k + m,
         )
+
+
+def drawn(density, deltas, index, operation):
+    """Draw a mask as mergekit does: from one global stream, in order of execution."""
+    delta = deltas.read(
+        index, slice(0, deltas.n), deltas.base(slice(0, deltas.n)), deltas.scratch()
+    )
+    if operation.operator.startswith("della"):
+        probabilities = KeepProbabilities(resolve(operation), deltas)
+        keep = probabilities.of(index, delta).to(torch.float32)
+    else:
+        keep = torch.full_like(delta, density)
+    return torch.bernoulli(keep)
+
+
+@pytest.mark.parametrize(
+    "method", ["dare_linear", "dare_ties", "della", "della_linear"]
+)
+def test_given_its_random_masks_every_tensor_equals_what_mergekit_wrote(method):
+    config = yaml.safe_load((GOLDEN / "yaml" / f"{method}.yml").read_text())
+    models = {name: load(f"models/{name}") for name in ("base", "m1", "m2")}
+    reference = load(f"out/{method}")
+    torch.manual_seed(0)
+    for key in sorted(reference):
+        operation = operation_for(config, key)
+        knobs = resolve(operation)
+        tensors = [models[name][key] for name in operation.inputs]
+        base = models["base"][key]
+        deltas = Deltas(tensors, base)
+        masks = [
+            drawn(density, deltas, index, operation)
+            for index, density in enumerate(knobs.numbers("density"))
+        ]
+
+        def thin(index, block, delta, masks=masks):
+            delta.mul_(masks[index][block])
+
+        if method.endswith("linear"):
+            merged = add_deltas(deltas, delta_factors(knobs), keep_l1(deltas, thin))
+        else:
+            rule = Rule(knobs.numbers("weight"), 1.0, normalize=method == "della")
+            assert knobs.flag("normalize") == rule.normalize
+            merged = agree(deltas, keep_l1(deltas, thin), rule)
+        largest = max(float(tensor.abs().max()) for tensor in tensors)
+        torch.testing.assert_close(
+            merged, reference[key], rtol=0, atol=ELEMENTWISE * largest
+        )
+
+
+@pytest.mark.parametrize(
+    "method", ["dare_linear", "dare_ties", "della", "della_linear"]
+)
+def test_as_many_entries_are_kept_as_mergekit_keeps(method):
+    config = yaml.safe_load((GOLDEN / "yaml" / f"{method}.yml").read_text())
+    models = {name: load(f"models/{name}") for name in ("base", "m1", "m2")}
+    reference = load(f"out/{method}")
+    theirs = ours = entries = 0
+    for key, expected in reference.items():
+        operation = operation_for(config, key)
+        base = models["base"][key]
+        merged = apply(operation, [models["m1"][key], models["m2"][key]], base, key)
+        theirs += int((expected != base).sum())
+        ours += int((merged != base).sum())
+        entries += base.numel()
+    assert entries == 45_344
+    # Of two masks of 0.5 and 0.7 at least one keeps an entry: 0.85, give or take.
+    assert abs(ours - theirs) < 6 * (2 * 0.85 * 0.15 * entries) ** 0.5

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from evomerge.core.catalogue import Operator
 from evomerge.core.operators.averages import AVERAGES
 from evomerge.core.operators.masked import MASKED
+from evomerge.core.operators.pairs import PAIRS
+from evomerge.core.operators.selected import SELECTED
 from evomerge.core.operators.spectral import SPECTRAL
 from evomerge.core.operators.spherical import SPHERICAL
 from evomerge.core.operators.trimmed import TRIMMED
 from evomerge.errors import RecipeError
 
-_FAMILIES = (AVERAGES, TRIMMED, MASKED, SPHERICAL, SPECTRAL)
+_FAMILIES = (AVERAGES, TRIMMED, MASKED, SELECTED, PAIRS, SPHERICAL, SPECTRAL)
 
 CATALOGUE: Mapping[str, Operator] = {
     operator.name: operator for family in _FAMILIES for operator in family

@@ -10,10 +10,19 @@ from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.della import della, della_linear
+from evomerge.merging.operators.emr import emr
+from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
-from evomerge.merging.operators.linear import linear, task_arithmetic
+from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
+from evomerge.merging.operators.magmax import magmax
+from evomerge.merging.operators.model_stock import model_stock
+from evomerge.merging.operators.near import nearswap
+from evomerge.merging.operators.pcb import pcb
+from evomerge.merging.operators.ram import ram, ramplus_tl
+from evomerge.merging.operators.sce import sce
 from evomerge.merging.operators.spherical import nuslerp, slerp
+from evomerge.merging.operators.tall import consensus
 from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
 
@@ -25,6 +34,8 @@ Arithmetic = Callable[
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
     "task_arithmetic": task_arithmetic,
+    "model_stock": model_stock,
+    "bcwi": bcwi,
     "ties": ties,
     "breadcrumbs": breadcrumbs,
     "breadcrumbs_ties": breadcrumbs_ties,
@@ -33,6 +44,15 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "della": della,
     "della_linear": della_linear,
     "mixout": mixout,
+    "sce": sce,
+    "magmax": magmax,
+    "ram": ram,
+    "ramplus_tl": ramplus_tl,
+    "pcb": pcb,
+    "consensus": consensus,
+    "emr": emr,
+    "arcee_fusion": arcee_fusion,
+    "nearswap": nearswap,
     "slerp": slerp,
     "nuslerp": nuslerp,
     "multislerp": multislerp,

@@ -100,3 +100,14 @@ def total(values: torch.Tensor) -> torch.Tensor:
         return values.sum(dtype=torch.float64)
     parts = [part.sum(dtype=torch.float64) for part in values.split(_BLOCK)]
     return torch.stack(parts).sum()
+
+
+def row_totals(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of every row in fp64, the same for any number of threads.
+
+    Args:
+        values: Shape ``(rows, length)``.
+    """
+    if values.shape[1] <= _BLOCK:
+        return values.sum(dim=1, dtype=torch.float64)
+    return torch.stack([total(row) for row in values])

@@ -60,14 +60,15 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
         deltas: What to thin; its blocks are whole rows.
         key: Name of the tensor.
     """
-    masks = _Masks(settings, deltas, key)
+    probabilities = KeepProbabilities(settings, deltas)
+    flips = _Flips(settings, deltas, key)
     densities = settings.numbers("density")
     inverse = settings.choice("rescale") == "inverse"
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if densities[index] < 1.0:
-            keep = masks.probabilities(index, delta)
-            delta.mul_(masks.flip(index, block, keep))
+            keep = probabilities.of(index, delta)
+            delta.mul_(flips.mask(index, block, keep))
             if inverse:
                 delta.div_(keep.to(torch.float32))
 
@@ -82,23 +83,17 @@ def _by_rows(
     return Deltas(tensors, base, multiple_of=length)
 
 
-class _Masks:
-    """Keep probabilities, and flips of coins that have them.
+class KeepProbabilities:
+    """With which probability every entry stays.
 
-    Probabilities are computed in fp64 by steps that every device rounds alike, so that
-    the same entries stay everywhere.
+    In fp64, by steps that every device rounds alike, so that the same entries stay
+    everywhere.
     """
 
-    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
-        operation = settings.operation
-        seed = settings.shared["seed"]
-        self._keys = [
-            stream_key(seed, operation.operator, name, key) for name in operation.inputs
-        ]
+    def __init__(self, settings: Settings, deltas: Deltas) -> None:
         self._rank_by = settings.choice("rank_by")
         whole = self._rank_by == "tensor_rank"
         self._row = deltas.n if whole else row_length(deltas.shape)
-        self._coins = Coins(len(deltas.scratch()), deltas.device)
         self._ends = [
             (density - spread, 2.0 * spread)
             for density, spread in zip(
@@ -106,20 +101,32 @@ class _Masks:
             )
         ]
 
-    def probabilities(self, index: int, delta: torch.Tensor) -> torch.Tensor:
-        """Return the keep probability of every entry of a block, flat, fp64."""
+    def of(self, index: int, delta: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of a block of whole rows, flat, fp64."""
         low, width = self._ends[index]
-        rows = delta.view(-1, self._row).abs()
         if self._row == 1:
             return torch.full_like(delta, low + width / 2, dtype=torch.float64)
+        rows = delta.view(-1, self._row).abs()
         if self._rank_by == "row_minmax":
             part = _min_max(rows)
         else:
             part = ranks(rows).to(torch.float64).div_(self._row - 1)
         return part.mul_(width).add_(low).view(-1)
 
-    def flip(self, index: int, block: slice, keep: torch.Tensor) -> torch.Tensor:
-        """Return 1.0 with the given probabilities and else 0.0, fp32."""
+
+class _Flips:
+    """Coins that fall on 1.0 with given probabilities and else on 0.0."""
+
+    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
+        operation = settings.operation
+        seed = settings.shared["seed"]
+        self._keys = [
+            stream_key(seed, operation.operator, name, key) for name in operation.inputs
+        ]
+        self._coins = Coins(len(deltas.scratch()), deltas.device)
+
+    def mask(self, index: int, block: slice, keep: torch.Tensor) -> torch.Tensor:
+        """Return the coins of a block, fp32."""
         lanes = self._coins.lanes(self._keys[index], block)
         shares = torch.round(keep * _LANES).sub_(_LANES // 2)
         return torch.lt(lanes, shares.to(torch.int64)).to(torch.float32)

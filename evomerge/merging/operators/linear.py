@@ -52,6 +52,22 @@ def task_arithmetic(
     return weighted_sum(tensors, base, delta_factors(settings))
 
 
+def bcwi(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Go from the mean of new models back to the old one, the base, by ``alpha``.
+
+    Backward-compatible weight interpolation (Schumann et al. 2023, 2301.10546); with
+    several new models it is their soup that goes back.
+    """
+    assert base is not None
+    share = (1.0 - settings.number("alpha")) / len(tensors)
+    return weighted_sum(tensors, base, (share,) * len(tensors))
+
+
 def delta_factors(settings: Settings) -> tuple[float, ...]:
     """Return the factor of each input's difference: weight, lambda and normalize."""
     weights = settings.numbers("weight")

@@ -1,0 +1,208 @@
+"""Operators that compare the inputs' differences entry by entry, as data."""
+
+from dataclasses import replace
+
+from evomerge.core.catalogue import Knob, Operator
+from evomerge.core.operators.knobs import (
+    LAMBDA,
+    LINEAR_VECTORS,
+    ROUNDING,
+    TRIM_DENSITY,
+    WEIGHT,
+)
+
+_SELECT_TOPK = Knob(
+    "select_topk",
+    "float",
+    0.1,
+    "Part of the entries selected, those in which the inputs vary most.",
+    low=0.01,
+    high=1.0,
+    log=True,
+    lowest=0.0,
+    highest=1.0,
+)
+_MASK_SCOPE = Knob(
+    "mask_scope",
+    "choice",
+    "weights_only",
+    "Whether the selection only decides the weights, or drops all other entries too.",
+    choices=("weights_only", "all"),
+)
+_DRAW = Knob(
+    "draw",
+    "choice",
+    "first",
+    "Which of equally large differences is taken.",
+    choices=("first", "last"),
+    searchable=False,  # matters where two inputs are equal in size
+)
+_ACTIVE = Knob(
+    "epsilon",
+    "float",
+    1e-5,
+    "A difference up to this counts as none.",
+    low=1e-8,
+    high=1e-3,
+    log=True,
+    lowest=0.0,
+)
+_R = Knob(
+    "r",
+    "float",
+    0.1,
+    "How much differences of one input alone grow with what it shares.",
+    low=0.0,
+    high=0.5,
+    lowest=0.0,
+)
+_ALPHA = Knob(
+    "alpha",
+    "float",
+    0.2,
+    "Up to which ratio of shared to lone differences they grow.",
+    low=0.0,
+    high=1.0,
+    lowest=0.0,
+)
+_BEST = Knob(
+    "r",
+    "float",
+    0.05,
+    "Part of each input's entries that win a weight.",
+    low=0.01,
+    high=0.3,
+    log=True,
+    lowest=0.0,
+    highest=1.0,
+)
+_INTER = Knob(
+    "inter",
+    "choice",
+    "pairwise",
+    "How inputs compete: each with each by relative size, or with the plain sum.",
+    choices=("pairwise", "product"),
+)
+_CLIP = Knob(
+    "clip",
+    "choice",
+    1e-4,
+    "Part of each input's smallest and largest differences that is clipped.",
+    choices=(0.0, 1e-4, 1e-2),
+)
+_LAMBDA_T = Knob(
+    "lambda_t",
+    "float",
+    0.4,
+    "A task uses an entry if its difference is above this part of all the rest's.",
+    low=0.1,
+    high=1.0,
+    lowest=0.0,
+)
+_K = Knob(
+    "k",
+    "int",
+    2,
+    "How many tasks must use an entry for it to stay.",
+    low=0,
+    high=4,
+    lowest=0,
+)
+_SOURCE = Knob(
+    "source",
+    "choice",
+    "sum",
+    "The merged difference that is masked: the plain sum, or that of TIES.",
+    choices=("sum", "ties"),
+)
+
+SELECTED = (
+    Operator(
+        "sce",
+        "Average differences that agree, by their energy where the inputs vary most.",
+        "Wan et al. 2024 (2408.07990)",
+        (_SELECT_TOPK, _MASK_SCOPE, LAMBDA, ROUNDING),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+    Operator(
+        "magmax",
+        "Take the largest difference of every entry.",
+        "Marczak et al. 2024 (2407.06322)",
+        (replace(LAMBDA, default=0.5, high=1.5), _DRAW),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+    Operator(
+        "ram",
+        "Keep differences that one input has alone, average those that are shared.",
+        "2601.13572; mergekit (2403.13257)",
+        (_ACTIVE, LAMBDA),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+    Operator(
+        "ramplus_tl",
+        "Amplify differences that one input has alone, average those that are shared.",
+        "2601.13572; mergekit (2403.13257)",
+        (_ACTIVE, _R, _ALPHA, LAMBDA),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+    Operator(
+        "pcb",
+        "Average every entry by weights won within each input and between inputs.",
+        "Du et al. 2024 (2410.02396)",
+        (
+            _BEST,
+            replace(
+                WEIGHT,
+                default=1.2,
+                low=0.5,
+                help="Factor on each input's difference from the base.",
+            ),
+            _INTER,
+            _CLIP,
+        ),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+    Operator(
+        "consensus",
+        "Keep the entries of the summed differences that enough inputs use.",
+        "Wang et al. 2024 (2405.07813)",
+        (
+            _LAMBDA_T,
+            _K,
+            replace(LAMBDA, default=0.4, high=1.5),
+            _SOURCE,
+            replace(
+                TRIM_DENSITY,
+                help="With the source ties: part of each input's differences kept.",
+            ),
+        ),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "emr",
+        "Elect a sign per entry, take the largest difference that has it.",
+        "Huang et al. 2024 (2405.17461)",
+        (replace(LAMBDA, high=1.5),),
+        needs_base=True,
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+        share="mean",
+    ),
+)

@@ -1,0 +1,29 @@
+"""MagMax (Marczak et al. 2024, 2407.06322): per entry, the largest difference."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.combine import combine
+
+
+def magmax(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Take from the input whose difference is largest; of equals, first or last."""
+    last = settings.choice("draw") == "last"
+
+    def merge(read: list[torch.Tensor]) -> torch.Tensor:
+        best = read[0]
+        for delta in read[1:]:
+            sizes, mine = delta.abs(), best.abs()
+            larger = sizes >= mine if last else sizes > mine
+            torch.where(larger, delta, best, out=best)
+        return best
+
+    return combine(Deltas(tensors, base), settings.number("lambda"), merge, key)

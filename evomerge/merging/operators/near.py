@@ -1,0 +1,28 @@
+"""NearSwap (mergekit): take over what is already near."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.combine import combine
+
+_NO_STEP = 1e-6
+"""A difference below this counts as this: nothing is divided by zero."""
+
+
+def nearswap(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Move every entry of the base towards the input, by ``t`` at most."""
+    t = settings.number("t")
+
+    def merge(read: list[torch.Tensor]) -> torch.Tensor:
+        share = read[0].abs().clamp_min_(_NO_STEP).reciprocal_().mul_(t)
+        return read[0].mul_(share.clamp_max_(1.0))
+
+    return combine(Deltas(tensors, base), 1.0, merge, key)

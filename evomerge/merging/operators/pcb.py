@@ -1,0 +1,121 @@
+"""PCB-Merging (Du et al. 2024, 2410.02396): entries compete for their weight.
+
+Within an input large differences win; between inputs those win that the others agree
+with. Every entry is averaged by what its inputs won.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.order import span, value_at
+from evomerge.merging.operators.sparsify import magnitude, whole
+
+_NO_WEIGHT = 1e-12
+"""Weights of an entry are divided by this at least."""
+
+
+def pcb(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Average every entry by the weights that its differences win in competition."""
+    deltas = Deltas(tensors, base)
+    out = deltas.fresh()
+    if deltas.n == 0:
+        return out
+    contest = _Contest(settings, deltas)
+    ranges = [contest.range(index) for index in range(len(deltas))]
+    into = out.view(-1)
+    factors = settings.numbers("weight")
+    for block, start, read in stacks(deltas):
+        check_finite(read, key)
+        won = [
+            ranges[index].part(contest.score(index, block).clone())
+            for index in range(len(read))
+        ]
+        part, under = into[block].zero_(), torch.zeros_like(won[0])
+        for index, (delta, weight) in enumerate(zip(read, won, strict=True)):
+            contest.clip(index, delta).mul_(factors[index])
+            part.add_(delta.mul_(weight))
+            under.add_(weight)
+        part.div_(under.clamp_min_(_NO_WEIGHT))
+        if start is not None:
+            part.add_(start)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """From where to where numbers run; what lies outside counts as the end."""
+
+    low: float
+    high: float
+
+    def part(self, values: torch.Tensor) -> torch.Tensor:
+        """Map the range to [0, 1], in place; to zero if it is a point."""
+        width = self.high - self.low
+        if width <= 0.0:
+            return values.zero_()
+        return values.clamp_(self.low, self.high).sub_(self.low).div_(width)
+
+
+class _Contest:
+    """How well every entry of every input does."""
+
+    def __init__(self, settings: Settings, deltas: Deltas) -> None:
+        self._deltas = deltas
+        self._part = settings.number("r")
+        self._pairwise = settings.choice("inter") == "pairwise"
+        clip = settings.number("clip")
+        self._sizes = []
+        for index in range(len(deltas)):
+            sizes = magnitude(deltas, index)
+            ends = (int(share * (deltas.n - 1)) for share in (clip, 1.0 - clip))
+            low, high = (value_at(deltas, sizes, place) for place in ends)
+            self._sizes.append(_Range(low, high))
+        n = span(deltas)
+        self._own, self._other, self._sum = (deltas.scratch(n) for _ in range(3))
+
+    def clip(self, index: int, delta: torch.Tensor) -> torch.Tensor:
+        """Bring the sizes of an input's differences into their range, in place."""
+        size = self._sizes[index]
+        sign = delta.sign()
+        return delta.abs_().clamp_(size.low, size.high).mul_(sign)
+
+    def range(self, index: int) -> _Range:
+        """Return from where to where the best part of an input's scores runs."""
+        n = self._deltas.n
+
+        def score(block: slice) -> torch.Tensor:
+            return self.score(index, block)
+
+        place = min(whole((1.0 - self._part) * n), n - 1)
+        low, high = (value_at(self._deltas, score, at) for at in (place, n - 1))
+        return _Range(low, high)
+
+    def score(self, index: int, block: slice) -> torch.Tensor:
+        """Return a block of an input's scores: within itself, and between inputs."""
+        base = self._deltas.base(block)
+        own = self._deltas.read(index, block, base, self._own)
+        inter = self._sum[: len(own)].zero_()
+        for other in range(len(self._deltas)):
+            theirs = self._deltas.read(other, block, base, self._other)
+            if self._pairwise:
+                theirs = self._normal(other, theirs).mul_(self._normal(index, own))
+                theirs.tanh_()
+            inter.add_(theirs)
+        if not self._pairwise:
+            inter.mul_(own).tanh_()
+        within = self._sizes[index].part(own.abs_()).square_()
+        return within.mul_(len(self._deltas)).exp_().mul_(inter)
+
+    def _normal(self, index: int, delta: torch.Tensor) -> torch.Tensor:
+        """Return differences by size from 0 to 1, with their signs; fresh."""
+        return self._sizes[index].part(delta.abs()).mul_(delta.sign())

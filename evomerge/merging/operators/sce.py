@@ -1,0 +1,103 @@
+"""SCE (Wan et al. 2024, 2408.07990): select by variance, weigh by energy, erase."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.blocks import Deltas, total
+from evomerge.merging.operators.combine import stacks
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.linear import Thin
+from evomerge.merging.operators.order import Cut, Score, cut, keep_block, span
+from evomerge.merging.operators.sparsify import whole
+
+
+def sce(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+) -> torch.Tensor:
+    """Average those who agree, by their energy where the inputs differ most.
+
+    The selection of entries decides the weights; with the scope ``all``, as mergekit
+    has it, it drops the other entries as well.
+    """
+    deltas = Deltas(tensors, base)
+    select = _select(deltas, settings)
+    rule = Rule(_energies(deltas, select), settings.number("lambda"), plain=True)
+    everywhere = settings.choice("mask_scope") == "all"
+    return agree(deltas, select if everywhere else _leave, rule)
+
+
+def _leave(index: int, block: slice, delta: torch.Tensor) -> None:
+    """Drop nothing."""
+
+
+def _select(deltas: Deltas, settings: Settings) -> Thin:
+    """Keep the entries, the same of every input, in which the inputs vary most."""
+    part = settings.number("select_topk")
+    if part >= 1.0:
+        return _leave
+    variance = _variance(deltas)
+    varied = sum(
+        int(torch.count_nonzero(variance(block)))
+        for block in deltas.blocks(span(deltas))
+    )
+    guard = settings.choice("rounding") != "int"
+    at = cut(deltas, variance, whole(part * varied, guard=guard))
+    return _Selection(deltas, variance, at)
+
+
+class _Selection:
+    """Zeroes what a cut by variance drops; finds it once for all inputs of a block."""
+
+    def __init__(self, deltas: Deltas, variance: Score, at: Cut) -> None:
+        self._variance = variance
+        self._at = at
+        self._kept = deltas.scratch()
+        self._block = slice(0, 0)
+
+    def __call__(self, index: int, block: slice, delta: torch.Tensor) -> None:
+        kept = self._kept[: len(delta)]
+        if block != self._block:
+            keep_block(self._at, block, self._variance(block), kept)
+            self._block = block
+        delta.mul_(kept)
+
+
+def _variance(deltas: Deltas) -> Score:
+    """Score an entry by the variance of its differences over the inputs.
+
+    In fp64, rounded once: the order of the inputs does not decide between entries.
+    """
+    n, longest = len(deltas), span(deltas)
+    space, out = deltas.scratch(longest), deltas.scratch(longest)
+
+    def score(block: slice) -> torch.Tensor:
+        base = deltas.base(block)
+        mean = torch.zeros(len(out[: block.stop - block.start]), dtype=torch.float64)
+        mean = mean.to(deltas.device)
+        for index in range(n):
+            mean.add_(deltas.read(index, block, base, space))
+        mean.div_(n)
+        spread = torch.zeros_like(mean)
+        for index in range(n):
+            spread.add_((deltas.read(index, block, base, space) - mean).square_())
+        return out[: len(mean)].copy_(spread.div_(n))
+
+    return score
+
+
+def _energies(deltas: Deltas, select: Thin) -> tuple[float, ...]:
+    """Return each input's share of the squares of all selected differences."""
+    sums = torch.zeros(len(deltas), dtype=torch.float64, device=deltas.device)
+    for block, _, read in stacks(deltas):
+        for index, delta in enumerate(read):
+            select(index, block, delta)
+            sums[index] += total(delta.square_())
+    whole_sum = float(sums.sum())
+    if whole_sum == 0.0:
+        return (1.0 / len(deltas),) * len(deltas)
+    return tuple((sums / whole_sum).tolist())
