@@ -17,7 +17,14 @@ ONE = (1.0,)
 few = settings(max_examples=8)  # each law is tried on many operators
 
 SPECTRAL = ("tsv", "iso_c", "iso_cts")
-DELTA_METHODS = ("task_arithmetic", "ties", "dare_linear", "dare_ties", *SPECTRAL)
+DELTA_METHODS = (
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    *SPECTRAL,
+    "knots",
+)
 KNOBS = {
     "linear": {"weight": (0.2, 0.5, 0.3)},
     "task_arithmetic": {"weight": (0.25, 0.5, -0.5), "lambda_": 0.75},
@@ -29,6 +36,8 @@ KNOBS = {
     "multislerp": {"weight": (0.2, 0.5, 0.3)},
     "karcher": {"weight": (0.2, 0.5, 0.3)},
     **{name: {"weight": (0.25, 0.5, -0.5), "lambda_": 0.75} for name in SPECTRAL},
+    "knots": {"weight": (0.25, 0.5, 1.0), "density": (0.3, 0.6, 1.0)},
+    "wudi": {"weight": (0.2, 0.5, 0.3), "lambda_": 0.75},
 }
 """Distinct knobs for three inputs, or for the two of a spherical operator."""
 
@@ -49,6 +58,13 @@ VARIANTS = [
     pytest.param("tsv", {"rank_frac": 1.0}, id="tsv-lossless"),
     pytest.param("iso_cts", {"common_frac": 0.3}, id="iso_cts-own"),
     pytest.param("iso_c", {"mean_over": "nonzero"}, id="iso_c-nonzero"),
+    *(
+        pytest.param("knots", {"inner": inner}, id=f"knots-{inner}")
+        for inner in ("sum", "dare_ties", "tsv", "iso")
+    ),
+    pytest.param("knots", {"join": "out"}, id="knots-out"),
+    pytest.param("wudi", {"ridge": 0.0}, id="wudi-exact"),
+    pytest.param("wudi", {"solver": "adam", "steps": 20}, id="wudi-adam"),
 ]
 
 
@@ -105,6 +121,9 @@ SELF = [
     ("multislerp", 3, {"weight": (0.2, 1.5, 0.3), "log_map": True, "base": True}),
     ("karcher", 3, {"weight": (0.2, 1.5, 0.3)}),
     ("karcher", 3, {"base": True}),
+    ("knots", 3, {}),
+    ("knots", 3, {"inner": "sum", "join": "out"}),
+    ("wudi", 3, {"anchor": "mean"}),
 ]
 
 
@@ -162,7 +181,7 @@ def test_no_weight_or_no_lambda_gives_exactly_the_base(name, extra, shape, seed)
 
 
 BASED = [
-    *only(*DELTA_METHODS),
+    *only(*DELTA_METHODS, "wudi"),
     *(variant for variant in VARIANTS if variant.values[1].get("base")),
 ]
 
@@ -195,6 +214,8 @@ END = {
     "ties": {"density": ONE * 3},
     "dare_linear": {"density": ONE * 3},
     "dare_ties": {"density": ONE * 3},
+    "knots": {"inner": "sum"},
+    "wudi": {"anchor": "mean"},
 }
 
 

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.core.catalogue import Knob, Operator, Policy
-from evomerge.core.operators.knobs import LAMBDA, LINEAR_VECTORS, WEIGHT
+from evomerge.core.operators.knobs import (
+    CONSENSUS,
+    LAMBDA,
+    LINEAR_VECTORS,
+    MASK_DENSITY,
+    NORMALIZE_AGREEING,
+    RESCALE,
+    SEED,
+    SHARE,
+    WEIGHT,
+)
 
 _ONLY_MATRICES: Mapping[str, Policy] = {
     **LINEAR_VECTORS,
@@ -43,6 +53,94 @@ _MEAN_OVER = Knob(
     choices=("all", "nonzero"),
 )
 _ISO_LAMBDA = replace(LAMBDA, low=0.3, high=3.0)
+_KNOTS = (
+    Knob(
+        "inner",
+        "choice",
+        "ties",
+        "What merges the differences in the shared basis.",
+        choices=("sum", "ties", "dare_ties", "tsv", "iso"),
+    ),
+    Knob(
+        "join",
+        "choice",
+        "in",
+        "Whose basis is shared: the outputs' (joined along input features), or the "
+        "inputs'.",
+        choices=("in", "out"),
+    ),
+    WEIGHT,
+    LAMBDA,
+    replace(
+        MASK_DENSITY,
+        default=1.0,
+        log=False,
+        help="Of ties the part kept, largest first; of dare_ties the chance to be "
+        "kept.",
+    ),
+    CONSENSUS,
+    replace(
+        NORMALIZE_AGREEING,
+        default=True,
+        help="Divide by the sum of the weights (of ties, dare_ties: of those that "
+        "agree).",
+    ),
+    replace(RESCALE, help="Of dare_ties. " + RESCALE.help),
+    replace(_RANK, help="Of tsv. " + _RANK.help),
+    SEED,
+)
+_WUDI = (
+    replace(
+        SHARE,
+        help="Share of each input in the interference; 1/N each if not given.",
+        lowest=0.0,
+    ),
+    replace(LAMBDA, low=0.3, high=1.5),
+    Knob(
+        "solver",
+        "choice",
+        "closed",
+        "Solve for the least interference, or walk towards it by Adam.",
+        choices=("closed", "adam"),
+    ),
+    Knob(
+        "ridge",
+        "float",
+        1e-3,
+        "Of closed: pull to the anchor, as a part of the mean curvature.",
+        low=1e-6,
+        high=1e-1,
+        log=True,
+        lowest=0.0,
+    ),
+    Knob(
+        "anchor",
+        "choice",
+        "sum",
+        "Where the search starts, or is pulled to: the differences' sum or mean.",
+        choices=("sum", "mean"),
+    ),
+    Knob(
+        "steps",
+        "int",
+        300,
+        "Of adam: how many steps.",
+        low=50,
+        high=1000,
+        log=True,
+        lowest=0,
+    ),
+    Knob(
+        "lr",
+        "float",
+        0.01,
+        "Of adam: size of a step, in units of the differences' root mean square.",
+        low=1e-3,
+        high=1e-1,
+        log=True,
+        lowest=0.0,
+    ),
+)
 
 SPECTRAL = (
     Operator(
@@ -74,5 +172,24 @@ SPECTRAL = (
         takes_base=True,
         policies=_ONLY_MATRICES,
         share="mean",
+    ),
+    Operator(
+        "knots",
+        "Another method's merge of the differences in one basis that they share.",
+        "Stoica et al. 2024 (2410.19735)",
+        _KNOTS,
+        needs_base=True,
+        takes_base=True,
+        policies=_ONLY_MATRICES,
+        random=True,
+    ),
+    Operator(
+        "wudi",
+        "The difference that disturbs the inputs least, their rows taken as data.",
+        "Cheng et al. 2025 (2503.08099)",
+        _WUDI,
+        needs_base=True,
+        takes_base=True,
+        policies=_ONLY_MATRICES,
     ),
 )

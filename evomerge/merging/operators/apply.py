@@ -14,6 +14,7 @@ from evomerge.merging.operators.emr import emr
 from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
+from evomerge.merging.operators.knots import knots
 from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
 from evomerge.merging.operators.magmax import magmax
 from evomerge.merging.operators.model_stock import model_stock
@@ -25,6 +26,7 @@ from evomerge.merging.operators.spherical import nuslerp, slerp
 from evomerge.merging.operators.tall import consensus
 from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
+from evomerge.merging.operators.wudi import wudi
 
 Arithmetic = Callable[
     [Settings, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
@@ -60,6 +62,8 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "tsv": tsv,
     "iso_c": iso_c,
     "iso_cts": iso_cts,
+    "knots": knots,
+    "wudi": wudi,
 }
 """Operator name to its arithmetic; holds exactly the names of the catalogue."""
 

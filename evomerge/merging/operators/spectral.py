@@ -165,8 +165,9 @@ def by_matrix(
     dtype = torch.float64 if rows * columns <= _WIDEST else torch.float32
     for place in range(len(start)):
         name = key if base.dim() == 2 else f"{key}[{place}]"
-        below = start[place].to(dtype)
-        deltas = tuple(stack[place].to(dtype) - below for stack in stacks)
+        # Contiguous, because products of transposed memory round in another way.
+        below = start[place].to(dtype).contiguous()
+        deltas = tuple(stack[place].to(dtype).contiguous() - below for stack in stacks)
         for source, delta in zip(operation.inputs, deltas, strict=True):
             _check_finite(delta, source, name)
         with _alone():
