@@ -48,3 +48,27 @@ def dyadic(shape: Sequence[int], seed: int, scale: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(tuple(shape), generator=generator)
     return (values * 1024).round_() * (scale / 1024)
+
+
+def experts(
+    merge: Operation, shape: Sequence[int], seed: int
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Return tensors for an operation: experts near a base, and the base if it has one.
+
+    All are multiples of 1/4096, see :func:`dyadic`.
+    """
+    base = dyadic(shape, seed)
+    n = len(merge.inputs)
+    tensors = [base + dyadic(shape, seed + i + 1, 0.25) for i in range(n)]
+    return tensors, None if merge.base is None else base
+
+
+def permuted(merge: Operation, order: Sequence[int]) -> Operation:
+    """Return the operation with its inputs, and their knobs, in another order."""
+    return Operation(
+        merge.operator,
+        tuple(merge.inputs[i] for i in order),
+        merge.base,
+        merge.shared,
+        tuple((knob, tuple(values[i] for i in order)) for knob, values in merge.each),
+    )

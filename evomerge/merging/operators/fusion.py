@@ -7,7 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, row_totals
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.order import Score, span, value_at
+from evomerge.merging.operators.order import Score, in_blocks, value_at
 from evomerge.merging.operators.rows import row_length
 
 _FLOOR = 1e-8
@@ -31,7 +31,7 @@ def arcee_fusion(
         return deltas.fresh()
     importance = _importance(deltas, _divergences(tensors[0], base, key))
     low, middle, high = (
-        value_at(deltas, importance, int(share * (deltas.n - 1)))
+        value_at(deltas, in_blocks(deltas, importance), int(share * (deltas.n - 1)))
         for share in (0.25, 0.5, 0.75)
     )
     threshold = middle + settings.number("kappa") * (high - low)
@@ -58,7 +58,7 @@ def _divergences(tensor: torch.Tensor, base: torch.Tensor, key: str) -> torch.Te
 
 def _importance(deltas: Deltas, divergences: torch.Tensor) -> Score:
     """Score an entry by the size of its difference times its row's divergence."""
-    space = deltas.scratch(span(deltas))
+    space = deltas.scratch()
     row = deltas.n // len(divergences)
 
     def score(block: slice) -> torch.Tensor:

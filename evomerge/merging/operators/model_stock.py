@@ -32,7 +32,7 @@ def model_stock(
     """
     assert base is not None
     n = len(tensors)
-    by_row = settings.flag("filter_wise") and base.dim() > 1
+    by_row = settings.flag("filter_wise") and base.dim() > 1 and base.numel() > 0
     row = row_length(base.shape) if by_row else 0
     cosines = mean_cosine(Deltas(tensors, base, multiple_of=row), row)
     under = 1.0 + (n - 1) * cosines

@@ -43,6 +43,22 @@ def span(deltas: Deltas) -> int:
     return max(_SPAN, deltas.block_size)
 
 
+def in_blocks(deltas: Deltas, score: Score) -> Score:
+    """Let a score that takes many steps do them in blocks of the usual size.
+
+    Its scratch space then stays in the cache, whatever is asked for at a time.
+    """
+    out = deltas.scratch(span(deltas))
+
+    def filled(block: slice) -> torch.Tensor:
+        for low in range(block.start, block.stop, deltas.block_size):
+            part = slice(low, min(low + deltas.block_size, block.stop))
+            out[low - block.start : part.stop - block.start] = score(part)
+        return out[: block.stop - block.start]
+
+    return filled
+
+
 def cut(deltas: Deltas, score: Score, keep: int) -> Cut:
     """Find the cut that keeps exactly the ``keep`` entries of the largest scores."""
     if keep <= 0:

@@ -12,7 +12,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.order import span, value_at
+from evomerge.merging.operators.order import in_blocks, value_at
 from evomerge.merging.operators.sparsify import magnitude, whole
 
 _NO_WEIGHT = 1e-12
@@ -80,8 +80,7 @@ class _Contest:
             ends = (int(share * (deltas.n - 1)) for share in (clip, 1.0 - clip))
             low, high = (value_at(deltas, sizes, place) for place in ends)
             self._sizes.append(_Range(low, high))
-        n = span(deltas)
-        self._own, self._other, self._sum = (deltas.scratch(n) for _ in range(3))
+        self._own, self._other, self._sum = (deltas.scratch() for _ in range(3))
 
     def clip(self, index: int, delta: torch.Tensor) -> torch.Tensor:
         """Bring the sizes of an input's differences into their range, in place."""
@@ -97,7 +96,8 @@ class _Contest:
             return self.score(index, block)
 
         place = min(whole((1.0 - self._part) * n), n - 1)
-        low, high = (value_at(self._deltas, score, at) for at in (place, n - 1))
+        scores = in_blocks(self._deltas, score)
+        low, high = (value_at(self._deltas, scores, at) for at in (place, n - 1))
         return _Range(low, high)
 
     def score(self, index: int, block: slice) -> torch.Tensor:

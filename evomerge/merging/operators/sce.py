@@ -9,7 +9,7 @@ from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.consensus import Rule, agree
 from evomerge.merging.operators.linear import Thin
-from evomerge.merging.operators.order import Cut, Score, cut, keep_block, span
+from evomerge.merging.operators.order import Cut, Score, cut, in_blocks, keep_block
 from evomerge.merging.operators.sparsify import whole
 
 
@@ -41,12 +41,10 @@ def _select(deltas: Deltas, settings: Settings) -> Thin:
     if part >= 1.0:
         return _leave
     variance = _variance(deltas)
-    varied = sum(
-        int(torch.count_nonzero(variance(block)))
-        for block in deltas.blocks(span(deltas))
-    )
+    varied = sum(int(torch.count_nonzero(variance(b))) for b in deltas.blocks())
     guard = settings.choice("rounding") != "int"
-    at = cut(deltas, variance, whole(part * varied, guard=guard))
+    keep = whole(part * varied, guard=guard)
+    at = cut(deltas, in_blocks(deltas, variance), keep)
     return _Selection(deltas, variance, at)
 
 
@@ -72,20 +70,19 @@ def _variance(deltas: Deltas) -> Score:
 
     In fp64, rounded once: the order of the inputs does not decide between entries.
     """
-    n, longest = len(deltas), span(deltas)
-    space, out = deltas.scratch(longest), deltas.scratch(longest)
+    space = deltas.scratch()
+    wide = [torch.empty_like(space, dtype=torch.float64) for _ in range(2)]
 
     def score(block: slice) -> torch.Tensor:
-        base = deltas.base(block)
-        mean = torch.zeros(len(out[: block.stop - block.start]), dtype=torch.float64)
-        mean = mean.to(deltas.device)
-        for index in range(n):
+        base, length = deltas.base(block), block.stop - block.start
+        mean, spread = (values[:length].zero_() for values in wide)
+        for index in range(len(deltas)):
             mean.add_(deltas.read(index, block, base, space))
-        mean.div_(n)
-        spread = torch.zeros_like(mean)
-        for index in range(n):
-            spread.add_((deltas.read(index, block, base, space) - mean).square_())
-        return out[: len(mean)].copy_(spread.div_(n))
+        mean.div_(len(deltas))
+        for index in range(len(deltas)):
+            delta = deltas.read(index, block, base, space)
+            spread.add_(torch.sub(delta, mean).square_())
+        return space[:length].copy_(spread.div_(len(deltas)))
 
     return score
 
