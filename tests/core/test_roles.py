@@ -71,10 +71,26 @@ def test_unknown_roles_and_policies_are_refused():
         for_role(TIES, "norm", "median")
 
 
+@pytest.mark.parametrize(
+    ("operation", "weights"),
+    [
+        (Operation("sce", ("a", "b"), "base"), (0.5, 0.5)),
+        (Operation("consensus", ("a", "b"), "base"), (1.0, 1.0)),
+        (Operation("pcb", ("a", "b"), "base", each=(("weight", (1, 2)),)), (0.5, 1.0)),
+        (Operation("arcee_fusion", ("a",), "base"), (0.5,)),
+    ],
+)
+def test_an_operator_without_weights_leaves_vectors_to_its_share(operation, weights):
+    plain = for_role(operation, "norm")
+    assert plain.operator == "task_arithmetic"
+    assert dict(plain.each)["weight"] == weights
+
+
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 @pytest.mark.parametrize("role", ROLES)
 def test_every_policy_gives_an_operation_that_is_stable(name, role):
     operator = CATALOGUE[name]
     base = "base" if operator.needs_base else None
-    operation = for_role(Operation(name, ("a", "b"), base), role)
+    names = ("a", "b")[: operator.n_inputs]
+    operation = for_role(Operation(name, names, base), role)
     assert for_role(operation, role) == operation
