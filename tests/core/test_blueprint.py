@@ -54,6 +54,12 @@ def test_control_points_are_joined_by_straight_lines() -> None:
     assert along(Schedule((0.0, 1.0, 0.0)), 4) == pytest.approx([0, 2 / 3, 2 / 3, 0])
 
 
+def test_two_control_points_scale_layers_as_lines_does() -> None:
+    lines = Schedule((0.3, 0.3 + 0.7))
+    scales = [lines.at_layer(layer, 4, {}) for layer in range(4)]
+    assert scales == pytest.approx([0.3, 0.533333, 0.766667, 1.0], abs=1e-6)
+
+
 def test_a_model_of_one_layer_takes_the_first_control_point() -> None:
     assert along(Schedule((0.3, 0.9)), 1) == [0.3]
 

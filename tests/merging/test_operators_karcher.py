@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.core.operators import CATALOGUE
 from evomerge.core.roles import for_role
+from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
-from evomerge.merging.operators import apply
+from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.angles import dot_products
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import dyadic, operation
 
 EYE = torch.eye(3)
@@ -238,3 +241,15 @@ def test_dot_products_are_exact_and_do_not_depend_on_the_blocks():
     for i, j in itertools.product(range(3), repeat=2):
         exact = float(tensors[i].double() @ tensors[j].double())
         assert float(products[i, j]) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["slerp", "nuslerp", "multislerp", "karcher"])
+def test_a_memo_spares_the_next_candidate_the_angles(name):
+    memo = CountingMemo()
+    tensors, knobs = experts(2), CATALOGUE[name].knobs
+    for t in (0.25, 0.5):
+        given = {"t": t} if knobs[0].name == "t" else {"weight": (1.0, t)}
+        asked = operation(name, **given)
+        merged = ARITHMETIC[name](resolve(asked), tensors, None, "w", memo)
+        assert torch.equal(merged, apply(asked, tensors, None, "w"))
+    assert memo.computed == [("dot products", "w", None, "m1", "m2")]

@@ -7,7 +7,9 @@ from evomerge.core.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.knots import share
-from evomerge.merging.operators.spectral import NOTHING_KEPT, Matrices
+from evomerge.merging.operators.memo import NOTHING_KEPT
+from evomerge.merging.operators.spectral import Matrices
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])
@@ -164,18 +166,10 @@ def test_knobs_of_the_inner_method_are_checked():
 
 
 def test_a_memo_spares_the_next_candidate_the_basis():
-    kept, computed = {}, []
-
-    class Kept:
-        def recall(self, what, compute):
-            if what not in kept:
-                computed.append(what)
-                kept[what] = compute()
-            return kept[what]
-
+    memo = CountingMemo()
     base, *tensors = (randn(6, 5, seed=i).float() for i in range(3))
     for inner in ("sum", "ties"):
         asked = operation("knots", inner=inner)
-        merged = ARITHMETIC["knots"](resolve(asked), tensors, base, "w", Kept())
+        merged = ARITHMETIC["knots"](resolve(asked), tensors, base, "w", memo)
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
-    assert computed == [("shared", "columns", "w", "base", "m1", "m2")]
+    assert memo.computed == [("shared", "columns", "w", "base", "m1", "m2")]

@@ -12,6 +12,7 @@ from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.spectral import polar, svd
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 MATRIX_METHODS = [
@@ -29,20 +30,6 @@ def randn(*shape, seed=0):
 
 def low_rank(rows, columns, rank, seed):
     return randn(rows, rank, seed=seed) @ randn(rank, columns, seed=seed + 1)
-
-
-class Kept(dict):
-    """A memo that counts what is computed."""
-
-    def __init__(self):
-        super().__init__()
-        self.computed = []
-
-    def recall(self, what, compute):
-        if what not in self:
-            self.computed.append(what)
-            self[what] = compute()
-        return self[what]
 
 
 def test_the_families_of_singular_vectors_are_found():
@@ -177,7 +164,7 @@ def test_an_input_equal_to_the_base_does_no_harm(name):
 
 
 def test_a_memo_spares_the_next_candidate_every_decomposition_of_an_input():
-    memo = Kept()
+    memo = CountingMemo()
     base, *tensors = (randn(2, 6, 5, seed=i).float() for i in range(4))
     for scale in (1.0, 0.5):
         merge = operation("tsv", 3, lambda_=scale, weight=(scale, 1.0, 1.0))

@@ -7,8 +7,10 @@ from evomerge.core.roles import for_role
 from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.spectral import NOTHING_KEPT, Matrices
+from evomerge.merging.operators.memo import NOTHING_KEPT
+from evomerge.merging.operators.spectral import Matrices
 from evomerge.merging.operators.wudi import Interference
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 
@@ -172,18 +174,12 @@ def test_norms_get_the_mean_difference_with_the_same_shares():
 
 
 def test_a_memo_spares_the_next_candidate_the_products_of_an_input():
-    kept, computed = {}, []
-
-    class Kept:
-        def recall(self, what, compute):
-            if what not in kept:
-                computed.append(what)
-                kept[what] = compute()
-            return kept[what]
-
+    memo = CountingMemo()
     base, *tensors = (randn(4, 5, seed=i).float() for i in range(3))
     for ridge in (1e-3, 1e-2):
         asked = operation("wudi", ridge=ridge, weight=(ridge, 1.0))
-        merged = ARITHMETIC["wudi"](resolve(asked), tensors, base, "w", Kept())
+        merged = ARITHMETIC["wudi"](resolve(asked), tensors, base, "w", memo)
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
-    assert computed == [("interference", "w", "base", name) for name in ("m1", "m2")]
+    assert memo.computed == [
+        ("interference", "w", "base", name) for name in ("m1", "m2")
+    ]

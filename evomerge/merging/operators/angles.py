@@ -8,13 +8,14 @@ numbers. The dot products are exact to fp64 and do not depend on how the work is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from evomerge.core.recipe import Operation
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.memo import Memo
 
 _NO_LENGTH = 1e-8
 """A vector shorter than this has no direction."""
@@ -39,14 +40,16 @@ class Angles:
         return float((sums @ self.cosines @ sums).clamp_min(0.0).sqrt())
 
 
-def measure(vectors: Deltas, key: str, names: Sequence[str]) -> Angles:
-    """Measure the flattened inputs, or their differences from a base.
+def measure(vectors: Deltas, operation: Operation, key: str, memo: Memo) -> Angles:
+    """Measure the flattened inputs, or their differences from a base, once.
 
     Raises:
         CandidateError: An input is not finite; the message names it and the tensor.
     """
-    products = dot_products(vectors)
-    for name, square in zip(names, products.diagonal().tolist(), strict=True):
+    products = known_products(vectors, operation, key, memo)
+    for name, square in zip(
+        operation.inputs, products.diagonal().tolist(), strict=True
+    ):
         if not math.isfinite(square):
             raise CandidateError(
                 f"{key}: input {name!r} (or the base) is not finite, so it has no "
@@ -58,6 +61,14 @@ def measure(vectors: Deltas, key: str, names: Sequence[str]) -> Angles:
     cosines = (products * scale * scale[:, None]).clamp_(-1.0, 1.0)
     cosines.diagonal().copy_(lengths > 0.0)
     return Angles(lengths, cosines)
+
+
+def known_products(
+    vectors: Deltas, operation: Operation, key: str, memo: Memo
+) -> torch.Tensor:
+    """Return all dot products, computed once for all candidates."""
+    what = ("dot products", key, operation.base, *operation.inputs)
+    return memo.recall(what, lambda: dot_products(vectors))
 
 
 def dot_products(vectors: Deltas) -> torch.Tensor:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import keep_count
 from evomerge.merging.operators.spectral import (
     FLOOR,
-    NOTHING_KEPT,
     Matrices,
-    Memo,
     Svd,
     by_matrix,
     is_matrix,

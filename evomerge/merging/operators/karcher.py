@@ -20,6 +20,7 @@ from evomerge.errors import CandidateError
 from evomerge.merging.operators.angles import Angles, measure
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def multislerp(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Turn to the weighted mean of the directions; the length is the mean length.
 
@@ -46,7 +48,7 @@ def multislerp(
     """
     vectors = Deltas(tensors, base)
     weights = _weights(settings, key)
-    angles = measure(vectors, key, settings.operation.inputs)
+    angles = measure(vectors, settings.operation, key, memo)
     if vectors.n < 2 or not bool(angles.lengths.any()):
         return add_deltas(vectors, weights.tolist())
     length = float(weights @ angles.lengths)
@@ -71,6 +73,7 @@ def karcher(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Turn to the direction with the least mean squared angle; the mean length.
 
@@ -85,7 +88,7 @@ def karcher(
     vectors = Deltas(tensors, base)
     patience = _Patience(int(settings.number("max_iter")), settings.number("tol"))
     weights = _weights(settings, key)
-    angles = measure(vectors, key, settings.operation.inputs)
+    angles = measure(vectors, settings.operation, key, memo)
     long = angles.lengths > patience.tol
     if vectors.n < 2 or not bool(long.any()):
         return add_deltas(vectors, weights.tolist())

@@ -21,10 +21,9 @@ from evomerge.core.settings import Settings, resolve
 from evomerge.merging.operators.dare import dare_ties
 from evomerge.merging.operators.iso import iso_c
 from evomerge.merging.operators.linear import delta_factors, task_arithmetic
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.spectral import (
-    NOTHING_KEPT,
     Matrices,
-    Memo,
     by_matrix,
     is_matrix,
     svd,

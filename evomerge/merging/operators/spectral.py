@@ -18,13 +18,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.linear import weighted_sum
+from evomerge.merging.operators.memo import Memo
 
 FLOOR = 1e-10
 """Part of the largest singular value up to which one counts as zero."""
@@ -35,40 +35,6 @@ _WIDEST = 8192**2
 """Elements of the largest matrix worked on in fp64."""
 
 _ALONE = threading.RLock()
-
-Value = TypeVar("Value")
-
-
-class Memo(Protocol):
-    """What was computed before from the same inputs, whatever the candidate.
-
-    Values are tensors or hold some, and are never written to. Calls from several
-    threads are safe.
-    """
-
-    def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
-    ) -> Value:
-        """Return what is kept under this name, computing it the first time.
-
-        Args:
-            what: The kind of value, the key of the matrix, the base's name, and the
-                names of the inputs it depends on.
-            compute: Called if nothing is kept.
-        """
-
-
-class Forgetful:
-    """A memo that keeps nothing."""
-
-    def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
-    ) -> Value:
-        """Compute it."""
-        return compute()
-
-
-NOTHING_KEPT = Forgetful()
 
 
 @dataclass(frozen=True, slots=True)

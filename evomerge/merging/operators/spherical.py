@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, slerp_t
+from evomerge.merging.operators.angles import known_products
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +28,12 @@ def slerp(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Interpolate two tensors on the arc between them, lengths left as they are."""
     inputs = Deltas(tensors, None)
     t = settings.number("t")
-    cosine = _cosine(inputs)
+    cosine = _cosine(inputs, settings.operation, key, memo)
     if cosine is None or abs(cosine) > _PARALLEL:
         if cosine is not None and cosine < 0:
             _log.warning(
@@ -47,6 +51,7 @@ def nuslerp(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
@@ -58,7 +63,7 @@ def nuslerp(
     axis = settings.choice("axis")
     if axis != "flat" and len(inputs.shape) >= 2:
         return _by_vector(tensors, base, t, dim=-1 if axis == "in" else -2)
-    cosine = _cosine(inputs)
+    cosine = _cosine(inputs, settings.operation, key, memo)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
         return add_deltas(inputs, (1.0 - t, t))
@@ -70,21 +75,9 @@ def _arc(theta: float, t: float) -> tuple[float, float]:
     return math.sin((1.0 - t) * theta) / sine, math.sin(t * theta) / sine
 
 
-def _cosine(pair: Deltas) -> float | None:
-    """Return the cosine between two flattened vectors; None if one has no length.
-
-    Sums run in fp64, so that the angle does not depend on how the work is cut.
-    """
-    sums = torch.zeros(3, dtype=torch.float64, device=pair.device)
-    left, right, space = pair.scratch(), pair.scratch(), pair.scratch()
-    for block in pair.blocks():
-        base = pair.base(block)
-        a = pair.read(0, block, base, left)
-        b = pair.read(1, block, base, right)
-        product = space[: len(a)]
-        for place, (x, y) in enumerate(((a, b), (a, a), (b, b))):
-            sums[place] += torch.mul(x, y, out=product).sum(dtype=torch.float64)
-    dot, aa, bb = sums.tolist()
+def _cosine(pair: Deltas, operation: Operation, key: str, memo: Memo) -> float | None:
+    """Return the cosine between two flattened vectors; None if one has no length."""
+    (aa, dot), (_, bb) = known_products(pair, operation, key, memo).tolist()
     if math.sqrt(aa) <= _NO_LENGTH or math.sqrt(bb) <= _NO_LENGTH:
         return None
     return max(-1.0, min(1.0, float(dot / math.sqrt(aa * bb))))

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import keep_count
 from evomerge.merging.operators.spectral import (
-    NOTHING_KEPT,
     Matrices,
-    Memo,
     by_matrix,
     is_matrix,
     mean_delta,

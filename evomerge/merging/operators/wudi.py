@@ -17,10 +17,9 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.linear import weighted_sum
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.spectral import (
-    NOTHING_KEPT,
     Matrices,
-    Memo,
     by_matrix,
     is_matrix,
 )

@@ -1,0 +1,28 @@
+"""A memo to test operators with."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+
+class CountingMemo:
+    """Keeps everything, and lists what had to be computed.
+
+    Attributes:
+        computed: Names in the order they were first asked for.
+    """
+
+    def __init__(self) -> None:
+        self.computed: list[tuple[str | None, ...]] = []
+        self._kept: dict[tuple[str | None, ...], Any] = {}
+
+    def recall(
+        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+    ) -> Value:
+        """Return what is kept under this name, computing it the first time."""
+        if what not in self._kept:
+            self.computed.append(what)
+            self._kept[what] = compute()
+        kept: Value = self._kept[what]
+        return kept
