@@ -45,6 +45,15 @@ def test_arcee_fusion_is_as_defined_with_exact_quantiles(shape, kappa):
     assert torch.equal(merge("arcee_fusion", base, other, kappa=kappa), expected)
 
 
+def test_arcee_fusion_of_nearly_equal_models_is_as_defined():
+    base = randn(300, 200, seed=1)
+    other = base + 1e-6 * randn(300, 200, seed=2)  # divergences of either sign
+    merged = merge("arcee_fusion", base, other)
+    taken = merged != base
+    assert torch.equal(merged[taken], (base + (other - base))[taken])
+    assert 0.0 < float(taken.float().mean()) < 0.5
+
+
 def test_nearswap_takes_steps_of_at_most_t():
     merged = merge("nearswap", [0.0, 0.0, 0.0], [0.05, 0.2, 1.0], t=0.1)
     torch.testing.assert_close(merged, torch.tensor([0.05, 0.1, 0.1]))

@@ -13,12 +13,12 @@ from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.consensus import Rule, agree
 from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
-from evomerge.merging.operators.order import Cut, keep_block
+from evomerge.merging.operators.order import cuts, keep_block
 from evomerge.merging.operators.rows import ranks, row_length
 from evomerge.merging.operators.sparsify import (
     keep_count,
     keep_l1,
-    magnitude_cut,
+    magnitude,
     whole,
 )
 
@@ -94,13 +94,16 @@ def _deltas(
 
 
 def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
-    cuts = [_cuts(deltas, index, at) for index, at in enumerate(bands)]
+    found = [
+        cuts(deltas, magnitude(deltas, index), (at.top, at.top + at.keep))
+        for index, at in enumerate(bands)
+    ]
     left, right = deltas.scratch(), deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if bands[index].keep == deltas.n:
             return
-        top, both = cuts[index]
+        top, both = found[index]
         sizes = torch.abs(delta, out=left[: len(delta)])
         if bands[index].top:
             gone = keep_block(top, block, sizes, right[: len(delta)])
@@ -108,14 +111,6 @@ def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
         delta.mul_(keep_block(both, block, sizes, sizes))
 
     return thin
-
-
-def _cuts(deltas: Deltas, index: int, at: Band) -> tuple[Cut, Cut]:
-    """Return the cuts above which entries go, and above which they go or stay."""
-    if at.keep == deltas.n:
-        return magnitude_cut(deltas, index, 0), magnitude_cut(deltas, index, deltas.n)
-    both = magnitude_cut(deltas, index, at.top + at.keep)
-    return magnitude_cut(deltas, index, at.top), both
 
 
 def _in_rows(bands: Sequence[Band], length: int) -> Thin:

@@ -7,7 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, row_totals
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.order import Score, in_blocks, value_at
+from evomerge.merging.operators.order import Score, in_blocks, values_at
 from evomerge.merging.operators.rows import row_length
 
 _FLOOR = 1e-8
@@ -30,10 +30,10 @@ def arcee_fusion(
     if deltas.n == 0:
         return deltas.fresh()
     importance = _importance(deltas, _divergences(tensors[0], base, key))
-    low, middle, high = (
-        value_at(deltas, in_blocks(deltas, importance), int(share * (deltas.n - 1)))
-        for share in (0.25, 0.5, 0.75)
-    )
+    places = [int(share * (deltas.n - 1)) for share in (0.25, 0.5, 0.75)]
+    scores = in_blocks(deltas, importance)
+    # Rounding leaves the divergence of equal rows a little below zero at times.
+    low, middle, high = values_at(deltas, scores, places, signed=True)
     threshold = middle + settings.number("kappa") * (high - low)
     out = deltas.fresh()
     into = out.view(-1)

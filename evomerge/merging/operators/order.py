@@ -6,7 +6,7 @@ time and without a copy of the scores.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,22 +59,34 @@ def in_blocks(deltas: Deltas, score: Score) -> Score:
     return filled
 
 
-def cut(deltas: Deltas, score: Score, keep: int) -> Cut:
-    """Find the cut that keeps exactly the ``keep`` entries of the largest scores."""
-    if keep <= 0:
-        return Cut(math.inf, -1)
-    if keep >= deltas.n:
-        return Cut(-math.inf, deltas.n)
-    keys = _Keys(deltas, score)
-    key, rest, ties = keys.find(keep)
-    last = deltas.n if rest == ties else keys.tie(key, rest)
-    return Cut(_number(key), last)
+def cuts(deltas: Deltas, score: Score, keeps: Sequence[int]) -> list[Cut]:
+    """Find the cuts that keep exactly so many entries, those of the largest scores.
+
+    Args:
+        deltas: The tensor's inputs.
+        score: Not negative.
+        keeps: How many entries; all are found in the same passes.
+    """
+    keys = _Keys(deltas, score, signed=False)
+    inside = [keep for keep in keeps if 0 < keep < deltas.n]
+    found = dict(zip(inside, keys.find(inside), strict=True))
+    return [_cut(deltas, keys, found.get(keep), keep) for keep in keeps]
 
 
-def value_at(deltas: Deltas, score: Score, place: int) -> float:
-    """Return the score at a place, from 0, of all scores in ascending order."""
-    key, _, _ = _Keys(deltas, score).find(deltas.n - place)
-    return _number(key)
+def values_at(
+    deltas: Deltas, score: Score, places: Sequence[int], *, signed: bool = False
+) -> list[float]:
+    """Return the scores at some places, from 0, of all scores in ascending order.
+
+    Args:
+        deltas: The tensor's inputs.
+        score: Of every entry.
+        places: All are found in the same passes.
+        signed: Scores may be negative.
+    """
+    keys = _Keys(deltas, score, signed=signed)
+    found = keys.find([deltas.n - place for place in places])
+    return [_number(at.key) for at in found]
 
 
 def keep_block(
@@ -94,21 +106,36 @@ def keep_block(
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A place in the order of keys.
+
+    Attributes:
+        key: The key that stands there.
+        rest: How many of its equals stand there or above.
+        ties: How many equals there are.
+    """
+
+    key: int
+    rest: int
+    ties: int
+
+
 class _Keys:
     """Scores as whole numbers of the same order, block by block."""
 
-    def __init__(self, deltas: Deltas, score: Score) -> None:
+    def __init__(self, deltas: Deltas, score: Score, *, signed: bool) -> None:
         self._deltas = deltas
         self._score = score
+        self._signed = signed
+        self._lowest = -(1 << (_HALF - 1)) if signed else 0
 
-    def find(self, keep: int) -> tuple[int, int, int]:
-        """Return the key of the ``keep``-th largest, and of its equals how many count.
-
-        Returns:
-            The key, how many entries of just this key are among the ``keep`` largest,
-            and how many there are.
-        """
-        return self._select(keep) if self._deltas.n <= _SMALL else self._count(keep)
+    def find(self, keeps: Sequence[int]) -> list[_Place]:
+        """Return where the entries stand that are so many-th from the largest."""
+        if not keeps:
+            return []
+        small = self._deltas.n <= _SMALL
+        return self._select(keeps) if small else self._count(keeps)
 
     def tie(self, key: int, number: int) -> int:
         """Return the flat index of the given entry of a key, counted from 1."""
@@ -122,31 +149,52 @@ class _Keys:
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for block in self._deltas.blocks(span(self._deltas)):
             bits = self._score(block).view(torch.int32)
-            # The bits of negative numbers run backwards.
-            yield block, torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+            if self._signed:
+                # The bits of negative numbers run backwards.
+                bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+            yield block, bits
 
-    def _select(self, keep: int) -> tuple[int, int, int]:
+    def _select(self, keeps: Sequence[int]) -> list[_Place]:
         n = self._deltas.n
         ((_, keys),) = self._blocks()
-        key = int(torch.kthvalue(keys, n - keep + 1).values)
-        above = int(torch.count_nonzero(keys > key))
-        ties = int(torch.count_nonzero(keys == key))
-        return key, keep - above, ties
+        found = []
+        for keep in keeps:
+            key = int(torch.kthvalue(keys, n - keep + 1).values)
+            above = int(torch.count_nonzero(keys > key))
+            ties = int(torch.count_nonzero(keys == key))
+            found.append(_Place(key, keep - above, ties))
+        return found
 
-    def _count(self, keep: int) -> tuple[int, int, int]:
+    def _count(self, keeps: Sequence[int]) -> list[_Place]:
         device = self._deltas.device
-        highs = torch.zeros(1 << _HALF, dtype=torch.int64, device=device)
+        n_bins = 1 << (_HALF if self._signed else _HALF - 1)
+        highs = torch.zeros(n_bins, dtype=torch.int64, device=device)
         for _, keys in self._blocks():
-            bins = (keys >> _HALF).add_(1 << (_HALF - 1))
-            highs += torch.bincount(bins, minlength=len(highs))
-        high, rest, _ = _bin(highs, keep)
-        high -= 1 << (_HALF - 1)
-        lows = torch.zeros(1 << _HALF, dtype=torch.int64, device=device)
+            bins = (keys >> _HALF).sub_(self._lowest)
+            highs += torch.bincount(bins, minlength=n_bins)
+        reached = [_bin(highs, keep) for keep in keeps]
+        lows = {
+            high: torch.zeros(1 << _HALF, dtype=torch.int64, device=device)
+            for high, _, _ in reached
+        }
         for _, keys in self._blocks():
-            inside = keys[(keys >> _HALF) == high]
-            lows += torch.bincount(inside & _LOW, minlength=len(lows))
-        low, rest, ties = _bin(lows, rest)
-        return (high << _HALF) | low, rest, ties
+            halves = keys >> _HALF
+            for high, low in lows.items():
+                inside = keys[halves == high + self._lowest]
+                low += torch.bincount(inside & _LOW, minlength=len(low))
+        found = []
+        for high, rest, _ in reached:
+            low_bin, left, ties = _bin(lows[high], rest)
+            key = ((high + self._lowest) << _HALF) | low_bin
+            found.append(_Place(key, left, ties))
+        return found
+
+
+def _cut(deltas: Deltas, keys: _Keys, at: _Place | None, keep: int) -> Cut:
+    if at is None:  # nothing is kept, or everything
+        return Cut(math.inf, -1) if keep <= 0 else Cut(0.0, deltas.n)
+    last = deltas.n if at.rest == at.ties else keys.tie(at.key, at.rest)
+    return Cut(_number(at.key), last)
 
 
 def _bin(histogram: torch.Tensor, keep: int) -> tuple[int, int, int]:

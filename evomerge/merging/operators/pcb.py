@@ -12,7 +12,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.order import in_blocks, value_at
+from evomerge.merging.operators.order import in_blocks, values_at
 from evomerge.merging.operators.sparsify import magnitude, whole
 
 _NO_WEIGHT = 1e-12
@@ -77,8 +77,8 @@ class _Contest:
         self._sizes = []
         for index in range(len(deltas)):
             sizes = magnitude(deltas, index)
-            ends = (int(share * (deltas.n - 1)) for share in (clip, 1.0 - clip))
-            low, high = (value_at(deltas, sizes, place) for place in ends)
+            ends = [int(share * (deltas.n - 1)) for share in (clip, 1.0 - clip)]
+            low, high = values_at(deltas, sizes, ends)
             self._sizes.append(_Range(low, high))
         self._own, self._other, self._sum = (deltas.scratch() for _ in range(3))
 
@@ -97,7 +97,7 @@ class _Contest:
 
         place = min(whole((1.0 - self._part) * n), n - 1)
         scores = in_blocks(self._deltas, score)
-        low, high = (value_at(self._deltas, scores, at) for at in (place, n - 1))
+        low, high = values_at(self._deltas, scores, (place, n - 1), signed=True)
         return _Range(low, high)
 
     def score(self, index: int, block: slice) -> torch.Tensor:

@@ -9,7 +9,7 @@ from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.consensus import Rule, agree
 from evomerge.merging.operators.linear import Thin
-from evomerge.merging.operators.order import Cut, Score, cut, in_blocks, keep_block
+from evomerge.merging.operators.order import Cut, Score, cuts, in_blocks, keep_block
 from evomerge.merging.operators.sparsify import whole
 
 
@@ -44,7 +44,7 @@ def _select(deltas: Deltas, settings: Settings) -> Thin:
     varied = sum(int(torch.count_nonzero(variance(b))) for b in deltas.blocks())
     guard = settings.choice("rounding") != "int"
     keep = whole(part * varied, guard=guard)
-    at = cut(deltas, in_blocks(deltas, variance), keep)
+    (at,) = cuts(deltas, in_blocks(deltas, variance), (keep,))
     return _Selection(deltas, variance, at)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.linear import Thin
-from evomerge.merging.operators.order import Cut, Score, cut, keep_block, span
+from evomerge.merging.operators.order import Cut, Score, cuts, keep_block, span
 
 
 def keep_count(density: float, n: int, *, guard: bool = True) -> int:
@@ -40,18 +40,18 @@ def magnitude(deltas: Deltas, index: int) -> Score:
 
 def magnitude_cut(deltas: Deltas, index: int, keep: int) -> Cut:
     """Find the cut that keeps exactly the ``keep`` largest differences of an input."""
-    return cut(deltas, magnitude(deltas, index), keep)
+    return cuts(deltas, magnitude(deltas, index), (keep,))[0]
 
 
 def trim(deltas: Deltas, densities: Sequence[float], *, guard: bool = True) -> Thin:
     """Keep the largest differences of each input, the given part of them."""
     counts = [keep_count(density, deltas.n, guard=guard) for density in densities]
-    cuts = [magnitude_cut(deltas, i, keep) for i, keep in enumerate(counts)]
+    found = [magnitude_cut(deltas, i, keep) for i, keep in enumerate(counts)]
     space = deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if counts[index] < deltas.n:
-            cut_block(cuts[index], block, delta, space)
+            cut_block(found[index], block, delta, space)
 
     return thin
 
