@@ -99,6 +99,15 @@ def test_a_small_ridge_comes_near_the_exact_solution(seed):
     assert far[0] < 1e-3
 
 
+@pytest.mark.parametrize("ridge", [1e-12, 1e-9, 1e-8])
+def test_next_to_no_ridge_is_solved_too_where_inputs_say_little(ridge):
+    deltas = [randn(2, 40, seed=i) for i in range(2)]  # rank 4 of 40
+    interference = problem(deltas)
+    found = interference.closed(ridge)
+    assert float(interference.slope(found).abs().max()) < 1e-6
+    close(found, interference.closed(0.0), 1e-4)
+
+
 def test_a_large_ridge_keeps_the_anchor():
     deltas = [randn(4, 5, seed=i) for i in range(3)]
     close(merge(deltas, ridge=1e9), sum(deltas))

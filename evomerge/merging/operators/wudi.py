@@ -46,8 +46,7 @@ def wudi(
     Vectors get the mean difference.
 
     Raises:
-        CandidateError: The weights sum to zero, an input is not finite, or the
-            equations cannot be solved.
+        CandidateError: The weights sum to zero, or an input is not finite.
     """
     assert base is not None
     shares = _shares(settings, key)
@@ -76,14 +75,12 @@ class Interference:
         right: Shape ``(rows, columns)``: ``sum(a_i D_i C_i)``.
         anchor: Shape ``(rows, columns)``: where the equations say nothing.
         size: Root mean square of the entries of those that differ at all.
-        key: The tensor, for messages.
     """
 
     gram: torch.Tensor
     right: torch.Tensor
     anchor: torch.Tensor
     size: float
-    key: str
 
     @classmethod
     def of(
@@ -102,7 +99,7 @@ class Interference:
         squares = [float(delta.square().mean()) for delta in matrices.deltas]
         changed = sum(square > 0.0 for square in squares) or 1
         size = math.sqrt(sum(squares) / changed)
-        return cls(gram, right, anchor, size, matrices.key)
+        return cls(gram, right, anchor, size)
 
     def slope(self, at: torch.Tensor) -> torch.Tensor:
         """Return half the gradient of the interference at a difference."""
@@ -115,24 +112,18 @@ class Interference:
             ridge: How strongly, as a part of the mean curvature. Next to none leaves
                 the anchor only where the equations say nothing.
         """
-        pull = ridge * float(self.gram.trace()) / len(self.gram)
-        if pull == 0.0 and not bool(self.gram.any()):
-            return self.anchor.clone()
         step = -self.slope(self.anchor)
-        if ridge < _NO_RIDGE:
-            values, vectors = torch.linalg.eigh(self.gram)
-            live = values > _FLAT * float(values[-1])
-            inverse = torch.where(live, 1.0 / (values + pull), 0.0)
-            return self.anchor + (step @ vectors * inverse) @ vectors.T
-        gram = self.gram.clone()
-        gram.diagonal().add_(pull)
-        root, failed = torch.linalg.cholesky_ex(gram)
-        if bool(failed):
-            raise CandidateError(
-                f"{self.key}: the equations of wudi cannot be solved with a ridge of "
-                f"{ridge:g}. Take a larger one."
-            )
-        return self.anchor + torch.cholesky_solve(step.T, root).T
+        pull = ridge * float(self.gram.trace()) / len(self.gram)
+        if pull > 0.0 and ridge >= _NO_RIDGE:
+            gram = self.gram.clone()
+            gram.diagonal().add_(pull)
+            root, failed = torch.linalg.cholesky_ex(gram)
+            if not bool(failed):
+                return self.anchor + torch.cholesky_solve(step.T, root).T
+        values, vectors = torch.linalg.eigh(self.gram)
+        live = values > _FLAT * float(values[-1])
+        inverse = torch.where(live, 1.0 / (values + pull), 0.0)
+        return self.anchor + (step @ vectors * inverse) @ vectors.T
 
     def descend(self, steps: int, rate: float) -> torch.Tensor:
         """Walk from the anchor by Adam; a step moves an entry by about the rate.
