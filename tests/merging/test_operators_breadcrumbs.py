@@ -38,6 +38,8 @@ def test_the_smallest_and_the_largest_go(name, axis, density, gamma, first, last
         (0.29, 0.0, 100, True, Band(0, 29)),
         (0.29, 0.0, 100, False, Band(0, 28)),
         (0.0, 0.5, 10, True, Band(5, 0)),
+        (0.01, 0.1, 37, True, Band(3, 1)),
+        (0.01, 0.1, 37, False, Band(3, 0)),
     ],
 )
 def test_the_density_comes_before_the_top(density, gamma, n, guard, band):

@@ -64,9 +64,9 @@ def band_of(density: float, gamma: float, n: int, *, guard: bool = True) -> Band
     """Return the band of ``n`` entries that a density and a top part leave.
 
     The density comes first: where too few entries would be left, fewer of the largest
-    go.
+    go. Without the guard it is mergekit's band, which may keep nothing.
     """
-    keep = keep_count(density, n, guard=guard)
+    keep = keep_count(density, n) if guard else whole(density * n, guard=False)
     return Band(min(whole(gamma * n, guard=guard), n - keep), keep)
 
 
