@@ -16,7 +16,9 @@ from evomerge.testing.models import tiny_model
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("operator", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize(
+    "operator", ["dare_linear", "dare_ties", "della", "della_linear"]
+)
 def test_random_masks_are_the_same_on_both_devices(operator: str) -> None:
     rng = torch.Generator().manual_seed(1)
     base, a, b = (torch.randn(513, 257, generator=rng) for _ in range(3))
@@ -37,7 +39,9 @@ def test_random_masks_are_the_same_on_both_devices(operator: str) -> None:
     assert torch.allclose(there.cpu(), here, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("operator", ["linear", "task_arithmetic", "ties"])
+@pytest.mark.parametrize(
+    "operator", ["linear", "task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties"]
+)
 def test_deterministic_operators_agree_with_the_cpu(operator: str) -> None:
     rng = torch.Generator().manual_seed(2)
     base, a, b = (torch.randn(257, 129, generator=rng) for _ in range(3))
