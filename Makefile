@@ -19,6 +19,9 @@ else
 TORCH_BACKEND := --torch-backend=$(if $(filter gpu,$(EXTRA)),auto,cpu)
 endif
 
+# Two processes of tests: one has every engine and every Ray, the other all the rest.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
+
 # Without cached bytecode every process would compile torch, vLLM and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -58,11 +61,11 @@ check: setup ## Format, lint, types, import contract and the quick tests (under 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not (engine or ray or slow or long or gpu)"
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu)"
 
 .PHONY: test
 test: setup ## Every test but the GPU ones and the long sweeps (under 25 min)
-	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest -m "not (gpu or long)"
+	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not (gpu or long)"
 
 .PHONY: test-long
 test-long: setup ## The long sweeps

@@ -47,8 +47,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engines and clusters need longer than the usual limit."""
+    """Engines and clusters need longer than the usual limit, and one place."""
     for item in items:
+        if item.get_closest_marker("engine") or item.get_closest_marker("ray"):
+            # Where tests run side by side, two engines at once would starve.
+            item.add_marker(pytest.mark.xdist_group("engines"))
         if item.get_closest_marker("timeout") is None and any(
             item.get_closest_marker(group) for group in GROUPS
         ):
@@ -63,6 +66,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A group that ran no test fails the run: nothing may go missing silently."""
     if not os.environ.get("EVOMERGE_NEED_GROUPS") or exitstatus != 0:
+        return
+    if hasattr(session.config, "workerinput"):  # only a part of the tests ran here
         return
     missing = [group for group in GROUPS if not _ran[group]]
     if missing:

@@ -156,13 +156,13 @@ class StudyContract(StoreFixtures):
 
     def test_an_expired_lease_is_free_and_renewing_prolongs(self, store: Store) -> None:
         study = store.create_study("s", {}, {}, 1)
-        first = store.lease(study.id, ELSEWHERE, 0.4)
-        time.sleep(0.3)
+        first = store.lease(study.id, ELSEWHERE, 1.2)
+        time.sleep(0.7)
         store.renew(first, 0)
-        time.sleep(0.2)
+        time.sleep(0.6)
         with pytest.raises(StudyLockedError):
             store.lease(study.id, this_process(), 60)
-        time.sleep(0.4)
+        time.sleep(0.8)
         assert store.lease(study.id, this_process(), 60).epoch > first.epoch
 
     def test_an_expired_lease_that_nobody_took_still_writes(self, store: Store) -> None:

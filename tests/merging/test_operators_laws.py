@@ -11,6 +11,9 @@ from evomerge.core.recipe import Operation
 from evomerge.merging.operators import apply
 from evomerge.testing.operations import dyadic, operation
 
+# Hundreds of merges: each fast, together not.
+pytestmark = pytest.mark.slow
+
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 5, 2), (2, 1, 9)])
 SEEDS = st.integers(0, 2**16)
 ONE = (1.0,)

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from evomerge.merging.operators import apply
 from evomerge.testing.operations import dyadic, experts, operation, permuted
 
+# Hundreds of merges: each fast, together not.
+pytestmark = pytest.mark.slow
+
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 5, 2), (2, 1, 9)])
 SEEDS = st.integers(0, 2**16)
 few = settings(max_examples=4)  # each law is tried on many operators
