@@ -80,6 +80,7 @@ gpu-check: ## The checks that need a GPU, with the Python given
 bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/strategies.py
+	$(BIN)/python benchmarks/store.py
 
 .PHONY: docs
 docs: setup ## API pages in docs/api

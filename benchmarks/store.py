@@ -19,9 +19,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psycopg
 from strategies import N_AXES, measure
 
@@ -50,6 +51,7 @@ from evomerge.search.plan import Plan
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.strategies.base import Proposal, Strategy
+from evomerge.strategies.ranks import told
 from evomerge.strategies.registry import make_strategy
 from evomerge.testing.postgres import GIVEN, make_database, running
 from evomerge.testing.search import accuracy
@@ -58,6 +60,8 @@ TASKS = ("a", "b", "c", "d")
 BLOCKS = 2
 BLOCK_ITEMS = 40
 WINDOW = 100
+SIZE = 8
+"""Candidates in a generation."""
 SPACE = SearchSpace(tuple(FloatAxis(f"w{i}", -1.0, 1.0) for i in range(N_AXES)))
 
 
@@ -210,7 +214,7 @@ def plan(kind: str, n_trials: int, layers: int) -> Plan:
         blueprint=Blend(layers),
         objectives=tuple(objectives),
         constraints=(),
-        strategy=StrategySettings(kind, 8),
+        strategy=StrategySettings(kind, SIZE),
         starts=(),
         budget=Budget(trials=n_trials),
         timeout_s=600,
@@ -230,7 +234,7 @@ def cost(url: str, sizes: Sequence[int], layers: int) -> dict[int, float]:
             marks[n] = timer.now()
 
     pool.finished = finished
-    search(url, plan("random", max(sizes), layers), pool)
+    search(url, plan("cma", max(sizes), layers), pool)
     tenure.make_strategy = make_strategy
     return {s: (marks[s] - marks[s - WINDOW + 1]) / (WINDOW - 1) for s in sizes}
 
@@ -256,23 +260,22 @@ def resume(url: str, study: Plan) -> float:
     try:
         search(url, study, pool)
     except EnoughError:
-        seconds = time.perf_counter() - began
-    else:
-        raise RuntimeError("the resumed study had nothing to do")
-    search(url, study, InstantPool(Timer()))
-    return seconds
+        return time.perf_counter() - began
+    raise RuntimeError("the resumed study had nothing to do")
 
 
-def adopt(url: str, kind: str, n_trials: int, layers: int) -> Plan:
-    """Continue the random study's history as another strategy's, by one generation.
+def write_history(url: str, kind: str, n_trials: int) -> Plan:
+    """Write a long study of a strategy that is a function of the rows.
 
-    Strategies that are a function of the rows are asked only the last generation on
-    resume, so this is what their own long study would cost.
+    On resume it is handed every generation and asked only the last one, so any points
+    will do before that; the last generation is its own.
     """
-    study = replace(plan(kind, n_trials, layers), name="random")
+    study = plan(kind, n_trials + SIZE, 1)
     store = open_store(url)
-    known = store.study("random")
-    lease = store.lease(known.id, this_process(), 60)
+    known = store.create_study(kind, {}, {}, study.seed)
+    lease = store.lease(known.id, this_process(), 3600)
+    store.record_tasks(lease, [describe(name) for name in TASKS])
+    store.add_generation(lease, 0, (), {}, None)
     strategy = make_strategy(
         study.strategy,
         study.space,
@@ -280,20 +283,25 @@ def adopt(url: str, kind: str, n_trials: int, layers: int) -> Plan:
         n_constraints=0,
         seed=study.seed,
     )
-    from evomerge.strategies.ranks import told
-
-    generations = store.generations(known.id)
-    for generation in generations[1:]:
-        records = store.history(known.id, generation.number)
+    rng = np.random.default_rng(0)
+    last = n_trials // SIZE + 1
+    for number in range(1, last):
+        memory = {"parents": [], "hidden": [{}] * SIZE}
+        points = tuple(SPACE.random(rng) for _ in range(SIZE))
+        scores = [{"a/acc": rng.random(), "b/acc": rng.random()} for _ in points]
+        new = store.add_generation(
+            lease, number, study.candidates(number, points), memory, None
+        )
+        for trial, found in zip(new, scores, strict=True):
+            store.reuse(lease, trial.number, found)
         results = [
-            told(r.point or {}, study.objectives, (), r.scores, {}) for r in records
+            told(point, study.objectives, (), found, {})
+            for point, found in zip(points, scores, strict=True)
         ]
-        points = tuple(r.point or {} for r in records)
-        strategy.tell(generation.number, Proposal(points, generation.memory), results)
-    last = generations[-1].number + 1
-    new = strategy.ask(last)
-    candidates = study.candidates(last, new.points)
-    store.add_generation(lease, last, candidates, new.memory, new.note)
+        strategy.tell(number, Proposal(points, memory), results)
+    own = strategy.ask(last)
+    candidates = study.candidates(last, own.points)
+    store.add_generation(lease, last, candidates, own.memory, own.note)
     store.release(lease)
     store.close()
     return study
@@ -348,15 +356,12 @@ def main() -> None:
             size = (bytes_of(url) - empty) / max(sizes) / 1024
             print(f"{name:12}{row}{size:12.1f}{wall:10.0f}", flush=True)
         print(f"\nresume of {max(sizes)} trials: seconds to the first assignment\n")
-        print(f"{'database':12}{'random':>10}{'cma':>10}{'tpe':>10}{'nsga2':>10}")
+        print(f"{'database':12}{'cma':>10}{'tpe':>10}{'nsga2':>10}")
         for name, url in places:
             n = max(sizes)
-            times = [resume(url, plan("random", n + 8, given.layers))]
-            search(url, plan("cma", n, given.layers), InstantPool(Timer()))
-            times.append(resume(url, plan("cma", n + 50, given.layers)))
+            times = [resume(url, plan("cma", n + SIZE, given.layers))]
             times += [
-                resume(url, adopt(url, kind, n + 8 * k, given.layers))
-                for k, kind in enumerate(("tpe", "nsga2"), 2)
+                resume(url, write_history(url, kind, n)) for kind in ("tpe", "nsga2")
             ]
             row = "".join(f"{seconds:10.2f}" for seconds in times)
             print(f"{name:12}{row}", flush=True)
