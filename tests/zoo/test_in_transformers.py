@@ -17,7 +17,8 @@ from evomerge.zoo.skills import Question
 from evomerge.zoo.tasks import questions
 from evomerge.zoo.tokenizer import BOS_ID, build_tokenizer
 
-pytestmark = pytest.mark.slow
+# One process of tests trains these models, not each of them.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained")]
 
 SHIPPED = Path(__file__).parents[2] / "evaluators" / "tasks"
 WRITTEN = [name for name, task in TASKS.items() if not task.choices]
