@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from evomerge.store.leases import check_lease
 from evomerge.store.schema import (
     artifact,
     attempt,
@@ -17,7 +18,6 @@ from evomerge.store.schema import (
     task,
     trial,
 )
-from evomerge.store.studies import check_lease
 from evomerge.store.values import Deleted, Lease
 
 _PARTS = (artifact, event, attempt, trial, generation, task)

@@ -15,8 +15,8 @@ from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.absent import insert_absent
 from evomerge.store.clock import NOW
+from evomerge.store.leases import check_lease
 from evomerge.store.schema import generation, recipe, trial
-from evomerge.store.studies import check_lease
 from evomerge.store.trials import last_number
 from evomerge.store.values import Generation, Lease
 

@@ -16,6 +16,7 @@ from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.deletion import forget_unnamed
+from evomerge.store.leases import change, check_lease
 from evomerge.store.schema import (
     artifact,
     attempt,
@@ -24,7 +25,7 @@ from evomerge.store.schema import (
     study,
     trial,
 )
-from evomerge.store.studies import change, check_lease, tasks_of
+from evomerge.store.studies import tasks_of
 from evomerge.store.values import Lease
 
 _PARTS = (artifact, event, attempt, trial, generation)

@@ -1,5 +1,6 @@
 """The store in an SQL database: one method, one transaction.
 
+Longer than other modules, because it is the whole protocol with hardly a line a method.
 What a method does stands in ``studies``, ``trials`` and ``outcomes``; here is only
 where its transaction begins and ends.
 """
@@ -15,7 +16,7 @@ from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.recipe import Recipe
 from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.errors import StudyLockedError
-from evomerge.store import generations, rows, studies, trials
+from evomerge.store import generations, leases, rows, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.absent import insert_absent
 from evomerge.store.audit import audit
@@ -98,7 +99,7 @@ class SqlStore:
     def lease(self, study_id: int, owner: Owner, ttl_s: float) -> Lease:
         """Become the study's coordinator."""
         with self._database.writing() as connection:
-            taken = studies.take_lease(connection, study_id, owner, ttl_s)
+            taken = leases.take(connection, study_id, owner, ttl_s)
         if isinstance(taken, StudyLockedError):
             raise taken
         return taken
@@ -106,18 +107,18 @@ class SqlStore:
     def renew(self, lease: Lease, spent_s: float) -> None:
         """Prolong the lease and add wall seconds spent since the last call."""
         with self._database.writing() as connection:
-            studies.renew(connection, lease, spent_s)
+            leases.renew(connection, lease, spent_s)
 
     def release(self, lease: Lease) -> None:
         """Give the lease back; a lease already lost is no error."""
         with self._database.writing() as connection:
-            studies.release(connection, lease)
+            leases.release(connection, lease)
 
     def set_allowance(self, lease: Lease, allowance: Mapping[str, Any]) -> None:
         """Record what this run is allowed."""
         text = rows.to_text("A study's allowance", dict(allowance))
         with self._database.writing() as connection:
-            studies.change(connection, lease, allowance=text)
+            leases.change(connection, lease, allowance=text)
 
     def restart(
         self,
@@ -133,7 +134,7 @@ class SqlStore:
     def set_finished(self, lease: Lease, reason: str | None) -> None:
         """Record that the search ended, or (None) that it goes on."""
         with self._database.writing() as connection:
-            studies.change(connection, lease, finished=reason)
+            leases.change(connection, lease, finished=reason)
 
     def record_tasks(self, lease: Lease, tasks: Sequence[TaskDescription]) -> None:
         """Record the study's manifests and protocols, once."""
