@@ -69,7 +69,9 @@ def test_help_equals_its_golden_text(command: str) -> None:
 
 
 def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
-    assert {file.stem for file in GOLDEN.iterdir()} == {file_name(page) for page in PAGES}
+    assert {file.stem for file in GOLDEN.iterdir()} == {
+        file_name(page) for page in PAGES
+    }
 
 
 def test_all_commands_are_there() -> None:
