@@ -95,7 +95,8 @@ class Slot:
     """One place of the merged model: which layers feed it, and how they are merged.
 
     Attributes:
-        roles: Tensor role to operation; ``"*"`` serves every role not named.
+        roles: Tensor role to operation, or a tensor's name within the slot, which goes
+            before its role; ``"*"`` serves whatever is not named.
         layers: Input name to layer index; empty for the embedding and the head.
         scale: Factor on the hidden state that enters the layer.
     """
@@ -108,11 +109,11 @@ class Slot:
         object.__setattr__(self, "roles", tuple(sorted(self.roles, key=lambda r: r[0])))
         object.__setattr__(self, "layers", tuple(sorted(self.layers)))
 
-    def operation(self, role: str) -> Operation:
-        """Return the operation for tensors of this role."""
+    def operation(self, role: str, name: str = "") -> Operation:
+        """Return the operation for a tensor of this role and this name in the slot."""
         found = dict(self.roles)
         try:
-            return found.get(role) or found[ANY_ROLE]
+            return found.get(name) or found.get(role) or found[ANY_ROLE]
         except KeyError:
             raise RecipeError(
                 f"No operation for role {role!r}; this slot has {sorted(found)}."

@@ -69,7 +69,7 @@ class Merged:
     def key(self, where: Where, name: str) -> str:
         """Return the first input's key: a repeated layer draws the same masks."""
         slot = self._slots[where]
-        operation = slot.operation(self._role(where, name))
+        operation = slot.operation(self._role(where, name), name)
         return self._key(where, name, slot, operation)
 
     def read(self, where: Where, name: str) -> torch.Tensor:
@@ -88,7 +88,7 @@ class Merged:
         if role == BUFFER:
             view, place = self._template(where, slot)
             return view.read(place, name).clone()
-        operation = slot.operation(role)
+        operation = slot.operation(role, name)
         base = operation.base
         merged = apply(
             operation,
@@ -148,8 +148,9 @@ class Merged:
         if where == "head" and not self.tied:
             shape = view.section("embed")[EMBED_WEIGHT].shape
             parts[HEAD_WEIGHT] = Part("head", shape, self._dtype)
-        for role in {part.role for part in parts.values()} - {BUFFER}:
-            resolve(slot.operation(role))
+        for name, part in parts.items():
+            if part.role != BUFFER:
+                resolve(slot.operation(part.role, name))
         return parts
 
     def _check_slot(self, where: Where, slot: Slot) -> None:

@@ -186,6 +186,22 @@ def test_each_role_has_its_own_operation(parents: Parents) -> None:
         assert torch.equal(found[name], states[owner][name]), name
 
 
+def test_a_tensors_name_goes_before_its_role(parents: Parents) -> None:
+    def only(name: str) -> Operation:
+        return Operation("linear", (name,), each=(("weight", (1.0,)),))
+
+    roles = (("self_attn.k_proj.weight", only("b")), ("attn", only("c")))
+    recipe = parents.linear({"a": 1.0, "b": 1.0, "c": 1.0})
+    slots = tuple(
+        replace(slot, roles=(*roles, ("*", only("a")))) for slot in recipe.slots
+    )
+    found = parents.merge(replace(recipe, slots=slots))
+    owners = {"self_attn.k_proj": "b", "self_attn.v_proj": "c", "mlp.up_proj": "a"}
+    for tensor, owner in owners.items():
+        name = f"model.layers.1.{tensor}.weight"
+        assert torch.equal(found[name], parents.states[owner][name]), name
+
+
 def test_the_base_is_read_from_its_own_layer(parents: Parents) -> None:
     operation = Operation(
         "task_arithmetic",
