@@ -9,15 +9,11 @@ files are never opened.
 
 from evomerge.checkpoints.compatibility import compatibility
 from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
-from evomerge.checkpoints.layout import (
-    BUFFER,
-    EMBED_WEIGHT,
-    HEAD_WEIGHT,
-    Place,
-    locate,
-    with_layer,
-)
+from evomerge.checkpoints.layer_types import LayerType, restacked
+from evomerge.checkpoints.layout import EMBED_WEIGHT, HEAD_WEIGHT, Layout, Place
 from evomerge.checkpoints.model import Model, read_model
+from evomerge.checkpoints.pieces import Piece
+from evomerge.checkpoints.roles import BUFFER
 from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.tokenizer import TOKENIZER_FILES
 
@@ -27,13 +23,15 @@ __all__ = [
     "HEADER_ALIGNMENT",
     "HEAD_WEIGHT",
     "INDEX",
+    "LayerType",
+    "Layout",
     "Model",
+    "Piece",
     "Place",
     "TOKENIZER_FILES",
     "TensorInfo",
     "compatibility",
-    "locate",
     "read_header",
     "read_model",
-    "with_layer",
+    "restacked",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo
-from evomerge.checkpoints.layout import EMBED_WEIGHT, HEAD_WEIGHT, Place, locate
+from evomerge.checkpoints.layer_types import LayerType, read_layer_types
+from evomerge.checkpoints.layout import Layout, Place, read_layout
 from evomerge.checkpoints.shards import read_shards
+from evomerge.checkpoints.sizes import layer_count_key, read_sizes
 from evomerge.checkpoints.tokenizer import TOKENIZER_FILES, tokenizer_digest
 from evomerge.errors import CheckpointError
 
@@ -30,7 +32,9 @@ class Model:
         config: Its ``config.json``.
         tensors: Name to stored tensor; a tied head is not listed.
         fingerprint: Name of its content: weights, configuration and tokenizer.
-        n_layers: Transformer layers.
+        layout: What its parts are called.
+        places: Tensor name to where it belongs; the head's also where it is tied.
+        layer_types: What each layer computes with its weights.
         tied: The output head is the embedding.
         architecture: Class name, for example ``LlamaForCausalLM``.
         vocab_size: Rows of the embedding, as configured.
@@ -43,17 +47,19 @@ class Model:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     fingerprint: str
-    n_layers: int
+    layout: Layout
+    places: Mapping[str, Place]
+    layer_types: tuple[LayerType, ...]
     tied: bool
     architecture: str
     vocab_size: int
     tokenizer_digest: str
     origin: str | None = None
 
-    @cached_property
-    def places(self) -> Mapping[str, Place]:
-        """Tensor name to where it belongs."""
-        return {name: locate(name) for name in self.tensors}
+    @property
+    def n_layers(self) -> int:
+        """Transformer layers."""
+        return len(self.layer_types)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -84,14 +90,18 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
             f"{folder / CONFIG}: the model is quantised; quantised weights cannot be "
             "merged. Use the unquantised model."
         )
-    n_layers, vocab_size = (
-        _count(folder, config, key) for key in ("num_hidden_layers", "vocab_size")
-    )
+    _refuse_more_than_text(folder, config)
+    n_layers = _count(folder, config, layer_count_key(config))
+    vocab_size = _count(folder, config, "vocab_size")
     tensors = read_shards(folder)
-    tied = _is_tied(folder, config, tensors)
+    try:
+        layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(config))
+        types = read_layer_types(config, _mixtures(places.values(), n_layers))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    tied = _is_tied(folder, config, tensors, layout)
     if tied:
-        tensors.pop(HEAD_WEIGHT, None)
-    _check_tensors(folder, tensors, n_layers, vocab_size)
+        tensors.pop(layout.head, None)
     shards = {info.file.relative_to(folder).as_posix() for info in tensors.values()}
     others = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return Model(
@@ -103,12 +113,42 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
             [*shards, CONFIG, *others],
             None if cache_dir is None else Path(cache_dir),
         ),
-        n_layers=n_layers,
+        layout=layout,
+        places=MappingProxyType(places),
+        layer_types=types,
         tied=tied,
         architecture=_architecture(folder, config),
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest(folder),
     )
+
+
+def _refuse_more_than_text(folder: Path, config: Mapping[str, Any]) -> None:
+    if config.get("is_encoder_decoder") is True:
+        raise CheckpointError(
+            f"{folder / CONFIG}: the model is an encoder-decoder. Only text decoder "
+            "models are supported."
+        )
+    parts = sorted(
+        key
+        for key, value in config.items()
+        if key.endswith("_config") and isinstance(value, dict) and _is_model(value)
+    )
+    if parts:
+        raise CheckpointError(
+            f"{folder / CONFIG}: describes several models in one ({', '.join(parts)}). "
+            "Only text decoder models are supported; save the text model alone, with "
+            "a configuration of its own."
+        )
+
+
+def _is_model(config: Mapping[str, Any]) -> bool:
+    return "model_type" in config or "hidden_size" in config
+
+
+def _mixtures(places: Iterable[Place], n_layers: int) -> list[bool]:
+    layers = {place.layer for place in places if place.role == "expert"}
+    return [layer in layers for layer in range(n_layers)]
 
 
 def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
@@ -134,14 +174,17 @@ def _architecture(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def _is_tied(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    layout: Layout,
 ) -> bool:
     """Tell whether the head is the embedding, and refuse contradictions.
 
     Without the key, transformers' own defaults decide: Gemma ties, the others do not.
     Older savers dropped the stored head of a tied model without saying so.
     """
-    stored = HEAD_WEIGHT in tensors
+    stored = layout.head in tensors
     family = str(config.get("model_type", ""))
     flag = config.get("tie_word_embeddings", not stored or family.startswith("gemma"))
     if not isinstance(flag, bool):
@@ -151,14 +194,14 @@ def _is_tied(
         )
     if not flag and not stored:
         raise CheckpointError(
-            f"{folder}: tie_word_embeddings is false, but no {HEAD_WEIGHT} is stored; "
+            f"{folder}: tie_word_embeddings is false, but no {layout.head} is stored; "
             "the model would speak with a random head. Save it again."
         )
-    if flag and stored and EMBED_WEIGHT in tensors:
-        embed, head = tensors[EMBED_WEIGHT], tensors[HEAD_WEIGHT]
+    if flag and stored:
+        embed, head = tensors[layout.embed], tensors[layout.head]
         if not _equal_bytes(embed, head):
             raise CheckpointError(
-                f"{folder}: tie_word_embeddings is true, but the stored {HEAD_WEIGHT} "
+                f"{folder}: tie_word_embeddings is true, but the stored {layout.head} "
                 "differs from the embedding. Set tie_word_embeddings to false if the "
                 "head is meant, or remove the head."
             )
@@ -174,30 +217,4 @@ def _equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:
         return bool(
             left[one.offset : one.offset + one.nbytes]
             == right[other.offset : other.offset + other.nbytes]
-        )
-
-
-def _check_tensors(
-    folder: Path, tensors: Mapping[str, TensorInfo], n_layers: int, vocab_size: int
-) -> None:
-    try:
-        places = [locate(name) for name in tensors]
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    layers = {place.layer for place in places if place.layer is not None}
-    if layers != set(range(n_layers)):
-        odd = sorted(layers ^ set(range(n_layers)))
-        raise CheckpointError(
-            f"{folder}: {CONFIG} speaks of {n_layers} layers (0 to {n_layers - 1}), "
-            f"but layers {odd[:8]} are missing or too many. The folder is incomplete."
-        )
-    embed = tensors.get(EMBED_WEIGHT)
-    if embed is None or len(embed.shape) != 2:
-        raise CheckpointError(
-            f"{folder}: has no matrix {EMBED_WEIGHT!r}. The folder is incomplete."
-        )
-    if embed.shape[0] < vocab_size:
-        raise CheckpointError(
-            f"{folder}: {EMBED_WEIGHT} has {embed.shape[0]} rows, but {CONFIG} speaks "
-            f"of a vocabulary of {vocab_size}. The folder is corrupt."
         )

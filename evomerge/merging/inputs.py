@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from evomerge.checkpoints import BUFFER, EMBED_WEIGHT, HEAD_WEIGHT
+from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece
 from evomerge.merging.sources import TORCH_DTYPES, Sources
 
 Where = int | Literal["embed", "head"]
@@ -27,11 +27,13 @@ class Part:
     Attributes:
         role: One of ``core.catalogue.ROLES``, or ``BUFFER``.
         dtype: Element type it is read in.
+        pieces: What it is merged by, piece by piece; nothing if as a whole.
     """
 
     role: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    pieces: tuple[Piece, ...] = ()
 
 
 class View(Protocol):
@@ -49,11 +51,22 @@ class View(Protocol):
     def config(self) -> dict[str, Any]:
         """A fresh copy of the configuration."""
 
+    @property
+    def layout(self) -> Layout:
+        """What its parts are called."""
+
+    @property
+    def layer_types(self) -> tuple[LayerType, ...]:
+        """What each layer computes with its weights."""
+
     def section(self, where: Where) -> Mapping[str, Part]:
         """Return the tensors of a section by their names within it."""
 
-    def key(self, where: Where, name: str) -> str:
-        """Return the name of the stored tensor that random masks are drawn by."""
+    def key(self, where: Where, name: str, piece: Piece | None = None) -> str:
+        """Return the name that random masks are drawn by.
+
+        It is the stored tensor's; for a piece, the one it would have if stored split.
+        """
 
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Return a tensor; the head of a tied model is its embedding."""
@@ -68,17 +81,19 @@ class Stored:
         model = sources.model(fingerprint)
         self.n_layers = model.n_layers
         self.tied = model.tied
+        self.layout = model.layout
+        self.layer_types = model.layer_types
         self._sections: dict[Where, dict[str, Part]] = {}
         self._names: dict[tuple[Where, str], str] = {}
-        for name, place in model.places.items():
-            info = model.tensors[name]
+        for name, info in model.tensors.items():
+            place = model.places[name]
             where: Where = _where(place.section, place.layer)
             role = place.role if info.is_float else BUFFER
-            part = Part(role, info.shape, TORCH_DTYPES[info.dtype])
+            part = Part(role, info.shape, TORCH_DTYPES[info.dtype], place.pieces)
             self._sections.setdefault(where, {})[place.suffix] = part
             self._names[where, place.suffix] = name
         if self.tied:
-            self._names["head", HEAD_WEIGHT] = EMBED_WEIGHT
+            self._names["head", model.layout.head] = model.layout.embed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -87,20 +102,17 @@ class Stored:
 
     def section(self, where: Where) -> Mapping[str, Part]:
         """Return the tensors of a section by their names within it."""
-        return self._sections[where]
+        return self._sections.get(where, {})
 
-    def key(self, where: Where, name: str) -> str:
-        """Return the name of the stored tensor that random masks are drawn by."""
+    def key(self, where: Where, name: str, piece: Piece | None = None) -> str:
+        """Return the name that random masks are drawn by."""
+        if piece is not None:
+            return self.layout.full_name(where, piece.name)
         return self._names[where, name]
 
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Return a tensor without copying it; never write into it."""
         return self._sources.tensor(self._fingerprint, self._names[where, name])
-
-
-def full_name(where: Where, name: str) -> str:
-    """Return a tensor's name in the model: layers are numbered."""
-    return f"model.layers.{where}.{name}" if isinstance(where, int) else name
 
 
 def _where(section: str, layer: int | None) -> Where:

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints import HEAD_WEIGHT
 from evomerge.core.recipe import Recipe
-from evomerge.merging.inputs import Where, full_name
+from evomerge.merging.inputs import Where
 from evomerge.merging.merged import Merged
 from evomerge.merging.sources import Sources
 
@@ -39,7 +38,7 @@ def materialise(
     """
     merged = Merged(recipe, sources)
     for where, name in _order(merged, untie=untie):
-        yield full_name(where, name), merged.read(where, name)
+        yield merged.layout.full_name(where, name), merged.read(where, name)
 
 
 def describe(
@@ -55,7 +54,7 @@ def describe(
     out: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for where, name in _order(merged, untie=False):
         part = merged.section(where)[name]
-        out[full_name(where, name)] = (part.dtype, part.shape)
+        out[merged.layout.full_name(where, name)] = (part.dtype, part.shape)
     return out
 
 
@@ -91,4 +90,4 @@ def _order(merged: Merged, *, untie: bool) -> Iterator[tuple[Where, str]]:
         for name in merged.section(where):
             yield where, name
     if untie and merged.tied:
-        yield "head", HEAD_WEIGHT
+        yield "head", merged.layout.head

@@ -6,16 +6,27 @@ tensor: an engine is not left half overwritten by a mistake in a recipe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints import BUFFER, EMBED_WEIGHT, HEAD_WEIGHT
-from evomerge.core.recipe import Checkpoint, Input, Nested, Operation, Recipe, Slot
+from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece, restacked
+from evomerge.core.recipe import (
+    Checkpoint,
+    Input,
+    Nested,
+    Operation,
+    Recipe,
+    Slot,
+)
 from evomerge.core.settings import resolve
-from evomerge.errors import CandidateError, RecipeError
-from evomerge.merging.inputs import Part, Stored, View, Where, full_name
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.fitting import Feed
+from evomerge.merging.fused import cut, paste
+from evomerge.merging.inputs import Part, Stored, View, Where
 from evomerge.merging.operators import apply
 from evomerge.merging.sources import Sources, is_finite
 
@@ -38,39 +49,34 @@ class Merged:
             name: _open(name, source, sources) for name, source in recipe.inputs
         }
         self.tied = self._is_tied()
-        self._slots: dict[Where, Slot] = dict(enumerate(recipe.slots))
-        self._slots |= {"embed": recipe.embed, "head": recipe.head}
-        self._sections = {
-            where: self._merge_section(where, slot)
-            for where, slot in self._slots.items()
+        self.layout = self._names()
+        slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
+        slots |= dict(enumerate(recipe.slots))
+        self._feeds = {
+            where: Feed.of(where, slot, self._views, recipe.frame)
+            for where, slot in slots.items()
         }
+        self._sections = {where: self._merge_section(where) for where in self._feeds}
+        self._check_operations()
+        self._config = self._rewritten()
 
     @property
     def config(self) -> dict[str, Any]:
         """The frame's configuration, rewritten where the merge differs from it."""
-        config = self._views[self.recipe.frame].config
-        config["num_hidden_layers"] = self.n_layers
-        config["tie_word_embeddings"] = self.tied
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = (
-            self.recipe.dtype
-        )
-        if isinstance(config.get("layer_types"), list):
-            config["layer_types"] = [
-                self._layer_types(slot) for slot in self.recipe.slots
-            ]
-        # Code of its own does not travel with the weights.
-        config.pop("auto_map", None)
-        return config
+        return dict(self._config)
+
+    @property
+    def layer_types(self) -> tuple[LayerType, ...]:
+        """What each layer computes with its weights."""
+        return tuple(kind for _, _, kind in self._stack())
 
     def section(self, where: Where) -> Mapping[str, Part]:
         """Return the tensors of a section by their names within it."""
         return self._sections[where]
 
-    def key(self, where: Where, name: str) -> str:
+    def key(self, where: Where, name: str, piece: Piece | None = None) -> str:
         """Return the first input's key: a repeated layer draws the same masks."""
-        slot = self._slots[where]
-        operation = slot.operation(self._role(where, name), name)
-        return self._key(where, name, slot, operation)
+        return self._key(where, name, piece, self._operation(where, name, piece))
 
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Merge a tensor.
@@ -79,52 +85,70 @@ class Merged:
             A tensor in the recipe's type (buffers in their own) that the caller owns.
 
         Raises:
-            RecipeError: The operation breaks the catalogue's rules, or shapes differ.
+            RecipeError: The operation breaks the catalogue's rules.
             CandidateError: The result is not finite.
         """
-        if where == "head" and name == HEAD_WEIGHT and self.tied:
-            where, name = "embed", EMBED_WEIGHT
-        slot, role = self._slots[where], self._role(where, name)
-        if role == BUFFER:
-            view, place = self._template(where, slot)
-            return view.read(place, name).clone()
-        operation = slot.operation(role, name)
-        base = operation.base
-        merged = apply(
-            operation,
-            [self._read(where, name, slot, i) for i in operation.inputs],
-            None if base is None else self._read(where, name, slot, base),
-            self._key(where, name, slot, operation),
-        ).to(self._dtype)
-        expected = self._sections[where][name].shape
-        if merged.shape != expected:
-            raise RecipeError(
-                f"{full_name(where, name)}: the frame has shape {list(expected)}, but "
-                f"the inputs {list(operation.inputs)} have {list(merged.shape)}. Merge "
-                "models of one shape."
-            )
+        if where == "head" and name == self.layout.head and self.tied:
+            where, name = "embed", self.layout.embed
+        part = self._sections[where][name]
+        if part.role == BUFFER:
+            feed = self._feeds[where]
+            return feed.view.read(feed.place(feed.like), name).clone()
+
+        # A nested input is merged when it is read: once, not for every piece.
+        @cache
+        def read(source: str) -> torch.Tensor:
+            return self._read(where, name, source)
+
+        if not part.pieces:
+            merged = self._merge(where, name, None, read).to(self._dtype)
+        else:
+            merged = torch.empty(part.shape, dtype=self._dtype)
+            for piece in part.pieces:
+                paste(merged, piece, self._merge(where, name, piece, read))
         if not is_finite(merged):
-            raise CandidateError(self._explain(where, name, operation, merged))
+            raise CandidateError(self._explain(where, name, merged))
         return merged
 
-    def _read(self, where: Where, name: str, slot: Slot, source: str) -> torch.Tensor:
-        return self._views[source].read(_fed(where, slot, source), name)
+    def _merge(
+        self,
+        where: Where,
+        name: str,
+        piece: Piece | None,
+        read: Callable[[str], torch.Tensor],
+    ) -> torch.Tensor:
+        operation = self._operation(where, name, piece)
 
-    def _key(self, where: Where, name: str, slot: Slot, operation: Operation) -> str:
-        if name == HEAD_WEIGHT:
-            return HEAD_WEIGHT
+        def take(source: str) -> torch.Tensor:
+            return read(source) if piece is None else cut(read(source), piece)
+
+        return apply(
+            operation,
+            [take(source) for source in operation.inputs],
+            None if operation.base is None else take(operation.base),
+            self._key(where, name, piece, operation),
+        )
+
+    def _read(self, where: Where, name: str, source: str) -> torch.Tensor:
+        view = self._views[source]
+        if where == "head" and name == self.layout.head:
+            name = view.layout.head
+        return view.read(self._feeds[where].place(source), name)
+
+    def _key(
+        self, where: Where, name: str, piece: Piece | None, operation: Operation
+    ) -> str:
+        if where == "head" and name == self.layout.head:
+            return name
         first = operation.inputs[0]
-        return self._views[first].key(_fed(where, slot, first), name)
+        return self._views[first].key(self._feeds[where].place(first), name, piece)
 
-    def _role(self, where: Where, name: str) -> str:
-        return self._sections[where][name].role
-
-    def _template(self, where: Where, slot: Slot) -> tuple[View, Where]:
-        """Return whose section gives the names: the frame's where it feeds the slot."""
-        name = self.recipe.frame
-        if isinstance(where, int) and name not in dict(slot.layers):
-            name = slot.layers[0][0]
-        return self._views[name], _fed(where, slot, name)
+    def _operation(self, where: Where, name: str, piece: Piece | None) -> Operation:
+        """Return the operation for a tensor or its piece; both may be named."""
+        slot, part = self._feeds[where].slot, self._sections[where][name]
+        if piece is not None and piece.name in dict(slot.roles):
+            name = piece.name
+        return slot.operation(part.role, name)
 
     def _is_tied(self) -> bool:
         """Tied only if every input that shapes the embedding or the head is."""
@@ -135,70 +159,63 @@ class Merged:
         read = {name for operation in operations for name in operation.reads}
         return all(self._views[name].tied for name in read)
 
-    def _merge_section(self, where: Where, slot: Slot) -> dict[str, Part]:
-        self._check_slot(where, slot)
-        view, place = self._template(where, slot)
+    def _names(self) -> Layout:
+        """Return the frame's names; a tied frame has no head to be named by."""
+        views = self._views
+        layout = views[self.recipe.frame].layout
+        untied = [views[name] for name in sorted(views) if not views[name].tied]
+        if views[self.recipe.frame].tied and untied:
+            layout = replace(layout, head=untied[0].layout.head)
+        return layout
+
+    def _stack(self) -> list[tuple[dict[str, Any], int, LayerType]]:
+        """Return whose configuration, index and type each layer of the merge has."""
+        out = []
+        for index, slot in enumerate(self.recipe.slots):
+            feed = self._feeds[index]
+            layer = slot.layer_of(feed.like)
+            out.append((feed.view.config, layer, feed.view.layer_types[layer]))
+        return out
+
+    def _rewritten(self) -> dict[str, Any]:
+        try:
+            config = restacked(self._views[self.recipe.frame].config, self._stack())
+        except CheckpointError as error:
+            raise RecipeError(str(error)) from error
+        config["tie_word_embeddings"] = self.tied
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = (
+            self.recipe.dtype
+        )
+        # Code of its own does not travel with the weights.
+        config.pop("auto_map", None)
+        return config
+
+    def _merge_section(self, where: Where) -> dict[str, Part]:
+        feed = self._feeds[where]
         parts = {
-            name: part
-            if part.role == BUFFER
-            else Part(part.role, part.shape, self._dtype)
-            for name, part in view.section(place).items()
-            if name != HEAD_WEIGHT
+            name: part if part.role == BUFFER else replace(part, dtype=self._dtype)
+            for name, part in feed.parts(feed.like).items()
         }
         if where == "head" and not self.tied:
-            shape = view.section("embed")[EMBED_WEIGHT].shape
-            parts[HEAD_WEIGHT] = Part("head", shape, self._dtype)
-        for name, part in parts.items():
-            if part.role != BUFFER:
-                resolve(slot.operation(part.role, name))
+            shape = feed.view.section("embed")[feed.view.layout.embed].shape
+            parts[self.layout.head] = Part("head", shape, self._dtype)
         return parts
 
-    def _check_slot(self, where: Where, slot: Slot) -> None:
-        if slot.scale != 1.0:
-            raise RecipeError(
-                f"Slot {where} scales its input by {slot.scale!r}; this version can "
-                "write no such model. Use a scale of 1."
-            )
-        fed = (
-            dict(slot.layers)
-            if isinstance(where, int)
-            else dict.fromkeys(
-                {name for _, operation in slot.roles for name in operation.reads}, 0
-            )
-        )
-        if isinstance(where, int) and not fed:
-            raise RecipeError(f"Slot {where} names no layer of any input.")
-        for name, layer in fed.items():
-            if not 0 <= layer < self._views[name].n_layers:
-                raise RecipeError(
-                    f"Slot {where} asks for layer {layer} of input {name!r}, which has "
-                    f"{self._views[name].n_layers} (0 to "
-                    f"{self._views[name].n_layers - 1})."
-                )
-        view, place = self._template(where, slot)
-        wanted = view.section(place).keys() - {HEAD_WEIGHT}
-        for name in fed:
-            found = self._views[name].section(_fed(where, slot, name)).keys()
-            if odd := sorted(wanted ^ (found - {HEAD_WEIGHT})):
-                raise RecipeError(
-                    f"Slot {where}: input {name!r} and the frame do not have the same "
-                    f"tensors, for example {odd[0]!r}. Merge models of one "
-                    "architecture."
-                )
+    def _check_operations(self) -> None:
+        for where, parts in self._sections.items():
+            for name, part in parts.items():
+                if part.role != BUFFER:
+                    for piece in part.pieces or (None,):
+                        resolve(self._operation(where, name, piece))
 
-    def _layer_types(self, slot: Slot) -> Any:
-        name = self.recipe.frame if self.recipe.frame in dict(slot.layers) else None
-        name = name or slot.layers[0][0]
-        return self._views[name].config["layer_types"][slot.layer_of(name)]
-
-    def _explain(
-        self, where: Where, name: str, operation: Operation, merged: torch.Tensor
-    ) -> str:
+    def _explain(self, where: Where, name: str, merged: torch.Tensor) -> str:
         bad = int((~torch.isfinite(merged)).sum())
+        operation = self._operation(where, name, None)
         return (
-            f"Merged tensor {full_name(where, name)!r} is not finite: {bad} of "
-            f"{merged.numel()} entries are NaN or too large for {self.recipe.dtype}, "
-            f"from operator {operation.operator!r} over {list(operation.inputs)}."
+            f"Merged tensor {self.layout.full_name(where, name)!r} is not finite: "
+            f"{bad} of {merged.numel()} entries are NaN or too large for "
+            f"{self.recipe.dtype}, from operator {operation.operator!r} over "
+            f"{list(operation.inputs)}."
         )
 
 
@@ -217,8 +234,3 @@ def _open(name: str, source: Input, sources: Sources) -> View:
         f"Input {name!r} is {what}; this version merges only checkpoints and nested "
         "recipes. Write the adapted or transformed model to a folder first."
     )
-
-
-def _fed(where: Where, slot: Slot, source: str) -> Where:
-    """Return which section of an input feeds a section of the merge."""
-    return slot.layer_of(source) if isinstance(where, int) else where

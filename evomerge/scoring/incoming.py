@@ -26,7 +26,12 @@ class Incoming:
     """
 
     def __init__(
-        self, stream: Iterable[Named], dtype: torch.dtype, *, tied: bool
+        self,
+        stream: Iterable[Named],
+        dtype: torch.dtype,
+        *,
+        tied: bool,
+        head: str = HEAD_WEIGHT,
     ) -> None:
         """Wrap a stream that goes into an engine.
 
@@ -34,6 +39,7 @@ class Incoming:
             stream: Names and tensors, each read once.
             dtype: The engine's element type.
             tied: The engine's head is its embedding.
+            head: Name of an output head in the stream.
         """
         self.names: set[str] = set()
         self.materialise_s = 0.0
@@ -41,14 +47,16 @@ class Incoming:
         self._stream = stream
         self._dtype = dtype
         self._tied = tied
+        self._head = head
 
     @classmethod
     def of(
         cls, recipe: Recipe, sources: Sources, frame: str, dtype: torch.dtype
     ) -> Incoming:
         """Merge a recipe for an engine that was started from ``frame``."""
-        tied = sources.model(frame).tied
-        return cls(materialise(recipe, sources, untie=not tied), dtype, tied=tied)
+        model = sources.model(frame)
+        stream = materialise(recipe, sources, untie=not model.tied)
+        return cls(stream, dtype, tied=model.tied, head=model.layout.head)
 
     def __iter__(self) -> Iterator[Named]:
         """Yield each tensor once.
@@ -71,7 +79,7 @@ class Incoming:
             yield name, tensor
 
     def _check(self, name: str, tensor: torch.Tensor) -> None:
-        if self._tied and name == HEAD_WEIGHT:
+        if self._tied and name == self._head:
             raise CandidateError(
                 "The merge has an output head of its own, but the frame's is tied to "
                 "its embedding; choose an untied parent as frame."

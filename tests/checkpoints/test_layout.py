@@ -1,99 +1,194 @@
-"""Tensor names: understood, moved between layers, or refused."""
+"""Tensor names: each finds its section, layer and role, or is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.checkpoints import BUFFER, Place, locate, with_layer
+from evomerge.checkpoints import BUFFER, Layout, Place, TensorInfo
+from evomerge.checkpoints.layout import read_layout
+from evomerge.checkpoints.sizes import Sizes
 from evomerge.core.catalogue import ROLES
 from evomerge.errors import CheckpointError
 
-SUFFIXES = {
-    "self_attn.q_proj.weight": "attn",
-    "self_attn.k_proj.weight": "attn",
-    "self_attn.v_proj.weight": "attn",
-    "self_attn.o_proj.weight": "attn",
-    "self_attn.qkv_proj.weight": "attn",
-    "self_attn.q_proj.bias": "bias",
-    "self_attn.q_norm.weight": "norm",
-    "self_attn.k_norm.weight": "norm",
-    "self_attn.rotary_emb.inv_freq": BUFFER,
-    "mlp.gate_proj.weight": "mlp",
-    "mlp.up_proj.weight": "mlp",
-    "mlp.down_proj.weight": "mlp",
-    "mlp.gate_up_proj.weight": "mlp",
-    "mlp.down_proj.bias": "bias",
-    "mlp.gate.weight": "router",
-    "mlp.shared_expert_gate.weight": "router",
-    "mlp.experts.17.up_proj.weight": "expert",
-    "mlp.experts.gate_up_proj": "expert",
-    "mlp.shared_expert.up_proj.weight": "expert",
-    "block_sparse_moe.gate.weight": "router",
-    "block_sparse_moe.experts.0.w1.weight": "expert",
-    "input_layernorm.weight": "norm",
-    "post_attention_layernorm.weight": "norm",
-    "pre_feedforward_layernorm.weight": "norm",
-    "post_feedforward_layernorm.weight": "norm",
+SIZES = Sizes("llama", hidden=32, heads=4, key_value_heads=2, head=8, experts=6)
+VOCAB = 64
+
+SUFFIXES: Mapping[str, tuple[str, Sequence[int]]] = {
+    "self_attn.q_proj.weight": ("attn", (32, 32)),
+    "self_attn.o_proj.weight": ("attn", (32, 32)),
+    "self_attn.qkv_proj.weight": ("attn", (64, 32)),
+    "attention.query_key_value.weight": ("attn", (96, 32)),
+    "self_attn.kv_a_proj_with_mqa.weight": ("attn", (24, 32)),
+    "self_attn.q_proj.bias": ("bias", (32,)),
+    "self_attn.sinks": ("bias", (4,)),
+    "self_attn.q_norm.weight": ("norm", (8,)),
+    "self_attn.k_norm.weight": ("norm", (2, 8)),
+    "self_attn.rotary_emb.inv_freq": (BUFFER, (4,)),
+    "attention.bias": (BUFFER, (1, 1, 16, 16)),
+    "attention.masked_bias": (BUFFER, ()),
+    "mlp.gate_proj.weight": ("mlp", (48, 32)),
+    "mlp.gate_up_proj.weight": ("mlp", (96, 32)),
+    "mlp.dense_h_to_4h.weight": ("mlp", (48, 32)),
+    "fc1.weight": ("mlp", (48, 32)),
+    "mlp.down_proj.bias": ("bias", (32,)),
+    "mlp.gate.weight": ("router", (6, 32)),
+    "mlp.gate.e_score_correction_bias": ("bias", (6,)),
+    "mlp.router.weight": ("router", (6, 32)),
+    "mlp.shared_expert_gate.weight": ("router", (1, 32)),
+    "mlp.experts.5.up_proj.weight": ("expert", (48, 32)),
+    "mlp.experts.gate_up_proj": ("expert", (6, 96, 32)),
+    "mlp.experts.gate_up_proj_bias": ("bias", (6, 96)),
+    "mlp.shared_expert.up_proj.weight": ("expert", (48, 32)),
+    "mlp.shared_experts.up_proj.weight": ("expert", (48, 32)),
+    "block_sparse_moe.gate.weight": ("router", (6, 32)),
+    "block_sparse_moe.router.layer.weight": ("router", (6, 32)),
+    "block_sparse_moe.experts.0.w1.weight": ("expert", (48, 32)),
+    "block_sparse_moe.input_linear.weight": ("expert", (6, 96, 32)),
+    "input_layernorm.weight": ("norm", (32,)),
+    "input_layernorm.bias": ("bias", (32,)),
+    "post_attention_layernorm.weight": ("norm", (32,)),
+    "pre_feedforward_layernorm.weight": ("norm", (32,)),
+    "self_attn_layer_norm.weight": ("norm", (32,)),
+    "ln_1.weight": ("norm", (32,)),
+}
+
+LAYERS = ("model.layers.", "transformer.h.", "gpt_neox.layers.", "layers.")
+AROUND = {
+    "model.embed_tokens.weight": (VOCAB, 32),
+    "model.norm.weight": (32,),
+    "lm_head.weight": (VOCAB, 32),
 }
 
 
-@pytest.mark.parametrize(("suffix", "role"), SUFFIXES.items())
-@given(layer=st.integers(0, 500))
+def infos(
+    shapes: Mapping[str, Sequence[int]], dtype: str = "F32"
+) -> dict[str, TensorInfo]:
+    file = Path("model.safetensors")
+    return {n: TensorInfo(n, dtype, tuple(s), file, 0, 0) for n, s in shapes.items()}
+
+
+def places(
+    shapes: Mapping[str, Sequence[int]], n_layers: int = 1, sizes: Sizes = SIZES
+) -> tuple[Layout, dict[str, Place]]:
+    return read_layout(infos(shapes), n_layers, VOCAB, sizes)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(n_layers=st.integers(1, 30), prefix=st.sampled_from(LAYERS))
 def test_layer_tensors_know_their_layer_and_role(
-    suffix: str, role: str, layer: int
+    suffix: str, n_layers: int, prefix: str
 ) -> None:
-    place = locate(f"model.layers.{layer}.{suffix}")
-    assert place == Place("layer", layer, role, suffix)
+    role, shape = SUFFIXES[suffix]
+    names = [f"{prefix}{layer}.{suffix}" for layer in range(n_layers)]
+    layout, found = places(dict.fromkeys(names, shape) | AROUND, n_layers)
+    for layer, name in enumerate(names):
+        place = found[name]
+        assert (place.section, place.layer, place.role) == ("layer", layer, role)
+        assert layout.full_name(layer, place.suffix) == name
     assert role == BUFFER or role in ROLES
 
 
-@pytest.mark.parametrize(
-    ("name", "section", "role"),
-    [
-        ("model.embed_tokens.weight", "embed", "embed"),
-        ("model.norm.weight", "head", "norm"),
-        ("lm_head.weight", "head", "head"),
-        ("lm_head.bias", "head", "bias"),
-    ],
-)
-def test_tensors_outside_the_layers(name: str, section: str, role: str) -> None:
-    assert locate(name) == Place(section, None, role, name)  # type: ignore[arg-type]
-
-
-@given(
-    st.sampled_from(list(SUFFIXES)),
-    st.integers(0, 999),
-    st.integers(0, 999),
-)
-def test_moving_a_tensor_and_back_gives_its_name(suffix: str, a: int, b: int) -> None:
-    name = f"model.layers.{a}.{suffix}"
-    moved = with_layer(name, b)
-    assert locate(moved).layer == b
-    assert locate(moved).role == locate(name).role
-    assert with_layer(moved, a) == name
+LAYER = {"model.layers.0.mlp.up_proj.weight": (48, 32)}
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("embed", "norm", "head"),
     [
-        "transformer.h.0.attn.c_attn.weight",
-        "model.layers.0.mamba.in_proj.weight",
-        "model.layers.00.mlp.up_proj.weight",
-        "model.layers.-1.mlp.up_proj.weight",
-        "model.layers.x.mlp.up_proj.weight",
-        "language_model.model.embed_tokens.weight",
-        "model.layers.0.self_attn.q_proj.lora_A.weight",
-        "",
+        ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
+        ("gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight", None),
+        ("transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"),
+        ("embed_in.weight", "norm_f.weight", "embed_out.weight"),
+        ("tokens.table.weight", "norm.weight", "output.weight"),
     ],
 )
-def test_unknown_names_are_refused_by_name(name: str) -> None:
+def test_embedding_final_norm_and_head_are_told_by_word_and_shape(
+    embed: str, norm: str, head: str | None
+) -> None:
+    shapes = {embed: (VOCAB + 3, 32), norm: (32,)} | LAYER
+    shapes |= {head: (VOCAB + 3, 32)} if head else {}
+    layout, found = places(shapes)
+    assert (layout.embed, layout.head) == (embed, head or "lm_head.weight")
+    assert found[embed] == Place("embed", None, "embed", embed)
+    assert found[norm] == Place("head", None, "norm", norm)
+    assert found[layout.head] == Place("head", None, "head", layout.head)
+
+
+def test_positions_and_the_norm_after_the_embedding_belong_to_it() -> None:
+    extra = {
+        "transformer.wpe.weight": (512, 32),
+        "transformer.word_embeddings_layernorm.weight": (32,),
+        "transformer.word_embeddings_layernorm.bias": (32,),
+        "lm_head.bias": (VOCAB,),
+        "rotary_emb.inv_freq": (4,),
+    }
+    _, found = places(AROUND | LAYER | extra)
+    assert [(found[n].section, found[n].role) for n in extra] == [
+        ("embed", "embed"),
+        ("embed", "norm"),
+        ("embed", "bias"),
+        ("head", "bias"),
+        ("head", BUFFER),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.mamba.in_proj.weight", (64, 32)),
+        ("model.layers.0.mixer.A_log", (48, 16)),
+        ("model.layers.0.mixer.conv1d.weight", (48, 1, 4)),
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", (4, 32)),
+        ("model.layers.0.mlp.gate.weight", (5, 32)),
+        ("model.layers.0.mlp.experts.w1", (288, 32)),
+        ("model.layers.0.mlp.experts.gate_up_proj", (5, 96, 32)),
+        ("vision.patch.weight", (2,)),
+        ("score.weight", (3, 32)),
+    ],
+)
+def test_what_is_not_understood_is_named_with_its_shape(
+    name: str, shape: Sequence[int]
+) -> None:
     with pytest.raises(CheckpointError, match="was not understood") as caught:
-        locate(name)
+        places(AROUND | LAYER | {name: shape})
     assert repr(name) in str(caught.value)
+    assert str(list(shape)) in str(caught.value)
 
 
-def test_only_layer_tensors_move() -> None:
-    with pytest.raises(CheckpointError, match="belongs to no layer"):
-        with_layer("lm_head.weight", 1)
-    with pytest.raises(ValueError, match="negative"):
-        with_layer("model.layers.0.mlp.up_proj.weight", -1)
+def test_a_matrix_of_whole_numbers_is_no_buffer() -> None:
+    packed = infos({"model.layers.0.mlp.up_proj.weight": (48, 32)}, "I8")
+    with pytest.raises(CheckpointError, match="type I8 was not understood"):
+        read_layout(infos(AROUND) | packed, 1, VOCAB, SIZES)
+
+
+@pytest.mark.parametrize(
+    ("extra", "n_layers", "says"),
+    [
+        ({}, 2, r"layers \[1\] are missing or too many"),
+        ({"model.layers.2.mlp.up_proj.weight": (48, 32)}, 2, r"\[1, 2\]"),
+        ({"model.layers.00.mlp.up_proj.weight": (48, 32)}, 1, "not understood"),
+        ({"encoder.layers.0.mlp.up_proj.weight": (48, 32)}, 1, "several stacks"),
+        ({"mtp.layers.0.mlp.up_proj.weight": (48, 32)}, 1, r"mtp\.layers\.N \(1\)"),
+        ({"other.wte.weight": (VOCAB, 32)}, 1, "one matrix of at least 64 rows"),
+        ({"other.embed_out.weight": (VOCAB, 32)}, 1, "at most one for the output"),
+    ],
+)
+def test_layers_and_ends_that_are_unclear_are_refused(
+    extra: Mapping[str, Sequence[int]], n_layers: int, says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        places(AROUND | LAYER | extra, n_layers)
+
+
+def test_a_model_without_layers_or_embedding_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no tensor belongs to a layer"):
+        places(AROUND)
+    with pytest.raises(CheckpointError, match="for the token embedding"):
+        places(LAYER | {"model.norm.weight": (32,)})
+    small = AROUND | {"model.embed_tokens.weight": (VOCAB - 1, 32)}
+    with pytest.raises(CheckpointError, match="has 63 rows"):
+        places(LAYER | small)

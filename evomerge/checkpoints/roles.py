@@ -1,0 +1,101 @@
+"""What a tensor is for, told from the words of its name, its shape and its kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from evomerge.checkpoints.sizes import Sizes
+
+BUFFER = "buffer"
+"""Role of tensors that no operator may touch: copied from the frame."""
+
+_NORM = re.compile(r".*norm.*|ln(_?[a-z0-9]+)?")
+_ATTENTION = re.compile(r".*(attn|attention).*|W?qkv(_proj)?|query_key_value")
+_FEED_FORWARD = re.compile(
+    r"mlp|ffn|feed_?forward|block_sparse_moe|moe|fc\d|(gate|up|down|gate_up)_proj"
+)
+_ROUTER = re.compile(r".*router.*|gate|shared_expert_gate|wg")
+_SHARED = re.compile(r"shared_(experts?|mlp)")
+_BUFFERS = ("inv_freq", "masked_bias", "causal_mask")
+
+
+def role_in_layer(
+    suffix: str, shape: Sequence[int], sizes: Sizes, *, is_float: bool
+) -> str | None:
+    """Return the role of a tensor of a layer.
+
+    Args:
+        suffix: Its name within the layer.
+        shape: As stored.
+        sizes: Of the model.
+        is_float: Its elements are numbers that can be merged.
+
+    Returns:
+        One of ``core.catalogue.ROLES``, ``BUFFER``, or None if it is not understood.
+    """
+    words = suffix.split(".")
+    leaf = words[-1]
+    if leaf in ("weight", "bias"):
+        words.pop()
+    if not words or any(word.startswith("lora_") for word in words):
+        return None
+    if leaf in _BUFFERS or (leaf == "bias" and _is_mask(words, shape)):
+        return BUFFER
+    if not is_float:
+        # Whole numbers where a gain or a bias may stand are copied; a matrix of them
+        # is a packed weight, which nothing here can merge.
+        return BUFFER if len(shape) < 2 else None
+    if len(shape) == 1 or _NORM.fullmatch(words[-1]):
+        return _small(words, leaf, shape)
+    if len(shape) == 2:
+        return _matrix(words, leaf, shape, sizes)
+    if len(shape) == 3 and shape[0] == sizes.experts:
+        return "expert" if any(map(_FEED_FORWARD.fullmatch, words)) else None
+    return None
+
+
+def role_outside(name: str, shape: Sequence[int]) -> str | None:
+    """Return the role of a tensor before or after the layers that is no big matrix.
+
+    Returns:
+        ``norm``, ``bias``, or None if it is not understood.
+    """
+    *words, leaf = name.split(".")
+    if len(shape) != 1 or not words:
+        return None
+    if leaf == "bias":
+        return "bias"
+    return "norm" if leaf == "weight" and _NORM.fullmatch(words[-1]) else None
+
+
+def _small(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:
+    if len(shape) > 2:
+        return None
+    if leaf == "bias" or leaf.endswith("_bias") or leaf == "sinks":
+        return "bias"
+    if leaf == "weight" or _NORM.fullmatch(leaf):
+        return "norm"
+    return None
+
+
+def _matrix(
+    words: list[str], leaf: str, shape: Sequence[int], sizes: Sizes
+) -> str | None:
+    if leaf.endswith("_bias"):
+        return "bias" if shape[0] == sizes.experts else None
+    if any(map(_ROUTER.fullmatch, words)):
+        return "router" if shape[0] in (1, sizes.experts) else None
+    if any(map(_SHARED.fullmatch, words)):
+        return "expert"
+    if "experts" in words:
+        after = words[words.index("experts") + 1 :]
+        return "expert" if after and after[0].isdecimal() else None
+    if any(map(_ATTENTION.fullmatch, words)):
+        return "attn"
+    return "mlp" if any(map(_FEED_FORWARD.fullmatch, words)) else None
+
+
+def _is_mask(words: list[str], shape: Sequence[int]) -> bool:
+    """Old checkpoints of GPT-2 and GPT-NeoX store the causal mask as a bias."""
+    return words[-1] in ("attn", "attention", "self_attn") and len(shape) != 1

@@ -1,0 +1,119 @@
+"""Which layers feed a slot, and whether they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.core.recipe import Slot
+from evomerge.errors import RecipeError
+from evomerge.merging.inputs import Part, View, Where
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What feeds a section of a merge.
+
+    Attributes:
+        where: The section.
+        slot: How it is merged.
+        views: Every input of the recipe, by name.
+        like: Name of the input whose section gives the tensors' names and the layer's
+            type: the frame where it feeds the section.
+    """
+
+    where: Where
+    slot: Slot
+    views: Mapping[str, View]
+    like: str
+
+    @classmethod
+    def of(
+        cls, where: Where, slot: Slot, views: Mapping[str, View], frame: str
+    ) -> Feed:
+        """Find what feeds a section, and make sure that it fits together.
+
+        Raises:
+            RecipeError: It names a layer that an input lacks, needs what this version
+                does not have, or its inputs differ in tensors, shapes or layer type.
+        """
+        _check_slot(where, slot, views)
+        fed = dict(slot.layers)
+        like = frame if frame in fed or not isinstance(where, int) else min(fed)
+        feed = cls(where, slot, views, like)
+        for name in fed if isinstance(where, int) else _read_by(slot):
+            feed._check(name)
+        return feed
+
+    @property
+    def view(self) -> View:
+        """The input whose section gives the names."""
+        return self.views[self.like]
+
+    def place(self, name: str) -> Where:
+        """Return which section of an input feeds this one."""
+        return self.slot.layer_of(name) if isinstance(self.where, int) else self.where
+
+    def parts(self, name: str) -> dict[str, Part]:
+        """Return what an input gives, without its head: only one of two may tie it."""
+        view = self.views[name]
+        head = view.layout.head if self.where == "head" else None
+        found = view.section(self.place(name))
+        return {n: part for n, part in found.items() if n != head}
+
+    def _check(self, name: str) -> None:
+        self._check_type(name)
+        wanted, found = self.parts(self.like), self.parts(name)
+        if odd := sorted(wanted.keys() ^ found.keys()):
+            raise RecipeError(
+                f"{self._title}: input {name!r} and the frame do not have the same "
+                f"tensors, for example {odd[0]!r}. Merge models of one architecture."
+            )
+        for tensor, part in wanted.items():
+            theirs = found[tensor]
+            if (part.shape, part.pieces) != (theirs.shape, theirs.pieces):
+                full = self.view.layout.full_name(self.where, tensor)
+                raise RecipeError(
+                    f"{full}: the frame has shape {list(part.shape)} in "
+                    f"{len(part.pieces) or 1} pieces, but input {name!r} has "
+                    f"{list(theirs.shape)} in {len(theirs.pieces) or 1}. Merge models "
+                    "of one shape."
+                )
+
+    def _check_type(self, name: str) -> None:
+        here, there = self.place(self.like), self.place(name)
+        if not isinstance(here, int) or not isinstance(there, int):
+            return
+        ours = self.view.layer_types[here]
+        theirs = self.views[name].layer_types[there]
+        if not ours.fits(theirs):
+            raise RecipeError(
+                f"{self._title}: layers of different types cannot be merged: layer "
+                f"{there} of input {name!r} has {theirs}, but layer {here} of "
+                f"{self.like!r} has {ours}."
+            )
+
+    @property
+    def _title(self) -> str:
+        return f"Slot {self.where}"
+
+
+def _check_slot(where: Where, slot: Slot, views: Mapping[str, View]) -> None:
+    if slot.scale != 1.0:
+        raise RecipeError(
+            f"Slot {where} scales its input by {slot.scale!r}; this version can "
+            "write no such model. Use a scale of 1."
+        )
+    if isinstance(where, int) and not slot.layers:
+        raise RecipeError(f"Slot {where} names no layer of any input.")
+    for name, layer in slot.layers:
+        n = views[name].n_layers
+        if not 0 <= layer < n:
+            raise RecipeError(
+                f"Slot {where} asks for layer {layer} of input {name!r}, which has "
+                f"{n} (0 to {n - 1})."
+            )
+
+
+def _read_by(slot: Slot) -> list[str]:
+    return sorted({name for _, operation in slot.roles for name in operation.reads})
