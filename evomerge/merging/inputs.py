@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece
-from evomerge.merging.sources import TORCH_DTYPES, Sources
+from evomerge.checkpoints import BUFFER, LayerType, Layout, Model, Piece
+from evomerge.merging.sources import TORCH_DTYPES
 
 Where = int | Literal["embed", "head"]
 """A section: the index of a layer, or what stands before and after the layers."""
@@ -72,10 +72,20 @@ class View(Protocol):
         """Return a tensor; the head of a tied model is its embedding."""
 
 
+class Reader(Protocol):
+    """Gives a checkpoint's tensors by stored names: sources, or an adapted one."""
+
+    def model(self, fingerprint: str) -> Model:
+        """Return what is known of the checkpoint."""
+
+    def tensor(self, fingerprint: str, name: str) -> torch.Tensor:
+        """Return a tensor; never write into it."""
+
+
 class Stored:
     """A checkpoint as a view."""
 
-    def __init__(self, sources: Sources, fingerprint: str) -> None:
+    def __init__(self, sources: Reader, fingerprint: str) -> None:
         self._sources = sources
         self._fingerprint = fingerprint
         model = sources.model(fingerprint)

@@ -15,6 +15,7 @@ import torch
 
 from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece, restacked
 from evomerge.core.recipe import (
+    Adapted,
     Checkpoint,
     Input,
     Nested,
@@ -24,6 +25,7 @@ from evomerge.core.recipe import (
 )
 from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.adapters import open_adapted
 from evomerge.merging.fitting import Feed
 from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
@@ -227,10 +229,12 @@ def _open(name: str, source: Input, sources: Sources) -> View:
             sources.views[source.fingerprint] = found
         sources.check_unchanged(source.fingerprint)
         return found
+    if isinstance(source, Adapted):
+        return open_adapted(source, sources)
     if isinstance(source, Nested):
         return Merged(source.recipe, sources)
     what = type(source).__name__.lower()
     raise RecipeError(
-        f"Input {name!r} is {what}; this version merges only checkpoints and nested "
-        "recipes. Write the adapted or transformed model to a folder first."
+        f"Input {name!r} is {what}; this version merges checkpoints, adapted ones "
+        "and nested recipes. Write the transformed model to a folder first."
     )

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import Model, TensorInfo, read_model
+from evomerge.checkpoints.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -54,12 +55,13 @@ class Sources:
         """Remember where parents lie; nothing is opened yet.
 
         Args:
-            paths: Fingerprint to model folder.
+            paths: Fingerprint to the folder of a model or an adapter.
             cache_dir: Where fingerprints are remembered between processes, if anywhere.
         """
         self._paths = dict(paths)
         self._cache_dir = cache_dir
         self._models: dict[str, Model] = {}
+        self._adapters: dict[str, Adapter] = {}
         self._stamps: dict[str, Stamps] = {}
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
@@ -83,6 +85,7 @@ class Sources:
         self._tensors.clear()
         self._files.clear()
         self._models.clear()
+        self._adapters.clear()
         self._stamps.clear()
 
     def model(self, fingerprint: str) -> Model:
@@ -94,35 +97,49 @@ class Sources:
         """
         if found := self._models.get(fingerprint):
             return found
+        path = self._path(fingerprint)
+        model = read_model(path, cache_dir=self._cache_dir)
+        _check_content(path, fingerprint, model.fingerprint)
+        self._models[fingerprint] = model
+        self._stamps[fingerprint] = _stamps(model)
+        return model
+
+    def adapter(self, fingerprint: str) -> Adapter:
+        """Return what is known of an adapter, opening it if need be.
+
+        Raises:
+            CheckpointError: As for ``model``.
+        """
+        if found := self._adapters.get(fingerprint):
+            return found
+        path = self._path(fingerprint)
+        adapter = read_adapter(path, cache_dir=self._cache_dir)
+        _check_content(path, fingerprint, adapter.fingerprint)
+        self._adapters[fingerprint] = adapter
+        self._stamps[fingerprint] = _stamps(adapter)
+        return adapter
+
+    def _path(self, fingerprint: str) -> str | Path:
         path = self._paths.get(fingerprint)
         if path is None:
             raise CheckpointError(
                 f"No folder is known for the source with fingerprint {fingerprint!r}; "
                 f"known are {sorted(self._paths)}. Name its folder among the sources."
             )
-        model = read_model(path, cache_dir=self._cache_dir)
-        if model.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path}: changed since it was recorded: expected fingerprint "
-                f"{fingerprint}, found {model.fingerprint}. Restore the folder, or "
-                "start a new study with the changed model."
-            )
-        self._models[fingerprint] = model
-        self._stamps[fingerprint] = _stamps(model)
-        return model
+        return path
 
     def check_unchanged(self, fingerprint: str) -> None:
-        """Make sure that an open parent's files are still those that were verified.
+        """Make sure that an open source's files are still those that were verified.
 
         Takes microseconds: sizes and times are compared, not contents.
 
         Raises:
             CheckpointError: A file was replaced, rewritten or removed.
         """
-        model = self.model(fingerprint)
-        if _stamps(model) != self._stamps[fingerprint]:
+        opened = self._adapters.get(fingerprint) or self.model(fingerprint)
+        if _stamps(opened) != self._stamps[fingerprint]:
             raise CheckpointError(
-                f"{model.path}: changed while it was in use. Restore the folder and "
+                f"{opened.path}: changed while it was in use. Restore the folder and "
                 "start the worker again."
             )
 
@@ -143,6 +160,19 @@ class Sources:
             found = self._tensors[key] = self._window(model.tensors[name])
         return found
 
+    def adapter_tensor(self, fingerprint: str, name: str) -> torch.Tensor:
+        """Return an adapter's tensor as stored, by its name in the file.
+
+        Raises:
+            CheckpointError: The adapter cannot be opened.
+        """
+        key = (fingerprint, name)
+        found = self._tensors.get(key)
+        if found is None:
+            info = self.adapter(fingerprint).tensors[name]
+            found = self._tensors[key] = self._window(info)
+        return found
+
     def _window(self, info: TensorInfo) -> torch.Tensor:
         if info.file not in self._files:
             self._files[info.file] = _map(info.file)
@@ -161,9 +191,18 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
-def _stamps(model: Model) -> Stamps:
+def _check_content(path: str | Path, expected: str, found: str) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: changed since it was recorded: expected fingerprint {expected}, "
+            f"found {found}. Restore the folder, or start a new study with what it is "
+            "now."
+        )
+
+
+def _stamps(opened: Model | Adapter) -> Stamps:
     out: Stamps = {}
-    for file in {info.file for info in model.tensors.values()}:
+    for file in {info.file for info in opened.tensors.values()}:
         try:
             stat = file.stat()
         except OSError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints import INDEX, TOKENIZER_FILES
-from evomerge.core.recipe import Adapted, Nested, Recipe, Transformed
+from evomerge.core.recipe import Nested, Recipe, Transformed
 from evomerge.errors import ExportError, RecipeError
 from evomerge.merging.materialise import describe, materialise, merged_config
 from evomerge.merging.shards import (
@@ -133,10 +133,11 @@ def _texts(
 
 
 def _frame_folder(recipe: Recipe, sources: Sources) -> Path:
+    """Return whose files go along; an adapted model's are those of its base."""
     source = recipe.input(recipe.frame)
     while isinstance(source, Nested):
         source = source.recipe.input(source.recipe.frame)
-    if isinstance(source, Adapted | Transformed):
+    if isinstance(source, Transformed):
         raise RecipeError(
             f"Frame {recipe.frame!r} is not a plain checkpoint; this version cannot "
             "write from it."
