@@ -1,16 +1,19 @@
-"""Recipe files: one decided merge, in the canonical or in the short form."""
+"""Recipe files: one decided merge, in a form of our own or in mergekit's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
+from evomerge.checkpoints import Model
 from evomerge.core.recipe import Recipe
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Name
+from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planner import Setting, plan_space
 from evomerge.specs.problems import validate
@@ -37,11 +40,32 @@ class RecipeSpec(SpaceSpec):
     seed: int = Field(default=0, ge=0, description="Seed of operators that draw masks.")
 
 
-def load_recipe(path: str | Path) -> tuple[Recipe, dict[str, str]]:
-    """Read a recipe file in either form.
+Form = Literal["short", "canonical", "mergekit"]
 
-    The canonical form is a recipe's JSON with ``paths:`` beside it, from the name of
-    each input to its folder; the short form is :class:`RecipeSpec`.
+
+@dataclass(frozen=True, slots=True)
+class OpenedRecipe:
+    """A recipe file with the models it names.
+
+    Attributes:
+        models: Input name to model; also sources of the file that nothing reads.
+        form: How the file is written.
+    """
+
+    recipe: Recipe
+    models: Mapping[str, Model]
+    form: Form
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Fingerprint to folder."""
+        return {m.fingerprint: str(m.path) for m in self.models.values()}
+
+
+def load_recipe(
+    path: str | Path, *, profile: Profile = "identical"
+) -> tuple[Recipe, dict[str, str]]:
+    """Read a recipe file of any form; see :func:`open_recipe`.
 
     Returns:
         The recipe, and fingerprint to folder for every input.
@@ -49,17 +73,36 @@ def load_recipe(path: str | Path) -> tuple[Recipe, dict[str, str]]:
     Raises:
         SpecError: Anything is wrong with the file or the folders it names.
     """
+    opened = open_recipe(path, profile=profile)
+    return opened.recipe, opened.folders
+
+
+def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRecipe:
+    """Read a recipe file of any form.
+
+    The canonical form is a recipe's JSON with ``paths:`` beside it, from the name of
+    each input to its folder; the short form is :class:`RecipeSpec`; a file with
+    ``merge_method`` is mergekit's.
+
+    Args:
+        path: The file.
+        profile: Of a mergekit file: whether what it does not say is as mergekit has it.
+
+    Raises:
+        SpecError: Anything is wrong with the file or the folders it names.
+    """
     file = Path(path)
     data = read_yaml(file)
+    if is_mergekit(data):
+        read = read_mergekit(data, file, profile=profile)
+        return OpenedRecipe(read.recipe, read.models, "mergekit")
     mistakes = Mistakes(file.name)
     if "slots" in data:
         return _canonical(data, file, mistakes)
     return _short(data, file, mistakes)
 
 
-def _canonical(
-    data: Mapping[str, Any], file: Path, mistakes: Mistakes
-) -> tuple[Recipe, dict[str, str]]:
+def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:
     paths = data.get("paths", {})
     try:
         recipe = Recipe.from_json({k: v for k, v in data.items() if k != "paths"})
@@ -90,12 +133,10 @@ def _canonical(
                 f"{model.fingerprint}; its content is not what the recipe merged.",
             )
     mistakes.stop_if_any()
-    return recipe, {model.fingerprint: str(model.path) for model in models.values()}
+    return OpenedRecipe(recipe, models, "canonical")
 
 
-def _short(
-    data: Mapping[str, Any], file: Path, mistakes: Mistakes
-) -> tuple[Recipe, dict[str, str]]:
+def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:
     spec, problems = validate(RecipeSpec, data, file.name)
     mistakes.found += problems
     if spec is None:
@@ -125,5 +166,4 @@ def _short(
         mistakes.add("", f"expected every choice decided, got open ones: {opened}.")
     mistakes.stop_if_any()
     assert planned is not None
-    folders = {model.fingerprint: str(model.path) for model in models.values()}
-    return planned.blueprint.recipe({}), folders
+    return OpenedRecipe(planned.blueprint.recipe({}), models, "short")

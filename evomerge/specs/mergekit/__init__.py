@@ -1,0 +1,11 @@
+"""mergekit's files, read and written: the semantics of mergekit 0.1.5.
+
+mergekit (Arcee AI, 2403.13257) describes a merge as one method over slices of models,
+with settings by layer and by tensor. A file becomes a recipe in which every value is
+decided; what mergekit passes over in silence is a mistake here.
+"""
+
+from evomerge.specs.mergekit.operations import PROFILES, Profile
+from evomerge.specs.mergekit.reading import ReadMerge, is_mergekit, read_mergekit
+
+__all__ = ["PROFILES", "Profile", "ReadMerge", "is_mergekit", "read_mergekit"]

@@ -1,0 +1,313 @@
+"""From slices with settings to the slots of a recipe: every value decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evomerge.core.digest import Scalar
+from evomerge.core.operation import Operation
+from evomerge.core.recipe import Slot
+from evomerge.errors import RecipeError
+from evomerge.specs.mergekit.compaction import (
+    EMBED_ROLES,
+    HEAD_ROLES,
+    LAYER_ROLES,
+    compact,
+)
+from evomerge.specs.mergekit.methods import Method, Parameter
+from evomerge.specs.mergekit.operations import (
+    Decided,
+    Profile,
+    knob_of,
+    operation_of,
+)
+from evomerge.specs.mergekit.settings import START, Found, Position, look_up
+from evomerge.specs.mergekit.slices import OutSlice, Source
+from evomerge.specs.mergekit.tensors import Parts, Tensor, Where
+from evomerge.specs.mistakes import Mistakes
+
+_NO_SUM = 1e-8
+_LARGEST_EPS = 1e-6
+"""Beside norms of weights this much changes nothing."""
+_AVERAGES = ("linear", "multislerp")
+"""Methods that divide by the sum of the weights, come what may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One input of one part of the result.
+
+    Attributes:
+        where: Which part of the input.
+    """
+
+    source: Source
+    where: Where
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Decides the operation of every tensor.
+
+    Attributes:
+        method: The one method.
+        models: Input name to model.
+        profile: Whose defaults count.
+        seed: Of random masks.
+        mistakes: Where to note what is wrong.
+    """
+
+    method: Method
+    models: Mapping[str, Parts]
+    profile: Profile
+    seed: int
+    mistakes: Mistakes
+    _known: dict[tuple[Decided, str | None], Operation | None] = field(
+        default_factory=dict
+    )
+
+    def slots(self, slices: list[OutSlice]) -> list[Slot]:
+        """Return the layers of the result."""
+        out: list[Slot] = []
+        for cut in slices:
+            starts = [self._range(source)[0] for source in cut.sources]
+            first, end = self._range(cut.sources[0])
+            for i in range(end - first):
+                feeds = [
+                    Feed(source, start + i)
+                    for source, start in zip(cut.sources, starts, strict=True)
+                ]
+                at = (i, end - first - 1) if end - first > 1 else (1, 1)
+                roles = self._place(cut, feeds, at, len(out))
+                out.append(_slot(roles, feeds))
+        return out
+
+    def embed(self, slices: list[OutSlice]) -> Slot:
+        """Return the embedding: merged as the first slice says."""
+        first = slices[0]
+        feeds = [Feed(source, "embed") for source in first.sources]
+        return _slot(self._place(first, feeds, START, "embed"))
+
+    def head(self, slices: list[OutSlice]) -> Slot:
+        """Return final norm and head: merged as the last slice says."""
+        last = slices[-1]
+        feeds = [Feed(source, "head") for source in self._last_sources(slices)]
+        return _slot(self._place(last, feeds, START, "head"))
+
+    def _last_sources(self, slices: list[OutSlice]) -> tuple[Source, ...]:
+        """Return as many sources of the last slice as mergekit takes.
+
+        It takes no more than the first slice has.
+        """
+        last = slices[-1]
+        kept = last.sources[: len(slices[0].sources)]
+        if self.profile != "identical" or len(kept) == len(last.sources):
+            return last.sources
+        base = any(source.name == last.base for source in kept)
+        others = [source for source in kept if source.name != last.base]
+        wrong = self.method.count_problem(len(kept), len(others))
+        return last.sources if wrong or base != last.has_base else kept
+
+    def _range(self, source: Source) -> tuple[int, int]:
+        return source.layers or (0, self.models[source.name].model.n_layers)
+
+    def _place(
+        self, cut: OutSlice, feeds: list[Feed], at: Position, where: Where
+    ) -> Mapping[str, tuple[str, Operation]]:
+        """Decide the operations of one part of the result; empty if none could be."""
+        out: dict[str, tuple[str, Operation]] = {}
+        for suffix, tensor in self._tensors(feeds).items():
+            inputs = self._inputs(cut, feeds, suffix)
+            if inputs is None:
+                continue
+            name = tensor.in_layer(where) if isinstance(where, int) else tensor.name
+            decided = self._decide(cut, inputs, name, at)
+            operation = self._operation(decided, tensor.role, cut) if decided else None
+            if operation is not None:
+                out[suffix] = (tensor.role, operation)
+        return out
+
+    def _tensors(self, feeds: list[Feed]) -> Mapping[str, Tensor]:
+        """Return the tensors of a part; a head where any input has one of its own."""
+        out: dict[str, Tensor] = {}
+        for feed in feeds:
+            for suffix, tensor in self.models[feed.source.name].of(feed.where).items():
+                out.setdefault(suffix, tensor)
+        return out
+
+    def _inputs(
+        self, cut: OutSlice, feeds: list[Feed], suffix: str
+    ) -> list[tuple[Source, Tensor]] | None:
+        """Return every source's tensor; None, and a mistake noted, if they differ."""
+        found = []
+        for feed in feeds:
+            tensor = self.models[feed.source.name].get(feed.where, suffix)
+            if tensor is None:
+                self.mistakes.add(
+                    cut.key,
+                    f"expected models of one architecture: {feed.source.name!r} has no "
+                    f"{suffix!r} in {feed.where}, which others have.",
+                )
+                return None
+            found.append((feed.source, tensor))
+        (first, usual), *rest = found
+        for source, tensor in rest:
+            if tensor.shape != usual.shape:
+                self.mistakes.add(
+                    cut.key,
+                    f"expected tensors of one shape: {usual.name} is "
+                    f"{list(usual.shape)} in {first.name!r}, but {tensor.name} is "
+                    f"{list(tensor.shape)} in {source.name!r}."
+                    + (
+                        " Vocabularies of different sizes need a tokenizer section."
+                        if usual.role in ("embed", "head")
+                        else ""
+                    ),
+                )
+                return None
+        return found
+
+    def _decide(
+        self,
+        cut: OutSlice,
+        inputs: list[tuple[Source, Tensor]],
+        name: str,
+        at: Position,
+    ) -> Decided | None:
+        """Return every parameter's value for one tensor of the result."""
+        shared: list[tuple[str, Scalar]] = []
+        each: list[tuple[str, tuple[Scalar, ...]]] = []
+        found: dict[str, list[Found]] = {}
+        whole = True
+        for parameter in self.method.parameters:
+            if parameter.scope == "shared":
+                values = [self._value(parameter, cut, None, name, at)]
+            else:
+                values = [
+                    self._value(parameter, cut, source, tensor.name, at)
+                    for source, tensor in inputs
+                    if parameter.scope == "input" or source.name != cut.base
+                ]
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
+                whole = whole and not parameter.required
+                continue
+            found[parameter.name] = known
+            if parameter.scope == "shared":
+                shared.append((parameter.name, known[0].value))
+            else:
+                each.append((parameter.name, tuple(v.value for v in known)))
+        if not whole or not self._sums_are_sound(found, name):
+            return None
+        base = None if self.method.base == "ignored" else cut.base
+        names = tuple(source.name for source, _ in inputs)
+        return Decided(self.method.name, names, base, tuple(shared), tuple(each))
+
+    def _value(
+        self,
+        parameter: Parameter,
+        cut: OutSlice,
+        source: Source | None,
+        tensor: str,
+        at: Position,
+    ) -> Found | None:
+        own = () if source is None else (source.settings,)
+        found = look_up((*own, *cut.settings), parameter.name, tensor, at)
+        if found is not None:
+            return found if self._allowed(parameter, found) else None
+        if parameter.required:
+            here = cut if source is None else source
+            self.mistakes.add(
+                f"{here.key}.parameters.{parameter.name}"
+                if here.key != "base_model"
+                else "base_model",
+                f"expected a value: {self.method.name} needs {parameter.name}"
+                + (" of every input, " if source is not None else ", ")
+                + f"and nothing here or above says it for {tensor}"
+                + (
+                    f" of {source.name!r}; the base joins the inputs of "
+                    f"{self.method.name} if it is not among them."
+                    if source is not None and source.key == "base_model"
+                    else "."
+                ),
+            )
+            return None
+        if self.profile == "identical" and parameter.default is not None:
+            return Found(parameter.default, "")
+        return self._own_default(parameter, source)
+
+    def _own_default(self, parameter: Parameter, source: Source | None) -> Found | None:
+        """Return our own default, or None where leaving it out says it."""
+        if parameter.optional:
+            return Found(1.0, "")
+        knob = knob_of(self.method.name, parameter.name)
+        if source is None or knob is None or knob.default is None:
+            return None
+        return Found(knob.default, "")
+
+    def _allowed(self, parameter: Parameter, found: Found) -> bool:
+        if parameter.name == "eps":
+            wanted = f"a number of at least 0 and at most {_LARGEST_EPS:g}"
+            fits = 0.0 <= float(found.value) <= _LARGEST_EPS
+        else:
+            knob = knob_of(self.method.name, parameter.name)
+            wanted = "" if knob is None else knob.allowed
+            fits = knob is None or knob.allows(found.value)
+        if not fits:
+            self.mistakes.add(found.key, f"expected {wanted}, got {found.value!r}.")
+        return fits
+
+    def _sums_are_sound(self, found: Mapping[str, list[Found]], name: str) -> bool:
+        """Refuse weights that cannot be divided by their sum."""
+        weights = found.get("weight", [])
+        switch = "normalize_weights" if "normalize_weights" in found else "normalize"
+        flag = found.get(switch)
+        if self.method.name in _AVERAGES:
+            divides = flag[0].value if flag else True
+        else:  # others leave a sum of nothing as it is: all zero gives the base
+            divides = (
+                flag is not None
+                and flag[0].value
+                and any(entry.value for entry in weights)
+            )
+        values = [float(entry.value) for entry in weights]
+        if not divides or not values or abs(sum(values)) >= _NO_SUM:
+            return True
+        key = next((entry.key for entry in weights if entry.key), "parameters.weight")
+        said = ", ".join(f"{value:g}" for value in values)
+        self.mistakes.add(
+            key,
+            f"expected weights with a sum that can be divided by, got {said} for "
+            f"{name}. Change one, or set {switch} to false.",
+        )
+        return False
+
+    def _operation(
+        self, decided: Decided, role: str, cut: OutSlice
+    ) -> Operation | None:
+        key = (decided, role if self.profile == "default" else None)
+        if key not in self._known:
+            try:
+                self._known[key] = operation_of(
+                    decided, self.profile, seed=self.seed, role=role
+                )
+            except RecipeError as error:
+                self._known[key] = None
+                self.mistakes.add(cut.key, f"expected values that fit: {error}")
+        return self._known[key]
+
+
+def _slot(
+    roles: Mapping[str, tuple[str, Operation]], feeds: list[Feed] | None = None
+) -> Slot:
+    """Write a slot; an empty one, never to be used, beside mistakes."""
+    if not roles:
+        return Slot(())
+    if feeds is None:
+        order = EMBED_ROLES if "embed" in {r for r, _ in roles.values()} else HEAD_ROLES
+        return Slot(compact(roles, order))
+    entries = compact(roles, LAYER_ROLES)
+    read = {name for _, operation in entries for name in operation.reads}
+    layers = {f.source.name: f.where for f in feeds if f.source.name in read}
+    return Slot(entries, tuple((n, w) for n, w in layers.items() if isinstance(w, int)))

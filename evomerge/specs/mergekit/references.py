@@ -1,0 +1,141 @@
+"""What a file calls a model: ``path[@revision][+adapter[@revision]]``, or a map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.sources import source_folder
+
+_PATH_KEYS = ("path", "revision")
+_KEYS = ("model", "lora", "override_architecture")
+_EXPECTED = "expected a model as path[@revision][+adapter[@revision]]"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPath:
+    """A folder or hub id, and which revision of it."""
+
+    path: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """Return the written form."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model, with or without an adapter folded in."""
+
+    model: ModelPath
+    adapter: ModelPath | None = None
+
+    def __str__(self) -> str:
+        """Return the written form."""
+        return str(self.model) + ("" if self.adapter is None else f"+{self.adapter}")
+
+
+def read_reference(
+    value: Any, key: str, folder: Path, mistakes: Mistakes
+) -> Reference | None:
+    """Read a written model; None, and a mistake noted, if it is none.
+
+    Args:
+        value: As written.
+        key: Where it stands.
+        folder: Where relative paths start; a folder that is there may have ``+`` or
+            ``@`` in its name.
+        mistakes: Where to note what is wrong.
+    """
+    if isinstance(value, Mapping):
+        return _from_map(value, key, folder, mistakes)
+    if not isinstance(value, str) or not value.strip():
+        got = "nothing" if value is None else repr(value)
+        mistakes.add(key, f"{_EXPECTED}, got {got}.")
+        return None
+    if source_folder(value, folder).is_dir():
+        return Reference(ModelPath(value))
+    parts = value.split("+")
+    if len(parts) > 2:
+        mistakes.add(key, f"{_EXPECTED}, with one adapter at most, got {value!r}.")
+        return None
+    paths = [_from_text(part, key, folder, mistakes) for part in parts]
+    if any(path is None for path in paths):
+        return None
+    assert paths[0] is not None
+    return Reference(paths[0], paths[1] if len(paths) > 1 else None)
+
+
+def _from_text(
+    text: str, key: str, folder: Path, mistakes: Mistakes
+) -> ModelPath | None:
+    if source_folder(text, folder).is_dir():
+        return ModelPath(text)
+    path, at, revision = text.partition("@")
+    if not path or (at and not revision) or "@" in revision:
+        mistakes.add(key, f"{_EXPECTED}, got {text!r}.")
+        return None
+    if at and source_folder(path, folder).is_dir():
+        mistakes.add(
+            key,
+            f"expected no revision: {path!r} is a folder, which has none, got "
+            f"{revision!r}.",
+        )
+    return ModelPath(path, revision or None)
+
+
+def _from_map(
+    value: Mapping[str, Any], key: str, folder: Path, mistakes: Mistakes
+) -> Reference | None:
+    for name in value:
+        if name not in _KEYS:
+            mistakes.add(f"{key}.{name}", f"unknown key{did_you_mean(name, _KEYS)}")
+    if value.get("override_architecture") is not None:
+        mistakes.add(
+            f"{key}.override_architecture",
+            "expected no such key: names and shapes tell what the tensors are for.",
+        )
+    model = _path(value.get("model"), f"{key}.model", folder, mistakes)
+    lora = value.get("lora")
+    adapter = None if lora is None else _path(lora, f"{key}.lora", folder, mistakes)
+    if model is None or (lora is not None and adapter is None):
+        return None
+    return Reference(model, adapter)
+
+
+def _path(value: Any, key: str, folder: Path, mistakes: Mistakes) -> ModelPath | None:
+    if isinstance(value, str) and value.strip():
+        return _from_text(value, key, folder, mistakes)
+    if not isinstance(value, Mapping):
+        got = "nothing" if value is None else repr(value)
+        mistakes.add(key, f"expected a path, got {got}.")
+        return None
+    for name in value:
+        if name not in _PATH_KEYS:
+            hint = did_you_mean(name, _PATH_KEYS)
+            mistakes.add(f"{key}.{name}", f"unknown key{hint}")
+    path, revision = value.get("path"), value.get("revision")
+    if not isinstance(path, str) or not isinstance(revision, str | None):
+        mistakes.add(key, "expected a path and perhaps a revision, both text.")
+        return None
+    return ModelPath(path, revision)
+
+
+def name_of(reference: Reference, taken: Collection[str]) -> str:
+    """Make a name for an input of a recipe from what the file calls the model."""
+    parts = [reference.model] + ([reference.adapter] if reference.adapter else [])
+    text = "-".join(Path(part.path).name for part in parts)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:56]
+    if not stem or not stem[0].isalpha():
+        stem = f"m-{stem}".rstrip("-")
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem}-{count}"
+    return name

@@ -1,0 +1,83 @@
+"""The tensors of a merge before it is made: names, roles and shapes of every part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from evomerge.checkpoints import BUFFER, Model
+from evomerge.core.recipe import DTYPES
+
+Where = int | str
+"""A layer's index, or ``embed`` or ``head``."""
+
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model.
+
+    Attributes:
+        name: In the model.
+        suffix: Within its part; the whole name outside the layers.
+    """
+
+    name: str
+    suffix: str
+    role: str
+    shape: tuple[int, ...]
+
+    def in_layer(self, layer: int) -> str:
+        """Return the name it has in another layer."""
+        prefix = self.name.removesuffix(f".{self.suffix}").rpartition(".")[0]
+        return f"{prefix}.{layer}.{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model's tensors by the part they belong to."""
+
+    model: Model
+
+    @cached_property
+    def _parts(self) -> Mapping[Where, dict[str, Tensor]]:
+        out: dict[Where, dict[str, Tensor]] = {}
+        for name, place in self.model.places.items():
+            if place.role == BUFFER:
+                continue
+            where: Where = place.section if place.layer is None else place.layer
+            tensor = Tensor(
+                name, place.suffix, place.role, self.model.tensors[name].shape
+            )
+            out.setdefault(where, {})[place.suffix] = tensor
+        return out
+
+    def of(self, where: Where) -> Mapping[str, Tensor]:
+        """Return the tensors of a part by their suffix; a tied head is not listed."""
+        return self._parts.get(where, {})
+
+    def get(self, where: Where, suffix: str) -> Tensor | None:
+        """Return a tensor; the head of a tied model is its embedding."""
+        found = self.of(where).get(suffix)
+        if found is None and where == "head" and suffix == self.model.layout.head:
+            embed = self.of("embed").get(self.model.layout.embed)
+            if self.model.tied and embed is not None:
+                return Tensor(suffix, suffix, "head", embed.shape)
+        return found
+
+    @cached_property
+    def dtype(self) -> str:
+        """The element type that most of the weights are stored in."""
+        sizes: Counter[str] = Counter()
+        for info in self.model.tensors.values():
+            if info.dtype in _TYPES:
+                sizes[_TYPES[info.dtype]] += info.nbytes
+        return sizes.most_common(1)[0][0] if sizes else DTYPES[0]
+
+
+def common_dtype(dtypes: set[str]) -> str:
+    """Return the type that holds values of all of them."""
+    return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
