@@ -130,7 +130,7 @@ def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
         _check_metrics(study, tasks)
         frame = study.sources[study.frame]
         recipe = passthrough(
-            study.frame, frame.fingerprint, frame.n_layers, study.dtype
+            study.frame, study.inputs[study.frame], frame.n_layers, study.dtype
         )
         began = time.perf_counter()
         evaluator.score(recipe, ())

@@ -18,6 +18,8 @@ from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 
 if TYPE_CHECKING:
+    from evomerge.checkpoints import Model
+    from evomerge.export.card import Parent
     from evomerge.export.report import RivalTable
     from evomerge.merging.writer import Written
     from evomerge.specs.resolved import ResolvedStudy
@@ -179,19 +181,19 @@ def _chosen(
 def _write(
     case: Case, judged: Judged, wanted: Export, progress: Progress | None
 ) -> Exported:
-    from evomerge.export.card import CardFacts, Parent, Search
+    from evomerge.export.card import CardFacts, Search
     from evomerge.export.model import export_model
     from evomerge.merging.sources import Sources
+    from evomerge.specs.sources import folders_of
 
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     scores = trial.scores or {}
     selected = {o.name: o.value(scores) for o in study.objectives}
     recipe = trial.candidate.recipe
-    prints = {model.fingerprint: n for n, model in study.sources.items()}
     facts = CardFacts(
         name=wanted.out.name,
         recipe=recipe,
-        parents=tuple(Parent(n, fp) for fp, n in sorted(prints.items())),
+        parents=tuple(_parent(n, model) for n, model in study.sources.items()),
         tables=judged.tables,
         search=Search(
             study.name,
@@ -202,8 +204,7 @@ def _write(
         ),
         versions=_versions(),
     )
-    paths = {m.fingerprint: m.path for m in study.sources.values()}
-    with Sources(paths) as sources:
+    with Sources(folders_of(study.sources.values())) as sources:
         done = export_model(
             facts,
             sources,
@@ -226,6 +227,28 @@ def _write(
         unscored=judged.unscored,
         command=load_command(done.path),
     )
+
+
+def _parent(name: str, model: Model) -> Parent:
+    from evomerge.export.card import Parent
+
+    adapter = model.adapter
+    return Parent(
+        name,
+        model.fingerprint,
+        _hub_name(model.origin),
+        None
+        if adapter is None
+        else Parent("", adapter.fingerprint, _hub_name(adapter.origin)),
+    )
+
+
+def _hub_name(origin: str | None) -> str | None:
+    """Return the repository of a pinned id."""
+    from evomerge.checkpoints.hub import parse
+
+    found = None if origin is None else parse(origin)
+    return None if found is None else found.repo
 
 
 def load_command(folder: Path) -> str:

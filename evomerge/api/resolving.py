@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.core.recipe import Checkpoint, Recipe
+from evomerge.core.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
 
@@ -101,17 +103,27 @@ def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
 
 def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
     """Return what this study's workers are made of."""
-    prints = {name: model.fingerprint for name, model in study.sources.items()}
+    from evomerge.specs.sources import folders_of, origins_of
+
+    models = study.sources.values()
+    stand_ins: dict[str, Recipe] = {}
+
+    def named(name: str) -> str:
+        source = study.inputs[name]
+        if isinstance(source, Checkpoint):
+            return source.fingerprint
+        n_layers = study.sources[name].n_layers
+        recipe = passthrough(name, source, n_layers, study.dtype)
+        stand_ins[recipe.digest] = recipe
+        return recipe.digest
+
     return WorkerSetup(
         engine=study.engine,
         tasks=study.tasks,
-        sources={m.fingerprint: str(m.path) for m in study.sources.values()},
-        frame=prints[study.frame],
-        probe=None if study.probe is None else prints[study.probe],
+        sources=folders_of(models),
+        frame=named(study.frame),
+        probe=None if study.probe is None else named(study.probe),
         cache_dir=str(cache_dir),
-        origins={
-            m.fingerprint: m.origin
-            for m in study.sources.values()
-            if m.origin is not None
-        },
+        origins=origins_of(models),
+        stand_ins=stand_ins,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from evomerge.checkpoints.adapter_config import (
     ADAPTER_CONFIG,
@@ -23,6 +24,9 @@ from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo, read_header
 from evomerge.checkpoints.shards import PICKLES
 from evomerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints.model import Model
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -140,28 +144,17 @@ def read_adapter(path: str | Path, *, cache_dir: str | Path | None = None) -> Ad
     )
 
 
-def fold(
-    adapter: Adapter,
-    base: Path,
-    tensors: Mapping[str, TensorInfo],
-    *,
-    tied: tuple[str, str] | None = None,
-) -> Folding:
+def fold(adapter: Adapter, base: Model) -> Folding:
     """Find the tensor of a base that each part of an adapter changes.
-
-    Args:
-        adapter: What is laid over the base.
-        base: The base's folder, for messages.
-        tensors: The base's tensors; a tied head is not among them.
-        tied: Names of embedding and head, if the head is the embedding.
 
     Raises:
         CheckpointError: A part finds no tensor, or one of another shape: the adapter
             is for another base.
     """
-    known = dict(tensors)
-    if tied is not None:
-        known[tied[1]] = known[tied[0]]
+    known = dict(base.tensors)
+    layout = base.layout
+    if base.tied:
+        known[layout.head] = known[layout.embed]
     factors: dict[str, Factors] = {}
     for target, pair in adapter.factors.items():
         name = _find(adapter, base, target, pair.a.name, known)
@@ -173,8 +166,8 @@ def fold(
         name = _find(adapter, base, target, info.name, known)
         _check_shape(adapter, base, info.name, info.shape, known[name])
         whole[name] = info
-    ends = set(tied or ())
-    return Folding(factors, whole, unties=bool(ends & {*factors, *whole}))
+    ends = {layout.embed, layout.head} & {*factors, *whole}
+    return Folding(factors, whole, unties=base.tied and bool(ends))
 
 
 def _sort_out(
@@ -234,7 +227,7 @@ def _pair(
 
 
 def _find(
-    adapter: Adapter, base: Path, target: str, part: str, known: Iterable[str]
+    adapter: Adapter, base: Model, target: str, part: str, known: Iterable[str]
 ) -> str:
     """Return the base's name of a tensor; a bare decoder's names lack the prefix."""
     for name in (target, f"model.{target}"):
@@ -242,18 +235,18 @@ def _find(
             return name
     raise CheckpointError(
         f"{adapter.path}: the adapter is for another base: its {part!r} belongs to "
-        f"{target!r}, which {base} does not have. Give the base it was trained on"
+        f"{target!r}, which {base.path} does not have. Give the base it was trained on"
         f"{_said(adapter)}."
     )
 
 
 def _check_shape(
-    adapter: Adapter, base: Path, part: str, shape: tuple[int, ...], of: TensorInfo
+    adapter: Adapter, base: Model, part: str, shape: tuple[int, ...], of: TensorInfo
 ) -> None:
     if shape != of.shape:
         raise CheckpointError(
             f"{adapter.path}: the adapter is for another base: its {part!r} changes a "
-            f"tensor of shape {list(shape)}, but {of.name!r} of {base} has shape "
+            f"tensor of shape {list(shape)}, but {of.name!r} of {base.path} has shape "
             f"{list(of.shape)}. Give the base it was trained on{_said(adapter)}; if "
             "tokens were added in training, merge the adapter with PEFT and give the "
             "merged model."

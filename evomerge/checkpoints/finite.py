@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.checkpoints.adapter import Adapter
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.model import Model
 
@@ -22,9 +23,18 @@ def non_finite(model: Model, cache_dir: Path | None = None) -> tuple[str, ...]:
     """Return the names of float tensors that hold NaN or infinity, in name order.
 
     Args:
-        model: A checked model folder.
+        model: A checked model folder; the tensors of its adapter count too.
         cache_dir: Where the answer is remembered by fingerprint, if anywhere.
     """
+    found = _non_finite(model, cache_dir)
+    return (
+        found
+        if model.adapter is None
+        else found + _non_finite(model.adapter, cache_dir)
+    )
+
+
+def _non_finite(model: Model | Adapter, cache_dir: Path | None) -> tuple[str, ...]:
     memo = None if cache_dir is None else cache_dir / f"finite-{model.fingerprint}.json"
     if memo is not None and (known := _load(memo)) is not None:
         return known

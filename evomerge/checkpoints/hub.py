@@ -21,6 +21,7 @@ SCHEME = "hf://"
 
 _FILES = (
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "model.safetensors.index.json",
     "*.safetensors",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.fingerprint import fingerprint
@@ -19,6 +19,9 @@ from evomerge.checkpoints.shards import read_shards
 from evomerge.checkpoints.sizes import layer_count_key, read_sizes
 from evomerge.checkpoints.tokenizer import TOKENIZER_FILES, tokenizer_digest
 from evomerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints.adapter import Adapter
 
 CONFIG = "config.json"
 
@@ -41,6 +44,8 @@ class Model:
         tokenizer_digest: Name of the map from text to token ids; empty without one.
         origin: The hub id and commit it was fetched by; None for a folder that was
             named as such.
+        adapter: The low-rank adapter that goes with it, if any; everything else is
+            said of the folder itself.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class Model:
     vocab_size: int
     tokenizer_digest: str
     origin: str | None = None
+    adapter: Adapter | None = None
 
     @property
     def n_layers(self) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "Slot",
     "Transformed",
     "VERSION",
+    "contents",
 ]
 
 
@@ -88,6 +89,19 @@ class Transformed:
 
 
 Input = Checkpoint | Adapted | Nested | Transformed
+
+
+def contents(source: Input) -> tuple[str, ...]:
+    """Return the fingerprint of every folder an input is read from, each once."""
+    match source:
+        case Checkpoint():
+            return (source.fingerprint,)
+        case Adapted():
+            return (source.fingerprint, source.adapter)
+        case Nested():
+            found = [contents(within) for _, within in source.recipe.inputs]
+            return tuple(dict.fromkeys(part for parts in found for part in parts))
+    return contents(source.of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """One parent, unchanged, as a recipe: baselines, self-tests and hand-made checks."""
 
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipe import Checkpoint, Input, Operation, Recipe, Slot
 
 
-def passthrough(name: str, fingerprint: str, n_layers: int, dtype: str) -> Recipe:
+def passthrough(name: str, source: Input | str, n_layers: int, dtype: str) -> Recipe:
     """Write the recipe whose merge is one parent as it stands.
 
     Args:
         name: What the parent is called among the recipe's inputs; also its frame.
-        fingerprint: Fingerprint of the parent's content.
+        source: The parent; a plain one may be named by its fingerprint alone.
         n_layers: Layers of the parent; slot i takes layer i.
         dtype: Element type of the result.
     """
@@ -17,10 +17,11 @@ def passthrough(name: str, fingerprint: str, n_layers: int, dtype: str) -> Recip
         "linear", (name,), shared=(("normalize", True),), each=(("weight", (1.0,)),)
     )
     roles = (("*", keep),)
+    taken = Checkpoint(source) if isinstance(source, str) else source
     return Recipe(
         frame=name,
         dtype=dtype,
-        inputs=((name, Checkpoint(fingerprint)),),
+        inputs=((name, taken),),
         embed=Slot(roles),
         slots=tuple(Slot(roles, layers=((name, i),)) for i in range(n_layers)),
         head=Slot(roles),

@@ -87,11 +87,14 @@ class WorkerSetup:
         engine: How it runs models.
         tasks: What it scores.
         sources: Fingerprint to folder of every parent.
-        frame: Fingerprint of the parent the engine starts from.
-        probe: Fingerprint of another parent, swapped in by the self-test.
+        frame: Fingerprint of the parent the engine starts from, or a stand-in.
+        probe: Fingerprint of another parent, swapped in by the self-test, or a
+            stand-in.
         cache_dir: Folder for what can be made again: probes, statistics.
         origins: Fingerprint to hub id and commit, of parents that came from a hub; a
             machine that lacks their folder fetches them.
+        stand_ins: Name of a frame or probe that is no folder as it stands, to the
+            recipe it is written by before the engine starts.
     """
 
     engine: EngineSettings
@@ -101,6 +104,7 @@ class WorkerSetup:
     probe: str | None
     cache_dir: str
     origins: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: Mapping[str, Recipe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

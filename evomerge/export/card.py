@@ -30,11 +30,18 @@ class Parent:
         name: As the recipe calls it.
         fingerprint: Of its content.
         hub_id: Its repository on a model hub, if it has one.
+        adapter: The low-rank adapter folded into it, if any; nameless.
     """
 
     name: str
     fingerprint: str
     hub_id: str | None = None
+    adapter: Parent | None = None
+
+    @property
+    def parts(self) -> tuple[Parent, ...]:
+        """The model itself, and its adapter."""
+        return (self,) if self.adapter is None else (self, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,8 @@ def card(facts: CardFacts) -> str:
 
 
 def _front_matter(facts: CardFacts) -> str:
-    bases = [file_name(p.name) if p.hub_id is None else p.hub_id for p in facts.parents]
+    parts = [(p, part) for p in facts.parents for part in p.parts]
+    bases = [part.hub_id or file_name(parent.name) for parent, part in parts]
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     lines.append("base_model:")
     lines += [f"- {yaml_string(base)}" for base in dict.fromkeys(bases)]
@@ -116,8 +124,8 @@ def _parents(facts: CardFacts) -> str:
     rows = [
         (
             markdown(parent.name),
-            "" if parent.hub_id is None else markdown(parent.hub_id),
-            f"`{file_name(parent.fingerprint)}`",
+            " + ".join(markdown(part.hub_id) for part in parent.parts if part.hub_id),
+            " + ".join(f"`{file_name(part.fingerprint)}`" for part in parent.parts),
         )
         for parent in facts.parents
     ]

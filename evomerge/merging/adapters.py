@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 
 from evomerge.checkpoints import Model, Place, TensorInfo
-from evomerge.checkpoints.adapter import Adapter, Factors, Folding, fold
+from evomerge.checkpoints.adapter import Factors, Folding, fold
 from evomerge.core.recipe import Adapted
 from evomerge.errors import CheckpointError
 from evomerge.merging.inputs import Stored, View
@@ -56,7 +56,7 @@ class AdaptedSource:
         self._sources = sources
         self._base = sources.model(source.fingerprint)
         self._adapter = sources.adapter(source.adapter)
-        self._folding = lay(self._base, self._adapter)
+        self._folding = fold(self._adapter, self._base)
         self._model = _folded(self._base, self._folding)
 
     def model(self, fingerprint: str) -> Model:
@@ -92,16 +92,6 @@ class AdaptedSource:
                 "Use another copy of this adapter."
             )
         return part
-
-
-def lay(base: Model, adapter: Adapter) -> Folding:
-    """Find what of a base each part of an adapter changes.
-
-    Raises:
-        CheckpointError: The adapter is for another base.
-    """
-    tied = (base.layout.embed, base.layout.head) if base.tied else None
-    return fold(adapter, base.path, base.tensors, tied=tied)
 
 
 def _folded(base: Model, folding: Folding) -> Model:

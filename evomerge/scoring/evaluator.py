@@ -14,11 +14,8 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints import hub
 from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.recipe import Recipe
 from evomerge.core.trial import Blame, Cause, Failure
@@ -33,6 +30,7 @@ from evomerge.core.work import (
 )
 from evomerge.errors import CandidateError, Problem, SpecError, WorkerError
 from evomerge.scoring import landscape
+from evomerge.scoring.at_hand import at_hand
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.failures import failure_from
@@ -56,7 +54,7 @@ class Evaluator:
     def __init__(self, setup: WorkerSetup) -> None:
         started = time.perf_counter()
         _refuse_equal_names(setup.tasks)
-        setup = _at_hand(setup)
+        setup = at_hand(setup)
         self._engine = open_engine(setup)
         try:
             self_test = self._engine.self_test()
@@ -254,16 +252,6 @@ def _refuse_non_finite(task: str, outcomes: Sequence[Outcome]) -> None:
                     f"Metric {metric!r} of item {outcome.item} in task {task!r} "
                     f"is {value}, not a finite number."
                 )
-
-
-def _at_hand(setup: WorkerSetup) -> WorkerSetup:
-    """Fetch the parents from a hub whose folders this machine lacks."""
-    sources = dict(setup.sources)
-    for fingerprint, origin in setup.origins.items():
-        wanted = hub.parse(origin)
-        if wanted is not None and not Path(sources[fingerprint]).is_dir():
-            sources[fingerprint] = str(hub.fetch(wanted).folder)
-    return replace(setup, sources=sources)
 
 
 def _refuse_equal_names(tasks: Sequence[TaskSettings]) -> None:

@@ -10,13 +10,10 @@ beside a lock, so that workers starting together do not each make it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +25,17 @@ from evomerge.core.digest import digest
 from evomerge.core.recipe import Recipe
 from evomerge.core.whole import passthrough
 from evomerge.core.work import WorkerSetup
-from evomerge.errors import SelfTestError, WorkerError
+from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import (
     Engine,
     GenerateRequest,
     LoglikelihoodRequest,
     SelfTest,
 )
+from evomerge.scoring.locked import locked
 
 N_SEQUENCES = 6
 ANSWER_TOKENS = 12
-LOCK_TIMEOUT_S = 900.0
 _VERSION = 1
 
 
@@ -168,7 +165,7 @@ def kept_probe(
     assert setup.probe is not None
     path = _path(facts, setup)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock"), "measuring the probe parent"):
         kept = _read(path)
         if kept is None:
             kept = cold_probe(setup.probe)
@@ -222,22 +219,3 @@ def _write(path: Path, probe: Probe) -> None:
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     scratch.write_text(json.dumps(asdict(probe)), encoding="utf-8")
     scratch.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system releases should this process die."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    with path.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise WorkerError(
-                        f"Another process has held {path} for {LOCK_TIMEOUT_S:.0f} s "
-                        "while measuring the probe parent; end it and try again."
-                    ) from error
-                time.sleep(0.2)
-        yield

@@ -10,14 +10,20 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import Recipe, contents
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Name
 from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planner import Setting, plan_space
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import common_layers, dtype_of, read_sources
+from evomerge.specs.sources import (
+    common_layers,
+    dtype_of,
+    folders_of,
+    input_of,
+    read_sources,
+)
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.study import Dtype
 from evomerge.specs.yamlfile import read_yaml
@@ -59,7 +65,7 @@ class OpenedRecipe:
     @property
     def folders(self) -> dict[str, str]:
         """Fingerprint to folder."""
-        return {m.fingerprint: str(m.path) for m in self.models.values()}
+        return folders_of(self.models.values())
 
 
 def load_recipe(
@@ -114,7 +120,7 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
     ):
         mistakes.add("paths", "expected a mapping from input to model folder.")
         raise SpecError(mistakes.found)
-    inputs = {name: source.to_json() for name, source in recipe.inputs}
+    inputs = dict(recipe.inputs)
     for name in paths:
         if name not in inputs:
             mistakes.add(f"paths.{name}", f"expected an input: {', '.join(inputs)}.")
@@ -125,12 +131,12 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
         key="paths",
     )
     for name, model in models.items():
-        wanted = inputs[name].get("checkpoint")
-        if wanted is not None and wanted != model.fingerprint:
+        wanted, found = contents(inputs[name]), contents(input_of(model))
+        if not set(found) <= set(wanted):
             mistakes.add(
                 f"paths.{name}",
-                f"expected a folder with fingerprint {wanted}, got "
-                f"{model.fingerprint}; its content is not what the recipe merged.",
+                f"expected a folder with fingerprint {'+'.join(wanted)}, got "
+                f"{'+'.join(found)}; its content is not what the recipe merged.",
             )
     mistakes.stop_if_any()
     return OpenedRecipe(recipe, models, "canonical")
@@ -154,7 +160,7 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
         if name not in spec.sources:
             mistakes.add(key, f"expected one of the sources {names}, got {name!r}.")
     setting = Setting(
-        fingerprints={name: model.fingerprint for name, model in models.items()},
+        inputs={name: input_of(model) for name, model in models.items()},
         n_layers=common_layers(models),
         frame=frame,
         dtype=spec.dtype or dtype_of(models.get(frame)),

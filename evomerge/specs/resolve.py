@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import Checkpoint, Input, Recipe
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
@@ -18,7 +18,7 @@ from evomerge.specs.measured import Measured, tasks_of
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planner import PlannedSpace, Setting, plan_space
 from evomerge.specs.resolved import Baseline, ResolvedStudy
-from evomerge.specs.sources import common_layers, dtype_of, read_sources
+from evomerge.specs.sources import common_layers, dtype_of, input_of, read_sources
 from evomerge.specs.stored import allowance_of, config_of
 from evomerge.specs.study import EngineSpec, StudySpec
 
@@ -161,8 +161,9 @@ class _Resolver:
             tasks=tasks,
             engine=_engine(spec.engine, setting.dtype),
             sources=self._models,
+            inputs={name: setting.inputs[name] for name in self._models},
             frame=setting.frame,
-            probe=others[0] if others else None,
+            probe=_probe(others, setting.inputs),
             dtype=setting.dtype,
             baselines=parts.baselines,
             strategy=_strategy(spec),
@@ -179,10 +180,10 @@ class _Resolver:
     def _setting(self) -> Setting:
         spec = self._spec
         # Names stand in for fingerprints that cannot be read; nothing of that is kept.
-        prints = {name: name for name in spec.sources}
-        prints |= {name: model.fingerprint for name, model in self._models.items()}
+        inputs: dict[str, Input] = {name: Checkpoint(name) for name in spec.sources}
+        inputs |= {name: input_of(model) for name, model in self._models.items()}
         return Setting(
-            fingerprints=prints,
+            inputs=inputs,
             n_layers=common_layers(self._models),
             frame=str(spec.frame),
             dtype=str(spec.dtype),
@@ -261,6 +262,12 @@ def _filled(spec: StudySpec, models: Mapping[str, Model]) -> StudySpec:
 def _by_use(spec: StudySpec) -> list[str]:
     """Return the sources, those that are merged first."""
     return list(dict.fromkeys((*spec.space.experts, *sorted(spec.sources))))
+
+
+def _probe(others: Sequence[str], inputs: Mapping[str, Input]) -> str | None:
+    """Return which source the self-test swaps in: best one that is a folder as is."""
+    plain = [name for name in others if isinstance(inputs[name], Checkpoint)]
+    return next(iter((*plain, *others)), None)
 
 
 def _engine(spec: EngineSpec, dtype: str) -> EngineSettings:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import Input, Recipe
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Point
@@ -35,6 +35,7 @@ class ResolvedStudy:
     Attributes:
         tasks: In order of their names.
         sources: Name to checked model folder, in order of the names.
+        inputs: Name to what recipes call the source.
         frame: Name of the source that engines start from.
         probe: Name of the source that the self-test swaps in; None with one source.
         dtype: Element type of merged weights.
@@ -55,6 +56,7 @@ class ResolvedStudy:
     tasks: tuple[TaskSettings, ...]
     engine: EngineSettings
     sources: Mapping[str, Model]
+    inputs: Mapping[str, Input]
     frame: str
     probe: str | None
     dtype: str

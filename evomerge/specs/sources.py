@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge.checkpoints import Model, compatibility, hub, read_model
-from evomerge.core.recipe import DTYPES
+from evomerge.checkpoints.adapter import Adapter, fold, read_adapter
+from evomerge.core.recipe import DTYPES, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.mistakes import Mistakes
 
@@ -27,43 +28,107 @@ def open_source(
 
     Args:
         written: A path, or ``org/name`` or ``org/name@revision``, with or without
-            ``hf://``. Without, a folder of that name is taken first.
+            ``hf://``. Without, a folder of that name is taken first. An adapter may
+            follow after a ``+``, written the same way.
         base_dir: Where relative paths start.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
 
     Raises:
-        CheckpointError: There is neither, or the model is refused.
+        CheckpointError: There is neither, or the model is refused, or its adapter is
+            for another base.
     """
+    return open_pair(*split(written, base_dir), base_dir, cache_dir=cache_dir)
+
+
+def open_pair(
+    base: str, added: str | None, base_dir: Path, *, cache_dir: Path | None = None
+) -> Model:
+    """Read a model and the adapter that goes with it, if any; see ``open_source``.
+
+    Raises:
+        CheckpointError: As for ``open_source``.
+    """
+    folder, origin = _find(base, base_dir, "a model saved by transformers")
+    model = replace(read_model(folder, cache_dir=cache_dir), origin=origin)
+    if added is None:
+        return model
+    folder, origin = _find(added, base_dir, "an adapter saved by PEFT")
+    adapter = replace(read_adapter(folder, cache_dir=cache_dir), origin=origin)
+    fold(adapter, model)
+    return replace(model, adapter=adapter)
+
+
+def split(written: str, base_dir: Path) -> tuple[str, str | None]:
+    """Tell a model from the adapter that may be written after it with a ``+``.
+
+    Paths and revisions may hold a plus too: what exists as a folder is one, and
+    otherwise the last sign parts the two after which an adapter can follow: a folder,
+    or anything with a slash.
+    """
+    places = [place for place, sign in enumerate(written) if sign == "+"]
+    if not places or source_folder(written, base_dir).is_dir():
+        return written, None
+    pairs = [(written[:place], written[place + 1 :]) for place in reversed(places)]
+    pairs = [(base.strip(), added.strip()) for base, added in pairs]
+    pairs = [(base, added) for base, added in pairs if base and added]
+    for is_one in (_is_folder_pair, _is_likely_pair):
+        for base, added in pairs:
+            if is_one(base, added, base_dir):
+                return base, added
+    return written, None
+
+
+def _is_folder_pair(base: str, added: str, base_dir: Path) -> bool:
+    return all(source_folder(part, base_dir).is_dir() for part in (base, added))
+
+
+def _is_likely_pair(base: str, added: str, base_dir: Path) -> bool:
+    return "/" in added or source_folder(added, base_dir).is_dir()
+
+
+def missing(written: str, base_dir: Path) -> str | None:
+    """Say what is wrong with a source that is not there, without fetching it."""
+    base, added = split(written, base_dir)
+    said = _missing(base, base_dir, "model")
+    if said is None and added is not None:
+        said = _missing(added, base_dir, "adapter")
+    return said
+
+
+def _missing(written: str, base_dir: Path, what: str) -> str | None:
+    folder = source_folder(written, base_dir)
+    if folder.is_dir():
+        return None
+    article = "an" if what == "adapter" else "a"
+    try:
+        wanted = _hub_id(written, folder)
+        if wanted is None:
+            return (
+                f"expected {article} {what} folder, got {written!r}, which does not "
+                "exist."
+            )
+        hub.look_up(wanted)
+    except CheckpointError as error:
+        return f"expected {article} {what}: {_neither(written, error)}"
+    return None
+
+
+def _find(written: str, base_dir: Path, what: str) -> tuple[Path, str | None]:
+    """Return the folder meant, and the pinned id it was fetched by, if it was."""
     folder = source_folder(written, base_dir)
     wanted = _hub_id(written, folder)
     if wanted is None:
         if not folder.exists():
             raise CheckpointError(
-                f"{folder}: does not exist. Give the folder of a model saved by "
-                "transformers, or a hub id as org/name or org/name@revision."
+                f"{folder}: does not exist. Give the folder of {what}, or a hub id as "
+                "org/name or org/name@revision."
             )
-        return read_model(folder, cache_dir=cache_dir)
+        return folder, None
     try:
         found = hub.fetch(wanted)
     except HubError as error:
         raise HubError(_neither(written, error)) from error
-    model = read_model(found.folder, cache_dir=cache_dir)
-    return replace(model, origin=str(found.pinned))
-
-
-def missing(written: str, base_dir: Path) -> str | None:
-    """Say what is wrong with a source that is not there, without fetching it."""
-    folder = source_folder(written, base_dir)
-    if folder.is_dir():
-        return None
-    try:
-        wanted = _hub_id(written, folder)
-        if wanted is None:
-            return f"expected a model folder, got {written!r}, which does not exist."
-        hub.look_up(wanted)
-    except CheckpointError as error:
-        return f"expected a model: {_neither(written, error)}"
-    return None
+    return found.folder, str(found.pinned)
 
 
 def _hub_id(written: str, folder: Path) -> hub.HubId | None:
@@ -77,6 +142,44 @@ def _neither(written: str, error: CheckpointError) -> str:
     if written.startswith(hub.SCHEME):
         return str(error)
     return f"there is no folder {written!r}, and as a hub id: {error}"
+
+
+def input_of(model: Model) -> Input:
+    """Return what a recipe calls a model."""
+    if model.adapter is None:
+        return Checkpoint(model.fingerprint)
+    return Adapted(model.fingerprint, model.adapter.fingerprint)
+
+
+def folders_of(models: Iterable[Model]) -> dict[str, str]:
+    """Return fingerprint to folder, of models and their adapters."""
+    return {part.fingerprint: str(part.path) for part in _parts(models)}
+
+
+def origins_of(models: Iterable[Model]) -> dict[str, str]:
+    """Return fingerprint to pinned hub id, of what came from a hub."""
+    return {
+        part.fingerprint: part.origin
+        for part in _parts(models)
+        if part.origin is not None
+    }
+
+
+def whereabouts(model: Model) -> str:
+    """Return what to write to find a model again: folders, or commits on the hub."""
+    return "+".join(part.origin or str(part.path) for part in _parts([model]))
+
+
+def content_of(model: Model) -> str:
+    """Return the name of a model's content, its adapter's included."""
+    return "+".join(part.fingerprint for part in _parts([model]))
+
+
+def _parts(models: Iterable[Model]) -> Iterator[Model | Adapter]:
+    for model in models:
+        yield model
+        if model.adapter is not None:
+            yield model.adapter
 
 
 def read_sources(

@@ -15,6 +15,7 @@ from evomerge.checkpoints import Model
 from evomerge.core.digest import canonical_json, digest
 from evomerge.core.space import SearchSpace
 from evomerge.specs.resolved import Baseline
+from evomerge.specs.sources import content_of, whereabouts
 from evomerge.specs.study import StudySpec
 
 VERSION = 1
@@ -45,7 +46,7 @@ def config_of(
         {
             "version": VERSION,
             "study": written,
-            "sources": {name: model.fingerprint for name, model in models.items()},
+            "sources": {name: content_of(model) for name, model in models.items()},
             "recipes": {name: recipes[name].to_json() for name in from_files},
             # What follows from the above by this version's defaults: a version that
             # would read the same study otherwise must not go on with it.
@@ -76,9 +77,7 @@ def allowance_of(
             "timeout_s": spec.timeout_s,
             "engine": {key: getattr(spec.engine, key) for key in PLACEMENT},
             # A hub's model with its commit, so a branch that moves changes nothing.
-            "sources": {
-                name: model.origin or str(model.path) for name, model in models.items()
-            },
+            "sources": {name: whereabouts(model) for name, model in models.items()},
             "includes": {
                 name: str(task.include)
                 for name, task in spec.tasks.items()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.checkpoints import Model, read_model
-from evomerge.checkpoints.adapter import Adapter, Folding, fold, read_adapter
+from evomerge.checkpoints import read_model
+from evomerge.checkpoints.adapter import fold, read_adapter
 from evomerge.errors import CheckpointError
 from evomerge.testing.adapters import (
     CONFIG,
@@ -34,10 +34,6 @@ def adapter(tmp_path: Path, base: Path) -> Path:
     return tiny_adapter(tmp_path / "adapter", base)
 
 
-def laid(adapter: Adapter, model: Model) -> Folding:
-    return fold(adapter, model.path, model.tensors)
-
-
 def test_the_fingerprint_is_of_the_content_alone(
     tmp_path: Path, base: Path, adapter: Path
 ) -> None:
@@ -55,7 +51,7 @@ def test_names_with_and_without_pefts_wrappers_find_their_tensor(
     tmp_path: Path, base: Path, adapter: Path
 ) -> None:
     model, tensors = read_model(base), adapter_tensors(adapter)
-    expected = set(laid(read_adapter(adapter), model).factors)
+    expected = set(fold(read_adapter(adapter), model).factors)
     forms = {
         "bare": {n.removeprefix(WRAPPER): t for n, t in tensors.items()},
         "decoder": {n.replace("model.layers", "layers"): t for n, t in tensors.items()},
@@ -65,7 +61,7 @@ def test_names_with_and_without_pefts_wrappers_find_their_tensor(
     }
     for name, written in forms.items():
         found = read_adapter(write_adapter(tmp_path / name, written, {}))
-        assert set(laid(found, model).factors) == expected
+        assert set(fold(found, model).factors) == expected
 
 
 @pytest.mark.parametrize(
@@ -148,18 +144,18 @@ def test_an_adapter_for_another_base_is_named_by_part_and_tensor(
     wider = tiny_model(tmp_path / "wider", n_layers=1, hidden=64)
     missing = read_adapter(tiny_adapter(tmp_path / "missing", deeper))
     with pytest.raises(CheckpointError) as caught:
-        laid(missing, model)
+        fold(missing, model)
     said = str(caught.value)
     assert "for another base" in said
     assert "model.layers.1" in said
     assert "org/tiny-base" in said
     misfit = read_adapter(tiny_adapter(tmp_path / "misfit", wider))
     with pytest.raises(CheckpointError, match=r"shape \[64, 64\], but .* \[32, 32\]"):
-        laid(misfit, model)
+        fold(misfit, model)
 
 
 def test_an_embedding_with_added_tokens_is_told(tmp_path: Path, base: Path) -> None:
     saved = {f"{WRAPPER}model.embed_tokens.weight": torch.ones(300, 32)}
     grown = read_adapter(write_adapter(tmp_path / "grown", saved, {}))
     with pytest.raises(CheckpointError, match="tokens were added in training"):
-        laid(grown, read_model(base))
+        fold(grown, read_model(base))

@@ -7,7 +7,7 @@ import pytest
 
 from evomerge.core.work import EngineSettings
 from evomerge.errors import WorkerError
-from evomerge.scoring import self_test
+from evomerge.scoring import locked
 from evomerge.scoring.self_test import Probe, kept_probe, whole
 from evomerge.testing.parents import Parents, probed
 
@@ -76,7 +76,7 @@ def test_lock_held_for_too_long_is_the_machines_fault(
     parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = probed(parents.setup("a", EngineSettings(kind="hf")), parents)
-    monkeypatch.setattr(self_test, "LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(locked, "LOCK_TIMEOUT_S", 0.0)
 
     def ask_again(fingerprint: str) -> Probe:
         with pytest.raises(WorkerError, match="Another process"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import DTYPES, Checkpoint, Recipe
+from evomerge.core.recipe import DTYPES, Recipe
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS
@@ -20,7 +20,7 @@ from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.tensors import Parts, common_dtype
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import missing, open_source, source_folder
+from evomerge.specs.sources import input_of, missing, open_pair, source_folder
 
 METHOD_KEY = "merge_method"
 
@@ -103,7 +103,7 @@ class _Reader:
         self.mistakes.stop_if_any()
         frame = self._frame(spec, slices)
         read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
-        inputs = {n: Checkpoint(models[n].fingerprint) for n in sorted({frame, *read})}
+        inputs = {n: input_of(models[n]) for n in sorted({frame, *read})}
         dtype = spec.out_dtype or spec.dtype
         recipe = Recipe(
             frame=frame,
@@ -153,17 +153,13 @@ class _Reader:
         models: dict[str, Model] = {}
         sound = not self.mistakes.found
         for name, reference in self.references.items():
-            written, folder = str(reference.model), self.file.parent
-            if reference.adapter is not None:
-                self.mistakes.add(
-                    "",
-                    f"{str(reference)!r}: adapters cannot be read from a mergekit file "
-                    "yet. Fold the adapter into its model first.",
-                )
+            parts = [str(part) for part in reference.parts]
+            base, added, folder = parts[0], parts[1:], self.file.parent
+            here = all(source_folder(part, folder).is_dir() for part in parts)
             try:
-                if sound or source_folder(written, folder).is_dir():
-                    models[name] = open_source(written, folder)
-                elif (problem := missing(written, folder)) is not None:
+                if sound or here:
+                    models[name] = open_pair(base, next(iter(added), None), folder)
+                elif (problem := missing(str(reference), folder)) is not None:
                     self._note(name, problem)
             except (CheckpointError, OSError, RuntimeError) as error:
                 self._note(name, f"expected a model: {error}")

@@ -36,9 +36,14 @@ class Reference:
     model: ModelPath
     adapter: ModelPath | None = None
 
+    @property
+    def parts(self) -> tuple[ModelPath, ...]:
+        """The model, and its adapter if it has one."""
+        return (self.model,) if self.adapter is None else (self.model, self.adapter)
+
     def __str__(self) -> str:
         """Return the written form."""
-        return str(self.model) + ("" if self.adapter is None else f"+{self.adapter}")
+        return "+".join(str(part) for part in self.parts)
 
 
 def read_reference(
@@ -129,8 +134,7 @@ def _path(value: Any, key: str, folder: Path, mistakes: Mistakes) -> ModelPath |
 
 def name_of(reference: Reference, taken: Collection[str]) -> str:
     """Make a name for an input of a recipe from what the file calls the model."""
-    parts = [reference.model] + ([reference.adapter] if reference.adapter else [])
-    text = "-".join(Path(part.path).name for part in parts)
+    text = "-".join(Path(part.path).name for part in reference.parts)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:56]
     if not stem or not stem[0].isalpha():
         stem = f"m-{stem}".rstrip("-")

@@ -1,0 +1,70 @@
+"""Two adapters of one base, from hub and folder: searched, resumed and exported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from evomerge.testing.adapters import tiny_adapter
+from evomerge.testing.arc import REPO, write_arc
+from evomerge.testing.hub import LoopbackHub
+from evomerge.testing.models import tiny_model
+from evomerge.testing.study_files import write_study
+
+pytestmark = pytest.mark.slow
+
+
+def call(folder: Path, hub: LoopbackHub, *words: object) -> str:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "evomerge", *(str(word) for word in words)],
+        cwd=folder,
+        env={**kept, **ours, **hub.environment(folder / "hf")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_adapters_are_searched_resumed_and_exported(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base", n_layers=2)
+    local = tiny_adapter(tmp_path / "ja-lora", base, seed=1, lora_alpha=40)
+    with LoopbackHub() as hub:
+        hub.commit("tiny/base", base)
+        lora = tiny_adapter(tmp_path / "lora", base, lora_alpha=40)
+        hub.commit("tiny/math-lora", lora)
+        hub.commit(REPO, write_arc(tmp_path / "arc", 24), kind="datasets")
+        study = {
+            "sources": {
+                "math": "tiny/base@main+tiny/math-lora",
+                "ja": f"tiny/base+./{local.name}",
+            },
+            "space": {"operator": "linear", "knobs": {"weight": "search"}},
+            "tasks": {"arc": {"task": "arc_easy", "metric": "acc_norm"}},
+            "strategy": {"kind": "random", "generation_size": 2},
+            "engine": {"kind": "hf"},
+            "workers": 1,
+            "budget": {"trials": 2},
+        }
+        write_study(tmp_path / "arc.yaml", study)
+        call(tmp_path, hub, "run", "arc.yaml", "--in-process")
+        rows = json.loads(call(tmp_path, hub, "trials", "arc", "--json"))
+        assert [row["state"] for row in rows] == ["scored"] * 5
+        call(tmp_path, hub, "resume", "arc", "--trials", 3, "--in-process")
+        call(tmp_path, hub, "export", "arc", "out", "--trial", 0, "--no-score")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "tiny/base + tiny/math-lora" in card
+    recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    (source,) = recipe["inputs"].values()
+    assert source.keys() == {"checkpoint", "adapter"}
+    stored = load_file(base / "model.safetensors")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    changed = {name for name in stored if not stored[name].equal(found[name])}
+    assert changed == {n for n in stored if "q_proj" in n or "down_proj" in n}
