@@ -33,8 +33,9 @@ ROLE_GROUPS: Mapping[str, RoleGroup] = {
 _LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
 _HEAD_ROLES = ("head", "norm")
 
-ForRole = Callable[[Operation, str, str], Operation]
-"""Gives the operation for tensors of a role: (operation, role, norm policy)."""
+ForRole = Callable[[Operation, str, str | None, str | None], Operation]
+"""Gives the operation for tensors of a role: (operation, role, norm policy, embed
+policy); a policy that is None is left to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ Term = Coordinate | Scalar
 
 _Decided = tuple[tuple[str, Operation], ...]
 _Roles = tuple[tuple[str, Operation], ...]
+_Policies = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,13 @@ class KnobPlan:
         schedules: Role group to one schedule per input (or a single one for all). The
             key ``"*"`` serves every role group that is not named.
         per_input: The knob has one value per merged input.
+        only_with: Choices that it needs to mean anything, as in the catalogue.
     """
 
     name: str
     schedules: tuple[tuple[str, tuple[Schedule, ...]], ...]
     per_input: bool = False
+    only_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
     def of(self, group: str) -> tuple[Schedule, ...]:
         """Return the schedules of a role group."""
@@ -150,18 +154,23 @@ class OperatorPlan:
         return tuple((group, self._operation(group, value)) for group in groups)
 
     def _operation(self, group: str, value: Callable[[Schedule], Scalar]) -> Operation:
-        shared: list[tuple[str, Scalar]] = []
-        each: list[tuple[str, tuple[Scalar, ...]]] = []
+        shared: dict[str, Scalar] = {}
+        each: dict[str, tuple[Scalar, ...]] = {}
         for knob in self.knobs:
+            if any(shared.get(name) not in values for name, values in knob.only_with):
+                continue  # what means nothing here is not part of the merge's name
             values = tuple(value(schedule) for schedule in knob.of(group))
             if not knob.per_input:
-                shared.append((knob.name, values[0]))
-            elif len(values) == 1:
-                each.append((knob.name, values * len(self.inputs)))
+                shared[knob.name] = values[0]
             else:
-                each.append((knob.name, values))
+                many = len(self.inputs) if len(values) == 1 else 1
+                each[knob.name] = values * many
         return Operation(
-            self.operator, self.inputs, self.base, tuple(shared), tuple(each)
+            self.operator,
+            self.inputs,
+            self.base,
+            tuple(shared.items()),
+            tuple(each.items()),
         )
 
 
@@ -176,7 +185,9 @@ class MergeBlueprint:
         n_layers: Layers of every input and of the result.
         plans: One per operator the space may choose.
         operator: Which plan is followed.
-        norm_policy: What happens to norms and biases.
+        norm_policy: What happens to norms and biases; None as the operator has it.
+        embed_policy: What happens to the embedding and the head; None as the operator
+            has it.
         for_role: The catalogue's rule for tensors an operator does not treat itself.
     """
 
@@ -186,8 +197,9 @@ class MergeBlueprint:
     n_layers: int
     plans: tuple[OperatorPlan, ...]
     operator: Term
-    norm_policy: Term
+    norm_policy: Term | None
     for_role: ForRole
+    embed_policy: Term | None = None
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.
@@ -196,24 +208,30 @@ class MergeBlueprint:
             SpaceError: The point lacks an axis this blueprint needs.
         """
         plan = self._plan(str(read(self.operator, point)))
-        policy = str(read(self.norm_policy, point))
-        used = {self.frame, *plan.reads}
+        policies = (_policy(self.norm_policy, point), _policy(self.embed_policy, point))
         known: dict[_Decided, _Roles] = {}  # layers often agree: decide each case once
         slots = []
         for i in range(self.n_layers):
             decided = plan.decide(_at_layer(i, self.n_layers, point))
             if decided not in known:
-                known[decided] = self._roles(decided, policy, _LAYER_ROLES)
-            slots.append(Slot(known[decided], tuple((name, i) for name in plan.reads)))
+                known[decided] = self._roles(decided, policies, _LAYER_ROLES)
+            fed = _read_by(known[decided])
+            layers = tuple((name, i) for name in plan.reads if name in fed)
+            slots.append(Slot(known[decided], layers))
         embed = plan.decide(lambda schedule: schedule.at_embed(point))
         head = plan.decide(lambda schedule: schedule.at_head(point))
+        first = Slot(self._roles(embed, policies, ("embed",)))
+        last = Slot(self._roles(head, policies, _HEAD_ROLES))
+        used = {self.frame}.union(
+            *(_read_by(slot.roles) for slot in (first, *slots, last))
+        )
         return Recipe(
             frame=self.frame,
             dtype=self.dtype,
             inputs=tuple((name, self.inputs[name]) for name in sorted(used)),
-            embed=Slot(self._roles(embed, policy, ("embed",))),
+            embed=first,
             slots=tuple(slots),
-            head=Slot(self._roles(head, policy, _HEAD_ROLES)),
+            head=last,
         )
 
     def _plan(self, operator: str) -> OperatorPlan:
@@ -223,18 +241,29 @@ class MergeBlueprint:
         known = ", ".join(plan.operator for plan in self.plans)
         raise SpaceError(f"Operator {operator!r} is not in this space; it has {known}.")
 
-    def _roles(self, decided: _Decided, policy: str, roles: tuple[str, ...]) -> _Roles:
+    def _roles(
+        self, decided: _Decided, policies: _Policies, roles: tuple[str, ...]
+    ) -> _Roles:
         """Write the roles of one place; those that agree share one entry."""
         groups = dict(decided)
         by_role = {
             role: self.for_role(
-                groups.get(ROLE_GROUPS[role]) or groups[ANY_ROLE], role, policy
+                groups.get(ROLE_GROUPS[role]) or groups[ANY_ROLE], role, *policies
             )
             for role in roles
         }
         usual = by_role[roles[0]]
         rest = tuple((role, op) for role, op in by_role.items() if op != usual)
         return ((ANY_ROLE, usual), *rest)
+
+
+def _policy(term: Term | None, point: Point) -> str | None:
+    return None if term is None else str(read(term, point))
+
+
+def _read_by(roles: _Roles) -> set[str]:
+    """Return the inputs that any operation of a place reads."""
+    return {name for _, operation in roles for name in operation.reads}
 
 
 def read(term: Term, point: Point) -> Scalar:

@@ -36,6 +36,9 @@ class Knob:
         searchable: False for settings that must not be optimised (random seeds).
         lowest: Numbers below are refused everywhere, searched or not; None if any goes.
         highest: Numbers above are refused everywhere; None if any goes.
+        only_with: Choices of other knobs that this one needs to mean anything, each a
+            knob that stands before it and the values that will do; all must hold. A
+            search opens the knob only there, and a recipe states it only there.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Knob:
     searchable: bool = True
     lowest: float | None = None
     highest: float | None = None
+    only_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
     def allows(self, value: Scalar) -> bool:
         """Tell whether one value of this knob makes sense at all."""
@@ -63,6 +67,14 @@ class Knob:
         above = self.lowest is None or value >= self.lowest
         below = self.highest is None or value <= self.highest
         return above and below and math.isfinite(value)
+
+    def matters(self, chosen: Mapping[str, Scalar]) -> bool:
+        """Tell whether this knob means anything beside what was chosen before it.
+
+        Args:
+            chosen: Knob name to value, of shared knobs that matter themselves.
+        """
+        return all(chosen.get(name) in values for name, values in self.only_with)
 
     @property
     def allowed(self) -> str:
@@ -84,9 +96,14 @@ class Operator:
         takes_base: A base input may be given.
         n_inputs: Exact number of merged inputs; None allows any from ``least_inputs``.
         least_inputs: Fewest merged inputs, where the number is not exact.
-        policies: Role to policy where it is not ``self``.
+        policies: Role to policy where it is not ``self``; an operator without any is
+            a weighted sum itself.
+        spectral_with: Choices of knobs with which embedding and head are left to the
+            plain weighted sum too: rows of tokens have no common singular vectors.
         share: Factor on the weights (1 each, if it has none) where a role is left to
-            the plain weighted sum: ``whole``, 1/N each (``mean``) or ``half``.
+            the plain weighted sum: ``whole``, 1/N each (``mean``) or ``half``; or
+            ``stages``: the whole sum where its stages add up differences, else the
+            mean.
         either: Two knobs that say the same: the usual one, and what may be written
             instead of it.
         random: The result depends on the ``seed`` knob.
@@ -102,7 +119,8 @@ class Operator:
     n_inputs: int | None = None
     least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
-    share: Literal["whole", "mean", "half"] = "whole"
+    spectral_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+    share: Literal["whole", "mean", "half", "stages"] = "whole"
     either: tuple[str, str] | None = None
     random: bool = False
 

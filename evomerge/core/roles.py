@@ -6,30 +6,41 @@ an operator says in the catalogue which roles it leaves to a plain weighted sum.
 
 from typing import cast, get_args
 
-from evomerge.core.catalogue import ROLES, Policy
+from evomerge.core.catalogue import ROLES, Operator, Policy
 from evomerge.core.operators import find
+from evomerge.core.presets import PRESETS, expand
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve, slerp_t
 from evomerge.errors import RecipeError
 
-_VECTOR_ROLES = ("norm", "bias")
-"""Roles that a norm policy speaks for."""
+_SPOKEN_FOR = {
+    "norm": "norm_policy",
+    "bias": "norm_policy",
+    "embed": "embed_policy",
+    "head": "embed_policy",
+}
+"""Role to the policy that speaks for it."""
 
 
 def for_role(
-    operation: Operation, role: str, norm_policy: str | None = None
+    operation: Operation,
+    role: str,
+    norm_policy: str | None = None,
+    embed_policy: str | None = None,
 ) -> Operation:
     """Return the operation to use for tensors of a role.
 
     Args:
-        operation: What is asked for, for the matrices of the model.
+        operation: What is asked for, for the matrices of the model; may be a preset.
         role: A tensor role of the catalogue.
         norm_policy: ``linear``, ``self`` (or ``same``) or ``base``: what to do with
             norms and biases instead of the operator's own policy.
+        embed_policy: The same for the embedding and the head.
 
     Returns:
-        The operation itself; its linear form (task arithmetic if it has a base, with
-        the same weights, lambda and normalize; else an average); or the base alone.
+        The operation itself, a preset expanded; its linear form (task arithmetic if it
+        has a base, with the same weights, lambda and normalize; else an average); or
+        the base alone.
 
     Raises:
         RecipeError: The role or policy is unknown, the operation breaks the catalogue's
@@ -37,20 +48,36 @@ def for_role(
     """
     if role not in ROLES:
         raise RecipeError(f"Unknown role {role!r}; there are {', '.join(ROLES)}.")
-    policy = find(operation.operator).policy(role)
-    if norm_policy is not None and role in _VECTOR_ROLES:
-        policy = _read_policy(norm_policy)
-    if policy == "self":
-        return operation
-    return _base_alone(operation) if policy == "base" else _linear(resolve(operation))
+    preset = PRESETS.get(operation.operator)
+    operator = find(operation.operator) if preset is None else preset.operator
+    policy = _usual_policy(operator, operation, role)
+    asked = {"norm_policy": norm_policy, "embed_policy": embed_policy}
+    name = _SPOKEN_FOR.get(role)
+    if name is not None and (text := asked[name]) is not None:
+        policy = _read_policy(text, name)
+    if policy == "base":
+        return _base_alone(operation)
+    # A preset, and an operator that suits every role, is a weighted sum itself.
+    if policy == "self" or preset is not None or not operator.policies:
+        return expand(operation)
+    return _linear(resolve(operation))
 
 
-def _read_policy(text: str) -> Policy:
+def _usual_policy(operator: Operator, operation: Operation, role: str) -> Policy:
+    """Return what the catalogue says of a role, given the operation's knobs."""
+    if _SPOKEN_FOR.get(role) == "embed_policy" and operator.spectral_with:
+        shared = resolve(operation).shared
+        if any(shared[knob] in values for knob, values in operator.spectral_with):
+            return "linear"
+    return operator.policy(role)
+
+
+def _read_policy(text: str, name: str) -> Policy:
     if text == "same":
         return "self"
     if text not in get_args(Policy):
         raise RecipeError(
-            f"norm_policy must be linear, self (or same) or base, but is {text!r}."
+            f"{name} must be linear, self (or same) or base, but is {text!r}."
         )
     return cast(Policy, text)
 
@@ -67,6 +94,8 @@ def _base_alone(operation: Operation) -> Operation:
 def _linear(settings: Settings) -> Operation:
     operation, shared = settings.operation, settings.shared
     kept = {k: shared[k] for k in ("lambda", "normalize") if k in shared}
+    if settings.operator.share == "stages":
+        kept["normalize"] = not _adds_up(settings)
     if operation.operator in ("slerp", "nuslerp"):
         t = slerp_t(settings)
         weights: tuple[float, ...] = (1.0 - t, t)
@@ -87,6 +116,12 @@ def _linear(settings: Settings) -> Operation:
 def _weights(settings: Settings) -> tuple[float, ...]:
     """Return the weights that the linear form of an operator has."""
     n = len(settings.operation.inputs)
-    share = {"whole": 1.0, "mean": 1.0 / n, "half": 0.5}[settings.operator.share]
+    shares = {"whole": 1.0, "mean": 1.0 / n, "half": 0.5, "stages": 1.0}
+    share = shares[settings.operator.share]
     own = settings.numbers("weight") if "weight" in settings.each else (1.0,) * n
     return tuple(share * weight for weight in own)
+
+
+def _adds_up(settings: Settings) -> bool:
+    """Tell whether the stages give the size of a sum and not that of one input."""
+    return settings.choice("reduce") == "sum" and settings.choice("post") == "none"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.digest import Scalar
-from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Nested, Recipe, contents
+from evomerge.core.presets import operator_named
+from evomerge.core.recipe import Adapted, Checkpoint, Input, Nested, Recipe
 from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace
 from evomerge.core.whole import passthrough
 from evomerge.errors import SpecError
@@ -78,12 +78,12 @@ class GenerationZero:
     def _parent(self, name: str) -> Baseline:
         setting = self.setting
         recipe = passthrough(
-            name, setting.inputs[name], setting.n_layers, setting.dtype
+            name, setting.fingerprints[name], setting.n_layers, setting.dtype
         )
         return Baseline(name, recipe)
 
     def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:
-        operator = CATALOGUE.get(rival.operator)
+        operator = operator_named(rival.operator)
         known = [] if operator is None else [knob.name for knob in operator.knobs]
         # In the catalogue's order: the order of a mapping is nobody's intent.
         names = sorted(
@@ -116,6 +116,7 @@ class GenerationZero:
             "base": space.base,
             "experts": space.experts,
             "norm_policy": space.norm_policy[:1],
+            "embed_policy": space.embed_policy[:1],
         }
         spec = SpaceSpec.model_construct(**{"knobs": {}, **usual, **parts})
         for name in (*spec.experts, *([] if spec.base is None else [spec.base])):
@@ -154,8 +155,7 @@ class GenerationZero:
             for problem in error.problems:
                 self.mistakes.add(key, f"{problem}")
             return None
-        known = {p for s in self.setting.inputs.values() for p in contents(s)}
-        strange = set(contents(Nested(recipe))) - known
+        strange = set(fingerprints(recipe)) - set(self.setting.fingerprints.values())
         if strange:
             self.mistakes.add(
                 key,
@@ -164,6 +164,25 @@ class GenerationZero:
             )
             return None
         return Baseline(start.name, recipe)
+
+
+def fingerprints(recipe: Recipe) -> list[str]:
+    """Return the fingerprint of every model folder a recipe reads."""
+    out: list[str] = []
+
+    def visit(source: Input) -> None:
+        if isinstance(source, Checkpoint):
+            out.append(source.fingerprint)
+        elif isinstance(source, Adapted):
+            out.extend((source.fingerprint, source.adapter))
+        elif isinstance(source, Nested):
+            out.extend(fingerprints(source.recipe))
+        else:
+            visit(source.of)
+
+    for _, source in recipe.inputs:
+        visit(source)
+    return out
 
 
 def point_of(

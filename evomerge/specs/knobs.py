@@ -99,7 +99,9 @@ class KnobWriter:
             (group, tuple(by_role.get(group) or by_role["*"] for by_role, _ in single))
             for group in groups
         )
-        plan = KnobPlan(self.knob.name, schedules, per_input=self.knob.per_input)
+        plan = KnobPlan(
+            self.knob.name, schedules, self.knob.per_input, self.knob.only_with
+        )
         return Draft(plan, tuple(axis for _, axes in single for axis in axes))
 
     def _one(

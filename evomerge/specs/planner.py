@@ -10,16 +10,20 @@ from evomerge.core.blueprint import Coordinate, MergeBlueprint, OperatorPlan, Te
 from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Input
+from evomerge.core.presets import PRESETS, operator_named
+from evomerge.core.recipe import Checkpoint
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
+from evomerge.specs.guards import Guard, Never, guard, in_order
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.knobs import Draft, KnobWriter
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.space import SpaceSpec
 
 OPERATOR_AXIS = "operator"
-POLICY_AXIS = "norm_policy"
+NORM_POLICY = "norm_policy"
+EMBED_POLICY = "embed_policy"
+POLICIES = (NORM_POLICY, EMBED_POLICY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +31,14 @@ class Setting:
     """What a space is planned for.
 
     Attributes:
-        inputs: Source name to what recipes call it.
+        fingerprints: Source name to fingerprint.
         n_layers: Layers of every source.
         frame: The source that gives config and tokenizer.
         dtype: Element type of merged weights.
         seed: Seed of random operators.
     """
 
-    inputs: Mapping[str, Input]
+    fingerprints: Mapping[str, str]
     n_layers: int
     frame: str
     dtype: str
@@ -81,20 +85,21 @@ class _Planner:
             return None
         axes: list[Axis] = []
         operator = self._choose(OPERATOR_AXIS, [o.name for o in operators], axes)
-        policy = self._choose(POLICY_AXIS, list(self.spec.norm_policy), axes)
+        norms, embeds = (self._policy(name, axes) for name in POLICIES)
         plans = self._plans(operators, axes)
         read = {self.setting.frame, *(name for plan in plans for name in plan.reads)}
         blueprint = MergeBlueprint(
             frame=self.setting.frame,
             dtype=self.setting.dtype,
             inputs={
-                name: self.setting.inputs[name]
-                for name in sorted(read & set(self.setting.inputs))
+                name: Checkpoint(self.setting.fingerprints[name])
+                for name in sorted(read & set(self.setting.fingerprints))
             },
             n_layers=self.setting.n_layers,
             plans=plans,
             operator=operator,
-            norm_policy=policy,
+            norm_policy=norms,
+            embed_policy=embeds,
             for_role=for_role,
         )
         return PlannedSpace(SearchSpace(tuple(axes)), blueprint)
@@ -106,14 +111,20 @@ class _Planner:
         axes.append(ChoiceAxis(name, tuple(options)))
         return Coordinate(name)
 
+    def _policy(self, name: str, axes: list[Axis]) -> Term | None:
+        """Return what is written of a policy; None leaves it to the operator."""
+        written = list(getattr(self.spec, name))
+        return self._choose(name, written, axes) if written else None
+
     def _operators(self) -> list[Operator]:
         found: list[Operator] = []
         for name in dict.fromkeys(self.spec.operator):
-            operator = CATALOGUE.get(name)
+            operator = operator_named(name)
             if operator is None:
+                known = [*CATALOGUE, *PRESETS]
                 self.mistakes.add(
                     _at(self.key, "operator"),
-                    f"unknown operator {name!r}{did_you_mean(name, list(CATALOGUE))}",
+                    f"unknown operator {name!r}{did_you_mean(name, known)}",
                 )
                 continue
             self._check_inputs(operator)
@@ -127,13 +138,13 @@ class _Planner:
                 _at(self.key, "base"),
                 f"expected a source: {operator.name!r} merges differences from a base.",
             )
-        if "base" in self.spec.norm_policy and (
-            self.spec.base is None or not operator.takes_base
-        ):
-            self.mistakes.add(
-                _at(self.key, "norm_policy"),
-                f"expected linear or same: {operator.name!r} uses no base here.",
-            )
+        without = self.spec.base is None or not operator.takes_base
+        for name in POLICIES:
+            if without and "base" in getattr(self.spec, name):
+                self.mistakes.add(
+                    _at(self.key, name),
+                    f"expected linear or same: {operator.name!r} uses no base here.",
+                )
         if not operator.takes(n):
             self.mistakes.add(
                 _at(self.key, "experts"),
@@ -159,43 +170,69 @@ class _Planner:
         self, operators: list[Operator], axes: list[Axis]
     ) -> tuple[OperatorPlan, ...]:
         """Plan every operator; equal axes of several operators are shared."""
-        order = list(dict.fromkeys(knob.name for o in operators for knob in o.knobs))
-        drafts: dict[tuple[str, str], Draft] = {}
-        for name in order:
-            having = [
-                o for o in operators if any(k.name == name for k in self._decided(o))
-            ]
+        drafts: dict[str, dict[str, Draft]] = {o.name: {} for o in operators}
+        for name in in_order(operators):
+            guards = {
+                o.name: guard(knob, drafts[o.name])
+                for o in operators
+                for knob in self._decided(o)
+                if knob.name == name
+            }
+            having = [o for o in operators if o.name in guards]
             first = {o.name: self._draft(o, name, name) for o in having}
-            open_axes = {draft.axes for draft in first.values() if draft.axes}
+            open_axes = {(d.axes, guards[o]) for o, d in first.items() if d.axes}
             if len(open_axes) > 1:
                 first = {
                     o.name: self._draft(o, name, f"{o.name}.{name}") for o in having
                 }
-            self._add_axes(first, [o.name for o in operators], axes)
-            drafts |= {(o, name): draft for o, draft in first.items()}
+            self._check_use(name, guards)
+            self._add_axes(first, guards, [o.name for o in operators], axes)
+            for operator, draft in first.items():
+                drafts[operator][name] = draft
         return tuple(
             OperatorPlan(
                 operator=o.name,
                 inputs=self.spec.experts,
                 base=self.spec.base if o.takes_base else None,
                 knobs=tuple(
-                    drafts[o.name, knob.name].plan for knob in self._decided(o)
+                    drafts[o.name][knob.name].plan for knob in self._decided(o)
                 ),
             )
             for o in operators
         )
 
+    def _check_use(self, name: str, guards: Mapping[str, Guard]) -> None:
+        """Note a knob that is written but means nothing beside what is decided."""
+        unused = {o: g for o, g in guards.items() if isinstance(g, Never)}
+        for operator, never in unused.items():
+            keys = [f"{operator}.{name}"]
+            if len(unused) == len(guards):
+                keys.append(name)
+            for key in keys:
+                if key in self.spec.knobs:
+                    self.mistakes.add(
+                        _at(self.key, f"knobs.{key}"),
+                        f"expected no such knob of {operator!r} here: it only matters "
+                        f"with {never.because}.",
+                    )
+                    return
+
     def _add_axes(
-        self, drafts: Mapping[str, Draft], operators: list[str], axes: list[Axis]
+        self,
+        drafts: Mapping[str, Draft],
+        guards: Mapping[str, Guard],
+        operators: list[str],
+        axes: list[Axis],
     ) -> None:
         """Add the axes of one knob, guarded where only some operators read them."""
         readers: dict[tuple[Axis, ...], list[str]] = {}
         for operator, draft in drafts.items():
-            if draft.axes:
+            if draft.axes and not isinstance(guards[operator], Never):
                 readers.setdefault(draft.axes, []).append(operator)
         for new, names in readers.items():
-            when = None
-            if len(names) < len(operators):
+            when = guards[names[0]]
+            assert not isinstance(when, Never)
+            if when is None and len(names) < len(operators):
                 when = Condition(OPERATOR_AXIS, tuple(names))
             axes += [replace(axis, when=when) for axis in new]
 

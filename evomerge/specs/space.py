@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_va
 from evomerge.specs.base import Listed, Name, Positive, Spec, Value
 
 Ends = Literal["own", "nearest"]
-NormPolicy = Literal["linear", "same", "base"]
+Policy = Literal["linear", "same", "base"]
 
 
 class By(Spec):
@@ -170,10 +170,13 @@ class SpaceSpec(Spec):
         "the depth, a search, or a mapping from expert to one of these. "
         "`operator.knob` speaks of one operator where several are open.",
     )
-    norm_policy: Annotated[tuple[NormPolicy, ...], Listed] = Field(
-        default=("linear",),
-        min_length=1,
-        description="How norms and biases are merged by operators that would harm "
-        "them: `linear`, the `same` operator, or taken from the `base`. "
+    norm_policy: Annotated[tuple[Policy, ...], Listed] = Field(
+        default=(),
+        description="How norms and biases are merged: `linear`, by the `same` "
+        "operator, or taken from the `base`; as suits the operator if not given. "
         "A list leaves the choice open.",
+    )
+    embed_policy: Annotated[tuple[Policy, ...], Listed] = Field(
+        default=(),
+        description="The same for the embedding and the head.",
     )

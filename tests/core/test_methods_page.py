@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.presets import PRESETS, Preset
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "methods.md"
@@ -25,17 +26,27 @@ def range_text(knob: Knob) -> str:
     return f"{knob.low:g} to {knob.high:g}{log}" if knob.searchable else "not searched"
 
 
+def only(knob: Knob) -> str:
+    parts = [
+        f"`{name}` {' or '.join(str(value) for value in values)}"
+        for name, values in knob.only_with
+    ]
+    return ", ".join(parts) or "always"
+
+
 def knob_row(operator: Operator, knob: Knob) -> list[str]:
     each = "each input" if knob.per_input else "all"
     name = f"`{operator.name}`"
     default, values = default_text(knob), range_text(knob)
-    return [name, f"`{knob.name}`", each, default, values, knob.help]
+    return [name, f"`{knob.name}`", each, default, values, only(knob), knob.help]
 
 
 def operator_row(operator: Operator) -> list[str]:
     bases = {True: "needed", False: "optional" if operator.takes_base else "none"}
     inputs = "any number" if operator.n_inputs is None else str(operator.n_inputs)
     roles = ", ".join(r for r, p in (operator.policies or {}).items() if p == "linear")
+    if operator.spectral_with:
+        roles += "; embed, head with a basis or a flat spectrum"
     return [
         f"`{operator.name}`",
         operator.summary,
@@ -60,6 +71,19 @@ def test_every_operator_stands_in_the_page_as_the_catalogue_has_it():
 def test_every_knob_stands_in_the_page_as_the_catalogue_has_it():
     expected = [knob_row(o, k) for o in CATALOGUE.values() for k in o.knobs]
     assert table("Knobs") == expected
+
+
+def preset_row(preset: Preset) -> list[str]:
+    operator = preset.operator
+    becomes, name = f"`{preset.becomes}`", f"`{operator.name}`"
+    return [name, operator.summary, operator.source, becomes, operator.wanted_inputs]
+
+
+def test_every_preset_stands_in_the_page_with_its_knobs():
+    assert table("Checkpoint sets") == [preset_row(p) for p in PRESETS.values()]
+    rows = [knob_row(p.operator, k) for p in PRESETS.values() for k in p.operator.knobs]
+    without = [row[:5] + row[6:] for row in rows]
+    assert table("Knobs of checkpoint sets") == without
 
 
 @pytest.mark.parametrize("row", table("Operators"), ids=lambda row: row[0])

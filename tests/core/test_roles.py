@@ -59,6 +59,58 @@ def test_norm_policy_base_takes_the_base_alone():
     assert for_role(TIES, "attn", "base") is TIES
 
 
+def test_an_embed_policy_speaks_for_the_embedding_and_the_head():
+    for role in ("embed", "head"):
+        assert for_role(TIES, role) is TIES
+        assert for_role(TIES, role, None, "same") is TIES
+        assert for_role(TIES, role, None, "linear").operator == "task_arithmetic"
+        alone = for_role(TIES, role, None, "base")
+        assert alone.operator == "linear"
+        assert alone.inputs == ("base",)
+    assert for_role(TIES, "attn", None, "base") is TIES
+    knots = Operation("knots", ("a", "b"), "base")
+    assert for_role(knots, "embed").operator == "task_arithmetic"
+    assert for_role(knots, "embed", None, "same") is knots
+
+
+@pytest.mark.parametrize(
+    ("stages", "embed"),
+    [
+        ({}, "staged"),
+        ({"sparsify": "magnitude"}, "staged"),
+        ({"basis": "svd"}, "task_arithmetic"),
+        ({"basis": "core"}, "task_arithmetic"),
+        ({"post": "flat"}, "task_arithmetic"),
+    ],
+)
+def test_singular_vectors_are_not_taken_of_rows_of_tokens(stages, embed):
+    staged = Operation("staged", ("a", "b"), "base", shared=tuple(stages.items()))
+    assert for_role(staged, "embed").operator == embed
+    assert for_role(staged, "attn") is staged
+    assert for_role(staged, "norm").operator == "task_arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("stages", "normalize"),
+    [
+        ({"reduce": "sum"}, False),
+        ({"reduce": "mean"}, True),
+        ({"reduce": "max"}, True),
+        ({"reduce": "energy"}, True),
+        ({"post": "flat"}, True),
+    ],
+)
+def test_vectors_of_stages_get_the_sum_or_the_mean(stages, normalize):
+    staged = Operation("staged", ("a", "b"), "base", shared=tuple(stages.items()))
+    assert dict(for_role(staged, "norm").shared)["normalize"] is normalize
+
+
+def test_an_operator_that_is_a_weighted_sum_stays_itself():
+    for name in ("task_arithmetic", "bcwi"):
+        operation = Operation(name, ("a", "b"), "base")
+        assert for_role(operation, "norm", "linear") is operation
+
+
 def test_policy_base_without_a_base_is_refused():
     with pytest.raises(RecipeError, match="needs a base"):
         for_role(Operation("slerp", ("a", "b")), "norm", "base")
@@ -69,6 +121,8 @@ def test_unknown_roles_and_policies_are_refused():
         for_role(TIES, "gate")
     with pytest.raises(RecipeError, match="norm_policy must be"):
         for_role(TIES, "norm", "median")
+    with pytest.raises(RecipeError, match="embed_policy must be"):
+        for_role(TIES, "embed", None, "median")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,17 @@ def test_every_knob_is_explained_and_its_default_is_within_its_range(operator, k
 
 
 @pytest.mark.parametrize(("operator", "knob"), KNOBS)
+def test_what_a_knob_needs_is_a_choice_that_stands_before_it(operator, knob):
+    before = {
+        other.name: other for other in operator.knobs[: operator.knobs.index(knob)]
+    }
+    for name, values in knob.only_with:
+        assert before[name].kind == "choice"
+        assert not before[name].per_input
+        assert set(values) < set(before[name].choices)
+
+
+@pytest.mark.parametrize(("operator", "knob"), KNOBS)
 def test_random_seeds_are_never_searched(operator, knob):
     assert knob.searchable or knob.name in NOT_SEARCHED
     assert knob.name != "seed" or not knob.searchable

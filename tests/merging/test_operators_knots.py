@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from evomerge.core.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.knots import share
+from evomerge.merging.operators.bases import share
 from evomerge.merging.operators.memo import NOTHING_KEPT
 from evomerge.merging.operators.spectral import Matrices
 from evomerge.testing.memos import CountingMemo
@@ -50,11 +50,11 @@ def test_the_shared_basis_is_orthonormal_and_holds_every_difference(
 ):
     deltas = [randn(rows, 5, seed=seed + i) for i in range(n)]
     found = share(matrices(deltas), turned=turned)
-    rank = found.basis.shape[1]
+    rank = found.left.shape[1]
     eye = torch.eye(rank, dtype=torch.float64)
-    torch.testing.assert_close(found.basis.T @ found.basis, eye, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.left.T @ found.left, eye, rtol=0, atol=1e-12)
     for delta, part in zip(deltas, found.parts, strict=True):
-        rebuilt = found.basis @ part
+        rebuilt = found.left @ part
         wanted = delta.T if turned else delta
         torch.testing.assert_close(rebuilt, wanted, rtol=0, atol=5e-14)
 
@@ -75,7 +75,7 @@ def test_a_plain_sum_in_the_basis_is_a_plain_sum(join, seed):
 def test_shared_directions_that_no_input_has_are_left_out(join):
     deltas = [torch.matmul(*low_rank(seed)).float().double() for seed in (1, 2, 3)]
     found = share(matrices(deltas), turned=join == "out")
-    assert found.basis.shape[1] == 6
+    assert found.left.shape[1] == 6
     merged = merge(deltas, inner="sum", join=join, normalize=False)
     close(merged, sum(deltas), 1e-5)
 

@@ -16,10 +16,20 @@ from evomerge.core.operators.pairs import PAIRS
 from evomerge.core.operators.selected import SELECTED
 from evomerge.core.operators.spectral import SPECTRAL
 from evomerge.core.operators.spherical import SPHERICAL
+from evomerge.core.operators.stages import STAGED
 from evomerge.core.operators.trimmed import TRIMMED
 from evomerge.errors import RecipeError
 
-_FAMILIES = (AVERAGES, TRIMMED, MASKED, SELECTED, PAIRS, SPHERICAL, SPECTRAL)
+_FAMILIES = (
+    AVERAGES,
+    TRIMMED,
+    MASKED,
+    SELECTED,
+    PAIRS,
+    SPHERICAL,
+    SPECTRAL,
+    STAGED,
+)
 
 CATALOGUE: Mapping[str, Operator] = {
     operator.name: operator for family in _FAMILIES for operator in family

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.core.catalogue import Knob, Policy
+from evomerge.core.digest import Scalar
 
 LINEAR_VECTORS: Mapping[str, Policy] = {
     "norm": "linear",
@@ -124,3 +125,8 @@ ROUNDING = Knob(
     choices=("safe", "int"),
     searchable=False,  # one entry more or less
 )
+
+
+def only_with(knob: Knob, **choices: tuple[Scalar, ...]) -> Knob:
+    """Return the knob as one that only means something with these choices."""
+    return replace(knob, only_with=tuple(choices.items()))

@@ -16,7 +16,7 @@ from evomerge.core.operators.knobs import (
 )
 
 _DARE = (MASK_DENSITY, WEIGHT, LAMBDA, RESCALE, UNIT, SEED)
-_EPS_FRAC = Knob(
+EPS_FRAC = Knob(
     "eps_frac",
     "float",
     0.5,
@@ -39,7 +39,7 @@ _EPSILON = Knob(
     lowest=0.0,
     highest=0.5,
 )
-_RANK_BY = Knob(
+RANK_BY = Knob(
     "rank_by",
     "choice",
     "row_rank",
@@ -49,7 +49,7 @@ _RANK_BY = Knob(
 )
 _DELLA = (
     replace(MASK_DENSITY, low=0.1, high=0.9, log=False),
-    _EPS_FRAC,
+    EPS_FRAC,
     _EPSILON,
     WEIGHT,
     replace(LAMBDA, low=0.5, high=2.0),
@@ -58,7 +58,7 @@ _DELLA = (
         help="Kept entries are divided by their probability, scaled to keep the L1 "
         "norm, or left.",
     ),
-    _RANK_BY,
+    RANK_BY,
     SEED,
 )
 _MIXOUT_RESCALE = "Kept entries are divided by the part that is kept, or left."

@@ -9,9 +9,10 @@ from evomerge.core.operators.knobs import (
     ROUNDING,
     TRIM_DENSITY,
     WEIGHT,
+    only_with,
 )
 
-_SELECT_TOPK = Knob(
+SELECT_TOPK = Knob(
     "select_topk",
     "float",
     0.1,
@@ -22,7 +23,7 @@ _SELECT_TOPK = Knob(
     lowest=0.0,
     highest=1.0,
 )
-_MASK_SCOPE = Knob(
+MASK_SCOPE = Knob(
     "mask_scope",
     "choice",
     "weights_only",
@@ -90,7 +91,7 @@ _CLIP = Knob(
     "Part of each input's smallest and largest differences that is clipped.",
     choices=(0.0, 1e-4, 1e-2),
 )
-_LAMBDA_T = Knob(
+LAMBDA_T = Knob(
     "lambda_t",
     "float",
     0.4,
@@ -99,7 +100,7 @@ _LAMBDA_T = Knob(
     high=1.0,
     lowest=0.0,
 )
-_K = Knob(
+LEAST_TASKS = Knob(
     "k",
     "int",
     2,
@@ -121,7 +122,7 @@ SELECTED = (
         "sce",
         "Average differences that agree, by their energy where the inputs vary most.",
         "Wan et al. 2024 (2408.07990)",
-        (_SELECT_TOPK, _MASK_SCOPE, LAMBDA, ROUNDING),
+        (SELECT_TOPK, MASK_SCOPE, LAMBDA, ROUNDING),
         needs_base=True,
         takes_base=True,
         policies=LINEAR_VECTORS,
@@ -182,13 +183,16 @@ SELECTED = (
         "Keep the entries of the summed differences that enough inputs use.",
         "Wang et al. 2024 (2405.07813)",
         (
-            _LAMBDA_T,
-            _K,
+            LAMBDA_T,
+            LEAST_TASKS,
             replace(LAMBDA, default=0.4, high=1.5),
             _SOURCE,
-            replace(
-                TRIM_DENSITY,
-                help="With the source ties: part of each input's differences kept.",
+            only_with(
+                replace(
+                    TRIM_DENSITY,
+                    help="With the source ties: part of each input's differences kept.",
+                ),
+                source=("ties",),
             ),
         ),
         needs_base=True,

@@ -14,9 +14,10 @@ from evomerge.core.operators.knobs import (
     SEED,
     SHARE,
     WEIGHT,
+    only_with,
 )
 
-_ONLY_MATRICES: Mapping[str, Policy] = {
+ONLY_MATRICES: Mapping[str, Policy] = {
     **LINEAR_VECTORS,
     "embed": "linear",
     "head": "linear",
@@ -44,7 +45,7 @@ _COMMON = Knob(
     lowest=0.0,
     highest=1.0,
 )
-_MEAN_OVER = Knob(
+MEAN_OVER = Knob(
     "mean_over",
     "choice",
     "all",
@@ -53,41 +54,49 @@ _MEAN_OVER = Knob(
     choices=("all", "nonzero"),
 )
 _ISO_LAMBDA = replace(LAMBDA, low=0.3, high=3.0)
-_KNOTS = (
-    Knob(
-        "inner",
-        "choice",
-        "ties",
-        "What merges the differences in the shared basis.",
-        choices=("sum", "ties", "dare_ties", "tsv", "iso"),
-    ),
-    Knob(
-        "join",
-        "choice",
-        "in",
-        "Whose basis is shared: the outputs' (joined along input features), or the "
-        "inputs'.",
-        choices=("in", "out"),
-    ),
+JOIN = Knob(
+    "join",
+    "choice",
+    "in",
+    "Whose basis is shared: the outputs' (joined along input features), or the "
+    "inputs'.",
+    choices=("in", "out"),
+)
+_INNER = Knob(
+    "inner",
+    "choice",
+    "ties",
+    "What merges the differences in the shared basis.",
+    choices=("sum", "ties", "dare_ties", "tsv", "iso"),
+)
+_OF_INNER = (
     WEIGHT,
     LAMBDA,
-    replace(
-        MASK_DENSITY,
-        default=1.0,
-        log=False,
-        help="Of ties the part kept, largest first; of dare_ties the chance to be "
-        "kept.",
+    only_with(
+        replace(
+            MASK_DENSITY,
+            default=1.0,
+            log=False,
+            help="Of ties the part kept, largest first; of dare_ties the chance to be "
+            "kept.",
+        ),
+        inner=("ties", "dare_ties"),
     ),
-    CONSENSUS,
-    replace(
-        NORMALIZE_AGREEING,
-        default=True,
-        help="Divide by the sum of the weights (of ties, dare_ties: of those that "
-        "agree).",
+    only_with(CONSENSUS, inner=("ties",)),
+    only_with(
+        replace(
+            NORMALIZE_AGREEING,
+            default=True,
+            help="Divide by the sum of the weights (of ties, dare_ties: of those that "
+            "agree).",
+        ),
+        inner=("sum", "ties", "dare_ties"),
     ),
-    replace(RESCALE, help="Of dare_ties. " + RESCALE.help),
-    replace(_RANK, help="Of tsv. " + _RANK.help),
-    SEED,
+    only_with(
+        replace(RESCALE, help="Of dare_ties. " + RESCALE.help), inner=("dare_ties",)
+    ),
+    only_with(replace(_RANK, help="Of tsv. " + _RANK.help), inner=("tsv",)),
+    only_with(SEED, inner=("dare_ties",)),
 )
 _WUDI = (
     replace(
@@ -112,6 +121,7 @@ _WUDI = (
         high=1e-1,
         log=True,
         lowest=0.0,
+        only_with=(("solver", ("closed",)),),
     ),
     Knob(
         "anchor",
@@ -129,6 +139,7 @@ _WUDI = (
         high=1000,
         log=True,
         lowest=0,
+        only_with=(("solver", ("adam",)),),
     ),
     Knob(
         "lr",
@@ -139,6 +150,7 @@ _WUDI = (
         high=1e-1,
         log=True,
         lowest=0.0,
+        only_with=(("solver", ("adam",)),),
     ),
 )
 
@@ -150,37 +162,47 @@ SPECTRAL = (
         (WEIGHT, replace(LAMBDA, low=0.5), _RANK),
         needs_base=True,
         takes_base=True,
-        policies=_ONLY_MATRICES,
+        policies=ONLY_MATRICES,
         share="mean",
     ),
     Operator(
         "iso_c",
         "Summed differences with all singular values set to their mean.",
         "Marczak et al. 2025 (2502.04959)",
-        (WEIGHT, _ISO_LAMBDA, _MEAN_OVER),
+        (WEIGHT, _ISO_LAMBDA, MEAN_OVER),
         needs_base=True,
         takes_base=True,
-        policies=_ONLY_MATRICES,
+        policies=ONLY_MATRICES,
         share="mean",
     ),
     Operator(
         "iso_cts",
         "Leading directions of the summed differences and each input's own, flattened.",
         "Marczak et al. 2025 (2502.04959)",
-        (WEIGHT, _ISO_LAMBDA, _COMMON, _MEAN_OVER),
+        (WEIGHT, _ISO_LAMBDA, _COMMON, MEAN_OVER),
         needs_base=True,
         takes_base=True,
-        policies=_ONLY_MATRICES,
+        policies=ONLY_MATRICES,
         share="mean",
     ),
     Operator(
         "knots",
         "Another method's merge of the differences in one basis that they share.",
         "Stoica et al. 2024 (2410.19735)",
-        _KNOTS,
+        (_INNER, JOIN, *_OF_INNER),
         needs_base=True,
         takes_base=True,
-        policies=_ONLY_MATRICES,
+        policies=ONLY_MATRICES,
+        random=True,
+    ),
+    Operator(
+        "core_space",
+        "Another method's merge of the differences in the core that their bases span.",
+        "Panariello et al. 2025 (2509.17786)",
+        (_INNER, *_OF_INNER),
+        needs_base=True,
+        takes_base=True,
+        policies=ONLY_MATRICES,
         random=True,
     ),
     Operator(
@@ -190,6 +212,6 @@ SPECTRAL = (
         _WUDI,
         needs_base=True,
         takes_base=True,
-        policies=_ONLY_MATRICES,
+        policies=ONLY_MATRICES,
     ),
 )

@@ -16,33 +16,35 @@ from evomerge.core.operators.knobs import (
     ZERO_RULE,
 )
 
+GAMMA = Knob(
+    "gamma",
+    "float",
+    0.01,
+    "Part of each input's differences that is dropped from the top.",
+    low=1e-4,
+    high=0.1,
+    per_input=True,
+    log=True,
+    lowest=0.0,
+    highest=1.0,
+)
+AXIS = Knob(
+    "axis",
+    "choice",
+    "tensor",
+    "Within what differences are ordered: the whole tensor, or each row.",
+    choices=("tensor", "row"),
+)
 _CRUMBS = (
     replace(
         TRIM_DENSITY,
         default=0.15,
         help="Part of each input's differences kept, below the largest.",
     ),
-    Knob(
-        "gamma",
-        "float",
-        0.01,
-        "Part of each input's differences that is dropped from the top.",
-        low=1e-4,
-        high=0.1,
-        per_input=True,
-        log=True,
-        lowest=0.0,
-        highest=1.0,
-    ),
+    GAMMA,
     WEIGHT,
     replace(LAMBDA, default=0.3, low=0.05, high=1.5),
-    Knob(
-        "axis",
-        "choice",
-        "tensor",
-        "Within what differences are ordered: the whole tensor, or each row.",
-        choices=("tensor", "row"),
-    ),
+    AXIS,
     KEEP_NORM,
     ROUNDING,
 )

@@ -14,7 +14,7 @@ from evomerge.merging.operators.emr import emr
 from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
-from evomerge.merging.operators.knots import knots
+from evomerge.merging.operators.knots import core_space, knots
 from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
 from evomerge.merging.operators.magmax import magmax
 from evomerge.merging.operators.model_stock import model_stock
@@ -23,6 +23,7 @@ from evomerge.merging.operators.pcb import pcb
 from evomerge.merging.operators.ram import ram, ramplus_tl
 from evomerge.merging.operators.sce import sce
 from evomerge.merging.operators.spherical import nuslerp, slerp
+from evomerge.merging.operators.staged import staged
 from evomerge.merging.operators.tall import consensus
 from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
@@ -63,7 +64,9 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "iso_c": iso_c,
     "iso_cts": iso_cts,
     "knots": knots,
+    "core_space": core_space,
     "wudi": wudi,
+    "staged": staged,
 }
 """Operator name to its arithmetic; holds exactly the names of the catalogue."""
 

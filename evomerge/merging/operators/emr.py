@@ -72,8 +72,19 @@ def factor(own: float, left: float) -> float:
 
 def _unify(read: list[torch.Tensor]) -> torch.Tensor:
     """Return the largest difference that has the elected sign, per entry."""
-    tally = torch.stack(read).sum(dim=0)
-    sign = (tally > 0.0).to(torch.float32).mul_(2.0).sub_(1.0)
+    tally = read[0].clone()
+    for delta in read[1:]:
+        tally.add_(delta)
+    return largest_of_sign(read, (tally > 0.0).to(torch.float32).mul_(2.0).sub_(1.0))
+
+
+def largest_of_sign(read: Sequence[torch.Tensor], sign: torch.Tensor) -> torch.Tensor:
+    """Return the largest difference of a sign per entry, zero where none has it.
+
+    Args:
+        read: A block of every input's differences, overwritten.
+        sign: +1 or -1 for every entry.
+    """
     best = torch.zeros_like(sign)
     for delta in read:
         torch.maximum(best, delta.mul_(sign), out=best)

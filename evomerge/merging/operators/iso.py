@@ -44,9 +44,7 @@ def iso_c(
         return mean_delta(settings, tensors, base, weights)
 
     def merge(matrices: Matrices) -> torch.Tensor:
-        found = matrices.total_svd(weights)
-        level = _level(settings, found.values, matrices.smaller_side)
-        return found.left @ found.right * level
+        return flat(settings, matrices.total_svd(weights), matrices.smaller_side)
 
     return by_matrix(settings, tensors, base, key, merge, memo)
 
@@ -96,6 +94,17 @@ def sizes(rank: int, n_inputs: int, part: float) -> tuple[int, int]:
     own = round((rank - keep_count(part, rank)) / n_inputs)
     own = min(own, rank // n_inputs)
     return rank - own * n_inputs, own
+
+
+def flat(settings: Settings, found: Svd, rank: int) -> torch.Tensor:
+    """Return the matrix with its singular values set to their mean.
+
+    Args:
+        settings: Read for ``mean_over``.
+        found: The matrix, decomposed.
+        rank: The largest rank there can be.
+    """
+    return found.left @ found.right * _level(settings, found.values, rank)
 
 
 def _own(matrices: Matrices, index: int, shared: Svd, weight: float, n: int) -> Svd:

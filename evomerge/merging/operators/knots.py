@@ -1,38 +1,28 @@
-"""KnOTS (Stoica et al. 2024): merge in one basis that all differences share.
-
-The differences are joined and decomposed once, ``[D_1 ... D_N] = U S V^T``; each is
-then ``U C_i``, and an inner method merges the ``C_i``. Entries of the ``C_i`` mean the
-same direction in every input, which entries of weights do not.
-
-The rows of the ``C_i`` follow the singular vectors: where singular values are equal, a
-method that works entry by entry depends on which basis the decomposition gave.
-"""
+"""Other methods in shared bases: KnOTS (Stoica et al. 2024) and core space (2025)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
+from evomerge.merging.operators.bases import Find, core, share
 from evomerge.merging.operators.dare import dare_ties
 from evomerge.merging.operators.iso import iso_c
 from evomerge.merging.operators.linear import delta_factors, task_arithmetic
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.spectral import (
     Matrices,
+    Merge,
     by_matrix,
+    in_fp32,
     is_matrix,
-    svd,
 )
 from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
-
-_FLOOR = 1e-7
-"""Part of the largest singular value up to which a shared direction is left out."""
 
 _INNER: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "sum": ("task_arithmetic", ("weight", "normalize")),
@@ -52,63 +42,68 @@ def knots(
     key: str,
     memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
-    """Merge the differences by another method, in a basis they share.
+    """Merge the differences by another method, in a basis of one side.
 
     Vectors get the weighted sum of the differences.
 
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
+    find = partial(share, turned=settings.choice("join") == "out")
+    return _in_bases(settings, tensors, base, key, memo, find)
+
+
+def core_space(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor:
+    """Merge the differences by another method, in bases of both sides.
+
+    Vectors get the weighted sum of the differences.
+
+    Raises:
+        CandidateError: An input is not finite, or a decomposition fails.
+    """
+    return _in_bases(settings, tensors, base, key, memo, core)
+
+
+def _in_bases(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo,
+    find: Find,
+) -> torch.Tensor:
     assert base is not None
     if not is_matrix(base):
         return task_arithmetic(settings, tensors, base, key)
-    turned = settings.choice("join") == "out"
-    inner = inner_settings(settings)
-
-    def merge(matrices: Matrices) -> torch.Tensor:
-        shared = share(matrices, turned=turned)
-        if not shared.parts[0].numel():
-            return torch.zeros_like(matrices.deltas[0])
-        merged = shared.basis @ _merge_parts(inner, shared.parts, matrices.key)
-        return merged.T if turned else merged
-
+    merge = within(find, partial(_merge_parts, inner_settings(settings)))
     return by_matrix(settings, tensors, base, key, merge, memo)
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Differences in one basis: ``D_i = basis @ parts[i]``.
-
-    Attributes:
-        basis: Shape ``(rows, r)``: orthonormal columns.
-        parts: Each of shape ``(r, columns)``.
-    """
-
-    basis: torch.Tensor
-    parts: tuple[torch.Tensor, ...]
-
-
-def share(matrices: Matrices, *, turned: bool = False) -> Shared:
-    """Find the basis, once for all candidates.
+def within(find: Find, merge_parts: Merge) -> Merge:
+    """Return the merge that works on what the differences are in shared bases.
 
     Args:
-        matrices: The differences.
-        turned: Join them along their rows instead: a basis of the transposed ones.
+        find: Finds the bases.
+        merge_parts: Merges the parts.
     """
 
-    def compute() -> Shared:
-        deltas = [delta.T if turned else delta for delta in matrices.deltas]
-        noise = math.hypot(*matrices.noise)
-        found = svd(torch.cat(deltas, dim=1), matrices.key, floor=_FLOOR, noise=noise)
-        return Shared(found.left, tuple(found.left.T @ delta for delta in deltas))
+    def merge(matrices: Matrices) -> torch.Tensor:
+        shared = find(matrices)
+        if not shared.parts[0].numel():
+            return torch.zeros_like(matrices.deltas[0])
+        return shared.back(merge_parts(matrices.of(shared.parts)))
 
-    side = "rows" if turned else "columns"
-    what = ("shared", side, matrices.key, matrices.base, *matrices.names)
-    return matrices.memo.recall(what, compute)
+    return merge
 
 
 def inner_settings(settings: Settings) -> Settings:
-    """Return the inner method with the knobs that KnOTS has for it."""
+    """Return the inner method with the knobs that there are for it."""
     operation = settings.operation
     name, taken = _INNER[settings.choice("inner")]
     return resolve(
@@ -122,17 +117,9 @@ def inner_settings(settings: Settings) -> Settings:
     )
 
 
-def _merge_parts(
-    inner: Settings, parts: Sequence[torch.Tensor], key: str
-) -> torch.Tensor:
+def _merge_parts(inner: Settings, parts: Matrices) -> torch.Tensor:
     """Merge the parts; a plain sum keeps their precision, other methods take fp32."""
     name = inner.operation.operator
     if name == "task_arithmetic":
-        factors = delta_factors(inner)
-        return sum(
-            (part * factor for part, factor in zip(parts, factors, strict=True)),
-            torch.zeros_like(parts[0]),
-        )
-    narrow = [part.to(torch.float32) for part in parts]
-    merged = _ARITHMETIC[name](inner, narrow, torch.zeros_like(narrow[0]), key)
-    return merged.to(parts[0].dtype)
+        return parts.total(delta_factors(inner))
+    return in_fp32(partial(_ARITHMETIC[name], inner), parts)

@@ -1,6 +1,7 @@
 """MagMax (Marczak et al. 2024, 2407.06322): per entry, the largest difference."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -17,13 +18,20 @@ def magmax(
 ) -> torch.Tensor:
     """Take from the input whose difference is largest; of equals, first or last."""
     last = settings.choice("draw") == "last"
-
-    def merge(read: list[torch.Tensor]) -> torch.Tensor:
-        best = read[0]
-        for delta in read[1:]:
-            sizes, mine = delta.abs(), best.abs()
-            larger = sizes >= mine if last else sizes > mine
-            torch.where(larger, delta, best, out=best)
-        return best
-
+    merge = partial(largest, last=last)
     return combine(Deltas(tensors, base), settings.number("lambda"), merge, key)
+
+
+def largest(read: Sequence[torch.Tensor], *, last: bool = False) -> torch.Tensor:
+    """Return the largest difference of every entry, in the place of the first input's.
+
+    Args:
+        read: A block of every input's differences.
+        last: Take the last of equals instead of the first.
+    """
+    best = read[0]
+    for delta in read[1:]:
+        sizes, mine = delta.abs(), best.abs()
+        larger = sizes >= mine if last else sizes > mine
+        torch.where(larger, delta, best, out=best)
+    return best

@@ -25,21 +25,26 @@ def sce(
     has it, it drops the other entries as well.
     """
     deltas = Deltas(tensors, base)
-    select = _select(deltas, settings)
-    rule = Rule(_energies(deltas, select), settings.number("lambda"), plain=True)
+    thin = select(deltas, settings)
+    rule = Rule(energies(deltas, thin), settings.number("lambda"), plain=True)
     everywhere = settings.choice("mask_scope") == "all"
-    return agree(deltas, select if everywhere else _leave, rule)
+    return agree(deltas, thin if everywhere else leave, rule)
 
 
-def _leave(index: int, block: slice, delta: torch.Tensor) -> None:
+def leave(index: int, block: slice, delta: torch.Tensor) -> None:
     """Drop nothing."""
 
 
-def _select(deltas: Deltas, settings: Settings) -> Thin:
-    """Keep the entries, the same of every input, in which the inputs vary most."""
+def select(deltas: Deltas, settings: Settings) -> Thin:
+    """Keep the entries, the same of every input, in which the inputs vary most.
+
+    Args:
+        deltas: What to thin.
+        settings: Read for ``select_topk`` and ``rounding``.
+    """
     part = settings.number("select_topk")
     if part >= 1.0:
-        return _leave
+        return leave
     variance = _variance(deltas)
     varied = sum(int(torch.count_nonzero(variance(b))) for b in deltas.blocks())
     guard = settings.choice("rounding") != "int"
@@ -87,12 +92,12 @@ def _variance(deltas: Deltas) -> Score:
     return score
 
 
-def _energies(deltas: Deltas, select: Thin) -> tuple[float, ...]:
-    """Return each input's share of the squares of all selected differences."""
+def energies(deltas: Deltas, thin: Thin) -> tuple[float, ...]:
+    """Return each input's share of the squares of what a thinning leaves."""
     sums = torch.zeros(len(deltas), dtype=torch.float64, device=deltas.device)
     for block, _, read in stacks(deltas):
         for index, delta in enumerate(read):
-            select(index, block, delta)
+            thin(index, block, delta)
             sums[index] += total(delta.square_())
     whole_sum = float(sums.sum())
     if whole_sum == 0.0:

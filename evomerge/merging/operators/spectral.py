@@ -17,14 +17,14 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.linear import weighted_sum
-from evomerge.merging.operators.memo import Memo
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 FLOOR = 1e-10
 """Part of the largest singular value up to which one counts as zero."""
@@ -79,6 +79,10 @@ class Matrices:
     def smaller_side(self) -> int:
         """The largest rank there can be."""
         return min(self.deltas[0].shape)
+
+    def of(self, parts: tuple[torch.Tensor, ...]) -> Matrices:
+        """Return what the same inputs are in another basis, with nothing kept."""
+        return replace(self, deltas=parts, memo=NOTHING_KEPT)
 
     def svd(self, index: int) -> Svd:
         """Decompose one difference, once for all candidates."""
@@ -143,6 +147,24 @@ def by_matrix(
             )
             out[place] = below.add_(merge(matrices), alpha=scale)
     return out.reshape(base.shape)
+
+
+def in_fp32(
+    merge: Callable[[Sequence[torch.Tensor], torch.Tensor, str], torch.Tensor],
+    matrices: Matrices,
+) -> torch.Tensor:
+    """Merge differences by an operator that takes fp32, as ones from a base of zero.
+
+    Args:
+        merge: Takes the inputs, the base and the tensor's name.
+        matrices: The differences.
+
+    Returns:
+        In the differences' own precision.
+    """
+    narrow = [delta.to(torch.float32) for delta in matrices.deltas]
+    merged = merge(narrow, torch.zeros_like(narrow[0]), matrices.key)
+    return merged.to(matrices.deltas[0].dtype)
 
 
 def is_matrix(tensor: torch.Tensor) -> bool:

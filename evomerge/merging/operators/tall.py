@@ -4,7 +4,7 @@ A task uses an entry of the merged difference if its own difference is not much 
 than all the rest; what too few tasks use is dropped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -12,6 +12,7 @@ from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
+from evomerge.merging.operators.linear import Thin, add_deltas
 from evomerge.merging.operators.sparsify import trim
 
 
@@ -23,34 +24,74 @@ def consensus(
 ) -> torch.Tensor:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
     deltas = Deltas(tensors, base)
+    scale = settings.number("lambda")
+    if settings.choice("source") == "ties":
+        return _of_ties(settings, deltas, key, scale)
+    return add_deltas(deltas, (scale,) * len(deltas), used(settings, deltas, key))
+
+
+def used(settings: Settings, deltas: Deltas, key: str) -> Thin:
+    """Keep the entries, the same of every input, that enough tasks use.
+
+    Args:
+        settings: Read for ``lambda_t`` and ``k``.
+        deltas: What to thin; their plain sum is the merged difference.
+        key: Name of the tensor, for messages.
+    """
+    return _Use(settings, deltas, key)
+
+
+class _Use:
+    """Zeroes what too few tasks use; counts once for all inputs of a block."""
+
+    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
+        self._settings = settings
+        self._deltas = deltas
+        self._key = key
+        self._spaces = [deltas.scratch() for _ in range(len(deltas))]
+        self._kept = deltas.scratch()
+        self._block = slice(0, 0)
+
+    def __call__(self, index: int, block: slice, delta: torch.Tensor) -> None:
+        if block != self._block:
+            deltas, base = self._deltas, self._deltas.base(block)
+            spaces = enumerate(self._spaces)
+            read = [deltas.read(i, block, base, space) for i, space in spaces]
+            check_finite(read, self._key)
+            merged = read[0].clone()
+            for other in read[1:]:
+                merged.add_(other)
+            self._kept[: len(delta)] = _enough(self._settings, merged, read)
+            self._block = block
+        delta.mul_(self._kept[: len(delta)])
+
+
+def _of_ties(
+    settings: Settings, deltas: Deltas, key: str, scale: float
+) -> torch.Tensor:
+    """Drop entries of the difference that TIES merges."""
     out = deltas.fresh()
-    share, least = settings.number("lambda_t"), settings.number("k")
-    merged = _merge(settings, deltas, out.view(-1))
-    reads = stacks(deltas)
-    for part, (_, start, read) in zip(merged, reads, strict=True):
+    thin = trim(deltas, settings.numbers("density"))
+    rule = Rule((1.0,) * len(deltas), 1.0)
+    merged = merged_blocks(deltas, thin, rule, out.view(-1))
+    for (_, base, part), (_, _, read) in zip(merged, stacks(deltas), strict=True):
         check_finite(read, key)
-        count = torch.zeros_like(part)
-        for delta in read:
-            rest = torch.sub(part, delta).abs_().mul_(share)
-            count.add_(delta.abs_() > rest)
-        part.mul_(count >= least).mul_(settings.number("lambda"))
-        if start is not None:
-            part.add_(start)
+        part.mul_(_enough(settings, part, read)).mul_(scale)
+        if base is not None:
+            part.add_(base)
     return out
 
 
-def _merge(
-    settings: Settings, deltas: Deltas, into: torch.Tensor
-) -> Iterator[torch.Tensor]:
-    """Merge the differences a block at a time, by sum or by TIES; yield the blocks."""
-    weights = (1.0,) * len(deltas)
-    if settings.choice("source") == "ties":
-        thin = trim(deltas, settings.numbers("density"))
-        for _, _, part in merged_blocks(deltas, thin, Rule(weights, 1.0), into):
-            yield part
-        return
-    for block, _, read in stacks(deltas):
-        part = into[block].copy_(read[0])
-        for delta in read[1:]:
-            part.add_(delta)
-        yield part
+def _enough(
+    settings: Settings, merged: torch.Tensor, read: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Tell which entries of a merged block at least ``k`` tasks use.
+
+    Overwrites the tasks' differences.
+    """
+    share, least = settings.number("lambda_t"), settings.number("k")
+    count = torch.zeros_like(merged)
+    for delta in read:
+        rest = torch.sub(merged, delta).abs_().mul_(share)
+        count.add_(delta.abs_() > rest)
+    return count >= least

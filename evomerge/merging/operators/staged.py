@@ -1,0 +1,259 @@
+"""Differences merged in stages, each of them a choice.
+
+``basis -> sparsify -> rescale -> weight -> consensus -> reduce -> post``; the stages
+are those that the named operators are made of, so a row of choices that is a named
+method gives its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from evomerge.core.settings import Settings
+from evomerge.merging.operators.bases import Find, core, share
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.breadcrumbs import band
+from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.dare import drop
+from evomerge.merging.operators.della import prune
+from evomerge.merging.operators.emr import largest_of_sign
+from evomerge.merging.operators.iso import flat
+from evomerge.merging.operators.knots import within
+from evomerge.merging.operators.linear import (
+    Thin,
+    add_deltas,
+    delta_factors,
+    weighted_sum,
+)
+from evomerge.merging.operators.magmax import largest
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.rows import row_length
+from evomerge.merging.operators.sce import energies, leave, select
+from evomerge.merging.operators.sparsify import keep_l1, trim
+from evomerge.merging.operators.spectral import (
+    Matrices,
+    by_matrix,
+    in_fp32,
+    is_matrix,
+    svd,
+)
+from evomerge.merging.operators.tall import used
+
+_MASKED: Mapping[tuple[str, bool], str] = {
+    ("bernoulli", False): "dare_linear",
+    ("bernoulli", True): "dare_ties",
+    ("rank_bernoulli", False): "della_linear",
+    ("rank_bernoulli", True): "della",
+}
+"""Random sparsifier, and whether signs are elected, to whose masks it draws."""
+
+
+def staged(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor:
+    """Merge the differences by the chosen stages.
+
+    Vectors have no basis and no spectrum; they go through the other stages.
+
+    Raises:
+        CandidateError: An input is not finite where differences are chosen among, or
+            a decomposition fails.
+    """
+    assert base is not None
+    matrices = is_matrix(base)
+    find = _basis(settings) if matrices else None
+    if find is None and not (matrices and settings.choice("post") == "flat"):
+        return _entries(settings, tensors, base, key)
+    merge = partial(_merge, settings)
+    chosen = merge if find is None else within(find, merge)
+    return by_matrix(settings, tensors, base, key, chosen, memo)
+
+
+def _basis(settings: Settings) -> Find | None:
+    basis = settings.choice("basis")
+    if basis == "svd":
+        return partial(share, turned=settings.choice("join") == "out")
+    return core if basis == "core" else None
+
+
+def _merge(settings: Settings, matrices: Matrices) -> torch.Tensor:
+    """Merge one matrix of every input, or what it is in a basis; without lambda."""
+    inner = replace(settings, shared={**settings.shared, "lambda": 1.0})
+    plain = _is_plain(settings)
+    if plain:
+        merged = matrices.total(_factors(inner))
+    else:
+        merged = in_fp32(partial(_entries, inner), matrices)
+    if settings.choice("post") == "none":
+        return merged
+    noise = math.hypot(*matrices.noise)
+    found = (
+        matrices.total_svd(_factors(inner))
+        if plain
+        else svd(merged, matrices.key, noise=noise)
+    )
+    return flat(settings, found, matrices.smaller_side)
+
+
+def _is_plain(settings: Settings) -> bool:
+    """Tell whether the differences are only added up."""
+    return settings.choice("sparsify") == settings.choice(
+        "consensus"
+    ) == "none" and settings.choice("reduce") in ("sum", "mean")
+
+
+def _entries(
+    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor, key: str
+) -> torch.Tensor:
+    """Go through the stages that work on entries."""
+    deltas = Deltas(tensors, base, multiple_of=_whole(settings, base))
+    thin = _thin(settings, deltas, key)
+    if settings.choice("reduce") == "energy":
+        shares = energies(deltas, thin or leave)
+        settings = replace(settings, each={**settings.each, "weight": shares})
+        if settings.choice("mask_scope") == "weights_only":
+            thin = None
+    if settings.choice("reduce") == "max":
+        return _largest(settings, deltas, thin or leave, key)
+    if settings.choice("consensus") != "none":
+        return _agree(settings, deltas, thin or leave)
+    if thin is None:
+        return weighted_sum(tensors, base, _factors(settings))
+    return add_deltas(deltas, _factors(settings), thin)
+
+
+def _whole(settings: Settings, base: torch.Tensor) -> int:
+    """Return how many entries have to be seen together."""
+    sparsify = settings.choice("sparsify")
+    if sparsify == "rank_bernoulli" and settings.choice("rank_by") == "tensor_rank":
+        return base.numel()
+    by_row = sparsify == "two_sided" and settings.choice("axis") == "row"
+    return row_length(base.shape) if by_row or sparsify == "rank_bernoulli" else 1
+
+
+def _thin(settings: Settings, deltas: Deltas, key: str) -> Thin | None:
+    """Return what the sparsify stage does, its rescaling included; None if nothing."""
+    sparsify = settings.choice("sparsify")
+    if sparsify == "none":
+        return None
+    if sparsify == "variance":
+        return select(deltas, settings)
+    if sparsify == "tall":
+        return used(settings, deltas, key)
+    densities = settings.numbers("density")
+    if sparsify in ("magnitude", "two_sided"):
+        return _cut(settings, deltas, densities)
+    elected = settings.choice("consensus") != "none"
+    masks = replace(settings.operation, operator=_MASKED[sparsify, elected])
+    named = replace(settings, operation=masks)
+    if sparsify == "bernoulli":
+        return drop(named, deltas, key, densities)
+    return prune(named, deltas, key)
+
+
+def _cut(settings: Settings, deltas: Deltas, densities: Sequence[float]) -> Thin:
+    """Keep entries by their size."""
+    rescale = settings.choice("rescale")
+    if settings.choice("sparsify") == "two_sided":
+        thin = band(settings, deltas)  # keeps the L1 norm by itself
+    else:
+        guard = settings.choice("rounding") != "int"
+        thin = trim(deltas, densities, guard=guard)
+        thin = keep_l1(deltas, thin) if rescale == "l1" else thin
+    if rescale != "inverse":
+        return thin
+
+    def scaled(index: int, block: slice, delta: torch.Tensor) -> None:
+        thin(index, block, delta)
+        delta.mul_(1.0 / densities[index])
+
+    return scaled
+
+
+def _factors(settings: Settings) -> tuple[float, ...]:
+    """Return the factor of each input's difference in a sum or a mean."""
+    mean = settings.choice("reduce") == "mean"
+    return delta_factors(
+        replace(settings, shared={**settings.shared, "normalize": mean})
+    )
+
+
+def _agree(settings: Settings, deltas: Deltas, thin: Thin) -> torch.Tensor:
+    """Merge those who agree with the elected sign, by sum or by mean."""
+    scale = settings.number("lambda")
+    if settings.choice("zero_rule") == "minus":
+        # A draw goes to plus; seen from the other side that is minus.
+        thin, scale = _negated(thin), -scale
+    consensus = settings.choice("consensus")
+    rule = Rule(
+        settings.numbers("weight"),
+        scale,
+        count=consensus == "count_sign",
+        normalize=settings.choice("reduce") != "sum",
+        majority=settings.choice("zero_rule") == "majority",
+        plain=consensus == "mean_sign",
+    )
+    return agree(deltas, thin, rule)
+
+
+def _negated(thin: Thin) -> Thin:
+    def negate(index: int, block: slice, delta: torch.Tensor) -> None:
+        thin(index, block, delta)
+        delta.neg_()
+
+    return negate
+
+
+def _largest(settings: Settings, deltas: Deltas, thin: Thin, key: str) -> torch.Tensor:
+    """Take the largest weighted difference, of those with the elected sign if any."""
+    out = deltas.fresh()
+    into, scale = out.view(-1), settings.number("lambda")
+    elected = settings.choice("consensus") != "none"
+    plus = elected and _plus_on_draw(settings, deltas, thin, key)
+    for block, base, read, tally in _tallied(settings, deltas, thin, key):
+        if elected:
+            won = tally >= 0.0 if plus else tally > 0.0
+            merged = largest_of_sign(read, won.to(torch.float32).mul_(2.0).sub_(1.0))
+        else:
+            merged = largest(read)
+        part = torch.mul(merged, scale, out=into[block])
+        if base is not None:
+            part.add_(base)
+    return out
+
+
+def _plus_on_draw(settings: Settings, deltas: Deltas, thin: Thin, key: str) -> bool:
+    rule = settings.choice("zero_rule")
+    if rule != "majority":
+        return rule == "plus"
+    tallied = _tallied(settings, deltas, thin, key)
+    return sum(int(tally.sign().sum()) for _, _, _, tally in tallied) >= 0
+
+
+def _tallied(
+    settings: Settings, deltas: Deltas, thin: Thin, key: str
+) -> Iterator[tuple[slice, torch.Tensor | None, list[torch.Tensor], torch.Tensor]]:
+    """Read thinned and weighted blocks with the tally that elects signs."""
+    weights = settings.numbers("weight")
+    consensus = settings.choice("consensus")
+    for block, base, read in stacks(deltas):
+        check_finite(read, key)
+        tally = torch.zeros_like(read[0])
+        for index, (delta, weight) in enumerate(zip(read, weights, strict=True)):
+            thin(index, block, delta)
+            if consensus == "mean_sign":
+                tally.add_(delta)
+            delta.mul_(weight)
+            if consensus != "mean_sign":
+                tally.add_(delta.sign() if consensus == "count_sign" else delta)
+        yield block, base, read, tally
