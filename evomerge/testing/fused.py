@@ -90,9 +90,9 @@ def _split(fusion: Fusion, pairs: int, random: torch.Generator) -> Tensors:
     else:
         shapes |= {f"mlp.{name}.weight": shape for name, shape in matrices.items()}
     if fusion != "experts":
-        for name, shape in list(shapes.items()):
+        for name, size in list(shapes.items()):
             if "norm" not in name and "router" not in name:
-                shapes[name.replace(".weight", ".bias")] = shape[:1]
+                shapes[name.replace(".weight", ".bias")] = size[:1]
     shapes = {f"blocks.0.{name}": shape for name, shape in shapes.items()}
     shapes["wte.weight"] = (VOCAB, HIDDEN)
     return {
@@ -148,7 +148,7 @@ def _fuse(fusion: Fusion, name: str, parts: Sequence[torch.Tensor]) -> torch.Ten
             experts.append(whole.T if turned else whole)
         return torch.stack(experts).contiguous()
     if "query_key_value" in name:
-        heads = [part.unflatten(0, (HEADS, HEAD)) for part in parts]
+        heads = [part.view(HEADS, HEAD, *part.shape[1:]) for part in parts]
         return torch.cat(heads, 1).flatten(0, 1).contiguous()
     whole = torch.cat(list(parts))
     return whole.T.contiguous() if fusion == "turned" and whole.ndim == 2 else whole

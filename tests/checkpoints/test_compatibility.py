@@ -85,3 +85,88 @@ def test_a_vocabulary_in_another_order_matters(tmp_path: Path) -> None:
 
 def test_a_single_model_fits_itself(tmp_path: Path) -> None:
     assert problems(tmp_path, {}) == []
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    known = {key: value for key, value in config.items() if value is not None}
+    file.write_text(json.dumps(known))
+    return folder
+
+
+def pair(tmp_path: Path, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    folders = [tiny_model(tmp_path / name, "qwen3") for name in "ab"]
+    for folder, changes in zip(folders, (one, other), strict=True):
+        edited(folder, **changes)
+    return compatibility({f.name: read_model(f) for f in folders})
+
+
+def test_layers_of_different_types_are_named_in_pairs(tmp_path: Path) -> None:
+    full, sliding = "full_attention", "sliding_attention"
+    (problem,) = pair(
+        tmp_path,
+        {"layer_types": [full] * 4},
+        {"layer_types": [full, sliding, full, sliding]},
+    )
+    assert problem == (
+        "2 layers are of different types, for example layer 1: sliding attention, one "
+        "feed-forward block in 'b', full attention, one feed-forward block in 'a'."
+    )
+
+
+def test_lists_and_patterns_of_layer_types_are_compared(tmp_path: Path) -> None:
+    listed = ["sliding_attention", "full_attention"] * 2
+    pattern = {"sliding_window_pattern": 2}
+    assert pair(tmp_path / "same", {"layer_types": listed}, pattern) == []
+    (problem,) = pair(tmp_path / "other", {"layer_types": listed[::-1]}, pattern)
+    assert "4 layers are of different types" in problem
+
+
+NEW = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ({}, {"rope_theta": None, "rope_parameters": NEW}, None),
+        ({}, {"rope_theta": None}, None),
+        ({}, {"rope_theta": 1e6}, "rope_theta 1000000.0, but 'a' with 10000.0"),
+        (
+            {"rope_theta": None, "rope_parameters": NEW},
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_type 'linear', but 'a' with 'default'",
+        ),
+        (
+            {"rope_local_base_freq": 10000.0, "rope_theta": 1e6},
+            {
+                "rope_theta": None,
+                "rope_parameters": {
+                    "full_attention": NEW | {"rope_theta": 1e6},
+                    "sliding_attention": NEW | {"rope_theta": 500.0},
+                },
+            },
+            "sliding rope_theta 500.0, but 'a' with 10000.0",
+        ),
+    ],
+)
+def test_rotary_settings_are_compared_in_old_and_new_notation(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], says: str | None
+) -> None:
+    found = pair(tmp_path, one, other)
+    assert len(found) == (0 if says is None else 1)
+    assert says is None or says in found[0]
+
+
+def test_another_vocabulary_is_no_problem_where_rows_are_moved(tmp_path: Path) -> None:
+    folders = [
+        tiny_model(tmp_path / "a", vocab=300),
+        tiny_model(tmp_path / "b", vocab=288),
+        tiny_model(tmp_path / "c", hidden=64),
+    ]
+    models = {folder.name: read_model(folder) for folder in folders}
+    wide = models.pop("c")
+    assert len(compatibility(models)) == 2
+    assert compatibility(models, same_vocabulary=False) == []
+    (problem,) = compatibility({**models, "c": wide}, same_vocabulary=False)[:1]
+    assert "hidden size" in problem

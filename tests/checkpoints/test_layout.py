@@ -58,7 +58,7 @@ SUFFIXES: Mapping[str, tuple[str, Sequence[int]]] = {
 }
 
 LAYERS = ("model.layers.", "transformer.h.", "gpt_neox.layers.", "layers.")
-AROUND = {
+AROUND: dict[str, Sequence[int]] = {
     "model.embed_tokens.weight": (VOCAB, 32),
     "model.norm.weight": (32,),
     "lm_head.weight": (VOCAB, 32),
@@ -66,14 +66,14 @@ AROUND = {
 
 
 def infos(
-    shapes: Mapping[str, Sequence[int]], dtype: str = "F32"
+    shapes: dict[str, Sequence[int]], dtype: str = "F32"
 ) -> dict[str, TensorInfo]:
     file = Path("model.safetensors")
     return {n: TensorInfo(n, dtype, tuple(s), file, 0, 0) for n, s in shapes.items()}
 
 
 def places(
-    shapes: Mapping[str, Sequence[int]], n_layers: int = 1, sizes: Sizes = SIZES
+    shapes: dict[str, Sequence[int]], n_layers: int = 1, sizes: Sizes = SIZES
 ) -> tuple[Layout, dict[str, Place]]:
     return read_layout(infos(shapes), n_layers, VOCAB, sizes)
 
@@ -93,7 +93,7 @@ def test_layer_tensors_know_their_layer_and_role(
     assert role == BUFFER or role in ROLES
 
 
-LAYER = {"model.layers.0.mlp.up_proj.weight": (48, 32)}
+LAYER: dict[str, Sequence[int]] = {"model.layers.0.mlp.up_proj.weight": (48, 32)}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_matrix_of_whole_numbers_is_no_buffer() -> None:
     ],
 )
 def test_layers_and_ends_that_are_unclear_are_refused(
-    extra: Mapping[str, Sequence[int]], n_layers: int, says: str
+    extra: dict[str, Sequence[int]], n_layers: int, says: str
 ) -> None:
     with pytest.raises(CheckpointError, match=says):
         places(AROUND | LAYER | extra, n_layers)
