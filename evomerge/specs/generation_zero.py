@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.core.digest import Scalar
 from evomerge.core.presets import operator_named
-from evomerge.core.recipe import Adapted, Checkpoint, Input, Nested, Recipe
+from evomerge.core.recipe import Nested, Recipe, contents
 from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace
 from evomerge.core.whole import passthrough
 from evomerge.errors import SpecError
@@ -78,7 +78,7 @@ class GenerationZero:
     def _parent(self, name: str) -> Baseline:
         setting = self.setting
         recipe = passthrough(
-            name, setting.fingerprints[name], setting.n_layers, setting.dtype
+            name, setting.inputs[name], setting.n_layers, setting.dtype
         )
         return Baseline(name, recipe)
 
@@ -155,7 +155,8 @@ class GenerationZero:
             for problem in error.problems:
                 self.mistakes.add(key, f"{problem}")
             return None
-        strange = set(fingerprints(recipe)) - set(self.setting.fingerprints.values())
+        known = {p for s in self.setting.inputs.values() for p in contents(s)}
+        strange = set(contents(Nested(recipe))) - known
         if strange:
             self.mistakes.add(
                 key,
@@ -164,25 +165,6 @@ class GenerationZero:
             )
             return None
         return Baseline(start.name, recipe)
-
-
-def fingerprints(recipe: Recipe) -> list[str]:
-    """Return the fingerprint of every model folder a recipe reads."""
-    out: list[str] = []
-
-    def visit(source: Input) -> None:
-        if isinstance(source, Checkpoint):
-            out.append(source.fingerprint)
-        elif isinstance(source, Adapted):
-            out.extend((source.fingerprint, source.adapter))
-        elif isinstance(source, Nested):
-            out.extend(fingerprints(source.recipe))
-        else:
-            visit(source.of)
-
-    for _, source in recipe.inputs:
-        visit(source)
-    return out
 
 
 def point_of(

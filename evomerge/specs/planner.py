@@ -11,7 +11,7 @@ from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.presets import PRESETS, operator_named
-from evomerge.core.recipe import Checkpoint
+from evomerge.core.recipe import Input
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
 from evomerge.specs.guards import Guard, Never, guard, in_order
@@ -31,14 +31,14 @@ class Setting:
     """What a space is planned for.
 
     Attributes:
-        fingerprints: Source name to fingerprint.
+        inputs: Source name to what recipes call it.
         n_layers: Layers of every source.
         frame: The source that gives config and tokenizer.
         dtype: Element type of merged weights.
         seed: Seed of random operators.
     """
 
-    fingerprints: Mapping[str, str]
+    inputs: Mapping[str, Input]
     n_layers: int
     frame: str
     dtype: str
@@ -92,8 +92,8 @@ class _Planner:
             frame=self.setting.frame,
             dtype=self.setting.dtype,
             inputs={
-                name: Checkpoint(self.setting.fingerprints[name])
-                for name in sorted(read & set(self.setting.fingerprints))
+                name: self.setting.inputs[name]
+                for name in sorted(read & set(self.setting.inputs))
             },
             n_layers=self.setting.n_layers,
             plans=plans,
