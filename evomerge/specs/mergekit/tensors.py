@@ -46,12 +46,11 @@ class Parts:
     def _parts(self) -> Mapping[Where, dict[str, Tensor]]:
         out: dict[Where, dict[str, Tensor]] = {}
         for name, place in self.model.places.items():
-            if place.role == BUFFER:
+            info = self.model.tensors.get(name)
+            if place.role == BUFFER or info is None:  # a tied head is not stored
                 continue
             where: Where = place.section if place.layer is None else place.layer
-            tensor = Tensor(
-                name, place.suffix, place.role, self.model.tensors[name].shape
-            )
+            tensor = Tensor(name, place.suffix, place.role, info.shape)
             out.setdefault(where, {})[place.suffix] = tensor
         return out
 
