@@ -10,7 +10,7 @@ files are never opened.
 from evomerge.checkpoints.compatibility import compatibility
 from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
 from evomerge.checkpoints.layer_types import LayerType, restacked
-from evomerge.checkpoints.layout import EMBED_WEIGHT, HEAD_WEIGHT, Layout, Place
+from evomerge.checkpoints.layout import HEAD_WEIGHT, Layout, Place
 from evomerge.checkpoints.model import Model, read_model
 from evomerge.checkpoints.pieces import Piece
 from evomerge.checkpoints.roles import BUFFER
@@ -19,7 +19,6 @@ from evomerge.checkpoints.tokenizer import TOKENIZER_FILES
 
 __all__ = [
     "BUFFER",
-    "EMBED_WEIGHT",
     "HEADER_ALIGNMENT",
     "HEAD_WEIGHT",
     "INDEX",

@@ -213,6 +213,9 @@ def test_a_folder_without_weights_is_explained(
         ({"tie_word_embeddings": "no"}, "true or false"),
         ({"architectures": None, "model_type": None}, "architectures"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"text_config": {"hidden_size": 8}}, r"several models in one \(text_config"),
+        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
     ],
 )
 def test_a_false_configuration_is_refused(
