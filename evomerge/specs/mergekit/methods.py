@@ -68,13 +68,7 @@ class Method:
             if self.base == "ignored":
                 what = "inputs"
             if count < least or (most is not None and count > most):
-                wanted = (
-                    f"at least {least}"
-                    if most is None
-                    else f"exactly {least}"
-                    if least == most
-                    else f"at most {most}"
-                )
+                wanted = f"at least {least}" if most is None else f"exactly {most}"
                 return f"{self.name} takes {wanted} {what}, got {count}"
         return None
 

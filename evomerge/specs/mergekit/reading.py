@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints import Model
+from evomerge.checkpoints import Model, compatibility
 from evomerge.core.recipe import DTYPES, Recipe
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.specs.keys import did_you_mean
@@ -18,6 +18,7 @@ from evomerge.specs.mergekit.references import Reference, name_of, read_referenc
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.tensors import Parts, common_dtype
+from evomerge.specs.mergekit.vocabularies import read_vocabulary
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import input_of, missing, open_pair, source_folder
@@ -81,6 +82,7 @@ class _Reader:
             raise SpecError(self.mistakes.found)
         self._own_names(spec)
         slices = Slicer(spec, method, self._name_of, self.mistakes).slices()
+        self._check_vocabulary(spec)
         models = self._open()
         self._check_ranges(slices, models)
         known = {name: Parts(model) for name, model in models.items()}
@@ -100,16 +102,16 @@ class _Reader:
             self.mistakes.stop_if_any()
         slots = planner.slots(slices)
         embed, head = planner.embed(slices), planner.head(slices)
-        self.mistakes.stop_if_any()
         frame = self._frame(spec, slices)
         read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
+        ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
+        self._check_fit(models, {frame, *read}, {frame, *ends})
+        self.mistakes.stop_if_any()
         inputs = {n: input_of(models[n]) for n in sorted({frame, *read})}
-        dtype = spec.out_dtype or spec.dtype
+        stored = common_dtype({known[name].dtype for name in inputs})
         recipe = Recipe(
             frame=frame,
-            dtype=_dtype(dtype)
-            if dtype
-            else common_dtype({known[name].dtype for name in inputs}),
+            dtype=_dtype(spec.out_dtype or spec.dtype or stored),
             inputs=tuple(inputs.items()),
             embed=embed,
             slots=tuple(slots),
@@ -117,12 +119,44 @@ class _Reader:
         )
         return ReadMerge(recipe, {name: models[name] for name in inputs})
 
+    def _check_fit(
+        self, models: Mapping[str, Model], read: set[str], ends: set[str]
+    ) -> None:
+        """Compare models of one depth; vocabularies where they meet."""
+        if self.mistakes.found:
+            return  # sizes that differ are told of by tensor
+        for names, same in ((read, False), (ends, True)):
+            for depth in {models[name].n_layers for name in names}:
+                alike = {
+                    n: models[n] for n in sorted(names) if models[n].n_layers == depth
+                }
+                misfits = compatibility(alike, same_vocabulary=same)
+                if misfits:
+                    self.mistakes.add(
+                        "", "expected models that fit together: " + " ".join(misfits)
+                    )
+
     def _check_words(self, spec: MergekitSpec) -> None:
         for key in ("dtype", "out_dtype"):
             said = getattr(spec, key)
             if said is not None and _dtype(said) not in DTYPES:
                 hint = did_you_mean(_dtype(said), DTYPES)
                 self.mistakes.add(key, f"unknown element type {said!r}{hint}")
+
+    def _check_vocabulary(self, spec: MergekitSpec) -> None:
+        wish = read_vocabulary(spec, self._name_of, self.mistakes)
+        if wish is not None:
+            self.mistakes.add(
+                "tokenizer" if spec.tokenizer else "tokenizer_source",
+                "vocabularies cannot be merged yet: leave the key out and merge models "
+                "of one vocabulary.",
+            )
+        if spec.chat_template is not None:
+            self.mistakes.add(
+                "chat_template",
+                "expected no such key: the result has the chat template of its "
+                "tokenizer. Put another into the result's chat_template.jinja.",
+            )
 
     def _own_names(self, spec: MergekitSpec) -> None:
         """Take the names that the file itself gives to its models."""

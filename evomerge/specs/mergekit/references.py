@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import source_folder
+from evomerge.specs.sources import source_folder, split
 
 _PATH_KEYS = ("path", "revision")
 _KEYS = ("model", "lora", "override_architecture")
@@ -64,29 +64,31 @@ def read_reference(
         got = "nothing" if value is None else repr(value)
         mistakes.add(key, f"{_EXPECTED}, got {got}.")
         return None
-    if source_folder(value, folder).is_dir():
-        return Reference(ModelPath(value))
-    parts = value.split("+")
-    if len(parts) > 2:
+    base, adapter = split(value, folder)
+    if adapter is None and base.count("+") > 1 and not _is_folder(base, folder):
         mistakes.add(key, f"{_EXPECTED}, with one adapter at most, got {value!r}.")
         return None
-    paths = [_from_text(part, key, folder, mistakes) for part in parts]
-    if any(path is None for path in paths):
-        return None
-    assert paths[0] is not None
-    return Reference(paths[0], paths[1] if len(paths) > 1 else None)
+    model = _from_text(base, key, folder, mistakes)
+    if model is None or adapter is None:
+        return None if model is None else Reference(model)
+    found = _from_text(adapter, key, folder, mistakes)
+    return None if found is None else Reference(model, found)
+
+
+def _is_folder(text: str, folder: Path) -> bool:
+    return source_folder(text, folder).is_dir()
 
 
 def _from_text(
     text: str, key: str, folder: Path, mistakes: Mistakes
 ) -> ModelPath | None:
-    if source_folder(text, folder).is_dir():
+    if _is_folder(text, folder):
         return ModelPath(text)
     path, at, revision = text.partition("@")
     if not path or (at and not revision) or "@" in revision:
         mistakes.add(key, f"{_EXPECTED}, got {text!r}.")
         return None
-    if at and source_folder(path, folder).is_dir():
+    if at and _is_folder(path, folder):
         mistakes.add(
             key,
             f"expected no revision: {path!r} is a folder, which has none, got "

@@ -1,0 +1,110 @@
+"""Which vocabulary the result has: the keys ``tokenizer`` and ``tokenizer_source``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mergekit.schema import MergekitSpec
+from evomerge.specs.mergekit.slices import NameOf
+from evomerge.specs.mistakes import Mistakes
+
+UNION, BASE = "union", "base"
+_TOKEN_KEYS = ("kind", "model", "token", "token_id")
+_KINDS = ("zero", "model_token")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWish:
+    """Where the vector of a token comes from.
+
+    Attributes:
+        model: The input whose vector it is; None for the usual choice.
+        zero: The vector is all zeros.
+        token: Another token of that input whose vector it is.
+        token_id: Likewise, by number.
+        force: Also for inputs that have a vector of their own.
+    """
+
+    model: str | None = None
+    zero: bool = False
+    token: str | None = None
+    token_id: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyWish:
+    """The vocabulary of the result.
+
+    Attributes:
+        source: ``union``, ``base``, or the input whose vocabulary it is.
+        is_named: The source is an input.
+        tokens: Token to where its vector comes from.
+        pad_to_multiple_of: Rows of the embedding are a multiple of this.
+    """
+
+    source: str
+    is_named: bool
+    tokens: Mapping[str, TokenWish]
+    pad_to_multiple_of: int | None = None
+
+
+def read_vocabulary(
+    spec: MergekitSpec, name_of: NameOf, mistakes: Mistakes
+) -> VocabularyWish | None:
+    """Read what a file says of the vocabulary; None if it says nothing."""
+    if spec.tokenizer is not None and spec.tokenizer_source is not None:
+        mistakes.add(
+            "tokenizer_source",
+            "expected tokenizer or tokenizer_source, got both; keep one.",
+        )
+    key = "tokenizer.source" if spec.tokenizer is not None else "tokenizer_source"
+    if spec.tokenizer is None and spec.tokenizer_source is None:
+        return None
+    written = spec.tokenizer.source if spec.tokenizer else spec.tokenizer_source
+    named = written not in (UNION, BASE)
+    if written == BASE and spec.base_model is None:
+        mistakes.add(key, "expected a base_model in the file, whose vocabulary it is.")
+    source = name_of(written, key) if named else written
+    wished = (spec.tokenizer.tokens or {}) if spec.tokenizer else {}
+    tokens = {}
+    for token, entry in wished.items():
+        if entry is not None:
+            at = f"tokenizer.tokens.{token}"
+            wish = _token(entry.source, f"{at}.source", name_of, mistakes)
+            tokens[token] = TokenWish(
+                wish.model, wish.zero, wish.token, wish.token_id, entry.force
+            )
+    pad = spec.tokenizer.pad_to_multiple_of if spec.tokenizer else None
+    return VocabularyWish(source or "", named, tokens, pad)
+
+
+def _token(written: Any, key: str, name_of: NameOf, mistakes: Mistakes) -> TokenWish:
+    if written is None:
+        return TokenWish()
+    if not isinstance(written, Mapping) or "kind" not in written:
+        return TokenWish(model=name_of(written, key))
+    for word in written:
+        if word not in _TOKEN_KEYS:
+            mistakes.add(
+                f"{key}.{word}", f"unknown key{did_you_mean(word, _TOKEN_KEYS)}"
+            )
+    kind = written["kind"]
+    if kind == "zero":
+        return TokenWish(zero=True)
+    if kind != "model_token":
+        mistakes.add(f"{key}.kind", f"unknown kind{did_you_mean(str(kind), _KINDS)}")
+        return TokenWish()
+    token, number = written.get("token"), written.get("token_id")
+    if (token is None) == (number is None):
+        got = "none" if token is None else "both"
+        mistakes.add(key, f"expected token or token_id, got {got}.")
+    if not isinstance(token, str | None) or type(number) not in (int, type(None)):
+        mistakes.add(key, "expected a token that is text, or a token_id, a number.")
+        return TokenWish()
+    return TokenWish(
+        name_of(written.get("model"), f"{key}.model"), False, token, number
+    )
