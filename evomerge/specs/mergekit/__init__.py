@@ -7,5 +7,14 @@ decided; what mergekit passes over in silence is a mistake here.
 
 from evomerge.specs.mergekit.operations import PROFILES, Profile
 from evomerge.specs.mergekit.reading import ReadMerge, is_mergekit, read_mergekit
+from evomerge.specs.mergekit.writing import WrittenMerge, write_mergekit
 
-__all__ = ["PROFILES", "Profile", "ReadMerge", "is_mergekit", "read_mergekit"]
+__all__ = [
+    "PROFILES",
+    "Profile",
+    "ReadMerge",
+    "WrittenMerge",
+    "is_mergekit",
+    "read_mergekit",
+    "write_mergekit",
+]

@@ -105,13 +105,13 @@ def operation_of(
     """
     only = _copied(decided)
     if only is not None:
-        return _decide(Operation("linear", (only,), None, (("normalize", False),)))
+        return stated(Operation("linear", (only,), None, (("normalize", False),)))
     inputs, base = _inputs(decided)
     operator = operator_of(decided.method)
     shared, each = _knobs(decided, profile)
     if operator.random:
         shared["seed"] = seed
-    operation = _decide(
+    operation = stated(
         Operation(
             operator.name, inputs, base, tuple(shared.items()), tuple(each.items())
         )
@@ -185,19 +185,25 @@ _TRANSLATED: Mapping[str, Callable[[dict[str, Scalar]], dict[str, Scalar]]] = {
 }
 
 
-def _decide(operation: Operation) -> Operation:
-    """State every knob; of two that say the same, the one that is given."""
+def stated(operation: Operation) -> Operation:
+    """Return an operation with every knob of it stated.
+
+    Of two knobs that say the same it is the one that is given.
+
+    Raises:
+        RecipeError: The operation breaks the catalogue's rules.
+    """
     settings = resolve(operation)
     operator = settings.operator
     spare = None
     if operator.either is not None:
         usual, instead = operator.either
         spare = usual if instead in settings.given else instead
-    stated = [knob.name for knob in operator.knobs if knob.name != spare]
+    names = [knob.name for knob in operator.knobs if knob.name != spare]
     return Operation(
         operation.operator,
         operation.inputs,
         operation.base,
-        tuple((k, settings.shared[k]) for k in stated if k in settings.shared),
-        tuple((k, settings.each[k]) for k in stated if k in settings.each),
+        tuple((k, settings.shared[k]) for k in names if k in settings.shared),
+        tuple((k, settings.each[k]) for k in names if k in settings.each),
     )

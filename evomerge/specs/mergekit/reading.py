@@ -45,7 +45,11 @@ def is_mergekit(data: Mapping[str, Any]) -> bool:
 
 
 def read_mergekit(
-    data: Mapping[str, Any], file: Path, *, profile: Profile = "identical"
+    data: Mapping[str, Any],
+    file: Path,
+    *,
+    profile: Profile = "identical",
+    opened: Mapping[str, Model] | None = None,
 ) -> ReadMerge:
     """Read a mergekit file.
 
@@ -54,11 +58,12 @@ def read_mergekit(
         file: Where it lies; relative paths start there.
         profile: ``identical`` gives mergekit's own result; with ``default`` whatever
             the file does not say is as in recipes of our own.
+        opened: Models that are open already, by what the file calls them.
 
     Raises:
         SpecError: Carries every mistake found.
     """
-    return _Reader(data, file, profile, Mistakes(file.name)).read()
+    return _Reader(data, file, profile, Mistakes(file.name), opened or {}).read()
 
 
 @dataclass(slots=True)
@@ -67,6 +72,7 @@ class _Reader:
     file: Path
     profile: Profile
     mistakes: Mistakes
+    opened: Mapping[str, Model]
     references: dict[str, Reference] = field(default_factory=dict)
 
     def read(self) -> ReadMerge:
@@ -187,6 +193,9 @@ class _Reader:
         models: dict[str, Model] = {}
         sound = not self.mistakes.found
         for name, reference in self.references.items():
+            if str(reference) in self.opened:
+                models[name] = self.opened[str(reference)]
+                continue
             parts = [str(part) for part in reference.parts]
             base, added, folder = parts[0], parts[1:], self.file.parent
             here = all(source_folder(part, folder).is_dir() for part in parts)
