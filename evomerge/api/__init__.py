@@ -1,10 +1,10 @@
 """The typed Python API; every command of the CLI calls one function of it.
 
 Searching: ``prepare`` or ``take_up`` a study, then ``search``. Reading: ``status``,
-``front``, ``trials``. Writing models: ``export``, ``merge``. Around it: ``check``,
-``doctor``, ``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``,
-``audit``. Importing this module loads no heavy library; functions load what
-they need.
+``front``, ``trials``. Writing models: ``export``, ``merge``. Recipe files:
+``convert_recipe``. Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``,
+``attempts``, ``delete``, ``upgrade``, ``audit``. Importing this module loads no heavy
+library; functions load what they need.
 """
 
 from evomerge.api.checking import CheckReport, check
@@ -24,6 +24,8 @@ from evomerge.api.housekeeping import (
     upgrade,
 )
 from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
+from evomerge.api.recipes import Conversion, convert_recipe
+from evomerge.api.recipes import Form as RecipeForm
 from evomerge.api.running import Prepared, RunReport, Where, prepare, search, take_up
 from evomerge.core.study import Budget
 
@@ -33,6 +35,7 @@ __all__ = [
     "Best",
     "Budget",
     "CheckReport",
+    "Conversion",
     "EngineCheck",
     "Export",
     "Exported",
@@ -40,6 +43,7 @@ __all__ = [
     "FrontRow",
     "Prepared",
     "Removal",
+    "RecipeForm",
     "RunReport",
     "Status",
     "StudyRow",
@@ -49,6 +53,7 @@ __all__ = [
     "attempts",
     "audit",
     "check",
+    "convert_recipe",
     "delete",
     "doctor",
     "export",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evomerge.export.card import Parent
     from evomerge.export.report import RivalTable
     from evomerge.merging.writer import Written
+    from evomerge.specs.mergekit import Profile
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
     from evomerge.zoo import OnStep, ZooReport
@@ -117,10 +118,19 @@ def merge(
     recipe_file: Path,
     out: Path,
     *,
+    profile: Profile = "identical",
     shard_bytes: int = 5 * 10**9,
     progress: Progress | None = None,
 ) -> Written:
     """Carry out one decided merge and write it as a model folder.
+
+    Args:
+        recipe_file: Of our own in either form, or mergekit's.
+        out: Folder to make.
+        profile: Of a mergekit file: ``identical`` gives mergekit's result; with
+            ``default`` what it does not say is as in recipes of our own.
+        shard_bytes: Largest weight file.
+        progress: Told written bytes and all bytes.
 
     Raises:
         SpecError: Anything is wrong with the recipe file or its folders.
@@ -131,7 +141,7 @@ def merge(
     from evomerge.merging.writer import write_model
     from evomerge.specs.recipes import load_recipe
 
-    recipe, paths = load_recipe(recipe_file)
+    recipe, paths = load_recipe(recipe_file, profile=profile)
     with Sources(paths) as sources:
         return write_model(
             recipe, sources, out, shard_bytes=shard_bytes, progress=progress

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from evomerge import __version__
-from evomerge.cli import databases, models, run, studies, tools
+from evomerge.cli import databases, models, recipes, run, studies, tools
 from evomerge.cli.signals import Terminated, stop_once
 
 
@@ -37,6 +37,7 @@ for _command in (
     databases.attempts,
     models.export,
     models.merge,
+    recipes.recipe,
     databases.delete,
     databases.db,
     tools.check,

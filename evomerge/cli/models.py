@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evomerge.cli.options import cache_dir, db_option, json_option, shard_option
+from evomerge.cli.options import (
+    cache_dir,
+    db_option,
+    json_option,
+    profile_option,
+    shard_option,
+)
+
+if TYPE_CHECKING:
+    from evomerge.specs.mergekit import Profile
 
 _GIGA = 10**9
 
@@ -70,15 +80,23 @@ def export(
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@profile_option
 @shard_option
-def merge(recipe: Path, out: Path, shard_gb: float) -> None:
-    """Carry out one decided merge: the RECIPE file, written as model folder OUT."""
+def merge(recipe: Path, out: Path, profile: Profile, shard_gb: float) -> None:
+    """Carry out one decided merge: the RECIPE file, written as model folder OUT.
+
+    RECIPE is a file of our own, or mergekit's.
+    """
     from evomerge import api
     from evomerge.cli.tables import counted
 
     with _progress("merging") as progress:
         done = api.merge(
-            recipe, out, shard_bytes=int(shard_gb * _GIGA), progress=progress
+            recipe,
+            out,
+            profile=profile,
+            shard_bytes=int(shard_gb * _GIGA),
+            progress=progress,
         )
     files = counted(len(done.shards), "file")
     click.echo(f"{done.path}: {done.size_bytes / 1e6:.1f} MB in {files}")

@@ -43,6 +43,18 @@ def shard_option(command: _F) -> _F:
     )(command)
 
 
+def profile_option(command: _F) -> _F:
+    """Add ``--profile``."""
+    return click.option(
+        "--profile",
+        type=click.Choice(["identical", "default"]),
+        default="identical",
+        show_default=True,
+        help="Of a mergekit file: merge as mergekit does, or decide what the file does "
+        "not say as for recipes of our own.",
+    )(command)
+
+
 def placement_options(command: _F) -> _F:
     """Add ``--workers``, ``--address`` and ``--in-process``."""
     workers = click.option(

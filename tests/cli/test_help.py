@@ -77,7 +77,7 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 def test_all_commands_are_there() -> None:
     promised = (
         "attempts, check, db check, db upgrade, delete, doctor, export, front, merge, "
-        "resume, run, status, studies, trials, zoo"
+        "recipe, resume, run, status, studies, trials, zoo"
     )
     assert promised.split(", ") == COMMANDS
 

@@ -1,0 +1,57 @@
+"""Recipes as text: forms that :func:`evomerge.specs.recipes.open_recipe` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from evomerge.checkpoints import Model
+from evomerge.core.recipe import Recipe, Slot
+from evomerge.specs.sources import whereabouts
+
+
+def own_text(recipe: Recipe, models: Mapping[str, Model]) -> str:
+    """Write a recipe in the canonical form, as YAML with ``paths`` beside it.
+
+    Operations that serve several slots are written once.
+    """
+    names = dict(recipe.inputs)
+    paths = {name: whereabouts(models[name]) for name in names if name in models}
+    known: dict[Any, dict[str, Any]] = {}
+    data = recipe.to_json() | {
+        "paths": paths,
+        "embed": _slot(recipe.embed, known),
+        "slots": [_slot(slot, known) for slot in recipe.slots],
+        "head": _slot(recipe.head, known),
+    }
+    order = ("version", "paths", "inputs", "frame", "dtype", "embed", "slots", "head")
+    return yaml_text({key: data[key] for key in order})
+
+
+def canonical_text(recipe: Recipe) -> str:
+    """Write a recipe as the JSON that its digest names."""
+    return recipe.text + "\n"
+
+
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """Write plain data as YAML, innermost lists and maps on one line."""
+    return yaml.dump(
+        dict(data),
+        Dumper=yaml.SafeDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=88,
+    )
+
+
+def _slot(slot: Slot, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """Return a slot; equal parts are one object, so YAML refers to the first."""
+    out = slot.to_json()
+    roles = {}
+    for role, operation in slot.roles:
+        roles[role] = known.setdefault(operation, operation.to_json())
+    out["roles"] = known.setdefault(slot.roles, roles)
+    return out
