@@ -25,6 +25,7 @@ from evomerge.specs.sources import (
     read_sources,
 )
 from evomerge.specs.space import SpaceSpec
+from evomerge.specs.stacks import read_stack
 from evomerge.specs.study import Dtype
 from evomerge.specs.yamlfile import read_yaml
 
@@ -87,8 +88,8 @@ def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRe
     """Read a recipe file of any form.
 
     The canonical form is a recipe's JSON with ``paths:`` beside it, from the name of
-    each input to its folder; the short form is :class:`RecipeSpec`; a file with
-    ``merge_method`` is mergekit's.
+    each input to its folder; the short form is :class:`RecipeSpec`, or with ``stack``
+    :class:`StackedSpec`; a file with ``merge_method`` is mergekit's.
 
     Args:
         path: The file.
@@ -105,6 +106,8 @@ def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRe
     mistakes = Mistakes(file.name)
     if "slots" in data:
         return _canonical(data, file, mistakes)
+    if "stack" in data:
+        return OpenedRecipe(*read_stack(data, file, mistakes), "short")
     return _short(data, file, mistakes)
 
 

@@ -8,12 +8,13 @@ import pytest
 from evomerge.specs.base import Spec
 from evomerge.specs.keys import Key, all_keys
 from evomerge.specs.recipes import RecipeSpec
+from evomerge.specs.stacks import StackedSpec
 from evomerge.specs.study import StudySpec
 from evomerge.specs.tasks import EvaluatorsSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-files.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
-MODELS = [StudySpec, EvaluatorsSpec, RecipeSpec]
+MODELS = [StudySpec, EvaluatorsSpec, RecipeSpec, StackedSpec]
 
 
 def rows() -> set[tuple[str, str]]:
