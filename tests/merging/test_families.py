@@ -278,6 +278,7 @@ def test_layers_of_different_types_are_not_merged_into_one(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_pattern_of_layers_left_out_of_the_configuration_is_known(
     tmp_path: Path,
 ) -> None:
