@@ -1,0 +1,85 @@
+"""Operators that are one another with certain knobs."""
+
+import pytest
+import torch
+
+from evomerge.core.presets import expand
+from evomerge.core.recipe import Operation
+from evomerge.core.settings import resolve
+from evomerge.merging.operators import apply
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.della import KeepProbabilities
+from evomerge.testing.operations import operation
+
+
+def normal(shape=(40, 33), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    base, *tensors = (torch.randn(shape, generator=generator) for _ in range(4))
+    return tensors, base
+
+
+def test_sce_of_equal_inputs_depends_on_what_its_mask_drops():
+    (expert, *_), base = normal()
+    merged = {
+        scope: apply(
+            operation("sce", 3, select_topk=0.5, mask_scope=scope),
+            [expert] * 3,
+            base,
+            "w",
+        )
+        for scope in ("all", "weights_only")
+    }
+    assert torch.equal(merged["all"], base)
+    torch.testing.assert_close(merged["weights_only"], expert, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank_by", ["row_rank", "tensor_rank", "row_minmax"])
+def test_della_without_a_spread_has_the_probabilities_of_dare(rank_by):
+    (expert, *_), base = normal()
+    knobs = {"density": (0.3,), "eps_frac": (0.0,), "rank_by": rank_by}
+    settings = resolve(operation("della", 1, **knobs))
+    deltas = Deltas([expert], base)
+    kept = KeepProbabilities(settings, deltas).of(0, (expert - base).flatten())
+    assert torch.equal(kept, torch.full_like(kept, 0.3))
+
+
+def test_plain_bcwi_is_an_average_of_the_old_and_the_new():
+    (new, *_), old = normal()
+    back = apply(operation("bcwi", 1, alpha=0.3), [new], old, "w")
+    average = operation("linear", 2, weight=(0.3, 0.7))
+    expected = apply(average, [old, new], None, "w")
+    torch.testing.assert_close(back, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_bcwi_of_several_new_models_is_that_of_their_soup():
+    tensors, old = normal()
+    soup = apply(operation("linear", 3), tensors, None, "w")
+    several = apply(operation("bcwi", 3, alpha=0.3), tensors, old, "w")
+    one = apply(operation("bcwi", 1, alpha=0.3), [soup], old, "w")
+    torch.testing.assert_close(several, one, rtol=1e-6, atol=1e-6)
+
+
+def test_rewarded_soups_average_differences_and_not_factors():
+    first, second = (
+        torch.diag(torch.tensor([1.0, 0.0])),
+        torch.diag(torch.tensor([0.0, 1.0])),
+    )
+    soup = Operation("rewarded_soups", ("m1", "m2"), each=(("mu", (0.5, 0.5)),))
+    merged = apply(expand(soup), [first, second], None, "w")
+    assert torch.equal(merged, torch.diag(torch.tensor([0.5, 0.5])))
+
+
+def test_wise_ft_is_the_average_of_both_ends():
+    (tuned, *_), base = normal()
+    way = Operation("wise_ft", ("m1",), "base", shared=(("alpha", 0.25),))
+    merged = apply(expand(way), [tuned], base, "w")
+    ends = operation("linear", 2, weight=(0.75, 0.25))
+    expected = apply(ends, [base, tuned], None, "w")
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ties_keeping_everything_of_one_input_is_task_arithmetic():
+    (expert, *_), base = normal()
+    merged = apply(operation("ties", 1, density=(1.0,)), [expert], base, "w")
+    expected = apply(operation("task_arithmetic", 1), [expert], base, "w")
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=1e-6)
