@@ -94,3 +94,20 @@ def test_every_operator_names_its_status_and_a_proof_that_exists(row):
     assert links
     for link in links:
         assert row[0].strip("`") in (ROOT / link).read_text()
+
+
+@pytest.mark.parametrize("row", table("Methods"), ids=lambda row: f"{row[0]} {row[1]}")
+def test_every_method_that_is_done_names_tests_that_exist(row):
+    *_, written, status, proof = row
+    known = {**CATALOGUE, **PRESETS}
+    named = [name for name in re.findall(r"`(\w+)`", written) if name != "by"]
+    assert all(name in known for name in named)
+    links = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", proof)
+    assert bool(links) != status.startswith("planned")
+    for file, test in links:
+        assert f"def {test}(" in (ROOT / file).read_text()
+
+
+def test_every_operator_and_preset_is_written_for_a_method():
+    written = " ".join(row[3] for row in table("Methods"))
+    assert set(re.findall(r"`(\w+)`", written)) - {"by"} == {*CATALOGUE, *PRESETS}
