@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.roles import for_role
-from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
-from evomerge.merging.operators import ARITHMETIC, apply
+from evomerge.merging.operators import apply
 from evomerge.merging.operators.angles import dot_products
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.testing.memos import CountingMemo
@@ -250,6 +249,6 @@ def test_a_memo_spares_the_next_candidate_the_angles(name):
     for t in (0.25, 0.5):
         given = {"t": t} if knobs[0].name == "t" else {"weight": (1.0, t)}
         asked = operation(name, **given)
-        merged = ARITHMETIC[name](resolve(asked), tensors, None, "w", memo)
+        merged = apply(asked, tensors, None, "w", memo)
         assert torch.equal(merged, apply(asked, tensors, None, "w"))
     assert memo.computed == [("dot products", "w", None, "m1", "m2")]

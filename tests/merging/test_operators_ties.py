@@ -4,10 +4,10 @@ import torch
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.order import Cut
+from evomerge.merging.operators.sizes import size_cuts
 from evomerge.merging.operators.sparsify import (
     cut_block,
     keep_count,
-    magnitude_cut,
 )
 from evomerge.testing.operations import dyadic, operation
 
@@ -96,7 +96,7 @@ def test_trimming_keeps_what_a_stable_sort_keeps(n, density):
     expected[order[:keep]] = values[order[:keep]]
     deltas = Deltas([values], torch.zeros(n))
     kept = values.clone()
-    cut_block(magnitude_cut(deltas, 0, keep), slice(0, n), kept, torch.empty(n))
+    cut_block(size_cuts(deltas, 0, (keep,))[0], slice(0, n), kept, torch.empty(n))
     assert torch.equal(kept, expected)
 
 
@@ -104,8 +104,8 @@ def test_histograms_and_selection_find_the_same_cut():
     values = torch.randn((1 << 15) + 2, generator=torch.Generator().manual_seed(1))
     values[-2:] = 0.0  # pushes the size over the limit without changing the cut
     n = len(values)
-    long = magnitude_cut(Deltas([values], torch.zeros(n)), 0, 1000)
-    short = magnitude_cut(Deltas([values[:-2]], torch.zeros(n - 2)), 0, 1000)
+    long = size_cuts(Deltas([values], torch.zeros(n)), 0, (1000,))[0]
+    short = size_cuts(Deltas([values[:-2]], torch.zeros(n - 2)), 0, (1000,))[0]
     assert long.threshold == short.threshold
 
 

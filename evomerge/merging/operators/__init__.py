@@ -6,6 +6,6 @@ after both operands are upcast, and nothing depends on the number of threads or 
 order tensors are merged in. Random masks are the same bits on every device.
 """
 
-from evomerge.merging.operators.apply import ARITHMETIC, apply
+from evomerge.merging.operators.apply import ARITHMETIC, apply, apply_into
 
-__all__ = ["ARITHMETIC", "apply"]
+__all__ = ["ARITHMETIC", "apply", "apply_into"]

@@ -1,6 +1,9 @@
 """The one entrance: an operation and its tensors in, the merged tensor out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -8,6 +11,7 @@ from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from evomerge.merging.operators.consensus import Election
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.della import della, della_linear
 from evomerge.merging.operators.emr import emr
@@ -15,8 +19,14 @@ from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
 from evomerge.merging.operators.knots import core_space, knots
-from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
+from evomerge.merging.operators.linear import (
+    Sum,
+    bcwi,
+    linear,
+    task_arithmetic,
+)
 from evomerge.merging.operators.magmax import magmax
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.model_stock import model_stock
 from evomerge.merging.operators.near import nearswap
 from evomerge.merging.operators.pcb import pcb
@@ -29,10 +39,13 @@ from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
 from evomerge.merging.operators.wudi import wudi
 
+Merge = torch.Tensor | Sum | Election
+"""A fresh fp32 tensor, or what it takes to write one anywhere."""
+
 Arithmetic = Callable[
-    [Settings, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
+    [Settings, Sequence[torch.Tensor], torch.Tensor | None, str, Memo], Merge
 ]
-"""Checked settings, inputs, base and the tensor's key, to a fresh fp32 tensor."""
+"""Checked settings, inputs, base, the tensor's key and what is known, to the merge."""
 
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
@@ -76,6 +89,7 @@ def apply(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Merge one tensor of every input.
 
@@ -85,6 +99,7 @@ def apply(
             fp16, all of one shape and on one device.
         base: The base's tensor, where the operation names a base.
         key: Name of the tensor in its source; random masks are drawn by it.
+        memo: What is kept of these inputs from one candidate to the next.
 
     Returns:
         Same shape and device, fp32, owning its memory.
@@ -94,10 +109,65 @@ def apply(
             the ones it names.
         CandidateError: The weights leave the result undefined, or are too large.
     """
+    with _said_of(operation, key):
+        merge = _decide(operation, tensors, base, key, memo)
+        return merge if isinstance(merge, torch.Tensor) else merge.fresh()
+
+
+def apply_into(
+    out: torch.Tensor,
+    operation: Operation,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> bool:
+    """Merge one tensor of every input and write it where it is wanted.
+
+    As :func:`apply`, but without a tensor in between where one pass over the inputs is
+    enough.
+
+    Args:
+        out: Of the inputs' shape; the result is rounded once to its type.
+        operation: As for :func:`apply`, like what follows.
+        tensors: One per entry of ``operation.inputs``.
+        base: The base's tensor, where the operation names a base.
+        key: Name of the tensor in its source.
+        memo: What is kept of these inputs.
+
+    Returns:
+        Whether every number written is known to be finite; if not, look.
+    """
+    with _said_of(operation, key):
+        merge = _decide(operation, tensors, base, key, memo)
+        if out.shape != tensors[0].shape:
+            raise RecipeError(
+                f"{key}: the inputs have shape {list(tensors[0].shape)}, but "
+                f"{list(out.shape)} was expected. Merge models of one shape."
+            )
+        if not isinstance(merge, torch.Tensor):
+            return merge.into(out)
+        out.copy_(merge)
+        return False
+
+
+def _decide(
+    operation: Operation,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo,
+) -> Merge:
     settings = resolve(operation)
     _check_tensors(operation, tensors, base, key)
+    return ARITHMETIC[operation.operator](settings, tensors, base, key, memo)
+
+
+@contextmanager
+def _said_of(operation: Operation, key: str) -> Iterator[None]:
+    """Put what torch says of too large a factor in our words."""
     try:
-        return ARITHMETIC[operation.operator](settings, tensors, base, key)
+        yield
     except RuntimeError as error:
         # torch's words for a factor beyond fp32; a smaller one would give infinity.
         if "without overflow" not in str(error):

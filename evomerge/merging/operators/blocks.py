@@ -9,9 +9,11 @@ step at a barrier (seen: ten times slower). Callers who want several cores merge
 tensors at once; the operators keep no state.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+
+from evomerge.merging.operators.memo import Known, Value
 
 _BLOCK = 1 << 15
 """Elements a block on the CPU: torch's grain size, 128 KiB in fp32."""
@@ -29,6 +31,7 @@ class Deltas:
         base: The base, of that shape.
         multiple_of: Blocks are as many whole multiples of this; the length of a row
             keeps rows together.
+        known: What was found out about them before, and where to keep more.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Deltas:
         base: torch.Tensor | None,
         *,
         multiple_of: int = 1,
+        known: Known | None = None,
     ) -> None:
         self.shape = tensors[0].shape
         self.device = tensors[0].device
@@ -44,9 +48,35 @@ class Deltas:
         self._base = None if base is None else base.reshape(-1)
         self._tensors = [tensor.reshape(-1) for tensor in tensors]
         self._pair = 2 * max(multiple_of, 1)
+        self._known = known
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what is found out is kept."""
+        return self._known is not None
+
+    def recall(
+        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+    ) -> Value:
+        """Return what is kept of some inputs, by place; else compute, and keep it."""
+        if self._known is None:
+            return compute()
+        return self._known.recall(kind, which, compute)
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """Return the inputs, flat, as they are stored."""
+        return self._tensors
+
+    def start(self) -> torch.Tensor | None:
+        """Return the base, flat, as it is stored."""
+        return self._base
+
+    def sources(self) -> tuple[torch.Tensor, ...]:
+        """Return everything that is read: the inputs, then the base."""
+        return (*self._tensors, *(() if self._base is None else (self._base,)))
 
     @property
     def block_size(self) -> int:

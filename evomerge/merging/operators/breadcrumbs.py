@@ -11,16 +11,14 @@ import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.consensus import Rule, agree
-from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
-from evomerge.merging.operators.order import cuts, keep_block
+from evomerge.merging.operators.consensus import Election, Rule
+from evomerge.merging.operators.linear import Sum, delta_factors
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.order import keep_block
 from evomerge.merging.operators.rows import ranks, row_length
-from evomerge.merging.operators.sparsify import (
-    keep_count,
-    keep_l1,
-    magnitude,
-    whole,
-)
+from evomerge.merging.operators.sizes import size_cuts
+from evomerge.merging.operators.sparsify import keep_count, keep_l1, whole
+from evomerge.merging.operators.thinning import Step, Steps, Thin
 
 
 def breadcrumbs(
@@ -28,11 +26,12 @@ def breadcrumbs(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Add the weighted sum of middle-sized differences to the base."""
     assert base is not None
-    deltas = _deltas(settings, tensors, base)
-    return add_deltas(deltas, delta_factors(settings), band(settings, deltas))
+    deltas = _deltas(settings, tensors, base, Known(memo, settings.operation, key))
+    return Sum(deltas, delta_factors(settings), band(settings, deltas))
 
 
 def breadcrumbs_ties(
@@ -40,16 +39,17 @@ def breadcrumbs_ties(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Election:
     """Elect signs among middle-sized differences and merge those who agree."""
     assert base is not None
-    deltas = _deltas(settings, tensors, base)
+    deltas = _deltas(settings, tensors, base, Known(memo, settings.operation, key))
     rule = Rule(
         settings.numbers("weight"),
         settings.number("lambda"),
         normalize=settings.flag("normalize"),
     )
-    return agree(deltas, band(settings, deltas), rule)
+    return Election(deltas, band(settings, deltas), rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +87,40 @@ def band(settings: Settings, deltas: Deltas) -> Thin:
 
 
 def _deltas(
-    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor,
+    known: Known,
 ) -> Deltas:
     by_row = settings.choice("axis") == "row"
-    return Deltas(tensors, base, multiple_of=row_length(base.shape) if by_row else 1)
+    row = row_length(base.shape) if by_row else 1
+    return Deltas(tensors, base, multiple_of=row, known=known)
 
 
 def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
-    found = [
-        cuts(deltas, magnitude(deltas, index), (at.top, at.top + at.keep))
-        for index, at in enumerate(bands)
-    ]
+    steps = tuple(_step(deltas, index, at) for index, at in enumerate(bands))
     left, right = deltas.scratch(), deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        if bands[index].keep == deltas.n:
+        step = steps[index]
+        if step.cut is None:
             return
-        top, both = found[index]
         sizes = torch.abs(delta, out=left[: len(delta)])
-        if bands[index].top:
-            gone = keep_block(top, block, sizes, right[: len(delta)])
+        if step.top is not None:
+            gone = keep_block(step.top, block, sizes, right[: len(delta)])
             delta.mul_(gone.neg_().add_(1.0))
-        delta.mul_(keep_block(both, block, sizes, sizes))
+        delta.mul_(keep_block(step.cut, block, sizes, sizes))
 
-    return thin
+    return Steps(thin, steps)
+
+
+def _step(deltas: Deltas, index: int, at: Band) -> Step:
+    if at.keep == deltas.n:
+        return Step()
+    if not at.top:
+        return Step(cut=size_cuts(deltas, index, (at.keep,))[0])
+    top, cut = size_cuts(deltas, index, (at.top, at.top + at.keep))
+    return Step(cut=cut, top=top)
 
 
 def _in_rows(bands: Sequence[Band], length: int) -> Thin:

@@ -1,12 +1,15 @@
 """Sign election and the merge of those who agree (TIES, steps 2 and 3)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.linear import Thin
+from evomerge.merging.operators.onepass import can_fuse, fused_election
+from evomerge.merging.operators.thinning import Thin
 
 _CANCELLED = 1e-6
 """A sum of weights this much smaller than their sizes is a zero with rounding on it."""
@@ -34,13 +37,48 @@ class Rule:
     plain: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Election:
+    """A merge of those who agree, decided and not carried out yet."""
+
+    deltas: Deltas
+    thin: Thin
+    rule: Rule
+
+    def into(self, out: torch.Tensor) -> bool:
+        """Write ``base + scale * (merged agreeing differences)``.
+
+        Args:
+            out: The result is rounded once to its type.
+
+        Returns:
+            Whether every number written is known to be finite.
+        """
+        rule = self.rule
+        # A majority is known only after all entries were seen.
+        if not rule.majority and can_fuse(self.deltas, self.thin, out):
+            return fused_election(self.deltas, self.thin, rule, out)
+        whole = out
+        if out.dtype != torch.float32 or not out.is_contiguous():
+            whole = self.deltas.fresh()
+        merged = merged_blocks(self.deltas, self.thin, rule, whole.view(-1))
+        for _, base, part in merged:
+            if base is not None:
+                part.add_(base)
+        if whole is not out:
+            out.copy_(whole)
+        return False
+
+    def fresh(self) -> torch.Tensor:
+        """Return the result as a new fp32 tensor."""
+        out = self.deltas.fresh()
+        self.into(out)
+        return out
+
+
 def agree(deltas: Deltas, thin: Thin, rule: Rule) -> torch.Tensor:
     """Return ``base + scale * (merged agreeing differences)``, fresh, fp32."""
-    out = deltas.fresh()
-    for _, base, part in merged_blocks(deltas, thin, rule, out.view(-1)):
-        if base is not None:
-            part.add_(base)
-    return out
+    return Election(deltas, thin, rule).fresh()
 
 
 def merged_blocks(

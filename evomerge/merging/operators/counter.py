@@ -23,6 +23,11 @@ def stream_key(*parts: Scalar) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+def share_of(probability: float) -> int:
+    """Return a probability above 0 and below 1 in units of 2**-32."""
+    return min(max(round(probability * 2**32), 1), 2**32 - 1)
+
+
 def _signed(word: int) -> int:
     """Return the 64-bit word as the signed number torch stores for it."""
     word &= (1 << 64) - 1
@@ -57,9 +62,9 @@ class Coins:
             Shape ``(block length,)``, fp32; overwritten by the next call.
         """
         lanes = self.lanes(key, block)
-        share = min(max(round(probability * 2**32), 1), 2**32 - 1)
         # Lanes are signed: evenly spread from -2**31 to 2**31 - 1.
-        return torch.lt(lanes, share - 2**31, out=self._flips[: len(lanes)])
+        share = share_of(probability) - 2**31
+        return torch.lt(lanes, share, out=self._flips[: len(lanes)])
 
     def lanes(self, key: int, block: slice) -> torch.Tensor:
         """Return 32 random bits for every element of a block.

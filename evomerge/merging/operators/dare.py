@@ -10,10 +10,12 @@ import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.consensus import Rule, agree
-from evomerge.merging.operators.counter import Coins, stream_key
-from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
+from evomerge.merging.operators.consensus import Election, Rule
+from evomerge.merging.operators.counter import Coins, share_of, stream_key
+from evomerge.merging.operators.linear import Sum, delta_factors
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import keep_l1
+from evomerge.merging.operators.thinning import Coin, Step, Steps, Thin
 
 
 def dare_linear(
@@ -21,12 +23,13 @@ def dare_linear(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Add the weighted sum of randomly thinned differences to the base."""
     assert base is not None
     deltas = Deltas(tensors, base)
     thin = drop(settings, deltas, key, settings.numbers("density"))
-    return add_deltas(deltas, delta_factors(settings), thin)
+    return Sum(deltas, delta_factors(settings), thin)
 
 
 def dare_ties(
@@ -34,7 +37,8 @@ def dare_ties(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Election:
     """Elect signs among randomly thinned differences and merge those who agree."""
     assert base is not None
     deltas = Deltas(tensors, base)
@@ -43,7 +47,8 @@ def dare_ties(
         settings.number("lambda"),
         normalize=settings.flag("normalize"),
     )
-    return agree(deltas, drop(settings, deltas, key, settings.numbers("density")), rule)
+    thin = drop(settings, deltas, key, settings.numbers("density"))
+    return Election(deltas, thin, rule)
 
 
 def mixout(
@@ -51,7 +56,8 @@ def mixout(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Put the base back for a part of one input, chosen at random.
 
     Lee et al. 2019 (1909.11299); in expectation, or without rescaling by parts, it is
@@ -60,7 +66,7 @@ def mixout(
     assert base is not None
     deltas = Deltas(tensors, base)
     keep = 1.0 - settings.number("p")
-    return add_deltas(deltas, (1.0,), drop(settings, deltas, key, (keep,)))
+    return Sum(deltas, (1.0,), drop(settings, deltas, key, (keep,)))
 
 
 def drop(
@@ -83,7 +89,9 @@ def drop(
         if densities[index] < 1.0:
             delta.mul_(masks.mask(index, block).mul_(factors[index]))
 
-    return keep_l1(deltas, thin) if rescale == "l1" else thin
+    steps = masks.steps(factors)
+    known = thin if steps is None else Steps(thin, steps)
+    return keep_l1(deltas, known) if rescale == "l1" else known
 
 
 class _Masks:
@@ -107,6 +115,19 @@ class _Masks:
         if settings.choice("unit") == "column" and deltas.shape:
             self._columns = longest = deltas.shape[-1]
         self._coins = Coins(longest, deltas.device)
+
+    def steps(self, factors: Sequence[float]) -> tuple[Step, ...] | None:
+        """Return what is done to each input; None where whole columns go."""
+        if self._columns:
+            return None
+        return tuple(
+            Step(coin=Coin(key, share_of(density)), factor=factor)
+            if density < 1.0
+            else Step()
+            for key, density, factor in zip(
+                self._keys, self._densities, factors, strict=True
+            )
+        )
 
     def mask(self, index: int, block: slice) -> torch.Tensor:
         """Return the mask of a block, fp32; may be overwritten by the next call."""

@@ -12,11 +12,14 @@ import torch
 
 from evomerge.core.settings import Settings, spreads
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.counter import Coins, stream_key
-from evomerge.merging.operators.linear import Thin, add_deltas, delta_factors
+from evomerge.merging.operators.linear import Sum, delta_factors
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.rows import ranks, row_length
+from evomerge.merging.operators.sizes import row_ranks
 from evomerge.merging.operators.sparsify import keep_l1
+from evomerge.merging.operators.thinning import RankedCoin, Step, Steps, Thin
 
 _LANES = 2**32
 """How many values a random lane takes; they start at minus half of it."""
@@ -27,16 +30,17 @@ def della(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Election:
     """Elect signs among what is left of the differences and merge those who agree."""
     assert base is not None
-    deltas = _by_rows(settings, tensors, base)
+    deltas = _by_rows(settings, tensors, base, Known(memo, settings.operation, key))
     rule = Rule(
         settings.numbers("weight"),
         settings.number("lambda"),
         normalize=settings.flag("normalize"),
     )
-    return agree(deltas, prune(settings, deltas, key), rule)
+    return Election(deltas, prune(settings, deltas, key), rule)
 
 
 def della_linear(
@@ -44,11 +48,12 @@ def della_linear(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Add the weighted sum of what is left of the differences to the base."""
     assert base is not None
-    deltas = _by_rows(settings, tensors, base)
-    return add_deltas(deltas, delta_factors(settings), prune(settings, deltas, key))
+    deltas = _by_rows(settings, tensors, base, Known(memo, settings.operation, key))
+    return Sum(deltas, delta_factors(settings), prune(settings, deltas, key))
 
 
 def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
@@ -70,17 +75,46 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
             keep = probabilities.of(index, delta)
             delta.mul_(flips.mask(index, block, keep))
             if inverse:
-                delta.div_(keep.to(torch.float32))
+                # By the probability that the coin really has, in fp32.
+                keep = keep.mul_(_LANES).round_().clamp_(max=_LANES - 1)
+                delta.mul_(_LANES / keep.to(torch.float32))
 
-    return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
+    steps = _steps(settings, deltas, flips, inverse=inverse)
+    known = thin if steps is None else Steps(thin, steps)
+    return keep_l1(deltas, known) if settings.choice("rescale") == "l1" else known
 
 
 def _by_rows(
-    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor,
+    known: Known,
 ) -> Deltas:
     whole = settings.choice("rank_by") == "tensor_rank"
     length = base.numel() if whole else row_length(base.shape)
-    return Deltas(tensors, base, multiple_of=length)
+    return Deltas(tensors, base, multiple_of=length, known=known)
+
+
+def _steps(
+    settings: Settings, deltas: Deltas, flips: _Flips, *, inverse: bool
+) -> tuple[Step, ...] | None:
+    """Return what is done to each input where ranks in rows decide, else None."""
+    row = row_length(deltas.shape)
+    if settings.choice("rank_by") != "row_rank" or row < 2 or not deltas.n:
+        return None
+    steps = []
+    for index, (density, spread) in enumerate(
+        zip(settings.numbers("density"), spreads(settings), strict=True)
+    ):
+        if density >= 1.0:
+            steps.append(Step())
+            continue
+        ranks = row_ranks(deltas, index, row)
+        if ranks is None:
+            return None
+        low, width, key = density - spread, 2.0 * spread, flips.keys[index]
+        steps.append(Step(coin=RankedCoin(key, ranks, row - 1, low, width, inverse)))
+    return tuple(steps)
 
 
 class KeepProbabilities:
@@ -115,20 +149,25 @@ class KeepProbabilities:
 
 
 class _Flips:
-    """Coins that fall on 1.0 with given probabilities and else on 0.0."""
+    """Coins that fall on 1.0 with given probabilities and else on 0.0.
+
+    Attributes:
+        keys: The random stream of each input.
+    """
 
     def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
         operation = settings.operation
         seed = settings.shared["seed"]
-        self._keys = [
+        self.keys = [
             stream_key(seed, operation.operator, name, key) for name in operation.inputs
         ]
         self._coins = Coins(len(deltas.scratch()), deltas.device)
 
     def mask(self, index: int, block: slice, keep: torch.Tensor) -> torch.Tensor:
         """Return the coins of a block, fp32."""
-        lanes = self._coins.lanes(self._keys[index], block)
-        shares = torch.round(keep * _LANES).sub_(_LANES // 2)
+        lanes = self._coins.lanes(self.keys[index], block)
+        shares = torch.round(keep * _LANES).clamp_(max=_LANES - 1)
+        shares.sub_(_LANES // 2)
         return torch.lt(lanes, shares.to(torch.int64)).to(torch.float32)
 
 

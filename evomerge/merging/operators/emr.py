@@ -12,6 +12,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.combine import combine, stacks
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 
 def emr(
@@ -19,6 +20,7 @@ def emr(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Add the unified difference to the base."""
     return combine(Deltas(tensors, base), settings.number("lambda"), _unify, key)

@@ -7,6 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, row_totals
 from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.order import Score, in_blocks, values_at
 from evomerge.merging.operators.rows import row_length
 
@@ -19,6 +20,7 @@ def arcee_fusion(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Take over differences whose importance is an outlier, leave the rest.
 

@@ -19,7 +19,7 @@ from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.angles import Angles, measure
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.linear import Sum
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def multislerp(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Sum:
     """Turn to the weighted mean of the directions; the length is the mean length.
 
     ``m = sum(w_i u_i)``, result ``m / |m| * sum(w_i |x_i|)``. With ``log_map`` one step
@@ -50,12 +50,12 @@ def multislerp(
     weights = _weights(settings, key)
     angles = measure(vectors, settings.operation, key, memo)
     if vectors.n < 2 or not bool(angles.lengths.any()):
-        return add_deltas(vectors, weights.tolist())
+        return Sum(vectors, tuple(weights.tolist()))
     length = float(weights @ angles.lengths)
     mean = angles.norm(weights)
     if mean < _NO_SUM:
         if len(tensors) == 2:
-            return add_deltas(vectors, weights.tolist())
+            return Sum(vectors, tuple(weights.tolist()))
         raise CandidateError(
             f"{key}: the directions of {list(settings.operation.inputs)} cancel under "
             f"the weights {weights.tolist()}, so multislerp has no mean direction. "
@@ -65,7 +65,7 @@ def multislerp(
     if settings.flag("log_map"):
         directions = Directions.of(angles, weights, key)
         direction = directions.mean(_Patience(1, 0.0)).factors
-    return add_deltas(vectors, _factors(direction, angles, length))
+    return Sum(vectors, _factors(direction, angles, length))
 
 
 def karcher(
@@ -74,7 +74,7 @@ def karcher(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Sum:
     """Turn to the direction with the least mean squared angle; the mean length.
 
     Inputs shorter than the tolerance are left out. Where ``max_iter`` steps do not
@@ -91,7 +91,7 @@ def karcher(
     angles = measure(vectors, settings.operation, key, memo)
     long = angles.lengths > patience.tol
     if vectors.n < 2 or not bool(long.any()):
-        return add_deltas(vectors, weights.tolist())
+        return Sum(vectors, tuple(weights.tolist()))
     weights = torch.where(long, weights, 0.0)
     weights = weights / _divisor(float(weights.sum()), weights, key)
     _refuse_antipodal(angles, weights, settings, key)
@@ -106,7 +106,7 @@ def karcher(
             patience.tol,
         )
     length = float(weights @ angles.lengths)
-    return add_deltas(vectors, _factors(found.factors, angles, length))
+    return Sum(vectors, _factors(found.factors, angles, length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +222,14 @@ def _divisor(total: float, weights: torch.Tensor, key: str) -> float:
     return total
 
 
-def _factors(direction: torch.Tensor, angles: Angles, length: float) -> list[float]:
+def _factors(
+    direction: torch.Tensor, angles: Angles, length: float
+) -> tuple[float, ...]:
     """Turn factors of unit vectors into factors of the inputs, at a length."""
     factors = torch.where(
         angles.lengths > 0.0, direction * (length / angles.lengths), 0.0
     )
-    return [float(factor) for factor in factors]
+    return tuple(float(factor) for factor in factors)
 
 
 def _refuse_antipodal(

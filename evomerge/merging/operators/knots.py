@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
 from evomerge.merging.operators.bases import Find, core, share
+from evomerge.merging.operators.consensus import Election
 from evomerge.merging.operators.dare import dare_ties
 from evomerge.merging.operators.iso import iso_c
 from evomerge.merging.operators.linear import delta_factors, task_arithmetic
@@ -32,7 +33,12 @@ _INNER: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "iso": ("iso_c", ("weight",)),
 }
 """Inner method to its operator and which of its knobs are ours; lambda comes last."""
-_ARITHMETIC = {"ties": ties, "dare_ties": dare_ties, "tsv": tsv, "iso_c": iso_c}
+_ARITHMETIC: Mapping[str, Callable[..., torch.Tensor | Election]] = {
+    "ties": ties,
+    "dare_ties": dare_ties,
+    "tsv": tsv,
+    "iso_c": iso_c,
+}
 
 
 def knots(
@@ -80,7 +86,7 @@ def _in_bases(
 ) -> torch.Tensor:
     assert base is not None
     if not is_matrix(base):
-        return task_arithmetic(settings, tensors, base, key)
+        return task_arithmetic(settings, tensors, base, key).fresh()
     merge = within(find, partial(_merge_parts, inner_settings(settings)))
     return by_matrix(settings, tensors, base, key, merge, memo)
 

@@ -1,21 +1,21 @@
 """Weighted averages and task arithmetic: sums of inputs or of their differences."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.onepass import can_fuse, fused_sum
+from evomerge.merging.operators.thinning import Thin
 
 _TINY = 1e-8
 """A sum of weights below this cannot be divided by."""
-
-_SMALL = 1 << 15
-"""Elements up to which the calls cost more than the arithmetic."""
-
-Thin = Callable[[int, slice, torch.Tensor], None]
-"""Sparsifies, in place, a block of one input's differences: (input, block, values)."""
 
 
 def linear(
@@ -23,7 +23,8 @@ def linear(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Average the inputs: ``sum(w_i x_i) / sum(w_i)``, or the plain sum.
 
     Raises:
@@ -38,7 +39,7 @@ def linear(
                 "to zero, so there is no average. Change one, or set normalize off."
             )
         weights = tuple(weight / total for weight in weights)
-    return weighted_sum(tensors, None, weights)
+    return Sum(Deltas(tensors, None), weights)
 
 
 def task_arithmetic(
@@ -46,10 +47,11 @@ def task_arithmetic(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
     assert base is not None
-    return weighted_sum(tensors, base, delta_factors(settings))
+    return Sum(Deltas(tensors, base), delta_factors(settings))
 
 
 def bcwi(
@@ -57,7 +59,8 @@ def bcwi(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
     """Go from the mean of new models back to the old one, the base, by ``alpha``.
 
     Backward-compatible weight interpolation (Schumann et al. 2023, 2301.10546); with
@@ -65,7 +68,7 @@ def bcwi(
     """
     assert base is not None
     share = (1.0 - settings.number("alpha")) / len(tensors)
-    return weighted_sum(tensors, base, (share,) * len(tensors))
+    return Sum(Deltas(tensors, base), (share,) * len(tensors))
 
 
 def delta_factors(settings: Settings) -> tuple[float, ...]:
@@ -80,28 +83,63 @@ def delta_factors(settings: Settings) -> tuple[float, ...]:
     return tuple(scale * weight for weight in weights)
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A merge that is decided and not carried out yet.
+
+    ``base + sum(f_i thin(x_i - base))``; without a base the sum over the inputs
+    themselves.
+    """
+
+    deltas: Deltas
+    factors: tuple[float, ...]
+    thin: Thin | None = None
+
+    def into(self, out: torch.Tensor) -> bool:
+        """Write the result, rounded once to the type of ``out``.
+
+        Returns:
+            Whether every number written is known to be finite.
+        """
+        if can_fuse(self.deltas, self.thin, out):
+            return fused_sum(self.deltas, self.factors, self.thin, out)
+        if out.dtype == torch.float32 and out.is_contiguous():
+            self._step_by_step(out.view(-1))
+        else:
+            whole = self.deltas.fresh()
+            self._step_by_step(whole.view(-1))
+            out.copy_(whole)
+        return False
+
+    def fresh(self) -> torch.Tensor:
+        """Return the result as a new fp32 tensor."""
+        out = self.deltas.fresh()
+        self.into(out)
+        return out
+
+    def _step_by_step(self, into: torch.Tensor) -> None:
+        deltas, space = self.deltas, self.deltas.scratch()
+        for block in deltas.blocks():
+            base, part = deltas.base(block), into[block]
+            for index, factor in enumerate(self.factors):
+                delta = deltas.read(index, block, base, space if index else part)
+                if self.thin is not None:
+                    self.thin(index, block, delta)
+                # Not in one step with the sum: that would round once less.
+                delta.mul_(factor)
+                if index:
+                    part.add_(delta)
+            if base is not None:
+                part.add_(base)
+
+
 def weighted_sum(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     factors: Sequence[float],
 ) -> torch.Tensor:
-    """Return ``base + sum(f_i (x_i - base))``, or ``sum(f_i x_i)``; fresh, fp32.
-
-    Small tensors take a path without blocks: same steps, same bytes, fewer calls.
-    """
-    if tensors[0].numel() > _SMALL:
-        return add_deltas(Deltas(tensors, base), factors)
-    out = torch.empty(tensors[0].shape, dtype=torch.float32, device=tensors[0].device)
-    if base is None:
-        out.copy_(tensors[0]).mul_(factors[0])
-        for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-            out.add_(tensor, alpha=factor)
-        return out
-    start = base.to(torch.float32)
-    torch.sub(tensors[0], start, out=out).mul_(factors[0])
-    for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-        out.add_(torch.sub(tensor, start), alpha=factor)
-    return out.add_(start)
+    """Return ``base + sum(f_i (x_i - base))``, or ``sum(f_i x_i)``; fresh, fp32."""
+    return add_deltas(Deltas(tensors, base), factors)
 
 
 def add_deltas(
@@ -111,18 +149,4 @@ def add_deltas(
 
     Without a base it is the sum over the inputs themselves.
     """
-    out, space = deltas.fresh(), deltas.scratch()
-    into = out.view(-1)
-    for block in deltas.blocks():
-        base, part = deltas.base(block), into[block]
-        for index, factor in enumerate(factors):
-            delta = deltas.read(index, block, base, space if index else part)
-            if thin is not None:
-                thin(index, block, delta)
-            if index:
-                part.add_(delta, alpha=factor)
-            else:
-                part.mul_(factor)
-        if base is not None:
-            part.add_(base)
-    return out
+    return Sum(deltas, tuple(factors), thin).fresh()

@@ -8,6 +8,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import combine
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 
 def magmax(
@@ -15,6 +16,7 @@ def magmax(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Take from the input whose difference is largest; of equals, first or last."""
     last = settings.choice("draw") == "last"

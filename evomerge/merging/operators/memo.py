@@ -5,8 +5,11 @@ stay the same. Operators ask a memo for them, and whoever calls an operator deci
 is kept, where and for how long.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from evomerge.core.operation import Operation
 
 Value = TypeVar("Value")
 
@@ -41,3 +44,26 @@ class Forgetful:
 
 
 NOTHING_KEPT = Forgetful()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one tensor of an operation's inputs.
+
+    Attributes:
+        memo: Where it is kept.
+        operation: Gives the names of inputs and base.
+        key: The tensor's key.
+    """
+
+    memo: Memo
+    operation: Operation
+    key: str
+
+    def recall(
+        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+    ) -> Value:
+        """Return what is kept of some inputs, by their places in the operation."""
+        names = (self.operation.inputs[index] for index in which)
+        what = (kind, self.key, self.operation.base, *names)
+        return self.memo.recall(what, compute)

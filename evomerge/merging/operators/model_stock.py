@@ -12,7 +12,8 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, row_totals, total
 from evomerge.merging.operators.combine import stacks
-from evomerge.merging.operators.linear import weighted_sum
+from evomerge.merging.operators.linear import Sum
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.rows import row_length
 
 _NO_RATIO = 1e-6
@@ -24,7 +25,8 @@ def model_stock(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor | Sum:
     """Return ``t * mean + (1 - t) * base``, t from the angles between differences.
 
     With more than two inputs the mean of their pairwise cosines stands for the one
@@ -34,7 +36,12 @@ def model_stock(
     n = len(tensors)
     by_row = settings.flag("filter_wise") and base.dim() > 1 and base.numel() > 0
     row = row_length(base.shape) if by_row else 0
-    cosines = mean_cosine(Deltas(tensors, base, multiple_of=row), row)
+    known = Known(memo, settings.operation, key)
+    deltas = Deltas(tensors, base, multiple_of=row, known=known)
+    everyone = range(n)
+    cosines = deltas.recall(
+        f"mean cosine {row}", everyone, lambda: mean_cosine(deltas, row)
+    )
     under = 1.0 + (n - 1) * cosines
     defined = under > _NO_RATIO if settings.flag("clamp") else under != 0.0
     ratios = n * cosines / torch.where(defined, under, 1.0)
@@ -43,8 +50,8 @@ def model_stock(
         ratios = ratios.clamp(0.0, 1.0)
     ratios = ratios * settings.number("t_scale")
     if not by_row:
-        return weighted_sum(tensors, base, (float(ratios) / n,) * n)
-    mean = weighted_sum(tensors, base, (1.0 / n,) * n)
+        return Sum(deltas, (float(ratios) / n,) * n)
+    mean = Sum(deltas, (1.0 / n,) * n).fresh()
     start = base.to(torch.float32)
     share = ratios.to(torch.float32).view(*base.shape[:-1], 1)
     return mean.sub_(start).mul_(share).add_(start)

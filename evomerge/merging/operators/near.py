@@ -7,6 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import combine
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _NO_STEP = 1e-6
 """A difference below this counts as this: nothing is divided by zero."""
@@ -17,6 +18,7 @@ def nearswap(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Move every entry of the base towards the input, by ``t`` at most."""
     t = settings.number("t")

@@ -12,8 +12,10 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.order import in_blocks, values_at
-from evomerge.merging.operators.sparsify import magnitude, whole
+from evomerge.merging.operators.sizes import magnitude
+from evomerge.merging.operators.sparsify import whole
 
 _NO_WEIGHT = 1e-12
 """Weights of an entry are divided by this at least."""
@@ -24,6 +26,7 @@ def pcb(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Average every entry by the weights that its differences win in competition."""
     deltas = Deltas(tensors, base)

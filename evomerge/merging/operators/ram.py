@@ -7,6 +7,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import combine, stacks
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 
 def ram(
@@ -14,6 +15,7 @@ def ram(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Keep differences that are alone in their entry, average those that are not."""
     return _merge(settings, Deltas(tensors, base), (1.0,) * len(tensors), key)
@@ -24,6 +26,7 @@ def ramplus_tl(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """As :func:`ram`, with the lone differences amplified.
 

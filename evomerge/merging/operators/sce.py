@@ -7,10 +7,11 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.combine import stacks
-from evomerge.merging.operators.consensus import Rule, agree
-from evomerge.merging.operators.linear import Thin
+from evomerge.merging.operators.consensus import Election, Rule
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.order import Cut, Score, cuts, in_blocks, keep_block
 from evomerge.merging.operators.sparsify import whole
+from evomerge.merging.operators.thinning import Step, Steps, Thin
 
 
 def sce(
@@ -18,17 +19,30 @@ def sce(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Election:
     """Average those who agree, by their energy where the inputs differ most.
 
     The selection of entries decides the weights; with the scope ``all``, as mergekit
     has it, it drops the other entries as well.
     """
-    deltas = Deltas(tensors, base)
+    known = Known(memo, settings.operation, key)
+    deltas = Deltas(tensors, base, known=known)
     thin = select(deltas, settings)
-    rule = Rule(energies(deltas, thin), settings.number("lambda"), plain=True)
+    floor = settings.number("floor")
+    what = f"energies {settings.number('select_topk')} {settings.choice('rounding')}"
+    what += f" {floor}"
+    shares = deltas.recall(
+        what, range(len(deltas)), lambda: energies(deltas, thin, floor)
+    )
+    rule = Rule(shares, settings.number("lambda"), plain=True)
     everywhere = settings.choice("mask_scope") == "all"
-    return agree(deltas, thin if everywhere else leave, rule)
+    return Election(deltas, thin if everywhere else nothing(deltas), rule)
+
+
+def nothing(deltas: Deltas) -> Thin:
+    """Return the thinning that drops nothing."""
+    return Steps(leave, (Step(),) * len(deltas))
 
 
 def leave(index: int, block: slice, delta: torch.Tensor) -> None:
@@ -44,12 +58,16 @@ def select(deltas: Deltas, settings: Settings) -> Thin:
     """
     part = settings.number("select_topk")
     if part >= 1.0:
-        return leave
+        return nothing(deltas)
     variance = _variance(deltas)
-    varied = sum(int(torch.count_nonzero(variance(b))) for b in deltas.blocks())
     guard = settings.choice("rounding") != "int"
-    keep = whole(part * varied, guard=guard)
-    (at,) = cuts(deltas, in_blocks(deltas, variance), (keep,))
+
+    def find() -> Cut:
+        varied = sum(int(torch.count_nonzero(variance(b))) for b in deltas.blocks())
+        keep = whole(part * varied, guard=guard)
+        return cuts(deltas, in_blocks(deltas, variance), (keep,))[0]
+
+    at = deltas.recall(f"varied {part} {guard}", range(len(deltas)), find)
     return _Selection(deltas, variance, at)
 
 
@@ -92,14 +110,17 @@ def _variance(deltas: Deltas) -> Score:
     return score
 
 
-def energies(deltas: Deltas, thin: Thin) -> tuple[float, ...]:
-    """Return each input's share of the squares of what a thinning leaves."""
+def energies(deltas: Deltas, thin: Thin, floor: float = 0.0) -> tuple[float, ...]:
+    """Return each input's share of the squares of what a thinning leaves.
+
+    Where their means over the tensor sum to less than ``floor``, all are alike.
+    """
     sums = torch.zeros(len(deltas), dtype=torch.float64, device=deltas.device)
     for block, _, read in stacks(deltas):
         for index, delta in enumerate(read):
             thin(index, block, delta)
             sums[index] += total(delta.square_())
     whole_sum = float(sums.sum())
-    if whole_sum == 0.0:
+    if whole_sum == 0.0 or whole_sum < floor * deltas.n:
         return (1.0 / len(deltas),) * len(deltas)
     return tuple((sums / whole_sum).tolist())

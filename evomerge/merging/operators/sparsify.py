@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.merging.operators.blocks import Deltas, total
-from evomerge.merging.operators.linear import Thin
-from evomerge.merging.operators.order import Cut, Score, cuts, keep_block, span
+from evomerge.merging.operators.order import Cut, keep_block
+from evomerge.merging.operators.sizes import size_cuts
+from evomerge.merging.operators.thinning import Step, Steps, Thin, scaled
 
 
 def keep_count(density: float, n: int, *, guard: bool = True) -> int:
@@ -28,32 +29,21 @@ def whole(count: float, *, guard: bool = True) -> int:
     return math.floor(count + 1e-9 if guard else count)
 
 
-def magnitude(deltas: Deltas, index: int) -> Score:
-    """Score the entries of one input by the size of its difference."""
-    space = deltas.scratch(span(deltas))
-
-    def score(block: slice) -> torch.Tensor:
-        return deltas.read(index, block, deltas.base(block), space).abs_()
-
-    return score
-
-
-def magnitude_cut(deltas: Deltas, index: int, keep: int) -> Cut:
-    """Find the cut that keeps exactly the ``keep`` largest differences of an input."""
-    return cuts(deltas, magnitude(deltas, index), (keep,))[0]
-
-
 def trim(deltas: Deltas, densities: Sequence[float], *, guard: bool = True) -> Thin:
     """Keep the largest differences of each input, the given part of them."""
     counts = [keep_count(density, deltas.n, guard=guard) for density in densities]
-    found = [magnitude_cut(deltas, i, keep) for i, keep in enumerate(counts)]
+    found = [
+        None if keep >= deltas.n else size_cuts(deltas, index, (keep,))[0]
+        for index, keep in enumerate(counts)
+    ]
     space = deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        if counts[index] < deltas.n:
-            cut_block(found[index], block, delta, space)
+        cut = found[index]
+        if cut is not None:
+            cut_block(cut, block, delta, space)
 
-    return thin
+    return Steps(thin, tuple(Step(cut=cut) for cut in found))
 
 
 def cut_block(at: Cut, block: slice, delta: torch.Tensor, space: torch.Tensor) -> None:
@@ -71,14 +61,9 @@ def cut_block(at: Cut, block: slice, delta: torch.Tensor, space: torch.Tensor) -
 
 def keep_l1(deltas: Deltas, thin: Thin) -> Thin:
     """Scale what a thinning keeps of each input so that its L1 norm stays."""
-    factors = [_l1_factor(deltas, thin, index) for index in range(len(deltas))]
-
-    def scaled(index: int, block: slice, delta: torch.Tensor) -> None:
-        thin(index, block, delta)
-        if factors[index] != 1.0:
-            delta.mul_(factors[index])
-
-    return scaled
+    return scaled(
+        thin, tuple(_l1_factor(deltas, thin, index) for index in range(len(deltas)))
+    )
 
 
 def _l1_factor(deltas: Deltas, thin: Thin, index: int) -> float:

@@ -23,7 +23,8 @@ import torch
 
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
-from evomerge.merging.operators.linear import weighted_sum
+from evomerge.merging.operators.consensus import Election
+from evomerge.merging.operators.linear import Sum, weighted_sum
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 FLOOR = 1e-10
@@ -150,7 +151,9 @@ def by_matrix(
 
 
 def in_fp32(
-    merge: Callable[[Sequence[torch.Tensor], torch.Tensor, str], torch.Tensor],
+    merge: Callable[
+        [Sequence[torch.Tensor], torch.Tensor, str], torch.Tensor | Sum | Election
+    ],
     matrices: Matrices,
 ) -> torch.Tensor:
     """Merge differences by an operator that takes fp32, as ones from a base of zero.
@@ -164,6 +167,7 @@ def in_fp32(
     """
     narrow = [delta.to(torch.float32) for delta in matrices.deltas]
     merged = merge(narrow, torch.zeros_like(narrow[0]), matrices.key)
+    merged = merged if isinstance(merged, torch.Tensor) else merged.fresh()
     return merged.to(matrices.deltas[0].dtype)
 
 

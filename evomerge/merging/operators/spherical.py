@@ -10,7 +10,7 @@ from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, slerp_t
 from evomerge.merging.operators.angles import known_products
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.linear import Sum
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def slerp(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Sum:
     """Interpolate two tensors on the arc between them, lengths left as they are."""
     inputs = Deltas(tensors, None)
     t = settings.number("t")
@@ -42,8 +42,8 @@ def slerp(
                 key,
                 cosine,
             )
-        return add_deltas(inputs, (1.0 - t, t))
-    return add_deltas(inputs, _arc(math.acos(cosine), t))
+        return Sum(inputs, (1.0 - t, t))
+    return Sum(inputs, _arc(math.acos(cosine), t))
 
 
 def nuslerp(
@@ -52,7 +52,7 @@ def nuslerp(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> torch.Tensor | Sum:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
     With the axis ``in`` each row turns by its own angle, with ``out`` each column; a
@@ -66,8 +66,8 @@ def nuslerp(
     cosine = _cosine(inputs, settings.operation, key, memo)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
-        return add_deltas(inputs, (1.0 - t, t))
-    return add_deltas(inputs, _arc(theta, t))
+        return Sum(inputs, (1.0 - t, t))
+    return Sum(inputs, _arc(theta, t))
 
 
 def _arc(theta: float, t: float) -> tuple[float, float]:

@@ -19,22 +19,17 @@ from evomerge.merging.operators.bases import Find, core, share
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.breadcrumbs import band
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.dare import drop
 from evomerge.merging.operators.della import prune
 from evomerge.merging.operators.emr import largest_of_sign
 from evomerge.merging.operators.iso import flat
 from evomerge.merging.operators.knots import within
-from evomerge.merging.operators.linear import (
-    Thin,
-    add_deltas,
-    delta_factors,
-    weighted_sum,
-)
+from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.magmax import largest
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.rows import row_length
-from evomerge.merging.operators.sce import energies, leave, select
+from evomerge.merging.operators.sce import energies, nothing, select
 from evomerge.merging.operators.sparsify import keep_l1, trim
 from evomerge.merging.operators.spectral import (
     Matrices,
@@ -44,6 +39,7 @@ from evomerge.merging.operators.spectral import (
     svd,
 )
 from evomerge.merging.operators.tall import used
+from evomerge.merging.operators.thinning import Thin, scaled
 
 _MASKED: Mapping[tuple[str, bool], str] = {
     ("bernoulli", False): "dare_linear",
@@ -60,7 +56,7 @@ def staged(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> torch.Tensor | Sum | Election:
     """Merge the differences by the chosen stages.
 
     Vectors have no basis and no spectrum; they go through the other stages.
@@ -73,7 +69,7 @@ def staged(
     matrices = is_matrix(base)
     find = _basis(settings) if matrices else None
     if find is None and not (matrices and settings.choice("post") == "flat"):
-        return _entries(settings, tensors, base, key)
+        return _entries(settings, tensors, base, key, memo)
     merge = partial(_merge, settings)
     chosen = merge if find is None else within(find, merge)
     return by_matrix(settings, tensors, base, key, chosen, memo)
@@ -113,23 +109,26 @@ def _is_plain(settings: Settings) -> bool:
 
 
 def _entries(
-    settings: Settings, tensors: Sequence[torch.Tensor], base: torch.Tensor, key: str
-) -> torch.Tensor:
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor | Sum | Election:
     """Go through the stages that work on entries."""
-    deltas = Deltas(tensors, base, multiple_of=_whole(settings, base))
+    known = Known(memo, settings.operation, key)
+    deltas = Deltas(tensors, base, multiple_of=_whole(settings, base), known=known)
     thin = _thin(settings, deltas, key)
     if settings.choice("reduce") == "energy":
-        shares = energies(deltas, thin or leave)
+        shares = energies(deltas, thin or nothing(deltas))
         settings = replace(settings, each={**settings.each, "weight": shares})
         if settings.choice("mask_scope") == "weights_only":
             thin = None
     if settings.choice("reduce") == "max":
-        return _largest(settings, deltas, thin or leave, key)
+        return _largest(settings, deltas, thin or nothing(deltas), key)
     if settings.choice("consensus") != "none":
-        return _agree(settings, deltas, thin or leave)
-    if thin is None:
-        return weighted_sum(tensors, base, _factors(settings))
-    return add_deltas(deltas, _factors(settings), thin)
+        return _elect(settings, deltas, thin or nothing(deltas))
+    return Sum(deltas, _factors(settings), thin)
 
 
 def _whole(settings: Settings, base: torch.Tensor) -> int:
@@ -172,12 +171,7 @@ def _cut(settings: Settings, deltas: Deltas, densities: Sequence[float]) -> Thin
         thin = keep_l1(deltas, thin) if rescale == "l1" else thin
     if rescale != "inverse":
         return thin
-
-    def scaled(index: int, block: slice, delta: torch.Tensor) -> None:
-        thin(index, block, delta)
-        delta.mul_(1.0 / densities[index])
-
-    return scaled
+    return scaled(thin, tuple(1.0 / density for density in densities))
 
 
 def _factors(settings: Settings) -> tuple[float, ...]:
@@ -188,12 +182,12 @@ def _factors(settings: Settings) -> tuple[float, ...]:
     )
 
 
-def _agree(settings: Settings, deltas: Deltas, thin: Thin) -> torch.Tensor:
+def _elect(settings: Settings, deltas: Deltas, thin: Thin) -> Election:
     """Merge those who agree with the elected sign, by sum or by mean."""
     scale = settings.number("lambda")
     if settings.choice("zero_rule") == "minus":
         # A draw goes to plus; seen from the other side that is minus.
-        thin, scale = _negated(thin), -scale
+        thin, scale = scaled(thin, (-1.0,) * len(deltas)), -scale
     consensus = settings.choice("consensus")
     rule = Rule(
         settings.numbers("weight"),
@@ -203,15 +197,7 @@ def _agree(settings: Settings, deltas: Deltas, thin: Thin) -> torch.Tensor:
         majority=settings.choice("zero_rule") == "majority",
         plain=consensus == "mean_sign",
     )
-    return agree(deltas, thin, rule)
-
-
-def _negated(thin: Thin) -> Thin:
-    def negate(index: int, block: slice, delta: torch.Tensor) -> None:
-        thin(index, block, delta)
-        delta.neg_()
-
-    return negate
+    return Election(deltas, thin, rule)
 
 
 def _largest(settings: Settings, deltas: Deltas, thin: Thin, key: str) -> torch.Tensor:

@@ -12,8 +12,10 @@ from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
-from evomerge.merging.operators.linear import Thin, add_deltas
+from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import trim
+from evomerge.merging.operators.thinning import Thin
 
 
 def consensus(
@@ -21,6 +23,7 @@ def consensus(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
+    memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
     deltas = Deltas(tensors, base)

@@ -6,7 +6,8 @@ import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.consensus import Rule, agree
+from evomerge.merging.operators.consensus import Election, Rule
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.sparsify import keep_l1, trim
 
 
@@ -15,10 +16,11 @@ def ties(
     tensors: Sequence[torch.Tensor],
     base: torch.Tensor | None,
     key: str,
-) -> torch.Tensor:
+    memo: Memo = NOTHING_KEPT,
+) -> Election:
     """Trim each input's differences, elect a sign per entry, average who agrees."""
     assert base is not None
-    deltas = Deltas(tensors, base)
+    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
     rule = Rule(
         settings.numbers("weight"),
         settings.number("lambda"),
@@ -31,4 +33,4 @@ def ties(
     )
     if settings.choice("rescale") == "l1":
         thin = keep_l1(deltas, thin)
-    return agree(deltas, thin, rule)
+    return Election(deltas, thin, rule)

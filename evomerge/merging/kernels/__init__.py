@@ -1,0 +1,1 @@
+"""Arithmetic compiled to machine code: the inner loops of merging on a CPU."""

@@ -1,0 +1,135 @@
+"""Stored numbers to fp32 and back, entry by entry, in compiled loops.
+
+A tensor reaches compiled code as an array of fp32, of unsigned words (bf16) or of
+signed words (fp16); ``load`` and ``store`` go by that. Compiled loops take several such
+entries at a time, in registers.
+"""
+
+# numba works types out for itself and has no use for annotations.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+BLOCK = 2048
+"""Entries worked on at a time where scratch space must stay in the nearest cache."""
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+_HALF_SCALE = np.float32(2.0**112)
+"""Between the exponents of fp16 and fp32, after a shift by 13 bits."""
+_HALF_UNIT = np.float32(2.0**24)
+"""One over the smallest fp16 number."""
+_SIGN, _REST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
+_FULL = np.uint32(0x7F800000)
+_YES, _NO = np.uint32(1), np.uint32(0)
+_U13, _U16 = np.uint32(13), np.uint32(16)
+
+
+def compiled(function: Any) -> Any:
+    """Compile without relaxed arithmetic: the same bits as one step after another."""
+    try:
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # nowhere to keep compiled code: compile in every process
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@intrinsic
+def as_float(_: Any, bits: Any) -> Any:
+    """Return the fp32 number that 32 bits stand for."""
+
+    def cast(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), cast
+
+
+@intrinsic
+def as_bits(_: Any, number: Any) -> Any:
+    """Return the 32 bits of an fp32 number."""
+
+    def cast(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), cast
+
+
+@njit
+def u32(number):
+    """Cut a number back to 32 bits: compiled arithmetic widens to 64 by itself."""
+    return np.uint32(number)
+
+
+def load(array, index):
+    """Return an entry as fp32; no array at all is full of zeros."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(load)
+def _load(array, index):
+    if isinstance(array, types.NoneType):
+        return lambda array, index: ZERO
+    if array.dtype == types.float32:
+        return lambda array, index: array[index]
+    if array.dtype == types.uint16:
+        return lambda array, index: as_float(u32(np.uint32(array[index]) << _U16))
+
+    def half(array, index):
+        word = u32(np.uint32(array[index]) & np.uint32(0xFFFF))
+        size = as_float(u32(u32(word & np.uint32(0x7FFF)) << _U13)) * _HALF_SCALE
+        special = u32(word & np.uint32(0x7C00)) == np.uint32(0x7C00)
+        sign = u32(u32(word & np.uint32(0x8000)) << _U16)
+        full = _FULL if special else _NO
+        return as_float(u32(u32(as_bits(size) | sign) | full))
+
+    return half
+
+
+def store(array, index, value):
+    """Write fp32 rounded to nearest, even; return not zero if it is not finite."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(store)
+def _store(array, index, value):
+    if array.dtype == types.float32:
+
+        def single(array, index, value):
+            array[index] = value
+            return _YES if u32(as_bits(value) & _FULL) == _FULL else _NO
+
+        return single
+    if array.dtype == types.uint16:
+
+        def brain(array, index, value):
+            bits = as_bits(value)
+            even = u32(u32(bits >> _U16) & _YES)
+            word = u32(u32(u32(bits + np.uint32(0x7FFF)) + even) >> _U16)
+            array[index] = np.uint16(word)
+            # What overflows has the full exponent after rounding, what was no number
+            # had it before.
+            was = u32(bits & _FULL) == _FULL
+            now = u32(word & np.uint32(0x7F80)) == np.uint32(0x7F80)
+            return _YES if was | now else _NO
+
+        return brain
+
+    def half(array, index, value):
+        bits = as_bits(value)
+        sign = u32(u32(bits & _SIGN) >> _U16)
+        size = u32(bits & _REST)
+        even = u32(u32(size >> _U13) & _YES)
+        # From the exponents of fp32 to those of fp16, with half a unit to round.
+        moved = u32(u32(size - np.uint32(0x38000000)) + np.uint32(0xFFF))
+        usual = u32(u32(moved + even) >> _U13)
+        # Too small for an exponent of its own: count in units of the smallest number.
+        tiny = min(as_float(size) * _HALF_UNIT, np.float32(2048.0))
+        small = np.uint32(np.rint(tiny))
+        word = usual if size >= np.uint32(0x38800000) else small
+        word = word if size < np.uint32(0x47800000) else np.uint32(0x7C00)
+        array[index] = np.int16(np.uint16(u32(word | sign)))
+        return _YES if word >= np.uint32(0x7C00) else _NO
+
+    return half

@@ -1,0 +1,261 @@
+"""Merges in one pass over the inputs, by compiled code, where that is possible.
+
+That is on the CPU, for contiguous tensors of the types it knows and thinnings that say
+what they do. Elsewhere the caller takes the steps one after another; the bits are the
+same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.order import Cut
+from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
+
+_BLOCK = 2048
+"""Entries coins are tossed for at a time; parts begin at multiples of it."""
+_PART = 1 << 17
+"""Fewest entries that are worth a thread of their own."""
+_SMALL = 1 << 15
+"""Below this many entries compiled code saves nothing worth compiling it for."""
+_MOST_INPUTS = 8
+"""Code is compiled for each number of inputs; with more of them it is not worth it."""
+_WORDS = {torch.float32: None, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+"""Element type to the words it is seen as; compiled code goes by these."""
+_LANES = 2.0**32
+_LEAST, _MOST = np.float32(-1.0), np.float32(math.inf)
+
+Array = npt.NDArray[Any]
+Loop = Callable[[int, int], int]
+"""Merges the entries from one place to another; not zero if one is not finite."""
+Merge = Callable[..., int]
+Numbers = tuple[np.float32, ...]
+
+
+class Ballot(Protocol):
+    """How signs are elected and what becomes of those who agree."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """One per input."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the merged difference."""
+
+    @property
+    def count(self) -> bool:
+        """One vote per input instead of the weighted sum."""
+
+    @property
+    def plain(self) -> bool:
+        """The sum that elects leaves the weights out."""
+
+    @property
+    def normalize(self) -> bool:
+        """Divide by the weights that agree."""
+
+
+def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
+    """Tell whether compiled code can do this merge, and is worth it."""
+    known = thin is None or (isinstance(thin, Steps) and thin.are_alike)
+    fits = deltas.n >= _SMALL and len(deltas) <= _MOST_INPUTS
+    return known and fits and can_read(deltas) and _is_plain(out)
+
+
+def can_read(deltas: Deltas) -> bool:
+    """Tell whether compiled code can read these tensors."""
+    return all(_is_plain(tensor) for tensor in deltas.sources())
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    known = tensor.device.type == "cpu" and tensor.dtype in _WORDS
+    return known and tensor.is_contiguous()
+
+
+def as_array(tensor: torch.Tensor) -> Array:
+    """Return a tensor's flat memory as compiled code knows it."""
+    words = _WORDS[tensor.dtype]
+    flat = tensor.view(-1)
+    return (flat if words is None else flat.view(words)).numpy()
+
+
+def fused_sum(
+    deltas: Deltas, factors: Sequence[float], thin: Thin | None, out: torch.Tensor
+) -> bool:
+    """Write ``base + sum(f_i thin(x_i - base))`` to ``out``.
+
+    Returns:
+        Whether every number written is finite.
+    """
+    from evomerge.merging.kernels.merges import add, add_thinned, add_tossed
+
+    job = _Job.of(deltas, out)
+    weights = _numbers(factors)
+    if thin is None:
+        return _run(lambda low, high: job.run(add, low, high, weights), deltas.n)
+    return _Thinned(job, _steps(thin), weights).run(add_thinned, add_tossed)
+
+
+def fused_election(
+    deltas: Deltas, thin: Thin, ballot: Ballot, out: torch.Tensor
+) -> bool:
+    """Write ``base + scale * (merged agreeing differences)`` to ``out``.
+
+    Returns:
+        Whether every number written is finite.
+    """
+    from evomerge.merging.kernels.merges import elect, elect_tossed
+
+    job = _Job.of(deltas, out)
+    weights = ballot.weights
+    votes: Sequence[float] = weights
+    if ballot.plain:
+        votes = (1.0,) * len(weights)
+    elif ballot.count:
+        votes = [math.copysign(1.0, w) if w else 0.0 for w in weights]
+    mixed = ballot.normalize and min(weights) < 0.0
+    # None instead of False: the compiler leaves out what is not asked for.
+    rule = (ballot.count or None, ballot.normalize, mixed or None)
+    last = (_numbers(votes), *rule, np.float32(ballot.scale))
+    thinned = _Thinned(job, _steps(thin), _numbers(weights))
+    return thinned.run(elect, elect_tossed, last)
+
+
+class _Job:
+    """The arrays of one merge."""
+
+    def __init__(self, inputs: list[Array], base: Array | None, out: Array) -> None:
+        self._inputs = inputs
+        self._base = base
+        self._out = out
+        self.n = len(out)
+
+    @classmethod
+    def of(cls, deltas: Deltas, out: torch.Tensor) -> _Job:
+        start = deltas.start()
+        return cls(
+            [as_array(tensor) for tensor in deltas.tensors()],
+            None if start is None else as_array(start),
+            as_array(out),
+        )
+
+    def run(self, merge: Merge, low: int, high: int, *given: object) -> int:
+        """Merge the entries from one place to another."""
+        part = slice(low, high)
+        inputs = tuple(array[part] for array in self._inputs)
+        base = None if self._base is None else self._base[part]
+        return int(merge((inputs, base, self._out[part]), *given))
+
+
+class _Thinned:
+    """A merge of thinned inputs, in parts in which the same is done to every entry."""
+
+    def __init__(self, job: _Job, steps: Sequence[Step], weights: Numbers) -> None:
+        self._job = job
+        self._steps = steps
+        self._weights = weights
+
+    def run(self, cut: Merge, tossed: Merge, *given: object) -> bool:
+        """Run the merge that takes cuts, or the one that tosses coins."""
+        if any(step.coin is not None for step in self._steps):
+            coins = tuple(_coin(step.coin) for step in self._steps)
+
+            def toss(low: int, high: int) -> int:
+                how = (self._weights, self._bounds(low), np.int64(low), coins)
+                return self._job.run(tossed, low, high, *how, *given)
+
+            return _run(toss, self._job.n)
+
+        def loop(low: int, high: int) -> int:
+            bad = 0
+            for start, stop in self._windows(low, high):
+                how = (self._weights, self._bounds(start), ())
+                bad |= self._job.run(cut, start, stop, *how, *given)
+            return bad
+
+        return _run(loop, self._job.n)
+
+    def _windows(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Cut a range where the last tie of an input's threshold stands."""
+        cuts = [cut for step in self._steps for cut in (step.cut, step.top) if cut]
+        edges = {cut.last + 1 for cut in cuts if low < cut.last + 1 < high}
+        return pairwise(sorted({low, high, *edges}))
+
+    def _bounds(self, start: int) -> tuple[Numbers, ...]:
+        """Return what sizes stay of each input from a place on, and the factor."""
+        out = []
+        for step in self._steps:
+            low = _LEAST if step.cut is None else _edge(step.cut, start)
+            high = _MOST if step.top is None else _edge(step.top, start)
+            out.append((low, high, np.float32(step.factor)))
+        return tuple(out)
+
+
+def _edge(cut: Cut, start: int) -> np.float32:
+    """Return the smallest size that a cut keeps of the entries from a place on."""
+    threshold = np.float32(cut.threshold)
+    return threshold if start <= cut.last else np.nextafter(threshold, _MOST)
+
+
+def _steps(thin: Thin) -> tuple[Step, ...]:
+    assert isinstance(thin, Steps)
+    return thin.of
+
+
+def _coin(coin: Coin | RankedCoin | None) -> tuple[object, ...]:
+    """Return a coin as compiled code knows it."""
+    if coin is None:
+        return ()
+    key = np.uint64(coin.key)
+    if isinstance(coin, Coin):
+        return key, np.uint32(coin.share - 1)
+    keep = np.arange(coin.highest + 1) / coin.highest * coin.width + coin.low
+    shares = np.minimum(np.rint(keep * _LANES), _LANES - 1).astype(np.uint32)
+    return key, coin.ranks.numpy(), shares, coin.inverse
+
+
+def _numbers(values: Sequence[float]) -> Numbers:
+    return tuple(np.float32(value) for value in values)
+
+
+def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
+    """Run a loop from 0 to ``n`` in parts, on as many threads as torch uses.
+
+    Args:
+        loop: May be called from several threads at once.
+        n: End.
+        multiple_of: Parts begin at multiples of this.
+        least: Fewest entries that are worth a part.
+
+    Returns:
+        Whether every part returned zero.
+    """
+    threads = min(torch.get_num_threads(), -(-n // least))
+    if threads <= 1:
+        return loop(0, n) == 0
+    # More parts than threads: a thread the machine holds up does fewer.
+    part = max(-(-n // (4 * threads)), least)
+    part = -(-part // multiple_of) * multiple_of
+    lows = range(0, n, part)
+    highs = [min(low + part, n) for low in lows]
+    return not any(list(_pool(threads).map(loop, lows, highs)))
+
+
+def _run(loop: Loop, n: int) -> bool:
+    return in_parts(loop, n, multiple_of=_BLOCK, least=_PART)
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="merge")

@@ -1,0 +1,208 @@
+"""Where the sizes of one input's differences cut, for every part that may be kept.
+
+The sizes do not depend on the candidate. The cuts of all densities on the catalogue's
+grid are found together, once for an input and a base, and kept; another candidate looks
+its own up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.onepass import as_array, can_read, in_parts
+from evomerge.merging.operators.order import Cut, Score, cuts, span
+
+_GRID = 100
+"""Densities are kept in steps of one part of this."""
+_SMALL = 1 << 17
+"""Up to this many entries sorting them is faster than counting them."""
+_GROUP = 64
+"""High halves whose low halves are counted at a time: 32 MiB of counts."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where to cut to keep so many entries, for many numbers.
+
+    Attributes:
+        counts: int64, ascending: how many entries stay.
+        thresholds: fp32: the smallest size that stays.
+        lasts: int64: flat index of the last entry of that size that stays.
+    """
+
+    counts: torch.Tensor
+    thresholds: torch.Tensor
+    lasts: torch.Tensor
+
+    def find(self, keep: int) -> Cut | None:
+        """Return the cut that keeps so many entries, if it is here."""
+        at = int(torch.searchsorted(self.counts, keep))
+        if at == len(self.counts) or int(self.counts[at]) != keep:
+            return None
+        return Cut(float(self.thresholds[at]), int(self.lasts[at]))
+
+
+def size_cuts(deltas: Deltas, index: int, keeps: Sequence[int]) -> list[Cut]:
+    """Find the cuts that keep exactly so many entries of an input, the largest."""
+    if not deltas.is_known:
+        return _all_cuts(deltas, index, keeps)
+    usual = _usual(deltas.n)
+    table = deltas.recall("sizes", (index,), lambda: _table(deltas, index, usual))
+    found = [table.find(keep) if 0 < keep < deltas.n else None for keep in keeps]
+    return [
+        _one(deltas, index, keep) if cut is None else cut
+        for cut, keep in zip(found, keeps, strict=True)
+    ]
+
+
+def magnitude(deltas: Deltas, index: int) -> Score:
+    """Score the entries of one input by the size of its difference."""
+    space = deltas.scratch(span(deltas))
+
+    def score(block: slice) -> torch.Tensor:
+        return deltas.read(index, block, deltas.base(block), space).abs_()
+
+    return score
+
+
+def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
+    """Return each entry's rank in its row, uint16, flat; None if rows are too long."""
+    if row > 1 << 16 or not can_read(deltas):
+        return None
+    return deltas.recall("ranks", (index,), lambda: _row_ranks(deltas, index, row))
+
+
+def _one(deltas: Deltas, index: int, keep: int) -> Cut:
+    if not 0 < keep < deltas.n:
+        return _all_cuts(deltas, index, (keep,))[0]
+    table = deltas.recall(
+        f"size {keep}", (index,), lambda: _table(deltas, index, (keep,))
+    )
+    found = table.find(keep)
+    assert found is not None
+    return found
+
+
+def _usual(n: int) -> tuple[int, ...]:
+    """Return how many entries the densities of the grid keep, however they round."""
+    whole = {math.floor(part * n / _GRID) for part in range(1, _GRID)}
+    return tuple(sorted(k for k in whole | {k - 1 for k in whole} if 0 < k < n))
+
+
+def _all_cuts(deltas: Deltas, index: int, keeps: Sequence[int]) -> list[Cut]:
+    inside = sorted({keep for keep in keeps if 0 < keep < deltas.n})
+    table = _table(deltas, index, inside) if inside else None
+    out = []
+    for keep in keeps:
+        cut = table.find(keep) if table is not None else None
+        if cut is None:  # nothing is kept, or everything
+            cut = Cut(math.inf, -1) if keep <= 0 else Cut(0.0, deltas.n)
+        out.append(cut)
+    return out
+
+
+def _table(deltas: Deltas, index: int, keeps: Sequence[int]) -> Cuts:
+    if not keeps:
+        empty = torch.empty(0, dtype=torch.int64)
+        return Cuts(empty, empty.to(torch.float32), empty)
+    counts = torch.tensor(keeps, dtype=torch.int64)
+    if deltas.n <= _SMALL:
+        sizes = magnitude(deltas, index)(slice(0, deltas.n))
+        order = torch.argsort(sizes, descending=True, stable=True)
+        lasts = order[counts - 1]
+        return Cuts(counts, sizes[lasts].cpu(), lasts.cpu())
+    if can_read(deltas):
+        keys, lasts = _count(deltas, index, np.array(keeps, dtype=np.int64))
+        return Cuts(counts, torch.from_numpy(keys).view(torch.float32), lasts)
+    found = cuts(deltas, magnitude(deltas, index), keeps)
+    thresholds = torch.tensor([cut.threshold for cut in found])
+    return Cuts(counts, thresholds, torch.tensor([cut.last for cut in found]))
+
+
+def _count(deltas: Deltas, index: int, keeps: Array) -> tuple[Array, torch.Tensor]:
+    """Find the bits of each threshold and the flat index of its last tie."""
+    from evomerge.merging.kernels.orders import HIGH_BINS, count_high
+
+    x, base = _arrays(deltas, index)
+    highs = np.zeros(HIGH_BINS, dtype=np.int64)
+    count_high(x, base, highs)
+    # How many entries are as large as a bin or larger, from the largest bin down.
+    reached = np.cumsum(highs[::-1])
+    steps = np.searchsorted(reached, keeps)
+    bins = HIGH_BINS - 1 - steps
+    above = reached[steps] - highs[bins]
+    keys = np.zeros(len(keeps), dtype=np.int32)
+    lasts = np.zeros(len(keeps), dtype=np.int64)
+    wanted = np.unique(bins)
+    for first in range(0, len(wanted), _GROUP):
+        group = wanted[first : first + _GROUP]
+        mine = np.flatnonzero(np.isin(bins, group))
+        found = _in_bins(deltas, index, group, bins[mine], keeps[mine] - above[mine])
+        keys[mine], lasts[mine] = found
+    return keys, torch.from_numpy(lasts)
+
+
+def _in_bins(
+    deltas: Deltas, index: int, group: Array, bins: Array, rests: Array
+) -> tuple[Array, Array]:
+    """Find cuts within a few high halves: how many of the bin's largest stay."""
+    from evomerge.merging.kernels.orders import (
+        HIGH_BINS,
+        LOW_BINS,
+        count_low,
+        find_ties,
+    )
+
+    x, base = _arrays(deltas, index)
+    rows = np.full(HIGH_BINS, -1, dtype=np.int32)
+    rows[group] = np.arange(len(group), dtype=np.int32)
+    lows = np.zeros((len(group), LOW_BINS), dtype=np.int64)
+    count_low(x, base, rows, lows)
+    keys = np.zeros(len(bins), dtype=np.int64)
+    numbers = np.zeros(len(bins), dtype=np.int64)
+    for i, (high, rest) in enumerate(zip(bins, rests, strict=True)):
+        counts = lows[rows[high]]
+        reached = np.cumsum(counts[::-1])
+        step = int(np.searchsorted(reached, rest))
+        low = LOW_BINS - 1 - step
+        keys[i] = (int(high) << 16) | low
+        numbers[i] = rest - (reached[step] - counts[low])
+    order = np.lexsort((numbers, keys))
+    different, firsts = np.unique(keys[order], return_index=True)
+    marks = np.full((len(group), LOW_BINS), -1, dtype=np.int32)
+    marks[rows[different >> 16], different & (LOW_BINS - 1)] = np.arange(len(different))
+    places = np.zeros(len(bins), dtype=np.int64)
+    edges = np.append(firsts, len(bins)).astype(np.int64)
+    find_ties(x, base, (rows, marks), (edges, numbers[order]), places)
+    lasts = np.empty_like(places)
+    lasts[order] = places
+    return keys.astype(np.int32), lasts
+
+
+def _arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
+    start = deltas.start()
+    return as_array(deltas.tensors()[index]), None if start is None else as_array(start)
+
+
+def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
+    from evomerge.merging.kernels.orders import rank_rows
+
+    x, base = _arrays(deltas, index)
+    out = np.empty(deltas.n, dtype=np.uint16)
+
+    def loop(low: int, high: int) -> int:
+        rank_rows(x, base, row, low, high, out)
+        return 0
+
+    in_parts(loop, deltas.n // row, multiple_of=1, least=max((1 << 15) // row, 1))
+    return torch.from_numpy(out)

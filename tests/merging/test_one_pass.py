@@ -1,0 +1,190 @@
+"""Compiled code gives the bits of the same steps taken one after another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from evomerge.core.operation import Operation
+from evomerge.errors import RecipeError
+from evomerge.merging.operators import apply, apply_into
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.order import cuts
+from evomerge.merging.operators.rows import ranks
+from evomerge.merging.operators.sizes import magnitude, row_ranks, size_cuts
+from evomerge.testing.memos import CountingMemo
+
+ROWS, LONG = 301, 1000
+"""More than one part for several threads, and not a whole number of blocks."""
+WEIGHTS = ("weight", (0.5, -0.2, 0.4))
+DENSITIES = ("density", (0.3, 0.5, 0.777))
+
+CASES = {
+    "linear": Operation("linear", ("a", "b", "c"), each=(WEIGHTS,)),
+    "task arithmetic": Operation(
+        "task_arithmetic",
+        ("a", "b", "c"),
+        "z",
+        shared=(("lambda", 0.9),),
+        each=(WEIGHTS,),
+    ),
+    "ties": Operation("ties", ("a", "b", "c"), "z", each=(DENSITIES,)),
+    "ties, one vote each, weights of both signs, same norm": Operation(
+        "ties",
+        ("a", "b", "c"),
+        "z",
+        shared=(("consensus", "count"), ("rescale", "l1")),
+        each=(WEIGHTS, DENSITIES),
+    ),
+    "ties without a mean": Operation(
+        "ties", ("a", "b", "c"), "z", shared=(("normalize", False),), each=(DENSITIES,)
+    ),
+    "dare_linear": Operation(
+        "dare_linear", ("a", "b", "c"), "z", each=(WEIGHTS, DENSITIES)
+    ),
+    "dare_ties, one input whole": Operation(
+        "dare_ties", ("a", "b", "c"), "z", each=(("density", (0.3, 1.0, 0.7)),)
+    ),
+    "della": Operation(
+        "della", ("a", "b", "c"), "z", each=(("density", (0.3, 0.5, 0.7)),)
+    ),
+    "breadcrumbs": Operation(
+        "breadcrumbs",
+        ("a", "b", "c"),
+        "z",
+        each=(DENSITIES, ("gamma", (0.0, 0.0203, 0.1))),
+    ),
+    "sce": Operation("sce", ("a", "b", "c"), "z"),
+}
+
+
+def parents(dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(7)
+    base = torch.randn(ROWS, LONG, generator=generator)
+    near = [base + 0.01 * torch.randn(base.shape, generator=generator) for _ in "abc"]
+    return base.to(dtype), [tensor.to(dtype) for tensor in near]
+
+
+@contextmanager
+def step_by_step() -> Iterator[None]:
+    where = "evomerge.merging.operators."
+    with (
+        patch(where + "linear.can_fuse", lambda *_: False),
+        patch(where + "consensus.can_fuse", lambda *_: False),
+        patch(where + "sizes.can_read", lambda *_: False),
+    ):
+        yield
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow  # compiles one form for each
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", CASES)
+def test_one_pass_gives_the_bits_of_the_single_steps(name: str) -> None:
+    operation = CASES[name]
+    base, tensors = parents(torch.bfloat16)
+    start = base if operation.base else None
+    with step_by_step():
+        expected = apply(operation, tensors, start, "w")
+    merged = torch.empty_like(base)
+    assert apply_into(merged, operation, tensors, start, "w")
+    assert torch.equal(merged, expected.to(torch.bfloat16))
+    with threads(4):
+        assert torch.equal(apply(operation, tensors, start, "w"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_every_element_type_is_read_and_rounded_as_torch_does(
+    dtype: torch.dtype,
+) -> None:
+    base, tensors = parents(dtype)
+    for values in (base, *tensors):  # also the smallest numbers and both zeros
+        values[0] *= 1e-6
+        values[1] = 0.0
+        values[2] = -0.0
+    mixed = [tensors[0].to(torch.bfloat16), tensors[1], tensors[2].to(torch.float32)]
+    operation = CASES["task arithmetic"]
+    with step_by_step():
+        expected = apply(operation, mixed, base, "w")
+    for wanted in (torch.float16, torch.bfloat16, torch.float32):
+        merged = torch.empty(base.shape, dtype=wanted)
+        assert apply_into(merged, operation, mixed, base, "w")
+        assert torch.equal(merged, expected.to(wanted))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_told(bad: float) -> None:
+    base, tensors = parents(torch.bfloat16)
+    tensors[1][ROWS // 2, 3] = bad
+    merged = torch.empty_like(base)
+    assert not apply_into(merged, CASES["linear"], tensors, None, "w")
+    assert not bool(torch.isfinite(merged).all())
+
+
+def test_what_overflows_the_wanted_type_is_told() -> None:
+    tensors = [torch.full((200, 200), 6e4)] * 3
+    operation = Operation("linear", ("a", "b", "c"), each=(("weight", (2.0,) * 3),))
+    shared = (("normalize", False),)
+    operation = Operation("linear", ("a", "b", "c"), None, shared, operation.each)
+    for dtype, fits in ((torch.float32, True), (torch.float16, False)):
+        merged = torch.empty(200, 200, dtype=dtype)
+        assert apply_into(merged, operation, tensors, None, "w") is fits
+
+
+def test_a_result_of_another_shape_is_refused() -> None:
+    _, tensors = parents(torch.bfloat16)
+    with pytest.raises(RecipeError, match=r"have shape \[301, 1000\], but \[3, 7\]"):
+        apply_into(torch.empty(3, 7), CASES["linear"], tensors, None, "w")
+
+
+@pytest.mark.parametrize("levels", [3, 50, 10**9])
+def test_counting_finds_the_cuts_that_histograms_find(levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    values = torch.randn(200_000, generator=generator)
+    values = (values * levels).round() / levels  # few levels: many equal sizes
+    deltas = Deltas([values], torch.zeros_like(values))
+    keeps = [0, 1, 2, 777, 100_000, 150_001, 199_999, 200_000]
+    counted = size_cuts(deltas, 0, keeps)
+    sizes = values.abs()
+    for keep, cut, other in zip(
+        keeps, counted, cuts(deltas, magnitude(deltas, 0), keeps), strict=True
+    ):
+        places = torch.arange(len(values))
+        kept = (sizes > cut.threshold) | (
+            (sizes == cut.threshold) & (places <= cut.last)
+        )
+        assert int(kept.sum()) == keep
+        assert 0 < keep < len(values) or cut == other
+        assert cut.threshold == other.threshold
+
+
+def test_cuts_on_the_grid_are_found_once_for_all_candidates() -> None:
+    base, tensors = parents(torch.bfloat16)
+    memo = CountingMemo()
+    for density in (0.1, 0.37, 0.9):
+        each = (("density", (density, 0.5, 1.0)),)
+        operation = Operation("ties", ("a", "b", "c"), "z", each=each)
+        merged = apply(operation, tensors, base, "w", memo)
+        assert torch.equal(merged, apply(operation, tensors, base, "w"))
+    assert memo.computed == [("sizes", "w", "z", "a"), ("sizes", "w", "z", "b")]
+
+
+def test_ranks_in_rows_are_those_of_a_stable_sort() -> None:
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(300, 129, generator=generator).mul(4).round().div(4)
+    found = row_ranks(Deltas([values], torch.zeros_like(values)), 0, 129)
+    assert found is not None
+    assert torch.equal(found.view(300, 129).to(torch.int64), ranks(values.abs()))
