@@ -18,6 +18,7 @@ NOT_SEARCHED = {
     "weight": "of nuslerp: only their ratio matters, and that is t",
     "epsilon": "must fit the density; eps_frac always does",
     "rounding": "one entry more or less",
+    "floor": "a guard against noise",
     "draw": "matters where two inputs are equal in size",
     "max_iter": "how well a mean is found, not which",
     "tol": "how well a mean is found, not which",

@@ -30,6 +30,16 @@ MASK_SCOPE = Knob(
     "Whether the selection only decides the weights, or drops all other entries too.",
     choices=("weights_only", "all"),
 )
+_FLOOR = Knob(
+    "floor",
+    "float",
+    0.0,
+    "Energies (mean squares) that sum to less count as equal; mergekit has 1e-6.",
+    low=0.0,
+    high=1e-3,
+    searchable=False,  # a guard against noise
+    lowest=0.0,
+)
 _DRAW = Knob(
     "draw",
     "choice",
@@ -122,7 +132,7 @@ SELECTED = (
         "sce",
         "Average differences that agree, by their energy where the inputs vary most.",
         "Wan et al. 2024 (2408.07990)",
-        (SELECT_TOPK, MASK_SCOPE, LAMBDA, ROUNDING),
+        (SELECT_TOPK, MASK_SCOPE, LAMBDA, _FLOOR, ROUNDING),
         needs_base=True,
         takes_base=True,
         policies=LINEAR_VECTORS,

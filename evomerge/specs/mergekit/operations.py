@@ -8,7 +8,7 @@ the operators' role policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from evomerge.core.catalogue import Knob, Operator
@@ -42,7 +42,7 @@ _MERGEKIT: Mapping[str, Shared] = {
     "dare_ties": {"unit": "element"},
     "della": {"rank_by": "row_rank"},
     "della_linear": {"rank_by": "row_rank"},
-    "sce": {"mask_scope": "all", "lambda": 1.0, "rounding": "int"},
+    "sce": {"mask_scope": "all", "lambda": 1.0, "floor": 1e-6, "rounding": "int"},
     "ram": {"lambda": 1.0},
     "ramplus_tl": {"lambda": 1.0},
     "model_stock": {"clamp": False, "t_scale": 1.0},
@@ -103,6 +103,7 @@ def operation_of(
     Raises:
         RecipeError: The values contradict each other.
     """
+    decided = _without_nothing(decided)
     only = _copied(decided)
     if only is not None:
         return stated(Operation("linear", (only,), None, (("normalize", False),)))
@@ -119,6 +120,29 @@ def operation_of(
     if profile == "default" and role is not None:
         return for_role(operation, role)
     return operation
+
+
+def _without_nothing(decided: Decided) -> Decided:
+    """Leave out inputs of random methods of which nothing is kept.
+
+    Their weights still count where a plain sum is divided by the sum of the weights.
+    """
+    each, shared = dict(decided.each), dict(decided.shared)
+    densities = each.get("density", ())
+    if not operator_of(decided.method).random or 0.0 not in densities:
+        return decided
+    kept = [i for i, density in enumerate(densities) if density != 0.0]
+    weights = [float(weight) for weight in each["weight"]]
+    if decided.method.endswith("_linear") and shared.get("normalize") and kept:
+        part = sum(weights[i] for i in kept) / sum(weights)
+        shared["lambda"] = float(shared.get("lambda", 1.0)) * part
+    left = [decided.others[i] for i in kept]
+    return replace(
+        decided,
+        inputs=tuple(n for n in decided.inputs if n in left or n == decided.base),
+        shared=tuple(shared.items()),
+        each=tuple((k, tuple(v[i] for i in kept)) for k, v in each.items()),
+    )
 
 
 def _copied(decided: Decided) -> str | None:

@@ -93,10 +93,12 @@ class Planner:
         kept = last.sources[: len(slices[0].sources)]
         if self.profile != "identical" or len(kept) == len(last.sources):
             return last.sources
-        base = any(source.name == last.base for source in kept)
         others = [source for source in kept if source.name != last.base]
         wrong = self.method.count_problem(len(kept), len(others))
-        return last.sources if wrong or base != last.has_base else kept
+        without = len(others) == len(kept) and last.has_base
+        if wrong or (without and self.method.base != "ignored"):
+            return last.sources  # mergekit fails here
+        return kept
 
     def _range(self, source: Source) -> tuple[int, int]:
         return source.layers or (0, self.models[source.name].model.n_layers)
