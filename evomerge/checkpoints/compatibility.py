@@ -159,5 +159,6 @@ def _tokenizer_problems(one: Named, other: Named) -> Iterator[str]:
     if a and b and a != b:
         yield (
             f"{other[0]!r} and {one[0]!r} have different tokenizers: equal text would "
-            "select different rows of the embedding. Use models of one vocabulary."
+            "select different rows of the embedding. Say with the key `vocabulary` "
+            "whose tokens the merge has, or use models of one vocabulary."
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from evomerge.core.digest import canonical_json, digest_of_text
+from evomerge.core.digest import Scalar, canonical_json, digest_of_text
 from evomerge.core.operation import Operation
 from evomerge.errors import RecipeError
 
@@ -73,19 +73,37 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """An input after a transformation computed from recorded statistics."""
+    """An input after a transformation computed from recorded statistics.
+
+    Attributes:
+        transform: Its kind.
+        statistics: Digest of what it was computed by.
+        settings: How it is computed, in name order.
+        among: Name to every input it is computed from, in name order.
+    """
 
     of: Input
     transform: str
     statistics: str
+    settings: tuple[tuple[str, Scalar], ...] = ()
+    among: tuple[tuple[str, Input], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", tuple(sorted(self.settings)))
+        object.__setattr__(self, "among", tuple(sorted(self.among, key=lambda i: i[0])))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
-        return {
+        out: dict[str, Any] = {
             "of": self.of.to_json(),
             "transform": self.transform,
             "statistics": self.statistics,
         }
+        if self.settings:
+            out["settings"] = dict(self.settings)
+        if self.among:
+            out["among"] = {name: source.to_json() for name, source in self.among}
+        return out
 
 
 Input = Checkpoint | Adapted | Nested | Transformed
@@ -99,9 +117,10 @@ def contents(source: Input) -> tuple[str, ...]:
         case Adapted():
             return (source.fingerprint, source.adapter)
         case Nested():
-            found = [contents(within) for _, within in source.recipe.inputs]
-            return tuple(dict.fromkeys(part for parts in found for part in parts))
-    return contents(source.of)
+            within = [one for _, one in source.recipe.inputs]
+        case Transformed():
+            within = [source.of, *(one for _, one in source.among)]
+    return tuple(dict.fromkeys(part for one in within for part in contents(one)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +285,13 @@ def _input(data: Mapping[str, Any]) -> Input:
     if "recipe" in data:
         return Nested(Recipe.from_json(data["recipe"]))
     if "of" in data:
-        return Transformed(_input(data["of"]), data["transform"], data["statistics"])
+        return Transformed(
+            _input(data["of"]),
+            data["transform"],
+            data["statistics"],
+            tuple(data.get("settings", {}).items()),
+            tuple((n, _input(i)) for n, i in data.get("among", {}).items()),
+        )
     if "adapter" in data:
         return Adapted(data["checkpoint"], data["adapter"])
     return Checkpoint(data["checkpoint"])

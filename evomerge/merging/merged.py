@@ -31,6 +31,7 @@ from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
 from evomerge.merging.operators import apply
 from evomerge.merging.sources import Sources, is_finite
+from evomerge.merging.vocabulary import open_transformed
 
 
 class Merged:
@@ -48,7 +49,7 @@ class Merged:
         self.n_layers = len(recipe.slots)
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
         self._views: dict[str, View] = {
-            name: _open(name, source, sources) for name, source in recipe.inputs
+            name: _open(source, sources) for name, source in recipe.inputs
         }
         self.tied = self._is_tied()
         self.layout = self._names()
@@ -221,7 +222,7 @@ class Merged:
         )
 
 
-def _open(name: str, source: Input, sources: Sources) -> View:
+def _open(source: Input, sources: Sources) -> View:
     if isinstance(source, Checkpoint):
         found = sources.views.get(source.fingerprint)
         if found is None:
@@ -233,8 +234,4 @@ def _open(name: str, source: Input, sources: Sources) -> View:
         return open_adapted(source, sources)
     if isinstance(source, Nested):
         return Merged(source.recipe, sources)
-    what = type(source).__name__.lower()
-    raise RecipeError(
-        f"Input {name!r} is {what}; this version merges checkpoints, adapted ones "
-        "and nested recipes. Write the transformed model to a folder first."
-    )
+    return open_transformed(source, sources, lambda one: _open(one, sources))

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.checkpoints import INDEX, TOKENIZER_FILES
-from evomerge.core.recipe import Nested, Recipe, Transformed
-from evomerge.errors import ExportError, RecipeError
+from evomerge.checkpoints import INDEX
+from evomerge.core.recipe import Recipe
+from evomerge.errors import ExportError
+from evomerge.merging.files import COPIED, frame_files
 from evomerge.merging.materialise import describe, materialise, merged_config
 from evomerge.merging.shards import (
     Shard,
@@ -29,7 +30,6 @@ from evomerge.merging.sources import Sources
 
 SHARD_BYTES = 5_000_000_000
 RECIPE_NAME = "recipe.json"
-_COPIED = (*TOKENIZER_FILES, "generation_config.json")
 _MARGIN_BYTES = 1_000_000
 """Room for headers, index, configuration and the folder itself."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -78,8 +78,9 @@ def write_model(
     """
     target = Path(out)
     texts = _texts(recipe, sources, extra or {})
-    frame = _frame_folder(recipe, sources)
-    copies = [frame / name for name in _COPIED if (frame / name).is_file()]
+    files = frame_files(recipe, sources)
+    texts |= {name: file for name, file in files.items() if isinstance(file, str)}
+    copies = [file for file in files.values() if isinstance(file, Path)]
     shards = plan_shards(describe(recipe, sources), shard_bytes)
     if len(shards) > 1:
         texts[INDEX] = index_json(shards)
@@ -120,7 +121,7 @@ def _texts(
         RECIPE_NAME: recipe.to_json(),
     }
     texts = {name: json.dumps(data, indent=2) + "\n" for name, data in own.items()}
-    taken = {*texts, *_COPIED, INDEX}
+    taken = {*texts, *COPIED, INDEX}
     for name, text in extra.items():
         plain = _PLAIN_NAME.fullmatch(name)
         if not plain or name in taken or name.endswith(".safetensors"):
@@ -130,19 +131,6 @@ def _texts(
             )
         texts[name] = text
     return texts
-
-
-def _frame_folder(recipe: Recipe, sources: Sources) -> Path:
-    """Return whose files go along; an adapted model's are those of its base."""
-    source = recipe.input(recipe.frame)
-    while isinstance(source, Nested):
-        source = source.recipe.input(source.recipe.frame)
-    if isinstance(source, Transformed):
-        raise RecipeError(
-            f"Frame {recipe.frame!r} is not a plain checkpoint; this version cannot "
-            "write from it."
-        )
-    return sources.model(source.fingerprint).path
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe, contents
+from evomerge.core.recipe import Input, Recipe, Transformed, contents
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Name
 from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
@@ -22,11 +22,13 @@ from evomerge.specs.sources import (
     dtype_of,
     folders_of,
     input_of,
-    read_sources,
+    open_sources,
+    refuse_misfits,
 )
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.stacks import read_stack
 from evomerge.specs.study import Dtype
+from evomerge.specs.vocabulary import Vocabulary, check_source, settle
 from evomerge.specs.yamlfile import read_yaml
 
 
@@ -35,7 +37,8 @@ class RecipeSpec(SpaceSpec):
 
     sources: dict[Name, str] = Field(
         min_length=1,
-        description="Name to model folder, relative to the recipe file, or hub id.",
+        description="Name to model folder, relative to the recipe file, or hub id, "
+        "perhaps with `+` and an adapter.",
     )
     frame: Name | None = Field(
         default=None, description="The source that gives config and tokenizer."
@@ -43,6 +46,11 @@ class RecipeSpec(SpaceSpec):
     dtype: Dtype | None = Field(
         default=None,
         description="Element type of the result; the frame's if not given.",
+    )
+    vocabulary: Vocabulary | None = Field(
+        default=None,
+        description="Whose tokens the merged model has, where tokenizers differ; not "
+        "needed for sources of one tokenizer.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of operators that draw masks.")
 
@@ -124,15 +132,19 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
         mistakes.add("paths", "expected a mapping from input to model folder.")
         raise SpecError(mistakes.found)
     inputs = dict(recipe.inputs)
+    further = {n: one for i in inputs.values() for n, one in _among(i)}
     for name in paths:
-        if name not in inputs:
+        if name not in inputs and name not in further:
             mistakes.add(f"paths.{name}", f"expected an input: {', '.join(inputs)}.")
-    models = read_sources(
+    inputs = further | inputs
+    models = open_sources(
         {name: str(folder) for name, folder in paths.items() if name in inputs},
         file.parent,
         mistakes,
         key="paths",
     )
+    if not further:
+        refuse_misfits(models, mistakes, key="paths")
     for name, model in models.items():
         wanted, found = contents(inputs[name]), contents(input_of(model))
         if not set(found) <= set(wanted):
@@ -145,12 +157,17 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
     return OpenedRecipe(recipe, models, "canonical")
 
 
+def _among(source: Input) -> tuple[tuple[str, Input], ...]:
+    """Return further models that an input is worked out from, by name."""
+    return source.among if isinstance(source, Transformed) else ()
+
+
 def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:
     spec, problems = validate(RecipeSpec, data, file.name)
     mistakes.found += problems
     if spec is None:
         raise SpecError(mistakes.found)
-    models = read_sources(spec.sources, file.parent, mistakes)
+    models = open_sources(spec.sources, file.parent, mistakes)
     names = list(spec.sources)
     experts = spec.experts or tuple(n for n in names if n != spec.base)
     spec = spec.model_copy(update={"experts": experts})
@@ -162,8 +179,12 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
     ]:
         if name not in spec.sources:
             mistakes.add(key, f"expected one of the sources {names}, got {name!r}.")
+    check_source(spec.vocabulary, names, mistakes)
+    inputs = settle(
+        models, spec.vocabulary, base=spec.base, frame=frame, mistakes=mistakes
+    )
     setting = Setting(
-        inputs={name: input_of(model) for name, model in models.items()},
+        inputs=inputs,
         n_layers=common_layers(models),
         frame=frame,
         dtype=spec.dtype or dtype_of(models.get(frame)),

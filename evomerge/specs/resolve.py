@@ -18,9 +18,10 @@ from evomerge.specs.measured import Measured, tasks_of
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planner import PlannedSpace, Setting, plan_space
 from evomerge.specs.resolved import Baseline, ResolvedStudy
-from evomerge.specs.sources import common_layers, dtype_of, input_of, read_sources
+from evomerge.specs.sources import common_layers, dtype_of, open_sources
 from evomerge.specs.stored import allowance_of, config_of
 from evomerge.specs.study import EngineSpec, StudySpec
+from evomerge.specs.vocabulary import check_source, settle
 
 MIB = 1 << 20
 
@@ -75,7 +76,7 @@ def resolve(
 def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     """Do the work of ``resolve``, for surroundings put together by the caller."""
     mistakes = Mistakes(around.file)
-    models = read_sources(
+    models = open_sources(
         spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
     )
     return _Resolver(spec, around, mistakes, models).study()
@@ -181,7 +182,13 @@ class _Resolver:
         spec = self._spec
         # Names stand in for fingerprints that cannot be read; nothing of that is kept.
         inputs: dict[str, Input] = {name: Checkpoint(name) for name in spec.sources}
-        inputs |= {name: input_of(model) for name, model in self._models.items()}
+        inputs |= settle(
+            self._models,
+            spec.vocabulary,
+            base=spec.space.base,
+            frame=str(spec.frame),
+            mistakes=self._mistakes,
+        )
         return Setting(
             inputs=inputs,
             n_layers=common_layers(self._models),
@@ -210,6 +217,7 @@ class _Resolver:
                 self._mistakes.add(
                     key, f"unknown source {name!r}{did_you_mean(name, known)}"
                 )
+        check_source(self._spec.vocabulary, known, self._mistakes)
         experts = self._spec.space.experts
         for i, name in enumerate(experts):
             if name in experts[:i]:

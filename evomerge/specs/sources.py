@@ -182,7 +182,7 @@ def _parts(models: Iterable[Model]) -> Iterator[Model | Adapter]:
             yield model.adapter
 
 
-def read_sources(
+def open_sources(
     sources: Mapping[str, str],
     base_dir: Path,
     mistakes: Mistakes,
@@ -190,18 +190,38 @@ def read_sources(
     key: str = "sources",
     cache_dir: Path | None = None,
 ) -> dict[str, Model]:
-    """Read every model and compare them, in order of their names."""
+    """Read every model, in order of their names."""
     models: dict[str, Model] = {}
     for name in sorted(sources):
         try:
             models[name] = open_source(sources[name], base_dir, cache_dir=cache_dir)
         except (CheckpointError, OSError, RuntimeError) as error:
             mistakes.add(f"{key}.{name}", f"expected a model: {error}")
-    if len(models) > 1:
-        misfits = compatibility(models)
-        if misfits:
-            mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
     return models
+
+
+def read_sources(
+    sources: Mapping[str, str], base_dir: Path, mistakes: Mistakes
+) -> dict[str, Model]:
+    """Read every model and compare them, in order of their names."""
+    models = open_sources(sources, base_dir, mistakes)
+    refuse_misfits(models, mistakes)
+    return models
+
+
+def refuse_misfits(
+    models: Mapping[str, Model],
+    mistakes: Mistakes,
+    *,
+    key: str = "sources",
+    same_vocabulary: bool = True,
+) -> None:
+    """Note every reason why models cannot be merged with each other."""
+    if len(models) < 2:
+        return
+    misfits = compatibility(models, same_vocabulary=same_vocabulary)
+    if misfits:
+        mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
 
 
 def common_layers(models: Mapping[str, Model]) -> int:

@@ -11,6 +11,7 @@ from evomerge.specs.base import Name, Positive, Spec, Value
 from evomerge.specs.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
 from evomerge.specs.space import Points, SpaceSpec
 from evomerge.specs.tasks import Include, ItemsSpec, TaskSpec
+from evomerge.specs.vocabulary import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.=+-]{0,79}$")]
@@ -151,8 +152,8 @@ class StudySpec(Spec):
     )
     sources: dict[Name, str] = Field(
         min_length=1,
-        description="Name to model folder or hub id; `~` works, and relative paths "
-        "start at the study file.",
+        description="Name to model folder or hub id, perhaps with `+` and an adapter; "
+        "`~` works, and relative paths start at the study file.",
     )
     frame: Name | None = Field(
         default=None,
@@ -162,6 +163,11 @@ class StudySpec(Spec):
     dtype: Dtype | None = Field(
         default=None,
         description="Element type of merged weights; the frame's if not given.",
+    )
+    vocabulary: Vocabulary | None = Field(
+        default=None,
+        description="Whose tokens the merged model has, where tokenizers differ; not "
+        "needed for sources of one tokenizer.",
     )
     space: SpaceSpec = Field(description="What is merged, and which choices are open.")
     evaluators: tuple[Include, ...] = Field(

@@ -1,0 +1,63 @@
+"""The files that go with merged weights: tokenizer and generation settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evomerge.checkpoints import TOKENIZER_FILES
+from evomerge.checkpoints.documents import read_json
+from evomerge.checkpoints.vocabulary import TOKENIZER
+from evomerge.core.recipe import Nested, Recipe, Transformed
+from evomerge.merging.sources import Sources
+from evomerge.merging.vocabulary import name_within, opened_alignment
+
+GENERATION = "generation_config.json"
+COPIED = (*TOKENIZER_FILES, GENERATION)
+_OF_ONE_VOCABULARY = frozenset(
+    ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
+)
+"""Older forms of what ``tokenizer.json`` says, which a union does not write."""
+
+
+def frame_files(recipe: Recipe, sources: Sources) -> dict[str, Path | str]:
+    """Return the files a merged model takes over from its frame.
+
+    An adapted model has those of its base. A model brought to another vocabulary has
+    the tokenizer of the model that gives the vocabulary, chat template included.
+
+    Returns:
+        File name to the file that is copied, or to its text.
+
+    Raises:
+        RecipeError: The frame's vocabulary comes out otherwise than recorded.
+        CheckpointError: A source cannot be opened.
+    """
+    source = recipe.input(recipe.frame)
+    while isinstance(source, Nested):
+        source = source.recipe.input(source.recipe.frame)
+    if isinstance(source, Transformed):
+        return _transformed(source, sources)
+    return _there(sources.model(source.fingerprint).path, COPIED)
+
+
+def _there(folder: Path, names: tuple[str, ...]) -> dict[str, Path | str]:
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _transformed(source: Transformed, sources: Sources) -> dict[str, Path | str]:
+    aligned = opened_alignment(source, sources)
+    alignment, name = aligned.alignment, name_within(source)
+    own, donor = (aligned.models[n].path for n in (name, alignment.plan.donor))
+    files = _there(donor, TOKENIZER_FILES)
+    if alignment.tokenizer is not None:
+        files = {n: file for n, file in files.items() if n not in _OF_ONE_VOCABULARY}
+        files[TOKENIZER] = alignment.tokenizer
+    settings, theirs = (
+        read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+        for folder in (own, donor)
+    )
+    settings |= alignment.special_tokens(name, settings, theirs)
+    if settings:
+        files[GENERATION] = json.dumps(settings, indent=2) + "\n"
+    return files

@@ -1,0 +1,80 @@
+"""Models of different tokenizers, searched under the union of their tokens."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evomerge.checkpoints import read_model
+from evomerge.testing.models import tiny_model
+from evomerge.testing.study_files import write_study
+from evomerge.testing.vocabularies import add_tokens, permute
+
+pytestmark = pytest.mark.slow
+
+TASK = """\
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: sums.jsonl}}
+output_type: multiple_choice
+test_split: test
+num_fewshot: 0
+doc_to_text: "{{q}}="
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1.0}
+"""
+
+
+def call(folder: Path, *words: object) -> str:
+    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "evomerge", *(str(word) for word in words)],
+        cwd=folder,
+        env={**os.environ, **ours},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_a_union_is_searched_resumed_and_exported(tmp_path: Path) -> None:
+    for seed, name in enumerate(("base", "math", "ja")):
+        tiny_model(tmp_path / name, n_layers=2, seed=seed)
+    permute(tmp_path / "math")
+    add_tokens(tmp_path / "ja", ["<tool>", "<call>"])
+    (tmp_path / "sums.yaml").write_text(TASK)
+    rows = [
+        {"q": f"{k}<tool>", "choices": [str(2 * k), str(3 * k + 1)], "answer": k % 2}
+        for k in range(24)
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    study = {
+        "sources": {name: name for name in ("base", "math", "ja")},
+        "vocabulary": "union",
+        "space": {
+            "operator": "task_arithmetic",
+            "base": "base",
+            "knobs": {"weight": "search"},
+        },
+        "tasks": {"sums": {"task": "sums", "include": ".", "metric": "acc"}},
+        "strategy": {"kind": "random", "generation_size": 2},
+        "engine": {"kind": "hf"},
+        "workers": 1,
+        "budget": {"trials": 2},
+    }
+    write_study(tmp_path / "union.yaml", study)
+    call(tmp_path, "run", "union.yaml", "--in-process")
+    call(tmp_path, "resume", "union", "--trials", 3, "--in-process")
+    trials = json.loads(call(tmp_path, "trials", "union", "--json"))
+    assert [row["state"] for row in trials] == ["scored"] * 7
+    call(tmp_path, "export", "union", "out", "--trial", 4, "--no-score")
+    merged = read_model(tmp_path / "out")
+    assert merged.vocab_size == 290
+    assert merged.tensors[merged.layout.embed].shape == (290, 32)
