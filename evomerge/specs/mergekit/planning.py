@@ -45,6 +45,7 @@ class Planner:
         profile: Whose defaults count.
         seed: Of random masks.
         mistakes: Where to note what is wrong.
+        rows_move: The rows of embedding and head are brought to one vocabulary.
     """
 
     method: Method
@@ -52,6 +53,7 @@ class Planner:
     profile: Profile
     seed: int
     mistakes: Mistakes
+    rows_move: bool = False
     _known: dict[tuple[Decided, str | None], Operation | None] = field(
         default_factory=dict
     )
@@ -143,8 +145,9 @@ class Planner:
                 return None
             found.append((feed.source, tensor))
         (first, usual), *rest = found
+        skipped = 1 if self.rows_move and usual.role in ("embed", "head") else 0
         for source, tensor in rest:
-            if tensor.shape != usual.shape:
+            if tensor.shape[skipped:] != usual.shape[skipped:]:
                 self.mistakes.add(
                     cut.key,
                     f"expected tensors of one shape: {usual.name} is "

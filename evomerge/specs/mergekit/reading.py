@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model, compatibility
-from evomerge.core.recipe import DTYPES, Recipe
+from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS
@@ -18,10 +18,11 @@ from evomerge.specs.mergekit.references import Reference, name_of, read_referenc
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.tensors import Parts, common_dtype
-from evomerge.specs.mergekit.vocabularies import read_vocabulary
+from evomerge.specs.mergekit.vocabularies import VocabularyWish, read_vocabulary
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import input_of, missing, open_pair, source_folder
+from evomerge.specs.vocabulary import brought
 
 METHOD_KEY = "merge_method"
 
@@ -88,7 +89,8 @@ class _Reader:
             raise SpecError(self.mistakes.found)
         self._own_names(spec)
         slices = Slicer(spec, method, self._name_of, self.mistakes).slices()
-        self._check_vocabulary(spec)
+        wish = read_vocabulary(spec, self._name_of, self.mistakes)
+        self._refuse_template(spec)
         models = self._open()
         self._check_ranges(slices, models)
         known = {name: Parts(model) for name, model in models.items()}
@@ -98,6 +100,7 @@ class _Reader:
             self.profile,
             spec.evomerge.seed if spec.evomerge else 0,
             self.mistakes,
+            rows_move=wish is not None,
         )
         whole = slices and all(
             source.name in models and _fits(source.layers, models[source.name])
@@ -111,9 +114,14 @@ class _Reader:
         frame = self._frame(spec, slices)
         read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
         ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
-        self._check_fit(models, {frame, *read}, {frame, *ends})
+        self._check_fit(models, {frame, *read}, set() if wish else {frame, *ends})
         self.mistakes.stop_if_any()
-        inputs = {n: input_of(models[n]) for n in sorted({frame, *read})}
+        named = {frame, *(source.name for cut in slices for source in cut.sources)}
+        if wish is not None and wish.is_named:
+            named.add(wish.source)
+        called = self._called(wish, {n: models[n] for n in sorted(named)}, frame, spec)
+        self.mistakes.stop_if_any()
+        inputs = {n: called[n] for n in sorted({frame, *read})}
         stored = common_dtype({known[name].dtype for name in inputs})
         recipe = Recipe(
             frame=frame,
@@ -123,7 +131,27 @@ class _Reader:
             slots=tuple(slots),
             head=head,
         )
-        return ReadMerge(recipe, {name: models[name] for name in inputs})
+        among = {n for _, one in recipe.inputs for n in _among(one)}
+        return ReadMerge(recipe, {n: models[n] for n in sorted({*inputs, *among})})
+
+    def _called(
+        self,
+        wish: VocabularyWish | None,
+        models: Mapping[str, Model],
+        frame: str,
+        spec: MergekitSpec,
+    ) -> dict[str, Input]:
+        """Return what the recipe calls each model: in the wished vocabulary, if any."""
+        if wish is None:
+            return {name: input_of(model) for name, model in models.items()}
+        base = spec.base_model and self._name_of(spec.base_model, "base_model")
+        plan = wish.plan(base, frame, exact=self.profile == "identical")
+        try:
+            return brought(models, plan)
+        except CheckpointError as error:
+            key = "tokenizer" if spec.tokenizer else "tokenizer_source"
+            self.mistakes.add(key, f"expected one vocabulary for all: {error}")
+            return {}
 
     def _check_fit(
         self, models: Mapping[str, Model], read: set[str], ends: set[str]
@@ -149,14 +177,7 @@ class _Reader:
                 hint = did_you_mean(_dtype(said), DTYPES)
                 self.mistakes.add(key, f"unknown element type {said!r}{hint}")
 
-    def _check_vocabulary(self, spec: MergekitSpec) -> None:
-        wish = read_vocabulary(spec, self._name_of, self.mistakes)
-        if wish is not None:
-            self.mistakes.add(
-                "tokenizer" if spec.tokenizer else "tokenizer_source",
-                "vocabularies cannot be merged yet: leave the key out and merge models "
-                "of one vocabulary.",
-            )
+    def _refuse_template(self, spec: MergekitSpec) -> None:
         if spec.chat_template is not None:
             self.mistakes.add(
                 "chat_template",
@@ -255,6 +276,11 @@ class _Reader:
             assert name is not None
             return name
         return slices[0].sources[0].name
+
+
+def _among(source: Input) -> tuple[str, ...]:
+    """Return the names of all models whose vocabularies meet in an input."""
+    return tuple(n for n, _ in source.among) if isinstance(source, Transformed) else ()
 
 
 def _fits(layers: tuple[int, int] | None, model: Model) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.checkpoints.alignment import Plan
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import NameOf
@@ -51,6 +52,22 @@ class VocabularyWish:
     tokens: Mapping[str, TokenWish]
     pad_to_multiple_of: int | None = None
 
+    def plan(self, base: str | None, frame: str, *, exact: bool) -> Plan:
+        """Return how the models are brought to this vocabulary.
+
+        Args:
+            base: Name of the base, if the file has one: it is asked first for rows
+                that a model lacks.
+            frame: The input that gives config and tokenizer.
+            exact: Where no padding is asked for, keep none that the models have.
+        """
+        return Plan(
+            donor=self.source if self.is_named else base or frame,
+            union=self.source == UNION and not self.is_named,
+            base=base,
+            multiple=self.pad_to_multiple_of or int(exact),
+        )
+
 
 def read_vocabulary(
     spec: MergekitSpec, name_of: NameOf, mistakes: Mistakes
@@ -78,6 +95,12 @@ def read_vocabulary(
             tokens[token] = TokenWish(
                 wish.model, wish.zero, wish.token, wish.token_id, entry.force
             )
+    if tokens:
+        mistakes.add(
+            "tokenizer.tokens",
+            "vectors of single tokens cannot be chosen: a token that a model lacks has "
+            "the base's vector, or the mean of those that have it. Leave the key out.",
+        )
     pad = spec.tokenizer.pad_to_multiple_of if spec.tokenizer else None
     return VocabularyWish(source or "", named, tokens, pad)
 

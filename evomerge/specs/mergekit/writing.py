@@ -26,6 +26,10 @@ from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.sources import whereabouts
 
 
+_NOTHING = ("weight", "density")
+"""Parameters that, at zero, leave an input out where others of its slice count."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenMerge:
     """A mergekit file.
@@ -272,7 +276,10 @@ class _Writer:
 
 
 def _of_input(parameter: str, name: str, told: Told) -> Scalar | None:
-    return told.each.get(parameter, {}).get(name)
+    values = told.each.get(parameter)
+    if values is not None and name not in told.inputs and parameter in _NOTHING:
+        return 0.0
+    return None if values is None else values.get(name)
 
 
 def _of_all(parameter: Parameter, told: Told) -> Scalar | None:
