@@ -25,7 +25,6 @@ from evomerge.specs.mergekit.tensors import Parts, Where
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.sources import whereabouts
 
-
 _NOTHING = ("weight", "density")
 """Parameters that, at zero, leave an input out where others of its slice count."""
 
