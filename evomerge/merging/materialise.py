@@ -12,11 +12,11 @@ import torch
 from evomerge.core.recipe import Recipe
 from evomerge.merging.inputs import Where
 from evomerge.merging.merged import Merged
-from evomerge.merging.sources import Sources
+from evomerge.merging.sources import Sources, Space, fresh
 
 
 def materialise(
-    recipe: Recipe, sources: Sources, *, untie: bool = False
+    recipe: Recipe, sources: Sources, *, untie: bool = False, reuse: bool = False
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Merge tensor by tensor.
 
@@ -25,6 +25,8 @@ def materialise(
         sources: Where its inputs lie.
         untie: Give a tied result an output head of its own, equal to the embedding: for
             an engine whose head is a separate tensor.
+        reuse: Write every tensor to the same memory: each is overwritten when the next
+            is asked for.
 
     Yields:
         Name and merged tensor, on the CPU, in the recipe's element type (buffers in
@@ -37,8 +39,9 @@ def materialise(
         CandidateError: A merged tensor is not finite; the message names it.
     """
     merged = Merged(recipe, sources)
+    space: Space = sources.space if reuse else fresh
     for where, name in _order(merged, untie=untie):
-        yield merged.layout.full_name(where, name), merged.read(where, name)
+        yield merged.layout.full_name(where, name), merged.merge(where, name, space)
 
 
 def describe(

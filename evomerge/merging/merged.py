@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece, restacked
+from evomerge.core.digest import digest
 from evomerge.core.recipe import (
     Adapted,
     Checkpoint,
@@ -29,8 +30,10 @@ from evomerge.merging.adapters import open_adapted
 from evomerge.merging.fitting import Feed
 from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
-from evomerge.merging.operators import apply
-from evomerge.merging.sources import Sources, is_finite
+from evomerge.merging.operators import apply, apply_into
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.sources import Sources, Space, fresh, is_finite
+from evomerge.merging.statistics import Scoped
 from evomerge.merging.vocabulary import open_transformed
 
 
@@ -51,6 +54,10 @@ class Merged:
         self._views: dict[str, View] = {
             name: _open(source, sources) for name, source in recipe.inputs
         }
+        self._contents = {
+            name: digest(source.to_json()) for name, source in recipe.inputs
+        }
+        self._statistics = sources.statistics
         self.tied = self._is_tied()
         self.layout = self._names()
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
@@ -82,10 +89,19 @@ class Merged:
         return self._key(where, name, piece, self._operation(where, name, piece))
 
     def read(self, where: Where, name: str) -> torch.Tensor:
+        """Merge a tensor into new memory; as :meth:`merge`."""
+        return self.merge(where, name, fresh)
+
+    def merge(self, where: Where, name: str, space: Space) -> torch.Tensor:
         """Merge a tensor.
 
+        Args:
+            where: Its section.
+            name: Its name there.
+            space: Gives the memory to write the result to.
+
         Returns:
-            A tensor in the recipe's type (buffers in their own) that the caller owns.
+            A tensor in the recipe's type (buffers in their own).
 
         Raises:
             RecipeError: The operation breaks the catalogue's rules.
@@ -103,34 +119,51 @@ class Merged:
         def read(source: str) -> torch.Tensor:
             return self._read(where, name, source)
 
-        if not part.pieces:
-            merged = self._merge(where, name, None, read).to(self._dtype)
-        else:
-            merged = torch.empty(part.shape, dtype=self._dtype)
-            for piece in part.pieces:
-                paste(merged, piece, self._merge(where, name, piece, read))
-        if not is_finite(merged):
-            raise CandidateError(self._explain(where, name, merged))
-        return merged
+        out = space(part.shape, dtype=self._dtype)
+        is_known = True
+        for piece in part.pieces or (None,):
+            is_known &= self._merge_piece(where, name, piece, read, out)
+        if not is_known and not is_finite(out):
+            raise CandidateError(self._explain(where, name, out))
+        return out
 
-    def _merge(
+    def _merge_piece(
         self,
         where: Where,
         name: str,
         piece: Piece | None,
         read: Callable[[str], torch.Tensor],
-    ) -> torch.Tensor:
+        out: torch.Tensor,
+    ) -> bool:
+        """Merge a tensor, or its piece; tell whether it is known to be finite."""
         operation = self._operation(where, name, piece)
 
         def take(source: str) -> torch.Tensor:
             return read(source) if piece is None else cut(read(source), piece)
 
-        return apply(
-            operation,
-            [take(source) for source in operation.inputs],
-            None if operation.base is None else take(operation.base),
-            self._key(where, name, piece, operation),
-        )
+        tensors = [take(source) for source in operation.inputs]
+        base = None if operation.base is None else take(operation.base)
+        key = self._key(where, name, piece, operation)
+        memo = self._memo(where, name, piece, operation)
+        if piece is None:
+            return apply_into(out, operation, tensors, base, key, memo)
+        paste(out, piece, apply(operation, tensors, base, key, memo))
+        return False
+
+    def _memo(
+        self, where: Where, name: str, piece: Piece | None, operation: Operation
+    ) -> Memo:
+        """Return what is kept of an operation's inputs, by what they hold."""
+        feed, names = self._feeds[where], operation.reads
+        # What is merged on the fly is another one for the next candidate.
+        if any(isinstance(self.recipe.input(one), Nested) for one in names):
+            return NOTHING_KEPT
+        part = "" if piece is None else piece.name
+        identities = {
+            one: f"{self._contents[one]} {feed.place(one)} {name} {part}"
+            for one in names
+        }
+        return Scoped(self._statistics, identities)
 
     def _read(self, where: Where, name: str, source: str) -> torch.Tensor:
         view = self._views[source]

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 import mmap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from evomerge.checkpoints import Model, TensorInfo, read_model
 from evomerge.checkpoints.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.statistics import FOLDER, Statistics
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -33,6 +35,13 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+class Space(Protocol):
+    """Gives memory for a result."""
+
+    def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised tensor."""
 
 
 Stamps = dict[Path, tuple[int, int, int] | None]
@@ -56,7 +65,8 @@ class Sources:
 
         Args:
             paths: Fingerprint to the folder of a model or an adapter.
-            cache_dir: Where fingerprints are remembered between processes, if anywhere.
+            cache_dir: Where fingerprints, and statistics of the sources, are remembered
+                between processes, if anywhere.
         """
         self._paths = dict(paths)
         self._cache_dir = cache_dir
@@ -65,6 +75,11 @@ class Sources:
         self._stamps: dict[str, Stamps] = {}
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
+        self._space = torch.empty(0, dtype=torch.uint8)
+        self.statistics: Memo = NOTHING_KEPT
+        """What is kept of the sources from one candidate to the next."""
+        if cache_dir is not None:
+            self.statistics = Statistics(Path(cache_dir) / FOLDER)
         self.views: dict[str, Any] = {}
         """What readers worked out about a parent and want to keep, by fingerprint."""
 
@@ -81,6 +96,7 @@ class Sources:
 
     def close(self) -> None:
         """Forget every mapping; idempotent."""
+        self._space = torch.empty(0, dtype=torch.uint8)
         self.views.clear()
         self._tensors.clear()
         self._files.clear()
@@ -173,6 +189,16 @@ class Sources:
             found = self._tensors[key] = self._window(info)
         return found
 
+    def space(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+        """Return a part of the one space kept for results; the next call reuses it.
+
+        New memory costs several times the arithmetic in page faults.
+        """
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if len(self._space) < n_bytes:
+            self._space = torch.empty(n_bytes, dtype=torch.uint8)
+        return self._space[:n_bytes].view(dtype).view(tuple(shape))
+
     def _window(self, info: TensorInfo) -> torch.Tensor:
         if info.file not in self._files:
             self._files[info.file] = _map(info.file)
@@ -182,6 +208,11 @@ class Sources:
             # Foreign writers may pack mixed types without alignment.
             raw = raw.clone()
         return raw.view(dtype).view(info.shape)
+
+
+def fresh(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+    """Return an uninitialised tensor in new memory."""
+    return torch.empty(tuple(shape), dtype=dtype)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

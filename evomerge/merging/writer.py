@@ -105,7 +105,7 @@ def _write_weights(
 ) -> None:
     total = sum(shard.size_bytes for shard in shards)
     done = 0
-    stream = materialise(recipe, sources)
+    stream = materialise(recipe, sources, reuse=True)
     for shard in shards:
         for written in write_shard(folder / shard.name, shard, stream):
             done += written

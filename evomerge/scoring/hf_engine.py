@@ -114,7 +114,9 @@ class HfEngine:
         with _machine_faults("swap a candidate in"):
             try:
                 frame = self._setup.frame
-                incoming = Incoming.of(recipe, self._sources, frame, self._dtype)
+                incoming = Incoming.of(
+                    recipe, self._sources, frame, self._dtype, reuse=True
+                )
                 for name, tensor in incoming:
                     self._place(name, tensor)
             except RecipeError as error:

@@ -51,11 +51,26 @@ class Incoming:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, sources: Sources, frame: str, dtype: torch.dtype
+        cls,
+        recipe: Recipe,
+        sources: Sources,
+        frame: str,
+        dtype: torch.dtype,
+        *,
+        reuse: bool = False,
     ) -> Incoming:
-        """Merge a recipe for an engine that was started from ``frame``."""
+        """Merge a recipe for an engine that was started from ``frame``.
+
+        Args:
+            recipe: What to merge.
+            sources: Where its inputs lie.
+            frame: Fingerprint of what the engine was started from.
+            dtype: The engine's element type.
+            reuse: The engine is done with a tensor when it asks for the next one.
+        """
         model = sources.model(frame)
-        stream = materialise(recipe, sources, untie=not model.tied)
+        untie = not model.tied
+        stream = materialise(recipe, sources, untie=untie, reuse=reuse)
         return cls(stream, dtype, tied=model.tied, head=model.layout.head)
 
     def __iter__(self) -> Iterator[Named]:

@@ -172,4 +172,4 @@ def test_a_memo_spares_the_next_candidate_the_basis():
         asked = operation("knots", inner=inner)
         merged = ARITHMETIC["knots"](resolve(asked), tensors, base, "w", memo)
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
-    assert memo.computed == [("shared", "columns", "w", "base", "m1", "m2")]
+    assert memo.computed == [("shared columns", "w", "base", "m1", "m2")]

@@ -71,7 +71,7 @@ def share(matrices: Matrices, *, turned: bool = False) -> Shared:
         return Shared(found.left, parts, turned=turned)
 
     side = "rows" if turned else "columns"
-    what = ("shared", side, matrices.key, matrices.base, *matrices.names)
+    what = (f"shared {side}", matrices.key, matrices.base, *matrices.names)
     return matrices.memo.recall(what, compute)
 
 

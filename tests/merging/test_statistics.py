@@ -1,0 +1,143 @@
+"""What was computed from a source is found again, by content, in any process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomerge.checkpoints import read_model
+from evomerge.core.recipe import Checkpoint, Nested, Operation, Recipe, Slot
+from evomerge.core.whole import passthrough
+from evomerge.merging.materialise import materialise
+from evomerge.merging.operators.bases import Shared
+from evomerge.merging.operators.order import Cut
+from evomerge.merging.operators.sizes import Cuts
+from evomerge.merging.operators.spectral import Svd
+from evomerge.merging.sources import Sources
+from evomerge.merging.statistics import FOLDER, Statistics
+from evomerge.testing.models import tiny_model
+
+N_LAYERS = 2
+VALUES = {
+    "a tensor": torch.arange(6).to(torch.uint16).view(2, 3),
+    "a number and nothing": (0.5, None, "word"),
+    "cuts": Cuts(torch.tensor([1, 5]), torch.tensor([0.5, 0.25]), torch.tensor([3, 2])),
+    "a cut": Cut(0.25, 7),
+    "a decomposition": Svd(torch.eye(3), torch.ones(3), torch.eye(3).T),
+    "shared bases": Shared(torch.eye(2), (torch.ones(2, 3), torch.zeros(2, 3)), None),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+    what = ("svd", name, None)
+    value = VALUES[name]
+    assert Statistics(tmp_path).recall(what, lambda: value) is value
+    again = Statistics(tmp_path).recall(what, lambda: pytest.fail("was there"))
+    assert type(again) is type(value)
+    assert repr(again) == repr(value)
+
+
+def test_what_holds_for_one_value_of_a_knob_is_not_written(tmp_path: Path) -> None:
+    Statistics(tmp_path).recall(("size 77", "w", None), lambda: torch.ones(1))
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_memory_holds_what_was_used_last(tmp_path: Path) -> None:
+    statistics = Statistics(None, ram_bytes=10_000)
+    computed = []
+
+    def ask(name: str) -> None:
+        def compute() -> torch.Tensor:
+            computed.append(name)
+            return torch.zeros(1000)
+
+        statistics.recall(("svd", name, None), compute)
+
+    for name in "abacab":
+        ask(name)
+    assert computed == ["a", "b", "c", "b"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish", None])
+def test_a_damaged_file_is_computed_again(damage: bytes | None, tmp_path: Path) -> None:
+    what = ("ranks", "w", None)
+    Statistics(tmp_path).recall(what, lambda: torch.ones(3))
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-2] if damage is None else damage)
+    found = Statistics(tmp_path).recall(what, lambda: torch.zeros(3))
+    assert torch.equal(found, torch.zeros(3))
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    found = Statistics(blocked).recall(("svd", "w", None), lambda: torch.ones(3))
+    assert torch.equal(found, torch.ones(3))
+
+
+class Study:
+    """Three tiny models, and recipes over them."""
+
+    def __init__(self, root: Path) -> None:
+        models = {
+            name: read_model(tiny_model(root / name, n_layers=N_LAYERS, seed=seed))
+            for seed, name in enumerate(("base", "a", "b"))
+        }
+        self.paths = {model.fingerprint: model.path for model in models.values()}
+        self.prints = {name: model.fingerprint for name, model in models.items()}
+        self.cache = root / "cache"
+
+    def recipe(self, density: float, operator: str = "ties") -> Recipe:
+        each = (("density", (density, 0.5)),)
+        operation = Operation(operator, ("a", "b"), "base", each=each)
+        roles = (("*", operation),)
+        return Recipe(
+            frame="base",
+            dtype="float32",
+            inputs=tuple((n, Checkpoint(p)) for n, p in self.prints.items()),
+            embed=Slot(roles),
+            slots=tuple(
+                Slot(roles, tuple((name, layer) for name in self.prints))
+                for layer in range(N_LAYERS)
+            ),
+            head=Slot(roles),
+        )
+
+    def merge(self, recipe: Recipe, *, kept: bool) -> dict[str, torch.Tensor]:
+        cache = self.cache if kept else None
+        with Sources(self.paths, cache_dir=cache) as sources:
+            return dict(materialise(recipe, sources))
+
+    def files(self) -> set[str]:
+        found = (self.cache / FOLDER).rglob("*.safetensors")
+        return {str(file) for file in found}
+
+
+def test_candidates_find_what_earlier_ones_computed(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    for operator in ("ties", "della"):
+        study.merge(study.recipe(0.3, operator), kept=True)
+        known = study.files()
+        assert known
+        for density in (0.6, 0.25, 0.5):
+            recipe = study.recipe(density, operator)
+            found, plain = (
+                study.merge(recipe, kept=True),
+                study.merge(recipe, kept=False),
+            )
+            assert all(torch.equal(found[name], plain[name]) for name in plain)
+        assert study.files() == known
+
+
+def test_what_is_merged_on_the_fly_leaves_nothing_behind(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    recipe = study.recipe(0.3)
+    inner = Nested(passthrough("a", study.prints["a"], N_LAYERS, "float32"))
+    inputs = tuple((n, inner if n == "a" else one) for n, one in recipe.inputs)
+    nested = Recipe(
+        recipe.frame, recipe.dtype, inputs, recipe.embed, recipe.slots, recipe.head
+    )
+    found, plain = study.merge(nested, kept=True), study.merge(recipe, kept=False)
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert study.files() == set()
