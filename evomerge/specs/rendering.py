@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe, Slot
+from evomerge.core.recipe import Recipe, Slot, Transformed
 from evomerge.specs.sources import whereabouts
 
 
@@ -17,8 +17,11 @@ def own_text(recipe: Recipe, models: Mapping[str, Model]) -> str:
 
     Operations that serve several slots are written once.
     """
-    names = dict(recipe.inputs)
-    paths = {name: whereabouts(models[name]) for name in names if name in models}
+    names = {name for name, _ in recipe.inputs}
+    for _, source in recipe.inputs:
+        if isinstance(source, Transformed):
+            names |= {name for name, _ in source.among}
+    paths = {name: whereabouts(models[name]) for name in sorted(names & models.keys())}
     known: dict[Any, dict[str, Any]] = {}
     data = recipe.to_json() | {
         "paths": paths,

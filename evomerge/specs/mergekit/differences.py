@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.alignment import Plan
+from evomerge.core.digest import Scalar
 from evomerge.core.operation import Operation
-from evomerge.core.recipe import Recipe, Slot
+from evomerge.core.recipe import Input, Recipe, Slot, Transformed
 from evomerge.specs.mergekit.exports import as_mergekit_says
 from evomerge.specs.mergekit.operations import stated
 from evomerge.specs.mergekit.tensors import Parts, Where
@@ -50,6 +52,13 @@ def _differences(
 ) -> Iterator[tuple[str, str]]:
     if wanted.frame != found.frame:
         yield "", f"Config and tokenizer are those of {wanted.frame!r}"
+    for name, source in wanted.inputs:
+        if _rows(source) != _rows(dict(found.inputs).get(name)):
+            yield (
+                name,
+                "Rows of embedding and head come about otherwise: their padding, or "
+                "what a model gets for a token it lacks",
+            )
     for (label, one), (_, other) in zip(wanted.places(), found.places(), strict=True):
         if one.scale != other.scale:
             yield label, "The hidden state is scaled, which mergekit cannot do"
@@ -61,6 +70,14 @@ def _differences(
                 one.operation(role, name), other.operation(role, name), label
             ):
                 yield f"{label}, {name}", sentence
+
+
+def _rows(source: Input | None) -> tuple[Scalar, ...]:
+    """Return what decides which rows an input has."""
+    if not isinstance(source, Transformed):
+        return ()
+    plan = Plan.of(dict(source.settings))
+    return source.statistics, plan.missing, plan.base or ""
 
 
 def _tensors(

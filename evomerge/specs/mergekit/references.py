@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints import Model
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import source_folder, split
+from evomerge.specs.sources import source_folder, split, whereabouts
 
 _PATH_KEYS = ("path", "revision")
 _KEYS = ("model", "lora", "override_architecture")
@@ -145,3 +147,9 @@ def name_of(reference: Reference, taken: Collection[str]) -> str:
         count += 1
         name = f"{stem}-{count}"
     return name
+
+
+def reference_of(model: Model) -> str:
+    """Return what mergekit calls a model: folders, or ids of a hub, without scheme."""
+    parts = whereabouts(model).split("+hf://")
+    return "+".join(os.path.normpath(part.removeprefix("hf://")) for part in parts)

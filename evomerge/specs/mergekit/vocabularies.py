@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.checkpoints.alignment import Plan
+from evomerge.core.recipe import Recipe, Transformed
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import NameOf
@@ -103,6 +104,34 @@ def read_vocabulary(
         )
     pad = spec.tokenizer.pad_to_multiple_of if spec.tokenizer else None
     return VocabularyWish(source or "", named, tokens, pad)
+
+
+def plan_of(recipe: Recipe) -> Plan | None:
+    """Return how a recipe's inputs are brought to one vocabulary, if they are."""
+    for _, source in recipe.inputs:
+        if isinstance(source, Transformed):
+            return Plan.of(dict(source.settings))
+    return None
+
+
+def write_vocabulary(
+    recipe: Recipe, references: Mapping[str, str], base: str | None
+) -> dict[str, Any]:
+    """Return the key ``tokenizer`` of a recipe; empty if models are taken as they are.
+
+    Args:
+        recipe: What is written.
+        references: Input name to what the file calls the model.
+        base: Name of the file's base.
+    """
+    plan = plan_of(recipe)
+    if plan is None:
+        return {}
+    source = BASE if plan.donor == base else references[plan.donor]
+    out: dict[str, Any] = {"source": UNION if plan.union else source}
+    if plan.multiple > 1:
+        out["pad_to_multiple_of"] = plan.multiple
+    return out
 
 
 def _token(written: Any, key: str, name_of: NameOf, mistakes: Mistakes) -> TokenWish:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.alignment import TRANSFORM
 from evomerge.core.digest import Scalar
 from evomerge.core.recipe import ANY_ROLE, Nested, Recipe, Slot, Transformed
 from evomerge.errors import RecipeError, SpecError
@@ -19,11 +19,11 @@ from evomerge.specs.mergekit.filters import Column, NoFilterError, write_setting
 from evomerge.specs.mergekit.methods import Method, Parameter
 from evomerge.specs.mergekit.operations import operator_of
 from evomerge.specs.mergekit.reading import read_mergekit
-from evomerge.specs.mergekit.references import name_of, read_reference
+from evomerge.specs.mergekit.references import name_of, read_reference, reference_of
 from evomerge.specs.mergekit.stretches import LAYER, Stretch, columns_of
 from evomerge.specs.mergekit.tensors import Parts, Where
+from evomerge.specs.mergekit.vocabularies import plan_of, write_vocabulary
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import whereabouts
 
 _NOTHING = ("weight", "density")
 """Parameters that, at zero, leave an input out where others of its slice count."""
@@ -57,7 +57,9 @@ def write_mergekit(recipe: Recipe, models: Mapping[str, Model]) -> WrittenMerge:
         RecipeError: Nothing in mergekit comes near the recipe.
     """
     for name, source in recipe.inputs:
-        if isinstance(source, Nested | Transformed):
+        if isinstance(source, Nested) or (
+            isinstance(source, Transformed) and source.transform != TRANSFORM
+        ):
             raise RecipeError(
                 f"Input {name!r} is itself a merge, which a mergekit file cannot hold. "
                 "Write it to a folder with `evomerge merge` and name that."
@@ -77,7 +79,11 @@ def _losses(
     recipe: Recipe, models: Mapping[str, Model], data: Mapping[str, Any]
 ) -> tuple[str, ...]:
     try:
-        again = read_mergekit(data, Path("merge.yml"), opened=_by_reference(models))
+        again = read_mergekit(
+            data,
+            Path("merge.yml"),
+            opened={reference_of(model): model for model in models.values()},
+        )
     except SpecError as error:
         raise RecipeError(
             f"This merge has no mergekit file that mergekit would accept: {error}"
@@ -85,21 +91,12 @@ def _losses(
     return differences(recipe, again.recipe, models)
 
 
-def _by_reference(models: Mapping[str, Model]) -> dict[str, Model]:
-    return {_reference(model): model for model in models.values()}
-
-
-def _reference(model: Model) -> str:
-    """Return what mergekit calls a model: folders, or ids of a hub, without scheme."""
-    parts = whereabouts(model).split("+hf://")
-    return "+".join(os.path.normpath(part.removeprefix("hf://")) for part in parts)
-
-
 class _Writer:
     def __init__(self, recipe: Recipe, models: Mapping[str, Model]) -> None:
         self.recipe = recipe
         self.parts = {name: Parts(model) for name, model in models.items()}
-        self.written = {name: _reference(models[name]) for name, _ in recipe.inputs}
+        self.references = {name: reference_of(model) for name, model in models.items()}
+        self.written = {name: self.references[name] for name, _ in recipe.inputs}
         found = [dict(slot.roles)[ANY_ROLE] for _, slot in recipe.places()]
         method = method_for(found)
         if method is None:
@@ -120,7 +117,7 @@ class _Writer:
             data["base_model"] = self.written[base]
         settings = [self._shared(cut) for cut in slices]
         common = settings[0] if all(s == settings[0] for s in settings) else None
-        if len(slices) == 1 and self._is_whole(slices[0]):
+        if len(slices) == 1 and self._is_whole(slices[0], base):
             data["models"] = self._sources(slices[0], whole=True)
         else:
             data["slices"] = []
@@ -136,6 +133,9 @@ class _Writer:
         data["dtype"] = "float32"
         if self.recipe.dtype != "float32":
             data["out_dtype"] = self.recipe.dtype
+        vocabulary = write_vocabulary(self.recipe, self.references, base)
+        if vocabulary:
+            data["tokenizer"] = vocabulary
         own_words = self._own_words(data)
         if own_words:
             data["evomerge"] = own_words
@@ -181,15 +181,18 @@ class _Writer:
         yield current
 
     def _base(self, slices: list[Stretch]) -> str | None:
-        """Return the file's base: the first slice's, or what gives the config."""
-        base = slices[0].usual.base
-        if base is None and self.method.base == "ignored":
-            frame = self.recipe.frame
-            return frame if frame != slices[0].usual.inputs[0] else None
-        return base
+        """Return the file's base: the first slice's, or what gives the config.
 
-    def _is_whole(self, cut: Stretch) -> bool:
-        if self.method.base == "ignored" and self.recipe.frame not in cut.usual.inputs:
+        Without one mergekit takes the config from any of the models.
+        """
+        base = slices[0].usual.base
+        if base is not None or self.method.base != "ignored":
+            return base
+        plan = plan_of(self.recipe)
+        return self.recipe.frame if plan is None else plan.base
+
+    def _is_whole(self, cut: Stretch, base: str | None) -> bool:
+        if base is not None and base not in cut.usual.inputs:
             return False  # listed models alone would make it an input
         return all(
             first == 0 and self.parts[name].model.n_layers == len(cut.told)
