@@ -12,6 +12,7 @@ from evomerge.core.recipe import Nested
 from evomerge.errors import RecipeError
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import open_recipe
+from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -184,3 +185,16 @@ def test_a_merge_within_a_merge_is_refused(folder):
     )
     with pytest.raises(RecipeError, match="is itself a merge"):
         write_mergekit(recipe, {"math": read_model(folder / "math")})
+
+
+def test_adapters_come_back_with_the_same_digest(folder):
+    tiny_adapter(folder / "lora", folder / "math")
+    file = folder / "adapted.yml"
+    models = [{"model": "math+lora"}, {"model": "ja"}]
+    data = {"merge_method": "linear", "models": models, "parameters": {"weight": 1}}
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    opened = open_recipe(file)
+    written, again = there_and_back(opened, folder)
+    assert written.losses == ()
+    assert written.data["models"][0]["model"] == f"{folder}/math+{folder}/lora"
+    assert again.recipe.digest == opened.recipe.digest
