@@ -8,7 +8,7 @@ library; functions load what they need.
 """
 
 from evomerge.api.checking import CheckReport, check
-from evomerge.api.exporting import Export, Exported, export, merge, zoo
+from evomerge.api.exporting import Export, Exported, Means, export, merge, zoo
 from evomerge.api.health import EngineCheck, Finding, doctor
 from evomerge.api.housekeeping import (
     AttemptRow,
@@ -38,6 +38,7 @@ __all__ = [
     "Conversion",
     "EngineCheck",
     "Export",
+    "Means",
     "Exported",
     "Finding",
     "FrontRow",

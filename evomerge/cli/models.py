@@ -12,6 +12,7 @@ from evomerge.cli.options import (
     cache_dir,
     db_option,
     json_option,
+    merge_options,
     profile_option,
     shard_option,
 )
@@ -82,7 +83,17 @@ def export(
 @click.argument("out", type=click.Path(path_type=Path))
 @profile_option
 @shard_option
-def merge(recipe: Path, out: Path, profile: Profile, shard_gb: float) -> None:
+@merge_options
+def merge(
+    recipe: Path,
+    out: Path,
+    profile: Profile,
+    shard_gb: float,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    memory_gb: float | None,
+) -> None:
     """Carry out one decided merge: the RECIPE file, written as model folder OUT.
 
     RECIPE is a file of our own, or mergekit's.
@@ -96,6 +107,12 @@ def merge(recipe: Path, out: Path, profile: Profile, shard_gb: float) -> None:
             out,
             profile=profile,
             shard_bytes=int(shard_gb * _GIGA),
+            means=api.Means(
+                device,
+                dtype,
+                threads,
+                None if memory_gb is None else int(memory_gb * _GIGA),
+            ),
             progress=progress,
         )
     files = counted(len(done.shards), "file")

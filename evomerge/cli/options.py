@@ -43,6 +43,38 @@ def shard_option(command: _F) -> _F:
     )(command)
 
 
+def merge_options(command: _F) -> _F:
+    """Add where and how a merge is computed: device, type, threads, memory."""
+    for option in (
+        click.option(
+            "--memory",
+            "memory_gb",
+            type=click.FloatRange(0, min_open=True),
+            help="Most memory to use, in gigabytes; what is free if not given. A merge "
+            "that needs more is refused before it begins.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="Processor threads; as many as there are cores if not given. The "
+            "result does not depend on it.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="Element type of the result, instead of the recipe's.",
+        ),
+        click.option(
+            "--device",
+            default="cpu",
+            show_default=True,
+            help="Where to compute: cpu, cuda or cuda:N.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def profile_option(command: _F) -> _F:
     """Add ``--profile``."""
     return click.option(

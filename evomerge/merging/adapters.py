@@ -80,7 +80,10 @@ class AdaptedSource:
         return tensor if pair is None else self._fold(tensor, pair)
 
     def _fold(self, tensor: torch.Tensor, pair: Factors) -> torch.Tensor:
-        a, b = self._part(pair.a).float(), self._part(pair.b).float()
+        a, b = (
+            self._part(part).to(tensor.device, torch.float32)
+            for part in (pair.a, pair.b)
+        )
         left, right = (a.T, b.T) if pair.is_transposed(tuple(tensor.shape)) else (b, a)
         return torch.addmm(tensor.float(), left, right, alpha=pair.scale)
 

@@ -12,7 +12,7 @@ import torch
 from evomerge.core.recipe import Recipe
 from evomerge.merging.inputs import Where
 from evomerge.merging.merged import Merged
-from evomerge.merging.sources import Sources, Space, fresh
+from evomerge.merging.sources import Sources, Space
 
 
 def materialise(
@@ -29,9 +29,9 @@ def materialise(
             is asked for.
 
     Yields:
-        Name and merged tensor, on the CPU, in the recipe's element type (buffers in
-        their own): embedding, layers in order, final norm, head. Let go of a tensor
-        before asking for the next: memory then stays bounded by one merge.
+        Name and merged tensor, on the sources' device, in the recipe's element type
+        (buffers in their own): embedding, layers in order, final norm, head. Let go of
+        a tensor before asking for the next: memory then stays bounded by one merge.
 
     Raises:
         RecipeError: The recipe does not fit its sources, or this version.
@@ -39,7 +39,7 @@ def materialise(
         CandidateError: A merged tensor is not finite; the message names it.
     """
     merged = Merged(recipe, sources)
-    space: Space = sources.space if reuse else fresh
+    space: Space = sources.space if reuse else sources.fresh
     for where, name in _order(merged, untie=untie):
         yield merged.layout.full_name(where, name), merged.merge(where, name, space)
 

@@ -32,7 +32,7 @@ from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
-from evomerge.merging.sources import Sources, Space, fresh, is_finite
+from evomerge.merging.sources import Sources, Space, is_finite
 from evomerge.merging.statistics import Scoped
 from evomerge.merging.vocabulary import open_transformed
 
@@ -58,6 +58,8 @@ class Merged:
             name: digest(source.to_json()) for name, source in recipe.inputs
         }
         self._statistics = sources.statistics
+        self._device = sources.device
+        self._fresh = sources.fresh
         self.tied = self._is_tied()
         self.layout = self._names()
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
@@ -90,7 +92,7 @@ class Merged:
 
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Merge a tensor into new memory; as :meth:`merge`."""
-        return self.merge(where, name, fresh)
+        return self.merge(where, name, self._fresh)
 
     def merge(self, where: Where, name: str, space: Space) -> torch.Tensor:
         """Merge a tensor.
@@ -117,7 +119,7 @@ class Merged:
         # A nested input is merged when it is read: once, not for every piece.
         @cache
         def read(source: str) -> torch.Tensor:
-            return self._read(where, name, source)
+            return self._read(where, name, source).to(self._device)
 
         out = space(part.shape, dtype=self._dtype)
         is_known = True

@@ -117,6 +117,6 @@ def _header(shard: Shard) -> bytes:
 
 
 def _write(out: BinaryIO, tensor: torch.Tensor) -> int:
-    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     out.write(data)
     return data.nbytes

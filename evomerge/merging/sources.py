@@ -21,6 +21,7 @@ from evomerge.checkpoints import Model, TensorInfo, read_model
 from evomerge.checkpoints.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.placement import Placement, place
 from evomerge.merging.statistics import FOLDER, Statistics
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -41,7 +42,7 @@ class Space(Protocol):
     """Gives memory for a result."""
 
     def __call__(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialised tensor."""
+        """Return an uninitialised tensor on the device."""
 
 
 Stamps = dict[Path, tuple[int, int, int] | None]
@@ -60,6 +61,7 @@ class Sources:
         paths: Mapping[str, str | Path],
         *,
         cache_dir: str | Path | None = None,
+        device: str = "cpu",
     ) -> None:
         """Remember where parents lie; nothing is opened yet.
 
@@ -67,7 +69,11 @@ class Sources:
             paths: Fingerprint to the folder of a model or an adapter.
             cache_dir: Where fingerprints, and statistics of the sources, are remembered
                 between processes, if anywhere.
+            device: Where merges are computed, as torch names it. Sources are brought
+                there for good if they fit, else each time from pinned memory or file.
         """
+        self.device = torch.device(device)
+        self._placement: Placement | None = None
         self._paths = dict(paths)
         self._cache_dir = cache_dir
         self._models: dict[str, Model] = {}
@@ -75,11 +81,11 @@ class Sources:
         self._stamps: dict[str, Stamps] = {}
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
-        self._space = torch.empty(0, dtype=torch.uint8)
+        self._space = torch.empty(0, dtype=torch.uint8, device=self.device)
         self.statistics: Memo = NOTHING_KEPT
         """What is kept of the sources from one candidate to the next."""
         if cache_dir is not None:
-            self.statistics = Statistics(Path(cache_dir) / FOLDER)
+            self.statistics = Statistics(Path(cache_dir) / FOLDER, device=self.device)
         self.views: dict[str, Any] = {}
         """What readers worked out about a parent and want to keep, by fingerprint."""
 
@@ -96,7 +102,7 @@ class Sources:
 
     def close(self) -> None:
         """Forget every mapping; idempotent."""
-        self._space = torch.empty(0, dtype=torch.uint8)
+        self._space = torch.empty(0, dtype=torch.uint8, device=self.device)
         self.views.clear()
         self._tensors.clear()
         self._files.clear()
@@ -160,9 +166,10 @@ class Sources:
             )
 
     def tensor(self, fingerprint: str, name: str) -> torch.Tensor:
-        """Return a parent's tensor as stored, without copying it.
+        """Return a parent's tensor as stored, on the device; never write into it.
 
-        The memory is read-only: writing into it ends the process.
+        On a CPU nothing is copied, and the memory is read-only: writing into it ends
+        the process.
 
         Raises:
             CheckpointError: The parent cannot be opened, or has no such tensor.
@@ -173,8 +180,20 @@ class Sources:
             model = self.model(fingerprint)
             if name not in model.tensors:
                 raise CheckpointError(f"{model.path}: has no tensor {name!r}.")
-            found = self._tensors[key] = self._window(model.tensors[name])
-        return found
+            found = self._tensors[key] = self._placed(model.tensors[name])
+        return found.to(self.device, non_blocking=True)
+
+    def _placed(self, info: TensorInfo) -> torch.Tensor:
+        """Return a tensor where sources lie."""
+        window = self._window(info)
+        if self.device.type == "cpu":
+            return window
+        if self._placement is None:
+            size = sum(self.model(one).size_bytes for one in self._models)
+            self._placement = place(size, self.device)
+        if self._placement == "gpu":
+            return window.to(self.device)
+        return window.pin_memory() if self._placement == "pinned" else window
 
     def adapter_tensor(self, fingerprint: str, name: str) -> torch.Tensor:
         """Return an adapter's tensor as stored, by its name in the file.
@@ -189,6 +208,10 @@ class Sources:
             found = self._tensors[key] = self._window(info)
         return found
 
+    def fresh(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised tensor in new memory."""
+        return torch.empty(tuple(shape), dtype=dtype, device=self.device)
+
     def space(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return a part of the one space kept for results; the next call reuses it.
 
@@ -196,7 +219,7 @@ class Sources:
         """
         n_bytes = math.prod(shape) * dtype.itemsize
         if len(self._space) < n_bytes:
-            self._space = torch.empty(n_bytes, dtype=torch.uint8)
+            self._space = torch.empty(n_bytes, dtype=torch.uint8, device=self.device)
         return self._space[:n_bytes].view(dtype).view(tuple(shape))
 
     def _window(self, info: TensorInfo) -> torch.Tensor:
@@ -208,11 +231,6 @@ class Sources:
             # Foreign writers may pack mixed types without alignment.
             raw = raw.clone()
         return raw.view(dtype).view(info.shape)
-
-
-def fresh(shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
-    """Return an uninitialised tensor in new memory."""
-    return torch.empty(tuple(shape), dtype=dtype)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

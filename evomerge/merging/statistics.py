@@ -48,9 +48,21 @@ class Statistics:
     Several processes may share a folder: what is written there is written whole.
     """
 
-    def __init__(self, folder: Path | None, ram_bytes: int = RAM_BYTES) -> None:
-        """Open a folder, which need not exist; None keeps everything in memory."""
+    def __init__(
+        self,
+        folder: Path | None,
+        ram_bytes: int = RAM_BYTES,
+        device: torch.device | None = None,
+    ) -> None:
+        """Open a folder, which need not exist.
+
+        Args:
+            folder: None keeps everything in memory.
+            ram_bytes: How much is kept in memory.
+            device: Where tensors are wanted; the CPU if not given.
+        """
         self._folder = folder
+        self._device = str(device or "cpu")
         self._limit = ram_bytes
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._sizes: dict[str, int] = {}
@@ -92,7 +104,7 @@ class Statistics:
         file = self._file(name)
         with suppress(Exception):
             if file.is_file():
-                with safe_open(file, framework="pt") as stored:
+                with safe_open(file, framework="pt", device=self._device) as stored:
                     tree = json.loads(stored.metadata()["tree"])
                     return _unpack(tree, stored.get_tensor)
         return None

@@ -178,7 +178,7 @@ class Revocabulated:
         part = self._of.section(where).get(name)
         if not is_head and (part is None or not self._is_moved(where, part)):
             return own
-        return self._moved(where, name, own)
+        return self._moved(where, name, own.cpu())
 
     def _is_moved(self, where: Where, part: Part) -> bool:
         """Tell whether a tensor has a row for each token."""
@@ -250,7 +250,7 @@ class Revocabulated:
             name = view.layout.embed
         elif name == self.layout.head:
             name = view.layout.head
-        return view.read(where, name)
+        return view.read(where, name).cpu()
 
 
 def _copy(

@@ -105,7 +105,8 @@ def _variance(deltas: Deltas) -> Score:
         for index in range(len(deltas)):
             delta = deltas.read(index, block, base, space)
             spread.add_(torch.sub(delta, mean).square_())
-        return space[:length].copy_(spread.div_(len(deltas)))
+        # What is no number may carry a sign, and scores are told apart by their bits.
+        return space[:length].copy_(spread.div_(len(deltas))).abs_()
 
     return score
 
