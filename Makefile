@@ -81,6 +81,7 @@ bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/merge_speed.py
 
 .PHONY: docs
 docs: setup ## API pages in docs/api

@@ -14,11 +14,13 @@ the same method, so that compiled code is cached on disk.
 
 loop: as in a search. Sources are in memory and results are written to one buffer that
 is used again. Every candidate has other weights and densities; the first one finds out
-what is then known of the sources, and compiles code. The floor is the bytes of every
-source that is read and of the result, over the bandwidth of a large copy measured in
-turns with it. mergekit merges one decoder layer by its in-memory API; its time is
-scaled to the model by parameters. On a GPU, where torch sees one, the operators run
-on tensors there, without mergekit.
+what is then known of the sources. Code was compiled before. The floor is the bytes of
+every source that is read and of the result, over the bandwidth of a large copy measured
+in turns with it. mergekit merges one decoder layer by its in-memory API; its time is
+scaled to the model by parameters.
+
+Where torch sees a GPU, both parts are measured there too, without mergekit; that has
+not been tried yet.
 
 Times are the best of some rounds, taken in turns, for both sides alike.
 """
@@ -28,65 +30,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from merging import machine
 from merging.disk import Disk
 from merging.floor import Copy
-from merging.loop import Setting, candidates
+from merging.loop import Candidates, Setting, candidates
 from merging.methods import BASE, METHODS, Merge, merges
 from merging.patience import Patience
-from merging.processes import Cost
 from merging.rival import VERSION, MissingError, Server, install
 from merging.synthetic import TINY, Shape, shape_of, write_checkpoint
+from merging.tables import DiskRow, LoopRow, print_disk, print_loop
 
 _MIB = 1 << 20
 _BF16 = 2
-
-
-@dataclass(frozen=True, slots=True)
-class DiskRow:
-    """A merge from disk to disk.
-
-    Attributes:
-        parameters: Of each checkpoint.
-        bound_bytes: The largest tensor, (experts + 2) times.
-    """
-
-    method: str
-    experts: int
-    parameters: int
-    bound_bytes: int
-    evomerge: Cost
-    mergekit: Cost | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoopRow:
-    """A merge in the loop; seconds.
-
-    Attributes:
-        first: The first candidate.
-        evomerge: A later one.
-        floor: Moving the bytes.
-        bandwidth: Of the copy, bytes per second.
-        mergekit: Scaled to the model.
-    """
-
-    method: str
-    experts: int
-    device: str
-    first: float
-    evomerge: float
-    floor: float
-    bandwidth: float
-    mergekit: float | None
 
 
 class Bench:
@@ -108,16 +71,10 @@ class Bench:
 
     def facts(self) -> dict[str, object]:
         """Describe the machine and what is merged."""
-        known = None if self.commands is None else VERSION
         return {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
+            **machine.facts(),
             "threads": self.given.threads,
-            "memory GB": round(_memory() / 1e9, 1),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "mergekit": known or f"none: {self.missing}",
-            "devices": _devices(),
+            "mergekit": VERSION if self.commands else "none",
             "parameters": self.shape.parameters,
             "layers": self.shape.n_layers,
             "hidden": self.shape.hidden,
@@ -126,30 +83,35 @@ class Bench:
 
     def disk(self) -> Iterator[DiskRow]:
         """Merge from disk to disk: the tiny model, then the real one."""
-        for n_experts in self.given.experts:
-            for merge in merges(self.given.methods, n_experts):
-                # The first run compiles; the second one shows what starting costs.
-                self._on_disk(merge, TINY, Patience(1, 0.0))
-                if merge.method.name == self.given.methods[0]:
-                    yield self._on_disk(merge, TINY, Patience(3, 60.0))
-                yield self._on_disk(merge, self.shape, self._patience)
+        for device in machine.devices():
+            for n_experts in self.given.experts:
+                for merge in merges(self.given.methods, n_experts):
+                    # The first run compiles; the next ones show what starting costs.
+                    self._on_disk(merge, device, TINY, Patience(1, 0.0))
+                    if merge.method.name == self.given.methods[0]:
+                        yield self._on_disk(merge, device, TINY, self._patience)
+                    yield self._on_disk(merge, device, self.shape, self._patience)
 
-    def _on_disk(self, merge: Merge, shape: Shape, patience: Patience) -> DiskRow:
+    def _on_disk(
+        self, merge: Merge, device: str, shape: Shape, patience: Patience
+    ) -> DiskRow:
+        commands = self.commands if device == "cpu" else None
         disk = Disk(
             self._checkpoints(merge, shape),
             Path(sys.executable).with_name("evomerge"),
-            self.commands and self.commands / "mergekit-yaml",
+            commands and commands / "mergekit-yaml",
             self.given.threads,
+            device,
         )
         ours, theirs = disk.measure(merge, patience)
         name, n = merge.method.name, len(merge.experts)
         bound = _BF16 * shape.largest * (n + 2)
-        return DiskRow(name, n, shape.parameters, bound, ours, theirs)
+        return DiskRow(name, n, device, shape.parameters, bound, ours, theirs)
 
     def loop(self) -> Iterator[LoopRow]:
         """Merge as a search does, on the CPU and on a GPU."""
         torch.set_num_threads(self.given.threads)
-        for device in _devices():
+        for device in machine.devices():
             copy = Copy(self.given.copy_mb * _MIB, device)
             for n_experts in self.given.experts:
                 with self._server(device) as server:
@@ -168,16 +130,13 @@ class Bench:
     def _in_loop(
         self, merge: Merge, copy: Copy, server: Server | None, device: str
     ) -> LoopRow:
-        through = self.given.through if device == "cpu" else "operators"
-        setting = Setting(self.given.profile, through, device)
-        folder = self._checkpoints(merge, self.shape)
+        setting = Setting(self.given.profile, device)
         ours: list[float] = []
         theirs: list[float] = []
         bandwidths = [copy.bandwidth()]
-        with ExitStack() as stack:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
-            made = candidates(folder, merge, setting, Path(scratch))
-            stream = stack.enter_context(made)
+        with self._candidates(merge, TINY, setting) as stream:
+            stream.next()
+        with self._candidates(merge, self.shape, setting) as stream:
             moved = _BF16 * self.shape.parameters * (stream.n_reads + 1)
             first = stream.next()
             while self._wants(ours) or (server and self._wants(theirs)):
@@ -200,6 +159,17 @@ class Bench:
             rival,
         )
 
+    @contextmanager
+    def _candidates(
+        self, merge: Merge, shape: Shape, setting: Setting
+    ) -> Iterator[Candidates]:
+        folder = self._checkpoints(merge, shape)
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+            candidates(folder, merge, setting, Path(scratch)) as stream,
+        ):
+            yield stream
+
     def _wants(self, seconds: list[float]) -> bool:
         return self._patience.wants(len(seconds), sum(seconds))
 
@@ -209,82 +179,6 @@ class Bench:
             number = 0 if name == BASE else int(name.removeprefix("expert"))
             write_checkpoint(folder / name, shape, number)
         return folder
-
-
-def _devices() -> list[str]:
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def print_disk(rows: Iterator[DiskRow]) -> list[DiskRow]:
-    """Print the rows of the first table as they come."""
-    print("\nDisk to disk; memory: anonymous (resident), MB\n")
-    print(
-        "| method | experts | parameters | evomerge s | MB | mergekit s | MB | times |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    done = []
-    for row in rows:
-        done.append(row)
-        cells = [*_cells(row.evomerge), "–", "–", "–"]
-        if row.mergekit is not None:
-            times = f"{row.mergekit.seconds / row.evomerge.seconds:.1f}"
-            cells[2:] = [*_cells(row.mergekit), times]
-        size = f"{row.parameters / 1e6:.1f} M"
-        _print_row(row.method, row.experts, size, *cells)
-    return done
-
-
-def _cells(cost: Cost) -> list[str]:
-    if cost.anonymous_bytes is None or cost.resident_bytes is None:
-        return [f"{cost.seconds:.2f}", "–"]
-    anonymous, resident = cost.anonymous_bytes / 1e6, cost.resident_bytes / 1e6
-    return [f"{cost.seconds:.2f}", f"{anonymous:.0f} ({resident:.0f})"]
-
-
-def print_loop(rows: Iterator[LoopRow]) -> list[LoopRow]:
-    """Print the rows of the second table as they come."""
-    print("\nIn the loop; ms, but the first candidate and mergekit s\n")
-    print(
-        "| method | experts | device | first s | evomerge ms | floor ms | times floor "
-        "| copy GB/s | mergekit s | times |"
-    )
-    print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
-    done = []
-    for row in rows:
-        done.append(row)
-        rival, times = "–", "–"
-        if row.mergekit is not None:
-            rival, times = f"{row.mergekit:.2f}", f"{row.mergekit / row.evomerge:.0f}"
-        _print_row(
-            row.method,
-            row.experts,
-            row.device,
-            f"{row.first:.2f}",
-            f"{1000 * row.evomerge:.1f}",
-            f"{1000 * row.floor:.1f}",
-            f"{row.evomerge / row.floor:.2f}",
-            f"{row.bandwidth / 1e9:.1f}",
-            rival,
-            times,
-        )
-    return done
-
-
-def _print_row(*cells: object) -> None:
-    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
@@ -303,7 +197,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     for name, value in facts.items():
         print(f"{name}: {value}")
     if bench.commands is None:
-        print(f"mergekit {VERSION} is not measured ({bench.missing})")
+        print(f"mergekit {VERSION} is not measured: {bench.missing}")
     if given.part != "loop":
         print_disk(bench.disk())
     if given.part != "disk":
@@ -321,7 +215,6 @@ def main() -> None:
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     add("--part", choices=["both", "disk", "loop"], default="both")
     add("--profile", choices=["default", "identical"], default="default")
-    add("--through", choices=["recipe", "operators"], default="recipe")
     add("--threads", type=int, default=os.cpu_count() or 1)
     add("--rounds", type=int, default=5, help="at most so often")
     add("--seconds", type=float, default=30.0, help="not again after so much time")

@@ -29,12 +29,14 @@ class Disk:
         evomerge: Its command.
         mergekit: Its command; None without it.
         threads: For each side.
+        device: What evomerge merges on.
     """
 
     folder: Path
     evomerge: Path
     mergekit: Path | None
     threads: int
+    device: str
 
     def measure(self, merge: Merge, patience: Patience) -> tuple[Cost, Cost | None]:
         """Merge in turns.
@@ -47,7 +49,14 @@ class Disk:
         """
         file = self.folder / f"{merge.method.name}.yml"
         file.write_text(merge.config(self.folder))
-        sides = [Side([str(self.evomerge), "merge", str(file)], self._environment)]
+        merge_command = [
+            str(self.evomerge),
+            "merge",
+            "--device",
+            self.device,
+            str(file),
+        ]
+        sides = [Side(merge_command, self._environment)]
         if self.mergekit is not None:
             sides.append(Side([str(self.mergekit), str(file)], self._environment))
         out = self.folder / "out"

@@ -7,11 +7,10 @@ to memory that is used again, and go nowhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,14 +18,9 @@ from merging.methods import Merge
 
 from evomerge.core.recipe import Operation, Recipe, Slot
 from evomerge.merging.materialise import materialise
-from evomerge.merging.operators import apply_into
 from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit import Profile
 from evomerge.specs.recipes import load_recipe
-from evomerge.testing.memos import CountingMemo
-
-Through = Literal["recipe", "operators"]
-Run = Callable[[Recipe], None]
 
 _DRAWN = {"weight": (0.2, 0.8), "density": (0.3, 0.7), "t": (0.1, 0.9)} | {
     "select_topk": (0.3, 0.7)
@@ -40,23 +34,20 @@ class Setting:
 
     Attributes:
         profile: What a method does that the configuration does not say.
-        through: ``recipe``: the materialiser, CPU only; ``operators``: the operators
-            alone, one tensor after another.
         device: Where sources and results are.
     """
 
     profile: Profile
-    through: Through
     device: str
 
 
 class Candidates:
     """Merges of the same sources with other knobs."""
 
-    def __init__(self, recipe: Recipe, run: Run, device: str) -> None:
+    def __init__(self, recipe: Recipe, sources: Sources) -> None:
         self._recipe = recipe
-        self._run = run
-        self._device = device
+        self._sources = sources
+        self._device = str(sources.device)
         self._rng = np.random.default_rng(0)
 
     @property
@@ -69,7 +60,8 @@ class Candidates:
         recipe = self._draw()
         settle(self._device)
         began = time.perf_counter()
-        self._run(recipe)
+        for _ in materialise(recipe, self._sources, reuse=True):
+            pass
         settle(self._device)
         return time.perf_counter() - began
 
@@ -125,52 +117,11 @@ def candidates(
     file = scratch / "recipe.yml"
     file.write_text(merge.config(folder))
     recipe, paths = load_recipe(file, profile=setting.profile)
-    with Sources(paths, cache_dir=scratch) as sources:
+    with Sources(paths, cache_dir=scratch, device=setting.device) as sources:
         for fingerprint in paths:
             for name in sources.model(fingerprint).tensors:
                 sources.tensor(fingerprint, name).view(torch.int16).sum()
-        if setting.through == "recipe":
-            run = _through_recipe(sources)
-        else:
-            run = _through_operators(recipe, sources, setting.device)
-        yield Candidates(recipe, run, setting.device)
-
-
-def _through_recipe(sources: Sources) -> Run:
-    def run(recipe: Recipe) -> None:
-        for _ in materialise(recipe, sources, reuse=True):
-            pass
-
-    return run
-
-
-def _through_operators(recipe: Recipe, sources: Sources, device: str) -> Run:
-    prints = {name: source.to_json()["checkpoint"] for name, source in recipe.inputs}
-    model = sources.model(prints[recipe.frame])
-    tensors = {
-        (name, key): sources.tensor(fingerprint, key).to(device)
-        for name, fingerprint in prints.items()
-        for key in model.tensors
-    }
-    largest = max(tensor.numel() for tensor in tensors.values())
-    space = torch.empty(largest, dtype=torch.bfloat16, device=device)
-    memo = CountingMemo()
-
-    def run(candidate: Recipe) -> None:
-        ends = {"embed": candidate.embed, "head": candidate.head}
-        for key in model.tensors:
-            place = model.places[key]
-            slot = ends.get(place.section)
-            if slot is None:
-                assert place.layer is not None
-                slot = candidate.slots[place.layer]
-            operation = slot.operation(place.role, place.suffix)
-            inputs = [tensors[name, key] for name in operation.inputs]
-            base = None if operation.base is None else tensors[operation.base, key]
-            out = space[: inputs[0].numel()].view(inputs[0].shape)
-            apply_into(out, operation, inputs, base, key, memo)
-
-    return run
+        yield Candidates(recipe, sources)
 
 
 def _operations(recipe: Recipe) -> Iterator[Operation]:

@@ -1,0 +1,52 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "merge_speed.py"
+SMALL = ("--parameters", "1e6", "--experts", "2", "--methods", "ties", "linear")
+QUICK = ("--seconds", "0", "--copy-mb", "16", "--threads", "1", "--no-mergekit")
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), *SMALL, *QUICK, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_merge_from_disk_to_disk_is_timed_and_its_memory_watched(
+    report: dict[str, Any],
+) -> None:
+    rows = [row for row in report["disk"] if row["device"] == "cpu"]
+    assert [row["method"] for row in rows] == ["ties", "ties", "linear"]
+    tiny, *real = rows
+    assert tiny["parameters"] < report["facts"]["parameters"]
+    for row in real:
+        cost = row["evomerge"]
+        assert cost["seconds"] > 0.0
+        if sys.platform == "linux":
+            assert 0 < cost["anonymous_bytes"] < cost["resident_bytes"]
+        assert row["mergekit"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_floor_is_every_source_read_and_the_result_written(
+    report: dict[str, Any],
+) -> None:
+    rows = [row for row in report["loop"] if row["device"] == "cpu"]
+    moved = {row["method"]: row["floor"] * row["bandwidth"] for row in rows}
+    checkpoint = 2 * report["facts"]["parameters"]
+    # Two experts, the base where there is one, and the result.
+    assert moved == pytest.approx({"ties": 4 * checkpoint, "linear": 3 * checkpoint})
+    assert all(row["evomerge"] > 0.0 for row in rows)
