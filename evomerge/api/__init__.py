@@ -8,7 +8,7 @@ library; functions load what they need.
 """
 
 from evomerge.api.checking import CheckReport, check
-from evomerge.api.exporting import Export, Exported, Means, export, merge, zoo
+from evomerge.api.exporting import Export, Exported, export, zoo
 from evomerge.api.health import EngineCheck, Finding, doctor
 from evomerge.api.housekeeping import (
     AttemptRow,
@@ -23,6 +23,7 @@ from evomerge.api.housekeeping import (
     studies,
     upgrade,
 )
+from evomerge.api.merging import Means, merge
 from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
 from evomerge.api.recipes import Conversion, convert_recipe
 from evomerge.api.recipes import Form as RecipeForm

@@ -1,4 +1,4 @@
-"""Write models: a trial with an honest card, one decided merge, or the zoo."""
+"""Write models: a trial with an honest card, or the zoo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from evomerge.checkpoints import Model
     from evomerge.export.card import Parent
     from evomerge.export.report import RivalTable
-    from evomerge.merging.writer import Written
-    from evomerge.specs.mergekit import Profile
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
     from evomerge.zoo import OnStep, ZooReport
@@ -76,23 +74,6 @@ class Exported:
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """How one merge is computed; the result is the same on the same kind of device.
-
-    Attributes:
-        device: As torch names it.
-        dtype: Element type of the result; None takes the recipe's.
-        threads: Processor threads; None takes as many as there are cores.
-        memory_bytes: Most memory to use; None takes what is free.
-    """
-
-    device: str = "cpu"
-    dtype: str | None = None
-    threads: int | None = None
-    memory_bytes: int | None = None
-
-
 def export(
     name: str,
     wanted: Export,
@@ -129,50 +110,6 @@ def export(
         return _write(case, judged, wanted, progress)
     finally:
         store.close()
-
-
-def merge(
-    recipe_file: Path,
-    out: Path,
-    *,
-    profile: Profile = "identical",
-    shard_bytes: int = 5 * 10**9,
-    means: Means | None = None,
-    progress: Progress | None = None,
-) -> Written:
-    """Carry out one decided merge and write it as a model folder.
-
-    Args:
-        recipe_file: Of our own in either form, or mergekit's.
-        out: Folder to make.
-        profile: Of a mergekit file: ``identical`` gives mergekit's result; with
-            ``default`` what it does not say is as in recipes of our own.
-        shard_bytes: Largest weight file.
-        means: How it is computed.
-        progress: Told written bytes and all bytes.
-
-    Raises:
-        SpecError: Anything is wrong with the recipe file or its folders.
-        CandidateError: The merged weights are not finite.
-        ExportError: The folder exists, or cannot be written.
-        WorkerError: There is no such device, or not enough memory.
-    """
-    from evomerge.merging.devices import check_device, on_threads
-    from evomerge.merging.memory import check_memory
-    from evomerge.merging.sources import Sources
-    from evomerge.merging.writer import write_model
-    from evomerge.specs.recipes import load_recipe
-
-    means = means or Means()
-    recipe, paths = load_recipe(recipe_file, profile=profile)
-    if means.dtype is not None:
-        recipe = replace(recipe, dtype=means.dtype)
-    check_device(means.device)
-    with on_threads(means.threads), Sources(paths, device=means.device) as sources:
-        check_memory(recipe, sources, means.memory_bytes)
-        return write_model(
-            recipe, sources, out, shard_bytes=shard_bytes, progress=progress
-        )
 
 
 def zoo(

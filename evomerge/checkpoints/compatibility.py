@@ -75,13 +75,15 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
         if missing := sorted(has.keys() - lacks.keys() - heads):
             yield (
                 f"{absent!r} lacks {len(missing)} tensors that {name!r} has, for "
-                f"example {missing[0]!r}."
+                f"example {missing[0]!r}. Download it again, or merge models of one "
+                "architecture."
             )
     if different := [n for n in a if n in b and a[n] != b[n]]:
         n = different[0]
         yield (
             f"{len(different)} tensors differ in shape, for example {n!r}: "
-            f"{list(b[n])} in {other[0]!r}, {list(a[n])} in {one[0]!r}."
+            f"{list(b[n])} in {other[0]!r}, {list(a[n])} in {one[0]!r}. Merge models "
+            "of one shape."
         )
 
 
@@ -103,7 +105,8 @@ def _layer_problems(one: Named, other: Named) -> Iterator[str]:
         i = odd[0]
         yield (
             f"{len(odd)} layers are of different types, for example layer {i}: "
-            f"{theirs[i]} in {other[0]!r}, {ours[i]} in {one[0]!r}."
+            f"{theirs[i]} in {other[0]!r}, {ours[i]} in {one[0]!r}. Equal weights "
+            "would compute something else."
         )
 
 

@@ -1,30 +1,53 @@
-"""How much memory a merge needs, and whether there is as much."""
+"""How much memory a merge needs, and what is said where there is not as much."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from evomerge.core.recipe import Recipe
+from evomerge.checkpoints import BUFFER
+from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipe import (
+    Adapted,
+    Checkpoint,
+    Input,
+    Nested,
+    Operation,
+    Recipe,
+    Slot,
+)
 from evomerge.errors import WorkerError
 from evomerge.merging.free import available_memory
-from evomerge.merging.materialise import describe
-from evomerge.merging.sources import Sources
+from evomerge.merging.inputs import Part, Where
+from evomerge.merging.merged import Merged
+from evomerge.merging.sources import TORCH_DTYPES, Sources
 
 SCRATCH_BYTES = 256 << 20
 """The stated buffer: compiled code, blocks, counts of sizes, the writer's own."""
 _WIDE = 4
 """Bytes of an entry while it is computed with."""
+_SPECTRAL_WIDE = 8
+_SPECTRAL = (11, 4)
+"""Copies in fp64 that the merge of a square matrix by singular vectors was seen to hold
+at its peak: some of its own, and so many for each input."""
+_SAID = ("out of memory", "can't allocate memory", "cannot allocate memory")
+"""How torch and the system say that there is no more."""
 
 
 def needed_memory(recipe: Recipe, sources: Sources) -> int:
     """Return the most bytes that writing a merge may need at a time.
 
-    That is the largest tensor, once for every input and twice more, in fp32, and some
-    scratch space. Most merges need far less: one pass needs the result alone.
+    That is the most any tensor takes: its inputs and the result in their types, the
+    result in fp32 while it is computed, and for methods on singular vectors their
+    decompositions; then some scratch space. Inputs that lie in files can make room if
+    they must, so most merges get by with less.
+
+    Raises:
+        RecipeError: The recipe does not fit its sources.
+        CheckpointError: A source cannot be opened.
     """
-    inputs = max(len(op.reads) for _, slot in recipe.places() for _, op in slot.roles)
-    largest = max(math.prod(shape) for _, shape in describe(recipe, sources).values())
-    return largest * _WIDE * (inputs + 2) + SCRATCH_BYTES
+    return _largest(recipe, sources) + SCRATCH_BYTES
 
 
 def check_memory(recipe: Recipe, sources: Sources, limit: int | None) -> None:
@@ -45,7 +68,89 @@ def check_memory(recipe: Recipe, sources: Sources, limit: int | None) -> None:
     if needed > found:
         where = "are free" if limit is None else "may be used"
         raise WorkerError(
-            f"The merge may need {needed / 1e9:.2f} GB of memory (its largest tensor "
-            f"in float32 for every input and twice more), but {found / 1e9:.2f} GB "
-            f"{where}. Merge fewer inputs at a time, or on a machine with more memory."
+            f"Not enough memory: the merge may need {needed / 1e9:.2f} GB, for all "
+            f"inputs of its largest tensor and {SCRATCH_BYTES / 1e9:.2f} GB of "
+            f"scratch, but {found / 1e9:.2f} GB {where}. Free some memory, merge fewer "
+            "inputs at a time, or say with --memory how much to use."
         )
+
+
+@contextmanager
+def saying_memory_ran_out() -> Iterator[None]:
+    """Put what the system and torch say of too little memory in our words.
+
+    Raises:
+        WorkerError: Memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(x in said for x in _SAID):
+            raise
+        raise WorkerError(
+            "Memory ran out during the merge; what was written is removed. Free some "
+            "memory, or merge fewer inputs at a time."
+        ) from error
+
+
+def _largest(recipe: Recipe, sources: Sources) -> int:
+    """Return the most bytes that one tensor of a merge takes, with all it is made of.
+
+    An input that is merged on the fly needs its own while the others are held.
+    """
+    merged = Merged(recipe, sources)
+    slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
+    slots |= dict(enumerate(recipe.slots))
+    widths = {name: _width(source, sources) for name, source in recipe.inputs}
+    within = [
+        _largest(source.recipe, sources)
+        for _, source in recipe.inputs
+        if isinstance(source, Nested)
+    ]
+    largest = max(
+        _tensor(operation, part, widths)
+        for where, slot in slots.items()
+        for name, part in merged.section(where).items()
+        if part.role != BUFFER
+        for operation in _operations(slot, name, part)
+    )
+    return largest + max(within, default=0)
+
+
+def _operations(slot: Slot, name: str, part: Part) -> Iterator[Operation]:
+    """Return what a tensor, or the pieces of it, are merged by."""
+    for one in (name, *(piece.name for piece in part.pieces)):
+        yield slot.operation(part.role, one)
+
+
+def _tensor(operation: Operation, part: Part, widths: dict[str, int]) -> int:
+    n = math.prod(part.shape)
+    held = n * (sum(widths[name] for name in operation.reads) + part.dtype.itemsize)
+    if not _is_spectral(operation) or len(part.shape) < 2:
+        return held + n * _WIDE
+    experts = {piece.expert for piece in part.pieces}
+    own, each = _SPECTRAL
+    copies = own + each * len(operation.inputs)
+    return held + n // max(len(experts), 1) * copies * _SPECTRAL_WIDE
+
+
+def _is_spectral(operation: Operation) -> bool:
+    operator = CATALOGUE[operation.operator]
+    chosen = dict(operation.shared)
+    return operator.policy("embed") == "linear" or any(
+        chosen.get(knob) in values for knob, values in operator.spectral_with
+    )
+
+
+def _width(source: Input, sources: Sources) -> int:
+    """Return how many bytes an entry of an input takes once it is read."""
+    match source:
+        case Checkpoint():
+            infos = sources.model(source.fingerprint).tensors.values()
+            floats = [info.dtype for info in infos if info.is_float]
+            return max((TORCH_DTYPES[name].itemsize for name in floats), default=_WIDE)
+        case Adapted() | Nested():
+            return _WIDE
+        case _:
+            return _width(source.of, sources)

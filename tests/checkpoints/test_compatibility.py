@@ -111,7 +111,8 @@ def test_layers_of_different_types_are_named_in_pairs(tmp_path: Path) -> None:
     )
     assert problem == (
         "2 layers are of different types, for example layer 1: sliding attention, one "
-        "feed-forward block in 'b', full attention, one feed-forward block in 'a'."
+        "feed-forward block in 'b', full attention, one feed-forward block in 'a'. "
+        "Equal weights would compute something else."
     )
 
 

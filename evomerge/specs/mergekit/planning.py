@@ -137,11 +137,7 @@ class Planner:
         for feed in feeds:
             tensor = self.models[feed.source.name].get(feed.where, suffix)
             if tensor is None:
-                self.mistakes.add(
-                    cut.key,
-                    f"expected models of one architecture: {feed.source.name!r} has no "
-                    f"{suffix!r} in {feed.where}, which others have.",
-                )
+                self.mistakes.add(cut.key, self._explain_lack(feed, feeds, suffix))
                 return None
             found.append((feed.source, tensor))
         (first, usual), *rest = found
@@ -152,15 +148,30 @@ class Planner:
                     cut.key,
                     f"expected tensors of one shape: {usual.name} is "
                     f"{list(usual.shape)} in {first.name!r}, but {tensor.name} is "
-                    f"{list(tensor.shape)} in {source.name!r}."
+                    f"{list(tensor.shape)} in {source.name!r}. "
                     + (
-                        " Vocabularies of different sizes need a tokenizer section."
+                        "Vocabularies of different sizes need a tokenizer section."
                         if usual.role in ("embed", "head")
-                        else ""
+                        else "Merge models of one shape."
                     ),
                 )
                 return None
         return found
+
+    def _explain_lack(self, feed: Feed, feeds: list[Feed], suffix: str) -> str:
+        """Say which model has a tensor that another lacks."""
+        has, tensor = next(
+            (other.source.name, tensor)
+            for other in feeds
+            if (tensor := self.models[other.source.name].get(other.where, suffix))
+        )
+        where = feed.where
+        lacks = tensor.in_layer(where) if isinstance(where, int) else tensor.name
+        return (
+            f"expected models of one architecture: {feed.source.name!r} lacks "
+            f"{lacks!r}, but {has!r} has {tensor.name!r}. Download the models again if "
+            "they should be alike."
+        )
 
     def _decide(
         self,

@@ -1,0 +1,113 @@
+"""Carry out one decided merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.api.exporting import Progress
+from evomerge.errors import CandidateError
+
+if TYPE_CHECKING:
+    from evomerge.checkpoints import Model
+    from evomerge.merging.writer import Written
+    from evomerge.specs.mergekit import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How one merge is computed; the result is the same on the same kind of device.
+
+    Attributes:
+        device: As torch names it.
+        dtype: Element type of the result; None takes the recipe's.
+        threads: Processor threads; None takes as many as there are cores.
+        memory_bytes: Most memory to use; None takes what is free.
+    """
+
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    memory_bytes: int | None = None
+
+
+def merge(
+    recipe_file: Path,
+    out: Path,
+    *,
+    profile: Profile = "identical",
+    shard_bytes: int = 5 * 10**9,
+    means: Means | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Carry out one decided merge and write it as a model folder.
+
+    Args:
+        recipe_file: Of our own in either form, or mergekit's.
+        out: Folder to make.
+        profile: Of a mergekit file: ``identical`` gives mergekit's result; with
+            ``default`` what it does not say is as in recipes of our own.
+        shard_bytes: Largest weight file.
+        means: How it is computed.
+        progress: Told written bytes and all bytes.
+
+    Raises:
+        SpecError: Anything is wrong with the recipe file or its folders.
+        RecipeError: The models do not fit the recipe.
+        CandidateError: The merged weights are not finite, or not defined.
+        ExportError: The folder exists, or cannot be written.
+        WorkerError: There is no such device, or not enough memory.
+    """
+    from evomerge.merging.devices import check_device, on_threads
+    from evomerge.merging.memory import check_memory, saying_memory_ran_out
+    from evomerge.merging.sources import Sources
+    from evomerge.merging.writer import write_model
+    from evomerge.specs.recipes import open_recipe
+
+    means = means or Means()
+    opened = open_recipe(recipe_file, profile=profile)
+    recipe = opened.recipe
+    if means.dtype is not None:
+        recipe = replace(recipe, dtype=means.dtype)
+    check_device(means.device)
+    with (
+        on_threads(means.threads),
+        Sources(opened.folders, device=means.device) as sources,
+        _naming_culprits(opened.models),
+        saying_memory_ran_out(),
+    ):
+        check_memory(recipe, sources, means.memory_bytes)
+        return write_model(
+            recipe, sources, out, shard_bytes=shard_bytes, progress=progress
+        )
+
+
+@contextmanager
+def _naming_culprits(models: Mapping[str, Model]) -> Iterator[None]:
+    """Let an error over a merged tensor name the sources that are not finite.
+
+    They are looked through only then: a merge that goes well reads them once.
+    """
+    from evomerge.checkpoints.finite import non_finite
+
+    try:
+        yield
+    except CandidateError as error:
+        bad = {name: non_finite(model) for name, model in models.items()}
+        said = " ".join(
+            f"Source {name!r} at {models[name].path} holds NaN or infinity in "
+            f"{_first(tensors)}. Repair it, or merge without it."
+            for name, tensors in bad.items()
+            if tensors
+        )
+        if not said:
+            raise
+        raise CandidateError(f"{error} {said}") from error
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = "" if len(names) == 1 else f" and {len(names) - 1} more"
+    return f"{names[0]!r}{more}"
