@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,9 +41,16 @@ def fingerprint(
     on_disk = {} if cache_dir is None else _load(cache_dir)
     hashes: dict[str, str] = {}
     fresh: dict[str, str] = {}
-    for name in sorted(set(names)):
-        key = _key(folder / name)
-        found = _known.get(key) or on_disk.get(key) or _hash(folder / name, key)
+    ordered = sorted(set(names))
+    keys = [_key(folder / name) for name in ordered]
+
+    def find(name: str, key: str) -> str:
+        return _known.get(key) or on_disk.get(key) or _hash(folder / name, key)
+
+    # Hashing leaves the interpreter to others: one thread a core, shard by shard.
+    with ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1) as pool:
+        found_all = list(pool.map(find, ordered, keys))
+    for name, key, found in zip(ordered, keys, found_all, strict=True):
         hashes[name] = _known[key] = found
         if key not in on_disk:
             fresh[key] = found

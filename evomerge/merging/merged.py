@@ -158,7 +158,8 @@ class Merged:
         """Return what is kept of an operation's inputs, by what they hold."""
         feed, names = self._feeds[where], operation.reads
         # What is merged on the fly is another one for the next candidate.
-        if any(isinstance(self.recipe.input(one), Nested) for one in names):
+        passing = any(isinstance(self.recipe.input(one), Nested) for one in names)
+        if passing or self._statistics is NOTHING_KEPT:
             return NOTHING_KEPT
         part = "" if piece is None else piece.name
         identities = {

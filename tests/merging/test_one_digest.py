@@ -53,9 +53,9 @@ class Parents:
             if 2 * done > total:
                 raise KeyboardInterrupt
 
+        out, recipe = self.root / operator / name, self.recipe(operator)
         with Sources(self.paths) as sources, pytest.raises(KeyboardInterrupt):
-            out = self.root / operator / name
-            write_model(self.recipe(operator), sources, out, progress=stop)
+            write_model(recipe, sources, out, progress=stop)
         assert not out.exists()
 
     def digest(self, operator: str, name: str, cache: Path | None = None) -> str:

@@ -17,6 +17,7 @@ from numba.extending import intrinsic, overload
 BLOCK = 2048
 """Entries worked on at a time where scratch space must stay in the nearest cache."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+YES, NO = np.uint32(1), np.uint32(0)
 
 _HALF_SCALE = np.float32(2.0**112)
 """Between the exponents of fp16 and fp32, after a shift by 13 bits."""
@@ -24,7 +25,6 @@ _HALF_UNIT = np.float32(2.0**24)
 """One over the smallest fp16 number."""
 _SIGN, _REST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
 _FULL = np.uint32(0x7F800000)
-_YES, _NO = np.uint32(1), np.uint32(0)
 _U13, _U16 = np.uint32(13), np.uint32(16)
 
 
@@ -81,7 +81,7 @@ def _load(array, index):
         size = as_float(u32(u32(word & np.uint32(0x7FFF)) << _U13)) * _HALF_SCALE
         special = u32(word & np.uint32(0x7C00)) == np.uint32(0x7C00)
         sign = u32(u32(word & np.uint32(0x8000)) << _U16)
-        full = _FULL if special else _NO
+        full = _FULL if special else NO
         return as_float(u32(u32(as_bits(size) | sign) | full))
 
     return half
@@ -98,21 +98,21 @@ def _store(array, index, value):
 
         def single(array, index, value):
             array[index] = value
-            return _YES if u32(as_bits(value) & _FULL) == _FULL else _NO
+            return YES if u32(as_bits(value) & _FULL) == _FULL else NO
 
         return single
     if array.dtype == types.uint16:
 
         def brain(array, index, value):
             bits = as_bits(value)
-            even = u32(u32(bits >> _U16) & _YES)
+            even = u32(u32(bits >> _U16) & YES)
             word = u32(u32(u32(bits + np.uint32(0x7FFF)) + even) >> _U16)
             array[index] = np.uint16(word)
             # What overflows has the full exponent after rounding, what was no number
             # had it before.
             was = u32(bits & _FULL) == _FULL
             now = u32(word & np.uint32(0x7F80)) == np.uint32(0x7F80)
-            return _YES if was | now else _NO
+            return YES if was | now else NO
 
         return brain
 
@@ -120,7 +120,7 @@ def _store(array, index, value):
         bits = as_bits(value)
         sign = u32(u32(bits & _SIGN) >> _U16)
         size = u32(bits & _REST)
-        even = u32(u32(size >> _U13) & _YES)
+        even = u32(u32(size >> _U13) & YES)
         # From the exponents of fp32 to those of fp16, with half a unit to round.
         moved = u32(u32(size - np.uint32(0x38000000)) + np.uint32(0xFFF))
         usual = u32(u32(moved + even) >> _U13)
@@ -130,6 +130,6 @@ def _store(array, index, value):
         word = usual if size >= np.uint32(0x38800000) else small
         word = word if size < np.uint32(0x47800000) else np.uint32(0x7C00)
         array[index] = np.int16(np.uint16(u32(word | sign)))
-        return _YES if word >= np.uint32(0x7C00) else _NO
+        return YES if word >= np.uint32(0x7C00) else NO
 
     return half

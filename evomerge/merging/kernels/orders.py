@@ -9,7 +9,15 @@ exactly, in linear time and without a copy of the sizes.
 
 import numpy as np
 
-from evomerge.merging.kernels.numbers import BLOCK, as_bits, compiled, load
+from evomerge.merging.kernels.numbers import (
+    BLOCK,
+    NO,
+    YES,
+    as_bits,
+    compiled,
+    load,
+    u32,
+)
 
 HIGH_BINS = 1 << 15
 LOW_BINS = 1 << 16
@@ -20,6 +28,75 @@ def _keys(x, base, start, keys):
     """Read the bits of sizes; what is no number is larger than all numbers."""
     for i in range(len(keys)):
         keys[i] = as_bits(abs(load(x, start + i) - load(base, start + i)))
+
+
+@compiled
+def keys_at(x, base, places):
+    """Return the bits of the sizes of a few entries: uint32."""
+    keys = np.empty(len(places), np.uint32)
+    for i in range(len(places)):
+        place = places[i]
+        keys[i] = as_bits(abs(load(x, place) - load(base, place)))
+    return keys
+
+
+@compiled
+def collect(x, base, low, high, found):
+    """Collect the sizes between two, which are few, and count those above.
+
+    Args:
+        x: The input, flat.
+        base: Of its length, or None.
+        low: uint32: the smallest wanted.
+        high: uint32: the largest wanted; if it is the smallest, they are only counted.
+        found: uint32: the result.
+
+    Returns:
+        How many are above, and how many were found; -1 if there is no room for them.
+    """
+    bits = np.empty(BLOCK, np.uint32)
+    above, number = np.int64(0), np.int64(0)
+    for start in range(0, len(x), BLOCK):
+        length = min(BLOCK, len(x) - start)
+        _keys(x, base, start, bits[:length])
+        larger = np.uint32(0)
+        for i in range(length):
+            larger = u32(larger + (YES if bits[i] > high else NO))
+        above += larger
+        if low == high:
+            equal = np.uint32(0)
+            for i in range(length):
+                equal = u32(equal + (YES if bits[i] == low else NO))
+            number += equal
+            continue
+        if number + length > len(found):
+            return above, np.int64(-1)
+        for i in range(length):
+            key = bits[i]
+            if (key >= low) & (key <= high):
+                found[number] = key
+                number += 1
+    return above, number
+
+
+@compiled
+def nth_equal(x, base, key, wanted):
+    """Return the flat index of the so-many-th entry of one size, from 1."""
+    bits = np.empty(BLOCK, np.uint32)
+    for start in range(0, len(x), BLOCK):
+        length = min(BLOCK, len(x) - start)
+        _keys(x, base, start, bits[:length])
+        equal = np.uint32(0)
+        for i in range(length):
+            equal = u32(equal + (YES if bits[i] == key else NO))
+        if equal < wanted:
+            wanted -= np.int64(equal)
+            continue
+        for i in range(length):
+            wanted -= bits[i] == key
+            if wanted == 0:
+                return np.int64(start + i)
+    return np.int64(-1)
 
 
 @compiled
@@ -90,6 +167,27 @@ def find_ties(x, base, table, wanted, places):
 
 
 @compiled
+def _sort_by_digit(pairs, spare, counts, digit):
+    """Sort keys, in the high halves of pairs, by 8 of their bits; stable.
+
+    ``counts`` says how many have each value. Returns whether ``spare`` has the result.
+    """
+    shift = np.uint64(32 + 8 * digit)
+    if counts[np.int64((pairs[0] >> shift) & np.uint64(0xFF))] == len(pairs):
+        return False  # all are alike here
+    place = 0
+    for value in range(256):
+        number = counts[value]
+        counts[value] = place
+        place += number
+    for i in range(len(pairs)):
+        mine = np.int64((pairs[i] >> shift) & np.uint64(0xFF))
+        spare[counts[mine]] = pairs[i]
+        counts[mine] += 1
+    return True
+
+
+@compiled
 def rank_rows(x, base, row, low, high, ranks):
     """Write each entry's rank in its row: 0 for the smallest, equals last first.
 
@@ -102,32 +200,21 @@ def rank_rows(x, base, row, low, high, ranks):
         ranks: uint16, flat: the result.
     """
     bits = np.empty(row, np.uint32)
-    one, two = np.empty(row, np.uint64), np.empty(row, np.uint64)
+    pairs, spare = np.empty(row, np.uint64), np.empty(row, np.uint64)
     counts = np.empty((4, 256), np.int64)
     for r in range(low, high):
         _keys(x, base, r * row, bits)
         counts[:] = 0
+        # Equals rank by place, the first highest: sort from the last entry on.
         for i in range(row):
-            key = bits[i]
-            one[i] = (np.uint64(key) << np.uint64(32)) | np.uint64(row - 1 - i)
+            place = row - 1 - i
+            key = bits[place]
+            pairs[i] = (np.uint64(key) << np.uint64(32)) | np.uint64(place)
             for digit in range(4):
                 counts[digit, (key >> np.uint32(8 * digit)) & np.uint32(0xFF)] += 1
-        # Equals rank by place, the first highest: sort from the last entry on.
-        for i in range(row // 2):
-            one[i], one[row - 1 - i] = one[row - 1 - i], one[i]
         for digit in range(4):
-            place = 0
-            for value in range(256):
-                here = counts[digit, value]
-                counts[digit, value] = place
-                place += here
-            shift = np.uint64(32 + 8 * digit)
-            for i in range(row):
-                bin_ = np.int64((one[i] >> shift) & np.uint64(0xFF))
-                two[counts[digit, bin_]] = one[i]
-                counts[digit, bin_] += 1
-            one, two = two, one
+            if _sort_by_digit(pairs, spare, counts[digit], digit):
+                pairs, spare = spare, pairs
         out = ranks[r * row : (r + 1) * row]
         for i in range(row):
-            entry = row - 1 - np.int64(one[i] & np.uint64(0xFFFFFFFF))
-            out[entry] = np.uint16(i)
+            out[np.int64(pairs[i] & np.uint64(0xFFFFFFFF))] = np.uint16(i)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from evomerge.merging.operators.memo import Known, Value
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Value
 
 _BLOCK = 1 << 15
 """Elements a block on the CPU: torch's grain size, 128 KiB in fp32."""
@@ -56,7 +56,7 @@ class Deltas:
     @property
     def is_known(self) -> bool:
         """Whether what is found out is kept."""
-        return self._known is not None
+        return self._known is not None and self._known.memo is not NOTHING_KEPT
 
     def recall(
         self, kind: str, which: Sequence[int], compute: Callable[[], Value]

@@ -14,9 +14,9 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.order import keep_block
+from evomerge.merging.operators.order import Cut, keep_block
 from evomerge.merging.operators.rows import ranks, row_length
-from evomerge.merging.operators.sizes import size_cuts
+from evomerge.merging.operators.sizes import each_size_cuts
 from evomerge.merging.operators.sparsify import keep_count, keep_l1, whole
 from evomerge.merging.operators.thinning import Step, Steps, Thin
 
@@ -98,7 +98,8 @@ def _deltas(
 
 
 def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
-    steps = tuple(_step(deltas, index, at) for index, at in enumerate(bands))
+    cuts = each_size_cuts(deltas, [_wanted(at, deltas.n) for at in bands])
+    steps = tuple(_step(found) for found in cuts)
     left, right = deltas.scratch(), deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
@@ -114,13 +115,16 @@ def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
     return Steps(thin, steps)
 
 
-def _step(deltas: Deltas, index: int, at: Band) -> Step:
-    if at.keep == deltas.n:
-        return Step()
-    if not at.top:
-        return Step(cut=size_cuts(deltas, index, (at.keep,))[0])
-    top, cut = size_cuts(deltas, index, (at.top, at.top + at.keep))
-    return Step(cut=cut, top=top)
+def _wanted(at: Band, n: int) -> tuple[int, ...]:
+    """Return after how many entries a band is cut off."""
+    if at.keep == n:
+        return ()
+    return (at.top, at.top + at.keep) if at.top else (at.keep,)
+
+
+def _step(found: Sequence[Cut]) -> Step:
+    top = found[0] if len(found) > 1 else None
+    return Step(cut=found[-1] if found else None, top=top)
 
 
 def _in_rows(bands: Sequence[Band], length: int) -> Thin:

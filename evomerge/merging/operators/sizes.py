@@ -27,6 +27,13 @@ _SMALL = 1 << 17
 _GROUP = 64
 """High halves whose low halves are counted at a time: 32 MiB of counts."""
 
+_FEW = 4
+"""Up to this many cuts are looked for one by one."""
+_SAMPLE = 1 << 14
+"""Sizes looked at to guess where a cut is."""
+_MARGIN = 300
+"""How many of them a guess may be off: more than four standard deviations."""
+
 Array = npt.NDArray[Any]
 
 
@@ -50,6 +57,28 @@ class Cuts:
         if at == len(self.counts) or int(self.counts[at]) != keep:
             return None
         return Cut(float(self.thresholds[at]), int(self.lasts[at]))
+
+
+def each_size_cuts(deltas: Deltas, keeps: Sequence[Sequence[int]]) -> list[list[Cut]]:
+    """Find the cuts of every input, several inputs at a time.
+
+    Args:
+        deltas: The inputs.
+        keeps: How many entries of each input.
+    """
+    found: list[list[Cut]] = [[] for _ in keeps]
+
+    def find(low: int, high: int) -> int:
+        for index in range(low, high):
+            if keeps[index]:
+                found[index] = size_cuts(deltas, index, keeps[index])
+        return 0
+
+    if deltas.n <= _SMALL:
+        find(0, len(keeps))
+    else:
+        in_parts(find, len(keeps), multiple_of=1, least=1)
+    return found
 
 
 def size_cuts(deltas: Deltas, index: int, keeps: Sequence[int]) -> list[Cut]:
@@ -122,11 +151,54 @@ def _table(deltas: Deltas, index: int, keeps: Sequence[int]) -> Cuts:
         lasts = order[counts - 1]
         return Cuts(counts, sizes[lasts].cpu(), lasts.cpu())
     if can_read(deltas):
-        keys, lasts = _count(deltas, index, np.array(keeps, dtype=np.int64))
+        few = _few(deltas, index, keeps) if len(keeps) <= _FEW else None
+        keys, lasts = few or _count(deltas, index, np.array(keeps, dtype=np.int64))
         return Cuts(counts, torch.from_numpy(keys).view(torch.float32), lasts)
     found = cuts(deltas, magnitude(deltas, index), keeps)
     thresholds = torch.tensor([cut.threshold for cut in found])
     return Cuts(counts, thresholds, torch.tensor([cut.last for cut in found]))
+
+
+def _few(
+    deltas: Deltas, index: int, keeps: Sequence[int]
+) -> tuple[Array, torch.Tensor] | None:
+    """Find a few cuts, each among the sizes near where a sample says it is."""
+    found = [_near(deltas, index, keep) for keep in keeps]
+    cuts = [cut for cut in found if cut is not None]
+    if len(cuts) < len(found):
+        return None
+    keys = np.array([key for key, _ in cuts], dtype=np.uint32).view(np.int32)
+    return keys, torch.tensor([last for _, last in cuts])
+
+
+def _near(deltas: Deltas, index: int, keep: int) -> tuple[int, int] | None:
+    """Find the bits of one threshold and the flat index of its last tie.
+
+    Returns:
+        None if the sample misled, or if too many sizes are near.
+    """
+    from evomerge.merging.kernels.orders import collect, keys_at, nth_equal
+
+    x, base = _arrays(deltas, index)
+    places = np.arange(_SAMPLE, dtype=np.int64) * deltas.n // _SAMPLE
+    sample = np.sort(keys_at(x, base, places))[::-1]
+    at = keep * _SAMPLE // deltas.n
+    high = sample[at - _MARGIN] if at >= _MARGIN else np.uint32(0xFFFFFFFF)
+    low = sample[at + _MARGIN] if at + _MARGIN < _SAMPLE else np.uint32(0)
+    space = np.empty(deltas.n // 4 + _SAMPLE, dtype=np.uint32)
+    above, number = collect(x, base, low, high, space)
+    rest = keep - int(above)
+    if number < 0 or not 0 < rest <= number:
+        return None
+    if low == high:
+        last = deltas.n if rest == number else nth_equal(x, base, low, np.int64(rest))
+        return int(low), int(last)
+    near = space[:number]
+    key = np.partition(near, number - rest)[number - rest]
+    wanted = rest - int(np.count_nonzero(near > key))
+    if wanted == int(np.count_nonzero(near == key)):
+        return int(key), deltas.n  # all equals stay: no need to look for a last
+    return int(key), int(nth_equal(x, base, key, np.int64(wanted)))
 
 
 def _count(deltas: Deltas, index: int, keeps: Array) -> tuple[Array, torch.Tensor]:
@@ -170,13 +242,17 @@ def _in_bins(
     count_low(x, base, rows, lows)
     keys = np.zeros(len(bins), dtype=np.int64)
     numbers = np.zeros(len(bins), dtype=np.int64)
+    ties = np.zeros(len(bins), dtype=np.int64)
     for i, (high, rest) in enumerate(zip(bins, rests, strict=True)):
         counts = lows[rows[high]]
         reached = np.cumsum(counts[::-1])
         step = int(np.searchsorted(reached, rest))
         low = LOW_BINS - 1 - step
         keys[i] = (int(high) << 16) | low
+        ties[i] = counts[low]
         numbers[i] = rest - (reached[step] - counts[low])
+    if bool((numbers == ties).all()):  # all equals stay: no need to look for a last
+        return keys.astype(np.int32), np.full(len(bins), deltas.n, dtype=np.int64)
     order = np.lexsort((numbers, keys))
     different, firsts = np.unique(keys[order], return_index=True)
     marks = np.full((len(group), LOW_BINS), -1, dtype=np.int32)

@@ -7,7 +7,7 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.order import Cut, keep_block
-from evomerge.merging.operators.sizes import size_cuts
+from evomerge.merging.operators.sizes import each_size_cuts
 from evomerge.merging.operators.thinning import Step, Steps, Thin, scaled
 
 
@@ -32,10 +32,8 @@ def whole(count: float, *, guard: bool = True) -> int:
 def trim(deltas: Deltas, densities: Sequence[float], *, guard: bool = True) -> Thin:
     """Keep the largest differences of each input, the given part of them."""
     counts = [keep_count(density, deltas.n, guard=guard) for density in densities]
-    found = [
-        None if keep >= deltas.n else size_cuts(deltas, index, (keep,))[0]
-        for index, keep in enumerate(counts)
-    ]
+    wanted = [() if keep >= deltas.n else (keep,) for keep in counts]
+    found = [cuts[0] if cuts else None for cuts in each_size_cuts(deltas, wanted)]
     space = deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
