@@ -97,8 +97,8 @@ def _explain_nothing(folder: Path) -> str:
         )
     if "adapter_config.json" in names:
         return (
-            f"{folder}: holds a low-rank adapter, not a model. Merge the adapter into "
-            "its base model first."
+            f"{folder}: holds a low-rank adapter, not a model. Write it behind the "
+            "model it was trained on, with a plus between them: model+adapter."
         )
     others = [name for name in names if name.endswith(".safetensors")]
     if others:
