@@ -26,12 +26,14 @@ class Means:
         dtype: Element type of the result; None takes the recipe's.
         threads: Processor threads; None takes as many as there are cores.
         memory_bytes: Most memory to use; None takes what is free.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     threads: int | None = None
     memory_bytes: int | None = None
+    cache_dir: Path | None = None
 
 
 def merge(
@@ -61,6 +63,7 @@ def merge(
         ExportError: The folder exists, or cannot be written.
         WorkerError: There is no such device, or not enough memory.
     """
+    from evomerge.checkpoints import remembered
     from evomerge.merging.devices import check_device, on_threads
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
     from evomerge.merging.sources import Sources
@@ -68,7 +71,8 @@ def merge(
     from evomerge.specs.recipes import open_recipe
 
     means = means or Means()
-    opened = open_recipe(recipe_file, profile=profile)
+    with remembered(means.cache_dir):
+        opened = open_recipe(recipe_file, profile=profile)
     recipe = opened.recipe
     if means.dtype is not None:
         recipe = replace(recipe, dtype=means.dtype)

@@ -8,6 +8,7 @@ files are never opened.
 """
 
 from evomerge.checkpoints.compatibility import compatibility
+from evomerge.checkpoints.fingerprint import remembered
 from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
 from evomerge.checkpoints.layer_types import LayerType, restacked
 from evomerge.checkpoints.layout import HEAD_WEIGHT, Layout, Place
@@ -32,5 +33,6 @@ __all__ = [
     "compatibility",
     "read_header",
     "read_model",
+    "remembered",
     "restacked",
 ]

@@ -8,9 +8,9 @@ between processes. The memo can be deleted at any time.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.core.digest import digest
@@ -57,6 +57,29 @@ def fingerprint(
     if cache_dir is not None and fresh:
         _save(cache_dir, fresh)
     return digest(hashes)
+
+
+@contextmanager
+def remembered(cache_dir: Path | None) -> Iterator[None]:
+    """Take fingerprints within the block from a memo, and add to it what is new.
+
+    For callers who read many things and do not say where each is remembered.
+
+    Args:
+        cache_dir: Folder of the memo; None remembers nothing.
+    """
+    if cache_dir is None:
+        yield
+        return
+    on_disk = _load(cache_dir)
+    _known.update(on_disk)
+    before = set(_known)
+    try:
+        yield
+    finally:
+        fresh = {key: _known[key] for key in set(_known) - before}
+        if fresh:
+            _save(cache_dir, fresh)
 
 
 def _key(file: Path) -> str:

@@ -112,6 +112,7 @@ def merge(
                 dtype,
                 threads,
                 None if memory_gb is None else int(memory_gb * _GIGA),
+                cache_dir(),
             ),
             progress=progress,
         )

@@ -33,9 +33,11 @@ def json_option(command: _F) -> _F:
 
 
 def shard_option(command: _F) -> _F:
-    """Add ``--shard-gb``."""
+    """Add ``--shard-size``, in gigabytes."""
     return click.option(
+        "--shard-size",
         "--shard-gb",
+        "shard_gb",
         type=click.FloatRange(0, min_open=True),
         default=5.0,
         show_default=True,

@@ -50,6 +50,13 @@ CASES = {
     "della": Operation(
         "della", ("a", "b", "c"), "z", each=(("density", (0.3, 0.5, 0.7)),)
     ),
+    "della, same norm": Operation(
+        "della",
+        ("a", "b", "c"),
+        "z",
+        shared=(("rescale", "l1"),),
+        each=(("density", (0.3, 1.0, 0.7)),),
+    ),
     "breadcrumbs": Operation(
         "breadcrumbs",
         ("a", "b", "c"),
@@ -73,6 +80,7 @@ def step_by_step() -> Iterator[None]:
     with (
         patch(where + "linear.can_fuse", lambda *_: False),
         patch(where + "consensus.can_fuse", lambda *_: False),
+        patch(where + "sparsify.can_sum", lambda *_: False),
         patch(where + "sizes.can_read", lambda *_: False),
     ):
         yield

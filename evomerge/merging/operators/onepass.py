@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
@@ -73,6 +74,12 @@ def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
     return known and fits and can_read(deltas) and _is_plain(out)
 
 
+def can_sum(deltas: Deltas, thin: Thin) -> bool:
+    """Tell whether compiled code can sum up what a thinning leaves."""
+    known = isinstance(thin, Steps) and thin.are_alike
+    return known and deltas.n >= _SMALL and can_read(deltas)
+
+
 def can_read(deltas: Deltas) -> bool:
     """Tell whether compiled code can read these tensors."""
     return all(_is_plain(tensor) for tensor in deltas.sources())
@@ -104,7 +111,7 @@ def fused_sum(
     weights = _numbers(factors)
     if thin is None:
         return _run(lambda low, high: job.run(add, low, high, weights), deltas.n)
-    return _Thinned(job, _steps(thin), weights).run(add_thinned, add_tossed)
+    return _Thinned(job, thin, weights).run(add_thinned, add_tossed)
 
 
 def fused_election(
@@ -128,8 +135,38 @@ def fused_election(
     # None instead of False: the compiler leaves out what is not asked for.
     rule = (ballot.count or None, ballot.normalize, mixed or None)
     last = (_numbers(votes), *rule, np.float32(ballot.scale))
-    thinned = _Thinned(job, _steps(thin), _numbers(weights))
+    thinned = _Thinned(job, thin, _numbers(weights))
     return thinned.run(elect, elect_tossed, last)
+
+
+def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
+    """Return the L1 norms of one input's difference, and of what is left of it."""
+    from evomerge.merging.kernels.merges import add_sizes_cut, add_sizes_tossed
+
+    x, base = as_array(deltas.tensors()[index]), deltas.start()
+    origin = None if base is None else as_array(base)
+    only = _Steps((thin.of[index],))
+    coins = only.coins
+    sums = np.zeros((-(-deltas.n // _BLOCK), 2))
+
+    def part(low: int, high: int) -> tuple[object, ...]:
+        return (x[low:high],), None if origin is None else origin[low:high]
+
+    def loop(low: int, high: int) -> int:
+        mine = sums[low // _BLOCK :]
+        if coins:
+            steps = only.bounds(low)
+            add_sizes_tossed(part(low, high), steps, np.int64(low), coins, mine)
+            return 0
+        for start, stop in only.windows(low, high):
+            places = (np.int64(low), np.int64(start))
+            add_sizes_cut(part(start, stop), only.bounds(start), *places, mine)
+        return 0
+
+    _run(loop, deltas.n)
+    # Block by block, whoever summed them: the same for any number of threads.
+    whole, left = sums.sum(axis=0).tolist()
+    return whole, left
 
 
 class _Job:
@@ -161,41 +198,53 @@ class _Job:
 class _Thinned:
     """A merge of thinned inputs, in parts in which the same is done to every entry."""
 
-    def __init__(self, job: _Job, steps: Sequence[Step], weights: Numbers) -> None:
+    def __init__(self, job: _Job, thin: Thin, weights: Numbers) -> None:
+        assert isinstance(thin, Steps)
         self._job = job
-        self._steps = steps
+        self._steps = _Steps(thin.of)
         self._weights = weights
 
     def run(self, cut: Merge, tossed: Merge, *given: object) -> bool:
         """Run the merge that takes cuts, or the one that tosses coins."""
-        if any(step.coin is not None for step in self._steps):
-            coins = tuple(_coin(step.coin) for step in self._steps)
+        steps, coins = self._steps, self._steps.coins
 
-            def toss(low: int, high: int) -> int:
-                how = (self._weights, self._bounds(low), np.int64(low), coins)
-                return self._job.run(tossed, low, high, *how, *given)
-
-            return _run(toss, self._job.n)
+        def toss(low: int, high: int) -> int:
+            how = (self._weights, steps.bounds(low), np.int64(low), coins)
+            return self._job.run(tossed, low, high, *how, *given)
 
         def loop(low: int, high: int) -> int:
             bad = 0
-            for start, stop in self._windows(low, high):
-                how = (self._weights, self._bounds(start), ())
+            for start, stop in steps.windows(low, high):
+                how = (self._weights, steps.bounds(start), ())
                 bad |= self._job.run(cut, start, stop, *how, *given)
             return bad
 
-        return _run(loop, self._job.n)
+        return _run(toss if coins else loop, self._job.n)
 
-    def _windows(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Steps as compiled code knows them."""
+
+    of: Sequence[Step]
+
+    @property
+    def coins(self) -> tuple[tuple[object, ...], ...]:
+        """What is tossed for each input; empty if nothing is tossed at all."""
+        if all(step.coin is None for step in self.of):
+            return ()
+        return tuple(_coin(step.coin) for step in self.of)
+
+    def windows(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Cut a range where the last tie of an input's threshold stands."""
-        cuts = [cut for step in self._steps for cut in (step.cut, step.top) if cut]
+        cuts = [cut for step in self.of for cut in (step.cut, step.top) if cut]
         edges = {cut.last + 1 for cut in cuts if low < cut.last + 1 < high}
         return pairwise(sorted({low, high, *edges}))
 
-    def _bounds(self, start: int) -> tuple[Numbers, ...]:
+    def bounds(self, start: int) -> tuple[Numbers, ...]:
         """Return what sizes stay of each input from a place on, and the factor."""
         out = []
-        for step in self._steps:
+        for step in self.of:
             low = _LEAST if step.cut is None else _edge(step.cut, start)
             high = _MOST if step.top is None else _edge(step.top, start)
             out.append((low, high, np.float32(step.factor)))
@@ -206,11 +255,6 @@ def _edge(cut: Cut, start: int) -> np.float32:
     """Return the smallest size that a cut keeps of the entries from a place on."""
     threshold = np.float32(cut.threshold)
     return threshold if start <= cut.last else np.nextafter(threshold, _MOST)
-
-
-def _steps(thin: Thin) -> tuple[Step, ...]:
-    assert isinstance(thin, Steps)
-    return thin.of
 
 
 def _coin(coin: Coin | RankedCoin | None) -> tuple[object, ...]:

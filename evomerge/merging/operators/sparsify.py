@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.merging.operators.blocks import Deltas, total
+from evomerge.merging.operators.onepass import can_sum, fused_sizes
 from evomerge.merging.operators.order import Cut, keep_block
 from evomerge.merging.operators.sizes import each_size_cuts
 from evomerge.merging.operators.thinning import Step, Steps, Thin, scaled
@@ -66,6 +67,9 @@ def keep_l1(deltas: Deltas, thin: Thin) -> Thin:
 
 def _l1_factor(deltas: Deltas, thin: Thin, index: int) -> float:
     """Return by what the kept entries grow so that their L1 norm is the whole one's."""
+    if isinstance(thin, Steps) and can_sum(deltas, thin):
+        full, kept = fused_sizes(deltas, thin, index)
+        return full / kept if kept > 0 else 1.0
     sums = torch.zeros(2, dtype=torch.float64, device=deltas.device)
     left, right = deltas.scratch(), deltas.scratch()
     for block in deltas.blocks():
