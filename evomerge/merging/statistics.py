@@ -65,7 +65,7 @@ class Statistics:
         self._device = str(device or "cpu")
         self._limit = ram_bytes
         self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._sizes: dict[str, int] = {}
+        self._held = 0
         self._lock = threading.Lock()
 
     def recall(
@@ -89,11 +89,13 @@ class Statistics:
 
     def _keep(self, name: str, value: object) -> None:
         with self._lock:
+            if name in self._kept:  # another thread was faster
+                return
             self._kept[name] = value
-            self._sizes[name] = _size(value)
-            while sum(self._sizes.values()) > self._limit and len(self._kept) > 1:
-                oldest, _ = self._kept.popitem(last=False)
-                del self._sizes[oldest]
+            self._held += _size(value)
+            while self._held > self._limit and len(self._kept) > 1:
+                _, oldest = self._kept.popitem(last=False)
+                self._held -= _size(oldest)
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None

@@ -8,6 +8,7 @@ same.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -293,7 +294,7 @@ def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
     part = -(-part // multiple_of) * multiple_of
     lows = range(0, n, part)
     highs = [min(low + part, n) for low in lows]
-    return not any(list(_pool(threads).map(loop, lows, highs)))
+    return not any(list(_pool(threads, os.getpid()).map(loop, lows, highs)))
 
 
 def _run(loop: Loop, n: int) -> bool:
@@ -301,5 +302,6 @@ def _run(loop: Loop, n: int) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads of this process: a forked one has none of its parent's."""
     return ThreadPoolExecutor(threads, thread_name_prefix="merge")
