@@ -1,5 +1,6 @@
 """Compiled code gives the bits of the same steps taken one after another."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -197,3 +198,12 @@ def test_ranks_in_rows_are_those_of_a_stable_sort() -> None:
     found = row_ranks(Deltas([values], torch.zeros_like(values)), 0, 129)
     assert found is not None
     assert torch.equal(found.view(300, 129).to(torch.int64), ranks(values.abs()))
+
+
+def test_what_compiles_does_not_disturb_who_looks_into_every_module() -> None:
+    import evomerge.merging.kernels.merges  # noqa: F401
+
+    # vLLM asks every value of every module for its attributes, if it has any.
+    handle = sys.modules["llvmlite.binding.ffi"].lib
+    assert not hasattr(handle, "__dict__")
+    assert callable(handle.LLVMPY_GetVersionInfo)
