@@ -30,9 +30,34 @@ class Condition:
     axis: str
     values: tuple[Scalar, ...]
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes it asks about."""
+        return (self.axis,)
+
     def holds(self, point: Point) -> bool:
         """Tell whether the axis this condition guards is active at ``point``."""
         return self.axis in point and point[self.axis] in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """The axis exists only while every one of several conditions holds."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes they ask about."""
+        return tuple(condition.axis for condition in self.conditions)
+
+    def holds(self, point: Point) -> bool:
+        """Tell whether the axis these conditions guard is active at ``point``."""
+        return all(condition.holds(point) for condition in self.conditions)
+
+
+When = Condition | AllOf | None
+"""When an axis exists; None for always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +80,7 @@ class FloatAxis:
     start: float | None = None
     log: bool = False
     grid: float | None = None
-    when: Condition | None = None
+    when: When = None
 
     def value(self, unit: float) -> float:
         """Turn a coordinate in [0, 1] into the nearest value on the grid."""
@@ -86,7 +111,7 @@ class IntAxis:
     low: int
     high: int
     start: int | None = None
-    when: Condition | None = None
+    when: When = None
 
     def value(self, unit: float) -> int:
         """Turn a coordinate in [0, 1] into a value; all values own equal shares."""
@@ -105,10 +130,25 @@ class ChoiceAxis:
     name: str
     choices: tuple[Scalar, ...]
     start: Scalar | None = None
-    when: Condition | None = None
+    when: When = None
 
 
 Axis = FloatAxis | IntAxis | ChoiceAxis
+
+
+@dataclass(frozen=True, slots=True)
+class Strand:
+    """Axes that follow one another through the depth of a model.
+
+    What is decided at neighbouring places belongs together, so a strategy that mixes
+    two points may cut both strands at one place and splice the parts.
+
+    Attributes:
+        sites: Names of the axes of each place, first to last; a place may have several,
+            and no axis has two places.
+    """
+
+    sites: tuple[tuple[str, ...], ...]
 
 
 class Blueprint(Protocol):
@@ -124,21 +164,31 @@ class Blueprint(Protocol):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Named axes, in order; a condition names an earlier axis."""
+    """Named axes, in order; a condition names earlier axes.
+
+    Attributes:
+        axes: Everything that is open.
+        strands: Which axes follow one another through the depth of a model.
+    """
 
     axes: tuple[Axis, ...]
+    strands: tuple[Strand, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for axis in self.axes:
             if axis.name in seen:
                 raise SpaceError(f"Axis {axis.name!r} stands twice in the space.")
-            if axis.when is not None and axis.when.axis not in seen:
-                raise SpaceError(
-                    f"Axis {axis.name!r} depends on {axis.when.axis!r}, which must "
-                    "stand before it."
-                )
+            for needed in () if axis.when is None else axis.when.axes:
+                if needed not in seen:
+                    raise SpaceError(
+                        f"Axis {axis.name!r} depends on {needed!r}, which must stand "
+                        "before it."
+                    )
             seen.add(axis.name)
+        placed = [n for strand in self.strands for site in strand.sites for n in site]
+        if len(placed) != len(set(placed)) or not seen.issuperset(placed):
+            raise SpaceError("A strand names an axis twice, or one that is not there.")
 
     @property
     def is_numeric(self) -> bool:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, IntAxis, SearchSpace
+from evomerge.core.space import (
+    AllOf,
+    ChoiceAxis,
+    Condition,
+    FloatAxis,
+    IntAxis,
+    SearchSpace,
+    Strand,
+)
 from evomerge.errors import SpaceError
 
 unit = st.floats(0, 1)
@@ -187,3 +195,22 @@ def test_axes_are_unique_and_conditions_point_backwards():
     guarded = FloatAxis("a", 0.0, 1.0, when=Condition("b", (1,)))
     with pytest.raises(SpaceError, match="must stand before"):
         SearchSpace((guarded, IntAxis("b", 0, 1)))
+
+
+def test_an_axis_may_need_several_choices_at_once():
+    both = AllOf((Condition("a", (1,)), Condition("b", (1,))))
+    axes = (IntAxis("a", 0, 1), IntAxis("b", 0, 1), FloatAxis("s", 0, 1, when=both))
+    space = SearchSpace(axes)
+
+    space.check({"a": 1, "b": 1, "s": 0.5})
+    space.check({"a": 1, "b": 0})
+    with pytest.raises(SpaceError, match="'s' is not active"):
+        space.check({"a": 1, "b": 0, "s": 0.5})
+    with pytest.raises(SpaceError, match="depends on 'b'"):
+        SearchSpace((axes[0], axes[2], axes[1]))
+
+
+@pytest.mark.parametrize("site", [("a", "a"), ("c",)])
+def test_a_strand_names_axes_of_the_space_once(site):
+    with pytest.raises(SpaceError, match="strand"):
+        SearchSpace((IntAxis("a", 0, 1),), strands=(Strand((site,)),))

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from evomerge.core.digest import Scalar
-from evomerge.core.space import Axis, Condition, SearchSpace
+from evomerge.core.space import Axis, SearchSpace, When
 from evomerge.core.trial import Point
 from evomerge.strategies.base import Proposal, Told
 from evomerge.strategies.turns import Turns
@@ -103,9 +103,9 @@ def _in_order(space: SearchSpace, point: Mapping[str, Scalar]) -> Point:
     return {axis.name: point[axis.name] for axis in space.axes if axis.name in point}
 
 
-def _groups(space: SearchSpace) -> list[tuple[Condition | None, list[Axis]]]:
+def _groups(space: SearchSpace) -> list[tuple[When, list[Axis]]]:
     """Group axes by condition; a condition's own axis stands in an earlier group."""
-    found: list[tuple[Condition | None, list[Axis]]] = []
+    found: list[tuple[When, list[Axis]]] = []
     for axis in space.axes:
         for condition, axes in found:
             if condition == axis.when:
