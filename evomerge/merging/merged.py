@@ -40,8 +40,16 @@ from evomerge.merging.vocabulary import open_transformed
 class Merged:
     """A recipe as a view: every read merges one tensor."""
 
-    def __init__(self, recipe: Recipe, sources: Sources) -> None:
+    def __init__(
+        self, recipe: Recipe, sources: Sources, *, scaled: bool = False
+    ) -> None:
         """Check the recipe against its sources.
+
+        Args:
+            recipe: What to merge.
+            sources: Where its inputs lie.
+            scaled: Whoever reads the weights scales the layers' inputs by itself;
+                otherwise a scale is refused.
 
         Raises:
             RecipeError: It needs what this version does not have, names a layer that an
@@ -65,7 +73,7 @@ class Merged:
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
         slots |= dict(enumerate(recipe.slots))
         self._feeds = {
-            where: Feed.of(where, slot, self._views, recipe.frame)
+            where: Feed.of(where, slot, self._views, recipe.frame, scaled=scaled)
             for where, slot in slots.items()
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
