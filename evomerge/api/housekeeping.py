@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evomerge.api.reading import state_of
 from evomerge.core.trial import TrialState
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _row(entry: Overview) -> StudyRow:
     budget = entry.study.allowance.get("budget", {})
     return StudyRow(
         name=entry.study.name,
-        state=_state(entry),
+        state=state_of(entry),
         created=entry.study.created,
         counts={state.value: entry.counts.get(state, 0) for state in TrialState},
         trials=entry.usage.trials,
@@ -195,12 +196,6 @@ def _row(entry: Overview) -> StudyRow:
         items=entry.usage.items,
         seconds=entry.usage.seconds,
     )
-
-
-def _state(entry: Overview) -> str:
-    if entry.holder is not None:
-        return f"searching: process {entry.holder.pid} on {entry.holder.host}"
-    return entry.study.finished or "stopped"
 
 
 def _attempt(entry: Attempt) -> AttemptRow:

@@ -13,7 +13,7 @@ from evomerge.errors import SchemaError
 
 if TYPE_CHECKING:
     from evomerge.search.scoreboard import Scoreboard
-    from evomerge.store.base import Store, StoredStudy
+    from evomerge.store.base import Overview, Store, StoredStudy
 
 REPORT_OPENED = "report_opened"
 """The kind of event that remembers an opening of sealed items."""
@@ -51,7 +51,7 @@ class Status:
     """How a study stands.
 
     Attributes:
-        state: ``searching``, or why the search ended.
+        state: Who searches it, ``stopped``, or why the search ended.
         counts: Trial state to number of trials.
         causes: Cause of failure, in words, to number of trials that ended by it.
         faults: Attempts that machines spoilt, whatever became of their trials.
@@ -126,11 +126,12 @@ def status(name: str, *, db: str) -> Status:
         objectives, constraints = goals_of(stored)
         every = store.history(stored.id)
         standings = _standings(every, objectives, constraints)
-        usage = store.usage(stored.id)
+        (entry,) = store.overview(stored.id)
+        usage = entry.usage
         failures = [t.failure for t in every if t.state.is_final and t.failure]
         return Status(
             name=name,
-            state=stored.finished or "searching",
+            state=state_of(entry),
             created=stored.created,
             generation=max((t.generation for t in every), default=0),
             counts=_counts(every),
@@ -188,6 +189,13 @@ def read_bests(
 ) -> Standings:
     """Return front and best of a study that is open."""
     return _standings(store.history(stored.id), objectives, constraints)
+
+
+def state_of(entry: Overview) -> str:
+    """Tell in words who searches a study, or how its search ended."""
+    if entry.holder is not None:
+        return f"searching: process {entry.holder.pid} on {entry.holder.host}"
+    return entry.study.finished or "stopped"
 
 
 def goals_of(

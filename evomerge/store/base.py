@@ -247,8 +247,8 @@ class Store(Protocol):
     def attempts(self, study_id: int, number: int | None = None) -> Sequence[Attempt]:
         """Return the attempts at one trial, or at all, oldest first."""
 
-    def overview(self) -> Sequence[Overview]:
-        """Return every study at a glance, oldest first."""
+    def overview(self, study_id: int | None = None) -> Sequence[Overview]:
+        """Return every study, or one, at a glance, oldest first."""
 
     def size(self) -> Size:
         """Return how much the database holds."""

@@ -14,24 +14,25 @@ from evomerge.store.schema import outcome_block, study, trial
 from evomerge.store.values import Holder, Overview, Owner, Size, Usage
 
 
-def overview(connection: sa.Connection) -> list[Overview]:
-    """Return every study with its counts and who runs it, oldest first."""
+def overview(connection: sa.Connection, study_id: int | None = None) -> list[Overview]:
+    """Return every study, or one, with its counts and who runs it, oldest first."""
     of_zero = sa.case((trial.c.generation == 0, 1), else_=0)
-    counted = connection.execute(
-        sa.select(
-            trial.c.study_id,
-            trial.c.state,
-            sa.func.count().label("n"),
-            sa.func.sum(of_zero).label("n_free"),
-        ).group_by(trial.c.study_id, trial.c.state)
-    )
+    counting = sa.select(
+        trial.c.study_id,
+        trial.c.state,
+        sa.func.count().label("n"),
+        sa.func.sum(of_zero).label("n_free"),
+    ).group_by(trial.c.study_id, trial.c.state)
+    left = (study.c.lease_until - NOW).label("left")
+    wanted = sa.select(study, left).order_by(study.c.id)
+    if study_id is not None:
+        counting = counting.where(trial.c.study_id == study_id)
+        wanted = wanted.where(study.c.id == study_id)
     counts: dict[int, dict[TrialState, int]] = defaultdict(dict)
     asked: dict[int, int] = defaultdict(int)
-    for row in counted:
+    for row in connection.execute(counting):
         counts[row.study_id][TrialState(row.state)] = row.n
         asked[row.study_id] += row.n - row.n_free
-    left = (study.c.lease_until - NOW).label("left")
-    found = connection.execute(sa.select(study, left).order_by(study.c.id))
     return [
         Overview(
             study=rows.study_of(row),
@@ -39,7 +40,7 @@ def overview(connection: sa.Connection) -> list[Overview]:
             counts={s: counts[row.id].get(s, 0) for s in TrialState},
             holder=_holder(row),
         )
-        for row in found
+        for row in connection.execute(wanted)
     ]
 
 

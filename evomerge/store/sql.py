@@ -301,10 +301,10 @@ class SqlStore:
             found = trials.attempts_of(connection, study_id, number)
         return [rows.attempt_of(row) for row in found]
 
-    def overview(self) -> Sequence[Overview]:
-        """Return every study at a glance, oldest first."""
+    def overview(self, study_id: int | None = None) -> Sequence[Overview]:
+        """Return every study, or one, at a glance, oldest first."""
         with self._database.reading() as connection:
-            return overview(connection)
+            return overview(connection, study_id)
 
     def size(self) -> Size:
         """Return how much the database holds."""

@@ -1,6 +1,7 @@
 """The Python API: what its functions give, and what it costs to load it."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from evomerge.errors import (
     StudyNotFoundError,
 )
 from evomerge.search.scoreboard import Progress
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
 from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 HEAVY = ("torch", "ray", "vllm", "lm_eval", "transformers", "sqlalchemy", "numpy")
@@ -152,10 +155,32 @@ def test_a_study_that_is_not_there_is_told_by_every_function(study, db, where) -
             call()
 
 
+def test_status_and_the_list_of_studies_say_the_same_of_a_study(
+    study, db, where
+) -> None:
+    api.prepare(study, db=db, where=where)
+    said = []
+    store = open_store(db)
+    for change in (
+        lambda lease: None,
+        store.release,
+        lambda lease: store.set_finished(lease, "trial budget used"),
+        store.release,
+    ):
+        change(store.lease(store.study("mine").id, this_process(), 60))
+        (row,) = api.studies(db=db)
+        assert api.status("mine", db=db).state == row.state
+        said.append(row.state)
+    store.close()
+    here = said[0]
+    assert here.startswith(f"searching: process {os.getpid()} on ")
+    assert said == [here, "stopped", here, "trial budget used"]
+
+
 def test_a_study_that_has_not_begun_can_be_read(study, db, where) -> None:
     api.prepare(study, db=db, where=where)
     status = api.status("mine", db=db)
-    assert (status.state, status.trials, status.front_size) == ("searching", 0, 0)
+    assert (status.state, status.trials, status.front_size) == ("stopped", 0, 0)
     assert api.front("mine", db=db) == ()
     assert api.trials("mine", db=db) == ()
     with pytest.raises(ExportError, match="no feasible scored trial"):

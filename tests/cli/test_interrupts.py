@@ -204,7 +204,7 @@ def test_a_killed_search_is_resumed_at_once_and_equals_an_undisturbed_one(
         process.kill()
         process.communicate(timeout=100)
     status = json.loads(finish(killed, "status", "mine", "--json"))
-    assert status["state"] == "searching"
+    assert status["state"] == "stopped"
     finish(killed, "resume", "mine", "--in-process", seed="9")
     finish(calm, "run", "study.yaml", "--in-process")
     assert decided(killed) == decided(calm)
