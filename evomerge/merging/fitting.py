@@ -29,29 +29,14 @@ class Feed:
 
     @classmethod
     def of(
-        cls,
-        where: Where,
-        slot: Slot,
-        views: Mapping[str, View],
-        frame: str,
-        *,
-        scaled: bool = False,
+        cls, where: Where, slot: Slot, views: Mapping[str, View], frame: str
     ) -> Feed:
         """Find what feeds a section, and make sure that it fits together.
 
-        Args:
-            where: The section.
-            slot: How it is merged.
-            views: Every input of the recipe, by name.
-            frame: Name of the frame.
-            scaled: Whoever reads the weights scales the layers' inputs by itself.
-
         Raises:
-            RecipeError: It names a layer that an input lacks, needs what this version
-                does not have, or its inputs differ in tensors, shapes or layer type.
+            RecipeError: It names a layer that an input lacks, scales what is no layer,
+                or its inputs differ in tensors, shapes or layer type.
         """
-        if not scaled:
-            _check_scale(where, slot)
         _check_slot(where, slot, views)
         fed = dict(slot.layers)
         like = frame if frame in fed or not isinstance(where, int) else min(fed)
@@ -113,17 +98,14 @@ class Feed:
         return f"Slot {self.where}"
 
 
-def _check_scale(where: Where, slot: Slot) -> None:
-    if slot.scale != 1.0:
-        raise RecipeError(
-            f"Slot {where} scales its input by {slot.scale!r}; this version can "
-            "write no such model. Use a scale of 1."
-        )
-
-
 def _check_slot(where: Where, slot: Slot, views: Mapping[str, View]) -> None:
     if isinstance(where, int) and not slot.layers:
         raise RecipeError(f"Slot {where} names no layer of any input.")
+    if not isinstance(where, int) and slot.scale != 1.0:
+        raise RecipeError(
+            f"Slot {where} has a scale of {slot.scale!r}, but only the inputs of "
+            "layers are scaled. Put the scale on a layer."
+        )
     for name, layer in slot.layers:
         n = views[name].n_layers
         if not 0 <= layer < n:

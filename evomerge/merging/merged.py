@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece, restacked
+from evomerge.checkpoints.foldable import Fold
 from evomerge.core.digest import digest
 from evomerge.core.recipe import (
     Adapted,
@@ -28,6 +29,7 @@ from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.adapters import open_adapted
 from evomerge.merging.fitting import Feed
+from evomerge.merging.folding import fold_into, recipe_folds
 from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
 from evomerge.merging.operators import apply, apply_into
@@ -49,11 +51,11 @@ class Merged:
             recipe: What to merge.
             sources: Where its inputs lie.
             scaled: Whoever reads the weights scales the layers' inputs by itself;
-                otherwise a scale is refused.
+                otherwise the scales are folded into the weights.
 
         Raises:
-            RecipeError: It needs what this version does not have, names a layer that an
-                input lacks, or its inputs are not of one architecture.
+            RecipeError: It names a layer that an input lacks, its scales do not fold
+                into weights, or its inputs are not of one architecture.
             CheckpointError: A source cannot be opened.
         """
         self.recipe = recipe
@@ -73,12 +75,15 @@ class Merged:
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
         slots |= dict(enumerate(recipe.slots))
         self._feeds = {
-            where: Feed.of(where, slot, self._views, recipe.frame, scaled=scaled)
+            where: Feed.of(where, slot, self._views, recipe.frame)
             for where, slot in slots.items()
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
         self._check_operations()
         self._config = self._rewritten()
+        self._folds: Mapping[tuple[Where, str], Fold] = {}
+        if not scaled:
+            self._folds = recipe_folds(recipe, self._config, self._sections)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -130,9 +135,13 @@ class Merged:
             return self._read(where, name, source).to(self._device)
 
         out = space(part.shape, dtype=self._dtype)
-        is_known = True
+        fold = self._folds.get((where, name))
+        wide = out if fold is None else self._fresh(part.shape, dtype=torch.float32)
+        is_known = fold is None
         for piece in part.pieces or (None,):
-            is_known &= self._merge_piece(where, name, piece, read, out)
+            is_known &= self._merge_piece(where, name, piece, read, wide)
+        if fold is not None:
+            fold_into(out, wide, fold)
         if not is_known and not is_finite(out):
             raise CandidateError(self._explain(where, name, out))
         return out

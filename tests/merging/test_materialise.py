@@ -388,11 +388,11 @@ def test_transformations_this_version_does_not_have_are_refused(
         parents.merge(recipe)
 
 
-def test_scaled_slots_are_refused(parents: Parents) -> None:
+def test_only_layers_have_scales(parents: Parents) -> None:
     recipe = parents.linear({"a": 1.0})
-    slots = (*recipe.slots[:2], replace(recipe.slots[2], scale=0.5))
-    with pytest.raises(RecipeError, match=r"Slot 2 scales its input by 0\.5"):
-        parents.merge(replace(recipe, slots=slots))
+    head = replace(recipe.head, scale=0.5)
+    with pytest.raises(RecipeError, match=r"Slot head has a scale of 0\.5"):
+        parents.merge(replace(recipe, head=head))
 
 
 def test_a_layer_that_an_input_lacks_is_refused(parents: Parents) -> None:

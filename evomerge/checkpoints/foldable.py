@@ -1,0 +1,168 @@
+"""Scales on the inputs of layers, folded into the weights of an ordinary model.
+
+A stack whose layer t multiplies its input by s_t computes h_t = x + f_t(x), where x is
+s_t h_{t-1} and f_t begins with norms. Those do not see a positive factor, so with
+c_t = s_1 ... s_t and u_t = h_t / c_t it computes u_t = u_{t-1} + f_t(u_{t-1}) / c_t: an
+ordinary stack from the same embedding, whose layers add 1 / c_t as much (methods.md
+E2; the final norm takes away the last factor). What is added is divided where it is
+made: in the matrices and biases that write to the hidden state or, where a norm stands
+behind them, in the gain of that norm. A matrix that reads the hidden state without a
+norm is multiplied by c_t.
+
+It is exact but for the epsilon of the norms, which stands beside the mean square of
+u_t rather than of h_t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.wirings import WIRINGS, Wiring, stem_of, word_of
+from evomerge.errors import RecipeError
+
+Names = Mapping[str, str]
+"""The tensors of a layer: name within it to role."""
+
+_RANGE = {"float32": 2.0**64, "bfloat16": 2.0**64, "float16": 2.0**8}
+"""Per element type, how far from 1 a factor may be before weights leave its range."""
+_RANGE_SHIFTED = {"float32": 2.0**16, "bfloat16": 4.0, "float16": 32.0}
+"""The same for divisors of a gain that is stored less 1, where digits are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What becomes of a tensor: ``(tensor + shift) * factor - shift``."""
+
+    factor: float
+    shift: float = 0.0
+
+
+def cumulative(scales: Sequence[float]) -> tuple[float, ...]:
+    """Return the factor on each layer's input that all scales up to it make."""
+    return tuple(accumulate(scales, mul))
+
+
+def folds_of(
+    config: Mapping[str, Any],
+    layers: Sequence[Names],
+    scales: Sequence[float],
+    dtype: str,
+) -> tuple[dict[str, Fold], ...]:
+    """Tell what becomes of every tensor when scales are folded into the weights.
+
+    Args:
+        config: Of the model as it is written.
+        layers: Its layers.
+        scales: Factor on the input of each.
+        dtype: Element type it is written in.
+
+    Returns:
+        For each layer, the tensors that change.
+
+    Raises:
+        RecipeError: The result would not be the same function; the reason is given.
+    """
+    if all(scale == 1.0 for scale in scales):
+        return tuple({} for _ in layers)
+    _check_scales(scales)
+    if reason := why_not(config, layers):
+        raise RecipeError(
+            f"The scales of this stack cannot be written into weights: {reason} Use "
+            "scales of 1, or score it without writing it."
+        )
+    wiring = WIRINGS[str(config["model_type"])]
+    divisors = cumulative(scales)
+    _check_range(divisors, wiring, dtype)
+    return tuple(
+        _folds(wiring, names, divisor)
+        for names, divisor in zip(layers, divisors, strict=True)
+    )
+
+
+def why_not(config: Mapping[str, Any], layers: Sequence[Names]) -> str | None:
+    """Tell why scales do not fold into the weights of a model; None if they do."""
+    family = str(config.get("model_type", ""))
+    wiring = WIRINGS.get(family)
+    if wiring is None:
+        return (
+            f"it is not known which tensors of a {family!r} model write to the hidden "
+            f"state; it is known of {', '.join(sorted(WIRINGS))}."
+        )
+    for key, value in wiring.needs:
+        if config.get(key, value) != value:
+            return (
+                f"config.json has {key} {config[key]!r}, where the hidden state "
+                f"itself passes a norm; only {value!r} lets a factor through."
+            )
+    for index, names in enumerate(layers):
+        if odd := _oddity(wiring, names):
+            return f"layer {index} {odd}"
+    return None
+
+
+def unfoldable(model: Model) -> str | None:
+    """Tell why scales do not fold into the weights of a stored model, if so."""
+    layers: list[dict[str, str]] = [{} for _ in range(model.n_layers)]
+    for place in model.places.values():
+        if place.layer is not None:
+            layers[place.layer][place.suffix] = place.role
+    return why_not(model.config, layers)
+
+
+def _check_scales(scales: Sequence[float]) -> None:
+    for slot, scale in enumerate(scales):
+        if not (math.isfinite(scale) and scale > 0):
+            raise RecipeError(
+                f"Slot {slot} scales its input by {scale!r}; only positive scales can "
+                "be written into weights, because a norm does not see them."
+            )
+
+
+def _check_range(divisors: Sequence[float], wiring: Wiring, dtype: str) -> None:
+    reach = _RANGE[dtype]
+    highest = _RANGE_SHIFTED[dtype] if wiring.shift else reach
+    for slot, divisor in enumerate(divisors):
+        if not 1 / reach <= divisor <= highest:
+            raise RecipeError(
+                f"The scales up to slot {slot} multiply to {divisor:.4g}; in {dtype} "
+                f"weights of this family only {1 / reach:.4g} to {highest:.4g} can be "
+                "written without loss. Write the model in a wider element type."
+            )
+
+
+def _oddity(wiring: Wiring, names: Names) -> str | None:
+    found = {stem_of(name) for name, role in names.items() if role == "norm"}
+    norms = {stem for stem in found if "." not in stem}
+    if norms != wiring.norms:
+        return (
+            f"has the norms {sorted(norms)}, where its family has "
+            f"{sorted(wiring.norms)}."
+        )
+    writers = {r for name, r in names.items() if word_of(name) in wiring.writes}
+    if "attn" not in writers or not writers & {"mlp", "expert"}:
+        return (
+            "lacks an attention or a feed-forward matrix that writes to the hidden "
+            f"state; expected {sorted(wiring.writes)} among its names."
+        )
+    return None
+
+
+def _folds(wiring: Wiring, names: Names, divisor: float) -> dict[str, Fold]:
+    out: dict[str, Fold] = {}
+    if divisor == 1.0:
+        return out
+    for name in names:
+        word = word_of(name)
+        if stem_of(name) in wiring.behind:
+            out[name] = Fold(1 / divisor, wiring.shift)
+        elif word in wiring.writes and not wiring.behind:
+            out[name] = Fold(1 / divisor)
+        elif word in wiring.reads and name.endswith(".weight"):
+            out[name] = Fold(divisor)
+    return out
