@@ -192,23 +192,22 @@ class SearchSpace:
 
     @property
     def is_numeric(self) -> bool:
-        """Every axis is a number that always exists: fit for CMA-ES."""
-        return all(
-            not isinstance(axis, ChoiceAxis) and axis.when is None for axis in self.axes
-        )
+        """Every axis is a number, whether it always exists or not: fit for CMA-ES."""
+        return not any(isinstance(axis, ChoiceAxis) for axis in self.axes)
 
     def decode(self, vector: npt.NDArray[np.float64]) -> dict[str, Scalar]:
         """Turn a vector of the unit box into a point; numeric spaces only.
 
         Args:
-            vector: Shape ``(n_axes,)``, float64, every entry in [0, 1].
+            vector: Shape ``(n_axes,)``, float64, every entry in [0, 1]. The entry of an
+                axis that does not exist there is ignored.
 
         Raises:
             SpaceError: The shape is wrong, an entry is NaN or outside [0, 1], or the
                 space is not numeric.
         """
         if not self.is_numeric:
-            raise SpaceError("Only a space of unconditional numbers has a unit box.")
+            raise SpaceError("Only a space of numbers has a unit box.")
         if vector.shape != (len(self.axes),):
             raise SpaceError(
                 f"Expected a vector of shape ({len(self.axes)},), one entry per axis, "
@@ -221,18 +220,23 @@ class SearchSpace:
                 f"Axis {worst!r} is outside [0, 1]. Strategies must clip before asking "
                 "the space to decode."
             )
-        return {
-            axis.name: axis.value(float(u))
-            for axis, u in zip(self.axes, vector, strict=True)
-            if not isinstance(axis, ChoiceAxis)
-        }
+        point: dict[str, Scalar] = {}
+        for axis, u in zip(self.axes, vector, strict=True):
+            if isinstance(axis, ChoiceAxis):
+                continue
+            if axis.when is None or axis.when.holds(point):
+                point[axis.name] = axis.value(float(u))
+        return point
 
     def encode(self, point: Point) -> npt.NDArray[np.float64]:
-        """Turn a point of a numeric space into its vector, shape ``(n_axes,)``."""
+        """Turn a point of a numeric space into its vector, shape ``(n_axes,)``.
+
+        An axis that does not exist there is put where it starts.
+        """
         self.check(point)
         return np.array(
             [
-                axis.unit(point[axis.name])
+                axis.unit(point[axis.name] if axis.name in point else _start(axis))
                 for axis in self.axes
                 if not isinstance(axis, ChoiceAxis)
             ],

@@ -85,7 +85,9 @@ class CmaStrategy:
     small ones (BIPOP, Hansen 2009), each from a new random place.
 
     Args:
-        space: Unconditional numbers only.
+        space: Numbers only. A coordinate that does not exist at a point is sampled
+            all the same and told back as sampled: neutral, as any other that the
+            losses do not depend on.
         turns: Checks the order of calls.
         generation_size: Candidates a generation of the first run.
         seed: The study's seed.
@@ -107,10 +109,9 @@ class CmaStrategy:
         self._seed = seed
         self._options = options
         self._n = len(space.axes)
-        # pycma does not work in one dimension: a single axis gets an idle companion,
-        # whose coordinates are kept from ask to tell.
+        # pycma does not work in one dimension: a single axis gets an idle companion.
         self._n_spare = 1 if self._n == 1 else 0
-        self._spare = np.empty((0, self._n_spare))
+        self._asked = np.empty((0, self._n + self._n_spare))
         self._spent = {False: 0, True: 0}  # evaluations of restarts: large, small
         self._doublings = 0
         self._failed_generations = 0
@@ -138,10 +139,9 @@ class CmaStrategy:
             self._es = self._begin(self._run, self._coordinates.draw(place))
             self._failed_generations = 0
         with _numpy_scope(self._seed, generation, _ASK):
-            vectors = np.array(self._es.ask())
-        self._spare = vectors[:, self._n :]
+            self._asked = np.array(self._es.ask())
         note = f"restart {self._run.number} ({reason})" if reason else None
-        points = tuple(self._coordinates.point(vector[: self._n]) for vector in vectors)
+        points = tuple(self._coordinates.point(v[: self._n]) for v in self._asked)
         return Proposal(points, note=note)
 
     def tell(
@@ -161,8 +161,10 @@ class CmaStrategy:
         if len(results) <= self._run.popsize // 2:
             return  # a cut generation: fewer results than the update has weights
         told = [
-            np.concatenate([self._coordinates.vector(result.point), spare])
-            for result, spare in zip(results, self._spare, strict=False)
+            np.concatenate(
+                [self._coordinates.told(result.point, v[: self._n]), v[self._n :]]
+            )
+            for result, v in zip(results, self._asked, strict=False)
         ]
         with _numpy_scope(self._seed, generation, _TELL):
             # check_points=False: the rounded points are near what was sampled, and

@@ -62,9 +62,24 @@ class Coordinates:
         out[i] = np.rint(out[i] * self._share[i] - self._offset[i])
         return np.clip(out, self.low, self.high)
 
+    def told(self, point: Point, asked: Vector) -> Vector:
+        """Turn a point into its vector; axes it lacks stay where they were asked.
+
+        Args:
+            point: What ``point(asked)`` gave.
+            asked: Shape ``(n_axes,)``; the result says nothing about the entries of
+                axes that do not exist at this point, so they must not move.
+        """
+        here = np.array([axis.name in point for axis in self._space.axes])
+        return np.where(here, self.vector(point), asked)
+
     def draw(self, rng: np.random.Generator) -> Vector:
-        """Draw the vector of a uniformly random point."""
-        return self.vector(self._space.random(rng))
+        """Draw the vector of a uniformly random point, its missing axes too."""
+        point = self._space.random(rng)
+        missing = [axis.name not in point for axis in self._space.axes]
+        vector = self.vector(point)
+        vector[missing] = rng.uniform(self.low[missing], self.high[missing])
+        return vector
 
 
 def _n_values(axis: object) -> int:

@@ -55,7 +55,7 @@ class Kind:
         generation_size: Usual number of candidates a generation, given the number of
             axes.
         least: Smallest generation it can work with.
-        numeric_only: It cannot search categorical or conditional axes.
+        numeric_only: It cannot search categorical axes.
         one_objective: It cannot search several objectives.
     """
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.core.space import SearchSpace
+from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Strategy
@@ -160,13 +160,9 @@ def problems(
             f"{kind.name} needs a generation_size of at least {kind.least}, got {size}"
         )
     if kind.numeric_only and not space.is_numeric:
-        names = [
-            axis.name
-            for axis in space.axes
-            if axis.when is not None or hasattr(axis, "choices")
-        ]
+        names = [axis.name for axis in space.axes if isinstance(axis, ChoiceAxis)]
         found.append(
-            f"{kind.name} cannot search categorical or conditional axes "
+            f"{kind.name} searches numbers, not categorical axes "
             f"({', '.join(names)}); use tpe or nsga2, or decide these axes"
         )
     if kind.one_objective and n_objectives != 1:

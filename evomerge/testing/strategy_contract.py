@@ -1,11 +1,4 @@
-"""What every strategy promises, as a test class to inherit.
-
-A subclass gives ``make``. Run as a module, ``python -m
-evomerge.testing.strategy_contract``, this file lives through one recorded history in
-a process of its own and prints the digest of all it proposed: string hashing is salted
-per process, and a strategy that leans on it shows only there. Longer than other
-modules, because a contract is one class.
-"""
+"""What every strategy promises, as a test class to inherit."""
 
 # ruff: noqa: D102 - the names of tests are sentences
 
@@ -15,116 +8,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evomerge.core.digest import canonical_json, digest
-from evomerge.core.space import (
-    Axis,
-    ChoiceAxis,
-    Condition,
-    FloatAxis,
-    IntAxis,
-    SearchSpace,
-)
+from evomerge.core.space import Axis, ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
-from evomerge.core.trial import Point
 from evomerge.strategies.base import Proposal, Strategy, Told
 from evomerge.strategies.registry import make_strategy
-
-NUMBERS = SearchSpace(
-    (
-        FloatAxis("x", -1.0, 1.0),
-        FloatAxis("rate", 1e-4, 1.0, log=True),
-        FloatAxis("coarse", 0.0, 1.0, grid=0.1),
-        IntAxis("layers", 0, 12),
-    )
-)
-"""Every kind of number axis."""
-
-MIXED = SearchSpace(
-    (
-        *NUMBERS.axes,
-        ChoiceAxis("method", ("linear", "ties", "dare")),
-        FloatAxis("density", 0.1, 1.0, when=Condition("method", ("ties", "dare"))),
-        ChoiceAxis("rescale", (True, False), when=Condition("method", ("dare",))),
-        IntAxis("only", 3, 3),
-    )
-)
-"""Numbers, choices, and conditions on them."""
-
-
-def distance(point: Point) -> float:
-    """Return a quadratic's value, smallest (0) at a corner-free optimum."""
-    low, high = np.log(1e-4), 0.0
-    parts = [
-        (float(point["x"]) - 0.3) ** 2,
-        ((np.log(float(point["rate"])) - low) / (high - low) - 0.4) ** 2,
-        (float(point["coarse"]) - 0.8) ** 2,
-        ((float(point["layers"]) - 9) / 12) ** 2,
-    ]
-    if "method" in point:
-        parts.append(0.0 if point["method"] == "ties" else 0.3)
-        parts.append((float(point.get("density", 0.2)) - 0.6) ** 2)
-    return float(sum(parts))
-
-
-def results(points: Sequence[Point], n_objectives: int, n_fail: int) -> list[Told]:
-    """Score points: every ``n_fail``-th fails, and ``x`` above 0.5 is infeasible.
-
-    Args:
-        points: A generation.
-        n_objectives: 1 or 2; the second pulls ``coarse`` the other way.
-        n_fail: 0 for no failures.
-    """
-    out = []
-    for index, point in enumerate(points):
-        if n_fail and index % n_fail == 1:
-            out.append(Told(point, None))
-            continue
-        losses = (distance(point), float(point["coarse"]))[:n_objectives]
-        out.append(Told(point, losses, (float(point["x"]) - 0.5,)))
-    return out
-
-
-def recorded(proposal: Proposal) -> Proposal:
-    """Return a proposal as a database gives it back."""
-    memory = json.loads(canonical_json(dict(proposal.memory)))
-    points = json.loads(json.dumps([dict(point) for point in proposal.points]))
-    return Proposal(tuple(points), memory=memory, note=proposal.note)
-
-
-def live(
-    strategy: Strategy, n_generations: int, n_objectives: int, n_fail: int = 4
-) -> list[Proposal]:
-    """Ask and tell a strategy; every generation as recorded."""
-    history = []
-    for generation in range(1, n_generations + 1):
-        proposal = strategy.ask(generation)
-        history.append(recorded(proposal))
-        told = results(proposal.points, n_objectives, n_fail)
-        strategy.tell(generation, proposal, told)
-    return history
-
-
-def resume(
-    strategy: Strategy, history: Sequence[Proposal], n_objectives: int, n_fail: int = 4
-) -> None:
-    """Bring a new strategy to the end of a recorded history."""
-    for generation, proposal in enumerate(history, start=1):
-        if strategy.is_fold:
-            asked = recorded(strategy.ask(generation))
-            assert asked == proposal, f"generation {generation} diverged"
-        told = results(proposal.points, n_objectives, n_fail)
-        strategy.tell(generation, proposal, told)
-
-
-def digest_of(history: Sequence[Proposal]) -> str:
-    """Name all that was proposed, bit for bit."""
-    return digest([[list(p.points), dict(p.memory), p.note] for p in history])
+from evomerge.testing import strategy_lives
+from evomerge.testing.strategy_lives import digest_of, live, recorded, resume
+from evomerge.testing.strategy_spaces import MIXED, SPACES, distance, results
 
 
 class StrategyContract:
@@ -132,8 +27,8 @@ class StrategyContract:
 
     Attributes:
         settings: The strategy under test.
-        space: What it searches.
-        n_objectives: 1 or 2.
+        space: What it searches: one of ``SPACES``.
+        n_objectives: 1 to 3.
         n_generations: Length of the histories.
     """
 
@@ -180,12 +75,12 @@ class StrategyContract:
             "kind": self.settings.kind,
             "generation_size": self.settings.generation_size,
             "options": dict(self.settings.options),
-            "space": "numbers" if self.space is NUMBERS else "mixed",
+            "space": next(name for name, s in SPACES.items() if s is self.space),
             "n_objectives": self.n_objectives,
             "history": [[list(p.points), dict(p.memory)] for p in here],
         }
         run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", __name__],
+            [sys.executable, "-W", "ignore", "-m", strategy_lives.__name__],
             input=json.dumps(brief),
             env={**os.environ, "PYTHONHASHSEED": "1"},  # 0 would switch salting off
             capture_output=True,
@@ -326,27 +221,3 @@ def on_grid(axis: Axis, value: Any) -> bool:
     if isinstance(axis, ChoiceAxis):
         return value in axis.choices
     return bool(axis.value(axis.unit(value)) == value)
-
-
-def _in_own_process(brief: dict[str, Any]) -> None:
-    space = NUMBERS if brief["space"] == "numbers" else MIXED
-    settings = StrategySettings(
-        brief["kind"], brief["generation_size"], brief["options"]
-    )
-    history = [Proposal(tuple(points), m) for points, m in brief["history"]]
-    n_objectives = brief["n_objectives"]
-
-    def make() -> Strategy:
-        return make_strategy(
-            settings, space, n_objectives=n_objectives, n_constraints=1, seed=7
-        )
-
-    fresh = live(make(), len(history), n_objectives)
-    strategy = make()
-    resume(strategy, fresh[:-1] if strategy.is_fold else history[:-1], n_objectives)
-    last = recorded(strategy.ask(len(history)))
-    sys.stdout.write(f"{digest_of(fresh)} {digest_of([last])}\n")
-
-
-if __name__ == "__main__":
-    _in_own_process(json.load(sys.stdin))

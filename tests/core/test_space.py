@@ -185,8 +185,36 @@ def test_vectors_outside_the_unit_box_are_refused(vector, message):
 
 def test_a_space_with_choices_has_no_unit_box():
     assert not TREE.is_numeric
-    with pytest.raises(SpaceError, match="unconditional numbers"):
+    with pytest.raises(SpaceError, match="Only a space of numbers"):
         TREE.decode(np.zeros(4))
+
+
+GATES = SearchSpace(
+    (
+        IntAxis("a", 0, 1),
+        IntAxis("b", 0, 1),
+        FloatAxis("of_a", 0.0, 1.0, start=0.3, when=Condition("a", (1,))),
+        FloatAxis(
+            "of_both",
+            1.0,
+            4.0,
+            log=True,
+            when=AllOf((Condition("a", (1,)), Condition("b", (1,)))),
+        ),
+    )
+)
+
+
+@given(st.lists(unit, min_size=4, max_size=4))
+def test_numbers_that_come_and_go_have_a_unit_box(vector):
+    point = GATES.decode(np.array(vector))
+    GATES.check(point)
+    assert ("of_both" in point) == (point["a"] == point["b"] == 1)
+    assert GATES.decode(np.clip(GATES.encode(point), 0.0, 1.0)) == point
+
+
+def test_a_number_that_is_not_there_is_encoded_as_its_start():
+    assert GATES.encode({"a": 0, "b": 1}).tolist() == [0.25, 0.75, 0.3, 0.5]
 
 
 def test_axes_are_unique_and_conditions_point_backwards():

@@ -257,7 +257,7 @@ def test_the_judge_of_strategies_is_heard_with_everything_else(
         read_study(write(minimal), judge=problems)
     assert "study.yaml: strategy" in str(caught.value)
     assert "did you mean 'sigma'" in str(caught.value)
-    assert "conditional axes" in str(caught.value)
+    assert "not categorical axes" in str(caught.value)
 
 
 def test_more_control_points_than_layers_are_refused(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evomerge.core.space import FloatAxis, IntAxis, SearchSpace
+from evomerge.core.space import AllOf, Condition, FloatAxis, IntAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
 from evomerge.strategies.coordinates import Coordinates
@@ -61,6 +61,49 @@ def test_whole_numbers_do_not_freeze():
     for seed in range(3):
         found, _ = run(make(space, seed), loss, 40)
         assert min(min(values) for values in found) < 1e-3
+
+
+ON = tuple(Condition(f"gate.{t}", (1,)) for t in range(4))
+GATED = SearchSpace(
+    (
+        *(IntAxis(f"gate.{t}", 0, 1, start=1) for t in range(4)),
+        *(FloatAxis(f"scale.{t}", 0.0, 1.0, when=ON[t]) for t in range(4)),
+        FloatAxis("edge", 0.0, 1.0, when=AllOf((ON[0], ON[3]))),
+    )
+)
+
+
+def test_numbers_that_exist_only_at_some_points_are_learned():
+    """The best point lacks one gate; its scale exists at hardly any late point."""
+
+    def loss(point):
+        gates = sum(point[f"gate.{t}"] != (t != 1) for t in range(4))
+        numbers = [v for name, v in point.items() if not name.startswith("gate")]
+        return gates + sum((v - 0.7) ** 2 for v in numbers)
+
+    for seed in range(3):
+        found, _ = run(make(GATED, seed, restarts="none"), loss, 60)
+        assert min(min(values) for values in found) < 1e-3
+
+
+def test_what_a_point_lacks_is_told_as_it_was_asked():
+    coordinates = Coordinates(GATED)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        asked = coordinates.low + rng.random(9) * (coordinates.high - coordinates.low)
+        point = coordinates.point(asked)
+        told = coordinates.told(point, asked)
+        for i, axis in enumerate(GATED.axes):
+            if axis.name in point:
+                assert told[i] == coordinates.vector(point)[i]
+            else:
+                assert told[i] == asked[i]
+
+
+def test_a_random_place_has_a_random_value_for_what_does_not_exist_there():
+    coordinates = Coordinates(GATED)
+    draws = np.array([coordinates.draw(np.random.default_rng(i)) for i in range(200)])
+    assert (draws.std(axis=0)[4:] > 0.25).all()
 
 
 def test_a_coarse_float_axis_reaches_every_value():

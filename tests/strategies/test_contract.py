@@ -1,9 +1,6 @@
 from evomerge.core.study import StrategySettings
-from evomerge.testing.strategy_contract import (
-    NUMBERS,
-    LearningContract,
-    StrategyContract,
-)
+from evomerge.testing.strategy_contract import LearningContract, StrategyContract
+from evomerge.testing.strategy_spaces import GATES, NUMBERS, STACK
 
 
 class TestCma(LearningContract):
@@ -23,6 +20,13 @@ class TestCmaDiagonal(LearningContract):
     space = NUMBERS
 
 
+class TestCmaOfConditionalNumbers(LearningContract):
+    settings = StrategySettings("cma", 8, {"restarts": "bipop"})
+    space = GATES
+    n_generations = 10
+    n_learning = 30
+
+
 class TestTpe(LearningContract):
     settings = StrategySettings("tpe", 5, {"startup": 4})
 
@@ -30,6 +34,12 @@ class TestTpe(LearningContract):
 class TestTpeOfTwoObjectives(StrategyContract):
     settings = StrategySettings("tpe", 5, {"startup": 4})
     n_objectives = 2
+
+
+class TestTpeOfAStack(LearningContract):
+    settings = StrategySettings("tpe", 5, {"startup": 4, "candidates": 8})
+    space = STACK
+    n_generations = 3
 
 
 class TestNsga2(StrategyContract):

@@ -45,10 +45,17 @@ def test_every_option_is_documented_and_accepts_its_default(kind):
         assert option.problem(option.default) is None
 
 
-def test_cma_refuses_choices_and_conditions_and_says_what_to_use():
+def test_cma_refuses_choices_and_says_what_to_use():
     (problem,) = problems(StrategySettings("cma"), TREE, 1)
-    assert "(method, density)" in problem
+    assert "(method)" in problem
     assert "tpe or nsga2" in problem
+
+
+def test_cma_takes_numbers_that_come_and_go():
+    gated = SearchSpace(
+        (IntAxis("gate", 0, 1), FloatAxis("s", 0, 1, when=Condition("gate", (1,))))
+    )
+    assert problems(StrategySettings("cma"), gated, 1) == []
 
 
 def test_cma_refuses_several_objectives_and_says_how_to_join_them():
