@@ -177,8 +177,8 @@ class StudyContract(StoreFixtures):
     ) -> None:
         dead = Owner(this_process().host, this_process().pid, "another start")
         store.release(lease)
-        store.lease(lease.study_id, dead, 3600)
-        store.lease(lease.study_id, this_process(), 60)
+        held = store.lease(lease.study_id, dead, 3600)
+        assert store.lease(lease.study_id, this_process(), 60).epoch > held.epoch
 
     def test_the_holder_itself_may_take_its_lease_anew(
         self, store: Store, lease: Lease
@@ -209,6 +209,8 @@ class StudyContract(StoreFixtures):
         other = store.create_study("other", {}, {}, 1)
         store.lease(other.id, ELSEWHERE, 60)
         store.renew(lease, 1)
+        spent = {stored.name: stored.spent_s for stored in store.studies()}
+        assert spent == {"s": 1.0, "other": 0.0}
 
     def test_every_write_of_a_lost_lease_is_refused(
         self, store: Store, lease: Lease, trials: Sequence[Trial]

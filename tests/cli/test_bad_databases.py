@@ -55,10 +55,10 @@ def as_user(url: str, user: str) -> str:
 
 
 @pytest.fixture
-def refused(call):
+def assert_refused(call):
     """Open a database, and call commands on it: all must refuse it alike."""
 
-    def refused(
+    def assert_refused(
         url: str,
         *told: str,
         kind: type[StoreError] = StoreError,
@@ -80,7 +80,7 @@ def refused(call):
                 assert word in text
         return texts[0]
 
-    return refused
+    return assert_refused
 
 
 # Not reached.
@@ -95,8 +95,10 @@ def refused(call):
     ],
     ids=["closed port", "no such host", "no such socket"],
 )
-def test_a_server_that_does_not_answer_is_told(refused, url: str, told: str) -> None:
-    refused(
+def test_a_server_that_does_not_answer_is_told(
+    assert_refused, url: str, told: str
+) -> None:
+    assert_refused(
         url,
         "does not answer; start the server, or check host and port",
         told,
@@ -104,8 +106,8 @@ def test_a_server_that_does_not_answer_is_told(refused, url: str, told: str) -> 
     )
 
 
-def test_a_port_that_is_no_number_is_told(refused) -> None:
-    refused("postgresql://me@/db?host=h&port=x", "non-integer port")
+def test_a_port_that_is_no_number_is_told(assert_refused) -> None:
+    assert_refused("postgresql://me@/db?host=h&port=x", "non-integer port")
 
 
 def test_a_server_that_stops_and_starts_is_the_same_store_again(
@@ -144,7 +146,7 @@ def test_a_server_that_stops_and_starts_is_the_same_store_again(
     ],
 )
 def test_a_password_lets_in_and_a_wrong_one_does_not(
-    server: Server, refused, n: int, monkeypatch: pytest.MonkeyPatch
+    server: Server, assert_refused, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.database()
     secret = quote(SECRETS[n], safe="")
@@ -155,42 +157,46 @@ def test_a_password_lets_in_and_a_wrong_one_does_not(
     monkeypatch.delenv("PGPASSWORD")
     wrong = as_user(url, f"locked{n}:{secret}wrong")
     for part in (SECRETS[n], secret):
-        refused(wrong, "the password was refused", "PGPASSWORD", secret=part)
-    refused(as_user(url, f"locked{n}"), "it wants a password")
+        assert_refused(wrong, "the password was refused", "PGPASSWORD", secret=part)
+    assert_refused(as_user(url, f"locked{n}"), "it wants a password")
 
 
 @pytest.mark.parametrize("secret", ["hun/ter", "hun@ter", "hun?ter", "hun#ter", "h:n"])
 def test_a_password_that_was_not_escaped_is_not_shown_either(
-    refused, secret: str
+    assert_refused, secret: str
 ) -> None:
     url = f"postgresql://me:{secret}@127.0.0.1:9/db"
-    refused(url, "me:***@127.0.0.1:9", secret=secret)
-    assert "ter@127" not in refused(url, secret="ter")
+    assert_refused(url, "me:***@127.0.0.1:9", secret=secret)
+    assert "ter@127" not in assert_refused(url, secret="ter")
 
 
-def test_a_user_that_there_is_not_is_told(server: Server, refused) -> None:
+def test_a_user_that_there_is_not_is_told(server: Server, assert_refused) -> None:
     url = as_user(server.url("postgres"), "nobody-here")
-    refused(url, "there is no such user", "nobody-here")
+    assert_refused(url, "there is no such user", "nobody-here")
 
 
-def test_a_user_who_is_not_let_in_is_told(server: Server, refused) -> None:
+def test_a_user_who_is_not_let_in_is_told(server: Server, assert_refused) -> None:
     url = as_user(server.url("postgres"), "stranger")
-    refused(url, "does not let this user or machine in")
+    assert_refused(url, "does not let this user or machine in")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "role"])
-def test_a_database_that_there_is_not_is_told(postgres_admin, refused, name) -> None:
+def test_a_database_that_there_is_not_is_told(
+    postgres_admin, assert_refused, name
+) -> None:
     url = beside(postgres_admin, name)
-    refused(url, "there is no such database", "createdb", name)
+    assert_refused(url, "there is no such database", "createdb", name)
 
 
-def test_a_user_without_rights_is_told_which_it_needs(server: Server, refused) -> None:
+def test_a_user_without_rights_is_told_which_it_needs(
+    server: Server, assert_refused
+) -> None:
     url = server.database()
     told = "the user lacks rights; grant it CREATE and USAGE on the schema"
     with pytest.raises(StoreError, match=told):
         open_store(as_user(url, "guest"))  # cannot make the tables
     open_store(url).close()
-    refused(as_user(url, "guest"), told, "em_meta")
+    assert_refused(as_user(url, "guest"), told, "em_meta")
 
 
 def test_without_its_driver_postgresql_says_what_to_install(here: Path) -> None:
@@ -309,12 +315,12 @@ def test_a_full_disk_under_a_server_is_told_and_nothing_is_lost(
 
 
 def test_a_file_on_a_network_file_system_is_refused(
-    refused, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    assert_refused, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(f"36 1 0:31 / {here} rw - nfs4 server:/x rw\n")
     monkeypatch.setattr(mounts, "MOUNTS", table)
-    refused(
+    assert_refused(
         f"sqlite:///{here}/x.db",
         "is on a network file system (nfs4)",
         "postgresql://user@host/database",
@@ -325,10 +331,12 @@ def test_a_file_on_a_network_file_system_is_refused(
 # Not ours, or newer.
 
 
-def test_a_newer_schema_is_refused(searched_url: str, refused) -> None:
+def test_a_newer_schema_is_refused(searched_url: str, assert_refused) -> None:
     by_hand(searched_url, "UPDATE em_alembic_version SET version_num = '0099'")
     words = (*READING, ("db", "upgrade"), ("delete", "small", "--yes"))
-    refused(searched_url, "schema 0099", "newer version", kind=SchemaError, words=words)
+    assert_refused(
+        searched_url, "schema 0099", "newer version", kind=SchemaError, words=words
+    )
 
 
 @pytest.mark.parametrize(
@@ -340,10 +348,10 @@ def test_a_newer_schema_is_refused(searched_url: str, refused) -> None:
     ],
 )
 def test_tables_of_our_names_without_our_mark_are_refused(
-    searched_url: str, refused, spoil: str
+    searched_url: str, assert_refused, spoil: str
 ) -> None:
     by_hand(searched_url, spoil)
-    refused(searched_url, "is not one of evomerge's", kind=SchemaError)
+    assert_refused(searched_url, "is not one of evomerge's", kind=SchemaError)
 
 
 def test_tables_of_others_beside_ours_are_left_alone_on_a_server(
@@ -396,13 +404,13 @@ def test_a_server_that_optuna_was_first_on_takes_us_too(
     storage.engine.dispose()
 
 
-def test_a_file_of_optunas_is_left_to_optuna(here: Path, refused) -> None:
+def test_a_file_of_optunas_is_left_to_optuna(here: Path, assert_refused) -> None:
     from optuna.storages import RDBStorage
 
     storage = RDBStorage(f"sqlite:///{here}/theirs.db")
     storage.remove_session()
     storage.engine.dispose()
-    refused(f"sqlite:///{here}/theirs.db", "is not one of evomerge's")
+    assert_refused(f"sqlite:///{here}/theirs.db", "is not one of evomerge's")
 
 
 # Two at once.

@@ -21,10 +21,10 @@ Space = namedtuple("Space", "total used free")
 
 
 @pytest.fixture
-def refused(call, here: Path):
+def assert_refused(call, here: Path):
     """Give a study to check and to run; both must refuse it alike."""
 
-    def refused(study: dict[str, Any], *told: str) -> str:
+    def assert_refused(study: dict[str, Any], *told: str) -> str:
         file = write_study(here / "bad.yaml", study)
         for command, *words in (("check",), ("run", "--in-process")):
             ended = call(command, file, *words)
@@ -35,7 +35,7 @@ def refused(call, here: Path):
                 assert word in ended.err, (command, ended.err)
         return ended.err
 
-    return refused
+    return assert_refused
 
 
 @pytest.fixture
@@ -52,21 +52,23 @@ def studies(folder: Path) -> list[str]:
         store.close()
 
 
-def test_an_unknown_key_is_named_with_the_nearest_known_one(refused, models) -> None:
+def test_an_unknown_key_is_named_with_the_nearest_known_one(
+    assert_refused, models
+) -> None:
     study = simulated_study(models, strategi={"kind": "cma"})
-    refused(study, "bad.yaml: strategi:", "did you mean 'strategy'?")
+    assert_refused(study, "bad.yaml: strategi:", "did you mean 'strategy'?")
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(refused, models: Path) -> None:
+def test_all_mistakes_of_a_file_are_told_at_once(assert_refused, models: Path) -> None:
     study = simulated_study(models, budget={"trails": 4, "trials": 0}, seed="one")
     study["sources"]["ja"] = "nowhere"
-    refused(study, "budget.trails", "budget.trials", "seed", "sources.ja")
+    assert_refused(study, "budget.trails", "budget.trials", "seed", "sources.ja")
 
 
-def test_a_missing_source_is_named(refused, models: Path) -> None:
+def test_a_missing_source_is_named(assert_refused, models: Path) -> None:
     study = simulated_study(models)
     study["sources"]["math"] = str(models / "gone")
-    refused(study, "bad.yaml: sources.math", "gone", "does not exist")
+    assert_refused(study, "bad.yaml: sources.math", "gone", "does not exist")
 
 
 @pytest.mark.parametrize(
@@ -79,18 +81,20 @@ def test_a_missing_source_is_named(refused, models: Path) -> None:
     ids=["shape", "vocabulary", "layers"],
 )
 def test_a_source_that_does_not_fit_is_refused_with_both_sizes(
-    refused, models: Path, tmp_path: Path, size: dict[str, int], told: str
+    assert_refused, models: Path, tmp_path: Path, size: dict[str, int], told: str
 ) -> None:
     study = simulated_study(models)
     study["sources"]["math"] = str(tiny_model(tmp_path / "odd", **size))
-    refused(study, "bad.yaml: sources", "'math'", told)
+    assert_refused(study, "bad.yaml: sources", "'math'", told)
 
 
-def test_a_pickle_checkpoint_is_refused_with_the_reason(refused, own: Path) -> None:
+def test_a_pickle_checkpoint_is_refused_with_the_reason(
+    assert_refused, own: Path
+) -> None:
     weights = own / "math" / "model.safetensors"
     torch.save(load_file(weights), own / "math" / "pytorch_model.bin")
     weights.unlink()
-    refused(
+    assert_refused(
         simulated_study(own),
         "bad.yaml: sources.math",
         "pytorch_model.bin",
@@ -98,34 +102,40 @@ def test_a_pickle_checkpoint_is_refused_with_the_reason(refused, own: Path) -> N
     )
 
 
-def test_a_truncated_file_is_named(refused, own: Path) -> None:
+def test_a_truncated_file_is_named(assert_refused, own: Path) -> None:
     weights = own / "math" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused(simulated_study(own), "sources.math", "model.safetensors", "truncated")
+    assert_refused(
+        simulated_study(own), "sources.math", "model.safetensors", "truncated"
+    )
 
 
-def test_a_corrupt_header_is_named(refused, own: Path) -> None:
+def test_a_corrupt_header_is_named(assert_refused, own: Path) -> None:
     weights = own / "math" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[8:40] = b"\xff" * 32
     weights.write_bytes(content)
-    refused(simulated_study(own), "sources.math", "model.safetensors", "corrupt")
+    assert_refused(simulated_study(own), "sources.math", "model.safetensors", "corrupt")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_parent_with_nan_or_infinity_is_refused(refused, own: Path, value) -> None:
+def test_a_parent_with_nan_or_infinity_is_refused(
+    assert_refused, own: Path, value
+) -> None:
     file = own / "math" / "model.safetensors"
     weights = load_file(file)
     weights["model.norm.weight"][3] = value
     save_file(weights, file, metadata={"format": "pt"})
-    refused(
+    assert_refused(
         simulated_study(own), "sources.math", "model.norm.weight", "NaN or infinity"
     )
 
 
-def test_an_unknown_metric_is_told_with_those_there_are(refused, models: Path) -> None:
+def test_an_unknown_metric_is_told_with_those_there_are(
+    assert_refused, models: Path
+) -> None:
     study = simulated_study(models, objectives=[{"measure": "one/accuracy"}])
-    refused(study, "one/accuracy", "one/acc")
+    assert_refused(study, "one/accuracy", "one/acc")
 
 
 def test_a_study_that_found_no_worker_can_be_put_right(
@@ -141,28 +151,32 @@ def test_a_study_that_found_no_worker_can_be_put_right(
     assert [row["state"] for row in rows] == ["scored"] * 10
 
 
-def test_an_unknown_option_of_a_task_is_told(refused, models: Path) -> None:
+def test_an_unknown_option_of_a_task_is_told(assert_refused, models: Path) -> None:
     tasks = {"one": {"task": "simulated", "metric": "acc", "options": {"item": 3}}}
-    refused(simulated_study(models, tasks=tasks), "item", "did you mean 'items'?")
+    assert_refused(
+        simulated_study(models, tasks=tasks), "item", "did you mean 'items'?"
+    )
 
 
 def test_items_that_are_both_searched_and_reported_are_refused(
-    refused, models: Path
+    assert_refused, models: Path
 ) -> None:
     study = simulated_study(models)
     study["tasks"]["one"]["items"] = {"search": [0, 1, 2], "report": [2, 3]}
-    refused(study, "bad.yaml: tasks.one.items", "2 in both")
+    assert_refused(study, "bad.yaml: tasks.one.items", "2 in both")
 
 
 @pytest.mark.parametrize(
     "budget", [{"trials": 0}, {"items": 0}, {"hours": 0}, {"trials": -3}, {}]
 )
-def test_a_budget_of_nothing_is_refused(refused, models: Path, budget) -> None:
-    refused(simulated_study(models, budget=budget), "bad.yaml: budget")
+def test_a_budget_of_nothing_is_refused(assert_refused, models: Path, budget) -> None:
+    assert_refused(simulated_study(models, budget=budget), "bad.yaml: budget")
 
 
-def test_a_refused_study_is_not_in_the_database(refused, models: Path, here) -> None:
-    refused(simulated_study(models, budget={"trials": 0}))
+def test_a_refused_study_is_not_in_the_database(
+    assert_refused, models: Path, here
+) -> None:
+    assert_refused(simulated_study(models, budget={"trials": 0}))
     assert not (here / "evomerge.db").exists()
 
 

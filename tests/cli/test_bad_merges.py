@@ -36,10 +36,12 @@ def own(models: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(call, here: Path) -> Refused:
+def assert_refused(call, here: Path) -> Refused:
     """Give a recipe to merge; it must be refused, in these words, and leave nothing."""
 
-    def refused(recipe: Recipe, *told: str, options: tuple[str, ...] = ()) -> str:
+    def assert_refused(
+        recipe: Recipe, *told: str, options: tuple[str, ...] = ()
+    ) -> str:
         (here / "bad.yaml").write_text(json.dumps(recipe), encoding="utf-8")
         ended = call("merge", "bad.yaml", "out", *options)
         assert ended.code == 2, ended
@@ -52,7 +54,7 @@ def refused(call, here: Path) -> Refused:
         assert [entry.name for entry in here.iterdir()] == ["bad.yaml"]
         return ended.err
 
-    return refused
+    return assert_refused
 
 
 def ours(folder: Path, operator: str = "task_arithmetic", **changes: Any) -> Recipe:
@@ -95,26 +97,32 @@ def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Non
 
 
 @FORMS
-def test_a_truncated_shard_is_named(refused: Refused, own: Path, form: Form) -> None:
+def test_a_truncated_shard_is_named(
+    assert_refused: Refused, own: Path, form: Form
+) -> None:
     file = own / "math" / WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
-    refused(form(own), str(file), "truncated", "Download it again")
+    assert_refused(form(own), str(file), "truncated", "Download it again")
 
 
 @FORMS
-def test_a_corrupt_shard_is_named(refused: Refused, own: Path, form: Form) -> None:
+def test_a_corrupt_shard_is_named(
+    assert_refused: Refused, own: Path, form: Form
+) -> None:
     file = own / "math" / WEIGHTS
     content = bytearray(file.read_bytes())
     content[8:40] = b"\xff" * 32
     file.write_bytes(content)
-    refused(form(own), str(file), "corrupt", "Download it again")
+    assert_refused(form(own), str(file), "corrupt", "Download it again")
 
 
 @FORMS
-def test_an_empty_shard_is_named(refused: Refused, own: Path, form: Form) -> None:
+def test_an_empty_shard_is_named(
+    assert_refused: Refused, own: Path, form: Form
+) -> None:
     file = own / "math" / WEIGHTS
     file.write_bytes(b"")
-    refused(form(own), str(file), "too short", "Download it again")
+    assert_refused(form(own), str(file), "too short", "Download it again")
 
 
 def sharded(folder: Path) -> dict[str, str]:
@@ -135,13 +143,13 @@ def sharded(folder: Path) -> dict[str, str]:
 
 @FORMS
 def test_one_damaged_shard_of_several_is_named(
-    refused: Refused, own: Path, form: Form
+    assert_refused: Refused, own: Path, form: Form
 ) -> None:
     file = own / "math" / sorted(set(sharded(own / "math").values()))[1]
     file.write_bytes(file.read_bytes()[:-1])
-    refused(form(own), str(file), "truncated")
+    assert_refused(form(own), str(file), "truncated")
     file.unlink()
-    refused(form(own), file.name, "is missing", "Download it again")
+    assert_refused(form(own), file.name, "is missing", "Download it again")
 
 
 # Models that do not fit
@@ -150,10 +158,10 @@ def test_one_damaged_shard_of_several_is_named(
 @FORMS
 @pytest.mark.parametrize("name", [QUERIES, NORM, "model.embed_tokens.weight"])
 def test_a_missing_tensor_is_named(
-    refused: Refused, own: Path, form: Form, name: str
+    assert_refused: Refused, own: Path, form: Form, name: str
 ) -> None:
     edit(own / "math", lambda weights: weights.__delitem__(name))
-    refused(form(own), "math", name)
+    assert_refused(form(own), "math", name)
 
 
 @FORMS
@@ -165,10 +173,10 @@ def test_a_missing_tensor_is_named(
     ],
 )
 def test_an_extra_tensor_is_named(
-    refused: Refused, own: Path, form: Form, name: str, told: str
+    assert_refused: Refused, own: Path, form: Form, name: str, told: str
 ) -> None:
     edit(own / "math", lambda weights: weights.update({name: torch.ones(32)}))
-    refused(form(own), "math", told)
+    assert_refused(form(own), "math", told)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_an_extra_tensor_is_named(
     ids=["width", "layers", "vocabulary"],
 )
 def test_models_of_different_sizes_are_refused_with_both(
-    refused: Refused,
+    assert_refused: Refused,
     own: Path,
     size: dict[str, int],
     told: tuple[str, ...],
@@ -201,31 +209,31 @@ def test_models_of_different_sizes_are_refused_with_both(
 ) -> None:
     shutil.rmtree(own / "math")
     tiny_model(own / "math", **size)  # type: ignore[arg-type]
-    refused(ours(own), "math", *told)
-    refused(theirs(own), "math", *told_of_mergekit)
+    assert_refused(ours(own), "math", *told)
+    assert_refused(theirs(own), "math", *told_of_mergekit)
 
 
 @FORMS
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(
-    refused: Refused, own: Path, form: Form
+    assert_refused: Refused, own: Path, form: Form
 ) -> None:
     def widen(weights: dict[str, torch.Tensor]) -> None:
         weights[QUERIES] = torch.cat([weights[QUERIES]] * 2)
 
     edit(own / "math", widen)
-    refused(form(own), "math", QUERIES, "[64, 32]")
+    assert_refused(form(own), "math", QUERIES, "[64, 32]")
 
 
 @FORMS
 def test_layers_of_different_types_are_refused(
-    refused: Refused, own: Path, form: Form
+    assert_refused: Refused, own: Path, form: Form
 ) -> None:
     for name, kinds in (("base", "full"), ("math", "sliding")):
         file = own / name / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         config["layer_types"] = ["full_attention", f"{kinds}_attention"]
         file.write_text(json.dumps(config | {"sliding_window": 16}), encoding="utf-8")
-    refused(form(own), "math", "layer 1", "sliding", "full")
+    assert_refused(form(own), "math", "layer 1", "sliding", "full")
 
 
 # Numbers that are none
@@ -245,20 +253,20 @@ def test_layers_of_different_types_are_refused(
 )
 @pytest.mark.parametrize("name", ["base", "math"])
 def test_a_weight_that_is_no_number_is_named_with_its_source(
-    refused: Refused, own: Path, form: Form, operator: str, name: str, bad: float
+    assert_refused: Refused, own: Path, form: Form, operator: str, name: str, bad: float
 ) -> None:
     def spoil(weights: dict[str, torch.Tensor]) -> None:
         weights[QUERIES][3, 4] = bad
 
     edit(own / name, spoil)
     told = (QUERIES, "not finite", f"{own / name} holds NaN", "Repair")
-    said = refused(form(own, operator), *told)
+    said = assert_refused(form(own, operator), *told)
     for other in set(NAMES) - {name}:
         assert str(own / other) not in said
 
 
 def test_a_number_that_is_none_in_an_adapter_is_named(
-    refused: Refused, own: Path
+    assert_refused: Refused, own: Path
 ) -> None:
     folder = tiny_adapter(own / "lora", own / "base")
     file = folder / "adapter_model.safetensors"
@@ -267,12 +275,16 @@ def test_a_number_that_is_none_in_an_adapter_is_named(
     weights[name][0, 0] = math.nan
     save_file(weights, file)
     sources = {"base": str(own / "base"), "math": f"{own / 'base'}+{folder}"}
-    refused(ours(own, sources=sources), str(folder), name, "NaN or infinity")
+    assert_refused(ours(own, sources=sources), str(folder), name, "NaN or infinity")
 
 
-def test_a_merge_too_large_for_its_type_is_named(refused: Refused, own: Path) -> None:
+def test_a_merge_too_large_for_its_type_is_named(
+    assert_refused: Refused, own: Path
+) -> None:
     knobs = {"weight": 1e9}
-    said = refused(ours(own, knobs=knobs, dtype="float16"), "too large for float16")
+    said = assert_refused(
+        ours(own, knobs=knobs, dtype="float16"), "too large for float16"
+    )
     assert "Repair" not in said  # no source is at fault
 
 
@@ -291,9 +303,13 @@ def test_a_merge_too_large_for_its_type_is_named(refused: Refused, own: Path) ->
     ],
 )
 def test_a_knob_out_of_its_range_is_told_with_the_range(
-    refused: Refused, models: Path, operator: str, knobs: Any, told: tuple[str, ...]
+    assert_refused: Refused,
+    models: Path,
+    operator: str,
+    knobs: Any,
+    told: tuple[str, ...],
 ) -> None:
-    refused(ours(models, operator, knobs=knobs), "bad.yaml", *told)
+    assert_refused(ours(models, operator, knobs=knobs), "bad.yaml", *told)
 
 
 @pytest.mark.parametrize(
@@ -307,14 +323,18 @@ def test_a_knob_out_of_its_range_is_told_with_the_range(
     ],
 )
 def test_a_knob_of_mergekit_out_of_its_range_is_told(
-    refused: Refused, models: Path, method: str, knobs: Any, told: tuple[str, ...]
+    assert_refused: Refused,
+    models: Path,
+    method: str,
+    knobs: Any,
+    told: tuple[str, ...],
 ) -> None:
-    refused(theirs(models, method, parameters=knobs), "bad.yaml", *told)
+    assert_refused(theirs(models, method, parameters=knobs), "bad.yaml", *told)
 
 
 @FORMS
 def test_opposite_inputs_have_no_karcher_mean(
-    refused: Refused, own: Path, form: Form
+    assert_refused: Refused, own: Path, form: Form
 ) -> None:
     shutil.rmtree(own / "math")
     shutil.copytree(own / "ja", own / "math")
@@ -327,7 +347,7 @@ def test_opposite_inputs_have_no_karcher_mean(
     if form is theirs:
         models = [{"model": str(own / name)} for name in NAMES[1:]]
         recipe = {"merge_method": "karcher", "models": models}
-    refused(recipe, QUERIES, "'math'", "'ja'", "opposite")
+    assert_refused(recipe, QUERIES, "'math'", "'ja'", "opposite")
 
 
 # Layers outside the model
@@ -345,16 +365,16 @@ def test_opposite_inputs_have_no_karcher_mean(
     ],
 )
 def test_layers_that_a_stack_cannot_have_are_told(
-    refused: Refused, models: Path, stack: Any, told: tuple[str, ...]
+    assert_refused: Refused, models: Path, stack: Any, told: tuple[str, ...]
 ) -> None:
     sources = {name: str(models / name) for name in NAMES}
-    refused({"sources": sources, "stack": stack}, "bad.yaml: stack", *told)
+    assert_refused({"sources": sources, "stack": stack}, "bad.yaml: stack", *told)
 
 
 @pytest.mark.parametrize("layers", [[0, 3], [2, 4], [1, 1], [-1, 1], [1, 0]], ids=str)
 @pytest.mark.parametrize("method", ["passthrough", "linear"])
 def test_layers_that_a_slice_of_mergekit_cannot_have_are_told(
-    refused: Refused, models: Path, method: str, layers: list[int]
+    assert_refused: Refused, models: Path, method: str, layers: list[int]
 ) -> None:
     parts = [
         {
@@ -369,11 +389,11 @@ def test_layers_that_a_slice_of_mergekit_cannot_have_are_told(
         "slices": [{"sources": parts}],
         "dtype": "float32",
     }
-    refused(recipe, "bad.yaml: slices.0", "layer_range")
+    assert_refused(recipe, "bad.yaml: slices.0", "layer_range")
 
 
 def test_a_recipe_of_a_layer_that_is_not_there_is_refused(
-    call, refused: Refused, here: Path, models: Path
+    call, assert_refused: Refused, here: Path, models: Path
 ) -> None:
     (here / "good.yaml").write_text(json.dumps(ours(models)), encoding="utf-8")
     assert call("merge", "good.yaml", "good").code == 0
@@ -382,7 +402,7 @@ def test_a_recipe_of_a_layer_that_is_not_there_is_refused(
     (here / "good.yaml").unlink()
     recipe["slots"][1]["layers"]["math"] = 2
     recipe["paths"] = {name: str(models / name) for name in NAMES}
-    refused(recipe, "Slot 1", "layer 2 of input 'math'", "0 to 1")
+    assert_refused(recipe, "Slot 1", "layer 2 of input 'math'", "0 to 1")
 
 
 # Adapters
@@ -395,7 +415,7 @@ def test_a_recipe_of_a_layer_that_is_not_there_is_refused(
     ids=["width", "layers"],
 )
 def test_an_adapter_for_another_base_is_refused(
-    refused: Refused, own: Path, form: str, size: dict[str, int], told: str
+    assert_refused: Refused, own: Path, form: str, size: dict[str, int], told: str
 ) -> None:
     other = tiny_model(own / "other", **size)  # type: ignore[arg-type]
     lora = tiny_adapter(own / "lora", other)
@@ -403,7 +423,7 @@ def test_an_adapter_for_another_base_is_refused(
     recipe = ours(own, sources={"base": str(own / "base"), "math": written})
     if form == "mergekit":
         recipe = theirs(own, models=[{"model": written, "parameters": {"weight": 1}}])
-    refused(recipe, str(lora), told, "another base")
+    assert_refused(recipe, str(lora), told, "another base")
 
 
 # What the machine lacks
@@ -420,25 +440,27 @@ def small_files() -> Iterator[None]:
 
 @FORMS
 def test_too_small_a_disk_is_told_before_anything_is_written(
-    refused: Refused, models: Path, form: Form, monkeypatch: pytest.MonkeyPatch
+    assert_refused: Refused, models: Path, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(models)._replace(free=1_050_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    refused(form(models), "No disk space for out", "1.1 MB are free", "another disk")
+    assert_refused(
+        form(models), "No disk space for out", "1.1 MB are free", "another disk"
+    )
 
 
 @FORMS
 @pytest.mark.usefixtures("small_files")
 def test_a_disk_that_becomes_full_leaves_nothing(
-    refused: Refused, models: Path, form: Form
+    assert_refused: Refused, models: Path, form: Form
 ) -> None:
-    refused(form(models), "became full", "is removed", "another disk")
+    assert_refused(form(models), "became full", "is removed", "another disk")
 
 
 @FORMS
 @pytest.mark.parametrize("options", [("--memory", "0.01"), ()], ids=["limit", "free"])
 def test_too_little_memory_is_told_before_anything_is_written(
-    refused: Refused,
+    assert_refused: Refused,
     models: Path,
     form: Form,
     options: tuple[str, ...],
@@ -446,18 +468,18 @@ def test_too_little_memory_is_told_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: 10_000_000)
     told = ("Not enough memory", "0.27 GB", "0.01 GB", "--memory")
-    refused(form(models), *told, options=options)
+    assert_refused(form(models), *told, options=options)
 
 
 @FORMS
 def test_memory_that_runs_out_during_a_merge_leaves_nothing(
-    refused: Refused, models: Path, form: Form, monkeypatch: pytest.MonkeyPatch
+    assert_refused: Refused, models: Path, form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(*_: object, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(1 << 60, dtype=dtype)
 
     monkeypatch.setattr(Sources, "space", too_much)
-    refused(form(models), "Memory ran out", "is removed", "Free some memory")
+    assert_refused(form(models), "Memory ran out", "is removed", "Free some memory")
 
 
 def test_what_is_there_already_is_not_overwritten(

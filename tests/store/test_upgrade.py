@@ -273,7 +273,9 @@ def test_a_released_step_is_never_changed(name: str) -> None:
 
 def test_a_lease_held_through_an_upgrade_of_nothing_stays(searched_url: str) -> None:
     store = open_store(searched_url)
-    lease = store.lease(store.study("small").id, this_process(), 60)
+    before = store.study("small")
+    lease = store.lease(before.id, this_process(), 60)
     database.upgrade(searched_url)
-    store.renew(lease, 0.0)
+    store.renew(lease, 1.0)
+    assert store.study("small").spent_s == before.spent_s + 1.0
     store.close()
