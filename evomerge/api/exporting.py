@@ -91,6 +91,8 @@ def export(
         StudyNotFoundError: There is no such study.
         ExportError: The trial has no scores, or the folder cannot be written.
         SpecError: A source is gone or has changed.
+        RecipeError: The trial cannot be written as an ordinary model, for example
+            because its scales do not fold into weights.
         CandidateError: The trial's weights are not finite.
     """
     from evomerge.export.model import refuse_taken
@@ -103,6 +105,7 @@ def export(
         stored = store.study(name)
         study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
         trial = _chosen(store, stored, study, wanted.trial)
+        _check_writable(trial, study, cache_dir)
         case = Case(store, stored, study, trial)
         judged = Judged((), {}, 0)
         if wanted.is_scored:
@@ -150,6 +153,17 @@ def _chosen(
             f"one of `evomerge front {study.name}`."
         )
     return trial
+
+
+def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None:
+    """Refuse what cannot be written before sealed items are opened for it."""
+    from evomerge.merging.materialise import describe
+    from evomerge.merging.sources import Sources
+    from evomerge.specs.sources import folders_of
+
+    folders = folders_of(study.sources.values())
+    with Sources(folders, cache_dir=cache_dir) as sources:
+        describe(trial.candidate.recipe, sources)
 
 
 def _write(

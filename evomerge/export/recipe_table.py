@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
+from evomerge.checkpoints.foldable import cumulative
 from evomerge.core.digest import Scalar
 from evomerge.core.recipe import ANY_ROLE, Operation, Recipe, Slot
 from evomerge.export.markup import markdown, table
@@ -14,11 +15,30 @@ Line = tuple[str, str, str, str]
 
 
 def recipe_table(recipe: Recipe) -> str:
-    """Return the recipe as a Markdown table, one row per place and tensor role."""
+    """Return the recipe as a Markdown table, one row per place and tensor role.
+
+    Where layers are scaled, a paragraph tells how the scales came into the weights.
+    """
     rows: list[tuple[str, ...]] = []
     for place, lines in _places(recipe):
         rows += [(place if i == 0 else "", *line) for i, line in enumerate(lines)]
-    return table(_HEAD, rows)
+    return "\n\n".join([table(_HEAD, rows), *_note(recipe)])
+
+
+def _note(recipe: Recipe) -> Iterator[str]:
+    scales = [slot.scale for slot in recipe.slots]
+    n_scaled = sum(scale != 1.0 for scale in scales)
+    if not n_scaled:
+        return
+    divisors = cumulative(scales)
+    which = "one layer" if n_scaled == 1 else f"{n_scaled} layers"
+    yield (
+        f"The recipe scales the input of {which}. Here the scales are folded into the "
+        "weights: what a layer adds to the hidden state is divided by the product of "
+        f"the scales up to it ({_shown(min(divisors))} to {_shown(max(divisors))}). "
+        "The model computes the same but for the epsilon in its norms and the rounding "
+        "of its weights."
+    )
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[Line, ...]]]:

@@ -39,9 +39,9 @@ def needed_memory(recipe: Recipe, sources: Sources) -> int:
     """Return the most bytes that writing a merge may need at a time.
 
     That is the most any tensor takes: its inputs and the result in their types, the
-    result in fp32 while it is computed, and for methods on singular vectors their
-    decompositions; then some scratch space. Inputs that lie in files can make room if
-    they must, so most merges get by with less.
+    result in fp32 while it is computed, twice if scales are folded into it, and for
+    methods on singular vectors their decompositions; then some scratch space. Inputs
+    that lie in files can make room if they must, so most merges get by with less.
 
     Raises:
         RecipeError: The recipe does not fit its sources.
@@ -103,13 +103,14 @@ def _largest(recipe: Recipe, sources: Sources) -> int:
     slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
     slots |= dict(enumerate(recipe.slots))
     widths = {name: _width(source, sources) for name, source in recipe.inputs}
+    folded = _WIDE if any(slot.scale != 1.0 for slot in recipe.slots) else 0
     within = [
         _largest(source.recipe, sources)
         for _, source in recipe.inputs
         if isinstance(source, Nested)
     ]
     largest = max(
-        _tensor(operation, part, widths)
+        _tensor(operation, part, widths) + math.prod(part.shape) * folded
         for where, slot in slots.items()
         for name, part in merged.section(where).items()
         if part.role != BUFFER
