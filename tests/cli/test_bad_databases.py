@@ -234,7 +234,7 @@ def test_a_read_only_server_is_told(
 
 
 def test_a_read_only_server_without_our_tables_is_told(
-    empty_postgres_url: str, refused
+    empty_postgres_url: str, assert_refused
 ) -> None:
     url = f"{empty_postgres_url}&options=-c%20default_transaction_read_only%3Don"
     with pytest.raises(StoreError, match="it is read-only"):
