@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evomerge.core.digest import digest
@@ -117,7 +117,8 @@ class Statistics:
         tree = json.dumps(_pack(value, tensors))
         file = self._file(name)
         partial = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        with suppress(OSError):
+        # The library has an error of its own for what the disk refuses.
+        with suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(file.parent).free < _SPARE * _size(value) + 10**9:
                 return

@@ -1,5 +1,6 @@
 """What was computed from a source is found again, by content, in any process."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) 
     blocked.write_text("not a folder")
     found = Statistics(blocked).recall(("svd", "w", None), lambda: torch.ones(3))
     assert torch.equal(found, torch.ones(3))
+
+
+def test_a_disk_that_becomes_full_costs_nothing_but_time(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # To a writer, a limit on file size is a disk that takes no more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        kept = Statistics(tmp_path)
+        found = kept.recall(("svd", "w", None), lambda: torch.ones(1_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert torch.equal(found, torch.ones(1_000))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 class Study:
