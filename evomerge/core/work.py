@@ -26,6 +26,14 @@ class EngineSettings:
         max_num_seqs: Sequences the engine runs at once.
         kv_cache_bytes: Memory for the key-value cache; None lets the engine choose.
         options: Further arguments of the engine, passed on as they are.
+        profile: ``weights`` runs the frame's layers in order; ``slots`` and ``pool``
+            run any stack of layers. A pool has a slot for every layer that is ever
+            asked for, so that nothing is written twice.
+        slots: Layers the engine has room for; None takes the frame's own number.
+        slot_kinds: Kind of attention to the number of slots for it, where layers
+            differ; empty gives every kind of the frame ``slots``.
+        in_place: Keep weights as they are stored, on devices that would pack them: a
+            stack is exchanged several times faster, and computes slower.
     """
 
     kind: str = "vllm"
@@ -34,6 +42,15 @@ class EngineSettings:
     max_num_seqs: int = 256
     kv_cache_bytes: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = "weights"
+    slots: int | None = None
+    slot_kinds: Mapping[str, int] = field(default_factory=dict)
+    in_place: bool = False
+
+    @property
+    def stacks(self) -> bool:
+        """Whether candidates may be any stack of layers."""
+        return self.profile != "weights"
 
 
 @dataclass(frozen=True, slots=True)

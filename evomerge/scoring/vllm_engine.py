@@ -39,7 +39,8 @@ from evomerge.scoring.requests import (
     cut_at_stop,
     room,
 )
-from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
+from evomerge.scoring.self_test import Probe, kept_probe, run_self_test, whole
+from evomerge.scoring.stack_slots import holds_frame
 from evomerge.scoring.vllm_prompt_logprobs import N_ROWS
 
 
@@ -77,8 +78,14 @@ class VllmEngine:
             self._llm.collective_rpc(
                 "evomerge_prepare",
                 args=(dict(setup.sources), setup.frame, setup.cache_dir),
+                kwargs={
+                    "stacks": setup.engine.stacks,
+                    "in_place": setup.engine.in_place,
+                },
             )
-        self._whole = True
+        self._whole = not (setup.engine.stacks or setup.engine.in_place)
+        if not self._whole and holds_frame(setup):
+            self.swap(whole(setup, setup.frame))
         # One token less than vLLM holds: scoring a pair makes it generate one more.
         limit = int(self._llm.llm_engine.model_config.max_model_len) - 1
         self._max_length = min(limit, setup.engine.max_model_len or limit)

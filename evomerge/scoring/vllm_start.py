@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import warnings
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,9 +18,18 @@ import torch
 from evomerge.checkpoints import read_model
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
+from evomerge.scoring.stack_slots import slot_kinds
 
 CPU_CACHE_BYTES = 64 << 20
 """Least memory for the key-value cache on CPU, where vLLM would take most of it."""
+
+_STACK_OPTIONS = (
+    "enforce_eager",
+    "hf_overrides",
+    "load_format",
+    "pipeline_parallel_size",
+    "quantization",
+)
 
 EXTENSION = "evomerge.scoring.vllm_worker.SwapExtension"
 
@@ -89,7 +97,7 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         SpecError: vLLM has no argument of an option's name.
     """
     settings = setup.engine
-    _check_options(settings.options)
+    _check_options(settings)
     folder = setup.sources[setup.frame]
     own, per_token = _sizes(setup)
     length = min(own, (settings.max_model_len or own) + 1)
@@ -111,20 +119,42 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         cache_bytes = cache_bytes or max(CPU_CACHE_BYTES, (length + 256) * per_token)
     if cache_bytes is not None:
         found["kv_cache_memory_bytes"] = cache_bytes
+    if settings.stacks:
+        found |= _stack_arguments(setup)
     if int(settings.options.get("tensor_parallel_size", 1)) > 1:
         # Inside a Ray actor vLLM would start Ray workers of its own.
         found["distributed_executor_backend"] = "mp"
     return found | dict(settings.options)
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _stack_arguments(setup: WorkerSetup) -> dict[str, Any]:
+    """Return what makes room for the slots; their weights come with the first swap."""
+    from transformers import AutoConfig
+
+    kinds = slot_kinds(setup)
+    folder = setup.sources[setup.frame]
+    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    overrides: dict[str, Any] = {"num_hidden_layers": len(kinds)}
+    if getattr(text, "layer_types", None) is not None:
+        overrides["layer_types"] = list(kinds)
+    # A compiled graph would run the first stack for ever.
+    return {
+        "hf_overrides": overrides,
+        "load_format": "dummy",
+        "enforce_eager": True,
+    }
+
+
+def _check_options(settings: EngineSettings) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     known = set(EngineArgs.__dataclass_fields__)
     problems = []
-    for name in options:
+    for name in settings.options:
         if name == "worker_extension_cls":
             message = "This is how evomerge reaches the weights; leave it out."
+        elif settings.stacks and name in _STACK_OPTIONS:
+            message = f"Profile {settings.profile} decides this; leave it out."
         elif name not in known:
             near = get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -146,5 +176,6 @@ def _sizes(setup: WorkerSetup) -> tuple[int, int]:
         config.get("head_dim") or int(config.get("hidden_size", heads)) // heads
     )
     item = torch.empty(0, dtype=getattr(torch, setup.engine.dtype)).element_size()
-    per_token = 2 * model.n_layers * kv_heads * width * item
+    n_layers = len(slot_kinds(setup)) if setup.engine.stacks else model.n_layers
+    per_token = 2 * n_layers * kv_heads * width * item
     return int(config.get("max_position_embeddings") or 2048), per_token

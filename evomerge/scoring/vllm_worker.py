@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -20,8 +21,12 @@ import torch
 from evomerge.core.recipe import Recipe
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.sources import Sources
+from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.incoming import Incoming
+from evomerge.scoring.stack_swap import StackSwap
+from evomerge.scoring.vllm_head import refresh_tied_head
 from evomerge.scoring.vllm_prompt_logprobs import score_in_one_batch
+from evomerge.scoring.vllm_stack import VllmRack, find_layers, unpack
 
 
 class SwapExtension:
@@ -32,7 +37,13 @@ class SwapExtension:
     vllm_config: Any
 
     def evomerge_prepare(
-        self, sources: Mapping[str, str], frame: str, cache_dir: str
+        self,
+        sources: Mapping[str, str],
+        frame: str,
+        cache_dir: str,
+        *,
+        stacks: bool = False,
+        in_place: bool = False,
     ) -> None:
         """Ready the worker for swaps; called once, after the cold load.
 
@@ -40,9 +51,22 @@ class SwapExtension:
             sources: Fingerprint to folder.
             frame: Fingerprint of the parent that was loaded.
             cache_dir: Where fingerprints are remembered.
+            stacks: Candidates are stacks of layers; the model holds nothing yet.
+            in_place: Keep weights unpacked; they are lost until the next swap.
         """
         self._evomerge_sources = Sources(sources, cache_dir=cache_dir)
         self._evomerge_frame = frame
+        self._evomerge_stack: StackSwap | None = None
+        model = self.model_runner.get_model()
+        if stacks:
+            self._evomerge_stack = StackSwap(
+                VllmRack(model, self.vllm_config, in_place=in_place),
+                self._evomerge_sources,
+                frame,
+                self.model_config.dtype,
+            )
+        elif in_place:
+            unpack(find_layers(model)[1])
         _hush_reload_warnings()
         score_in_one_batch(self.model_runner)
 
@@ -58,15 +82,17 @@ class SwapExtension:
             between processes.
         """
         try:
-            return self._evomerge_swap(Recipe.from_json(recipe))
+            return asdict(self._evomerge_swap(Recipe.from_json(recipe)))
         except (CandidateError, RecipeError) as error:
             return {"candidate_error": str(error)}
         except CheckpointError as error:
             return {"machine_error": f"A parent cannot be read here: {error}"}
 
-    def _evomerge_swap(self, recipe: Recipe) -> dict[str, Any]:
+    def _evomerge_swap(self, recipe: Recipe) -> SwapReport:
         from vllm.config import set_current_vllm_config
 
+        if self._evomerge_stack is not None:
+            return self._evomerge_stack.swap(recipe)
         started = perf_counter()
         model = self.model_runner.get_model()
         incoming = Incoming.of(
@@ -79,11 +105,8 @@ class SwapExtension:
             _reload(model, self.model_config, incoming)
             refresh_tied_head(model, self.model_config)
         total = perf_counter() - started
-        return {
-            "materialise_s": incoming.materialise_s,
-            "swap_s": total - incoming.materialise_s,
-            "size_bytes": incoming.size_bytes,
-        }
+        waited = incoming.materialise_s
+        return SwapReport(waited, total - waited, incoming.size_bytes)
 
 
 def _reload(model: Any, config: Any, incoming: Incoming) -> None:
@@ -134,25 +157,6 @@ def _tied_head(model: Any) -> Any:
     if not getattr(config, "tie_word_embeddings", False):
         return None
     return getattr(model, "lm_head", None)
-
-
-def refresh_tied_head(model: Any, config: Any) -> None:
-    """Repack a tied head on CPU, where it keeps a prepared copy of the old matrix.
-
-    Without this the engine answers with the last candidate's head, silently. On GPU
-    the head's matrix is the embedding's own storage, and nothing is to be done.
-    """
-    text = config.hf_config.get_text_config()
-    head = getattr(model, "lm_head", None)
-    tied = getattr(text, "tie_word_embeddings", False)
-    if tied and head is not None and _device_type() == "cpu":
-        head.quant_method.process_weights_after_loading(head)
-
-
-def _device_type() -> str:
-    from vllm.platforms import current_platform
-
-    return str(current_platform.device_type)
 
 
 def _hush_reload_warnings() -> None:
