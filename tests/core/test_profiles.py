@@ -1,0 +1,58 @@
+import pytest
+
+from evomerge.core.profiles import Room, StackFacts, choose_room
+
+DEEP = StackFacts(depth=6, in_order=False, distinct=8, layer_bytes=100)
+MERGED = StackFacts(depth=6, in_order=False, distinct=None)
+PLAIN = StackFacts(depth=4, in_order=True, distinct=None)
+
+
+def test_frames_own_stack_needs_no_slots() -> None:
+    assert choose_room(PLAIN) == Room("weights")
+
+
+def test_whole_layers_that_fit_are_pooled_with_a_slot_each() -> None:
+    assert choose_room(DEEP) == Room("pool", 8)
+    assert choose_room(DEEP, pool_bytes=800) == Room("pool", 8)
+
+
+def test_layers_that_do_not_fit_take_turns() -> None:
+    assert choose_room(DEEP, pool_bytes=799) == Room("slots", 6)
+
+
+def test_layers_merged_for_each_candidate_take_turns() -> None:
+    assert choose_room(MERGED) == Room("slots", 6)
+
+
+def test_pool_of_few_layers_has_room_for_repeats() -> None:
+    facts = StackFacts(depth=9, in_order=False, distinct=4)
+    assert choose_room(facts) == Room("pool", 9)
+
+
+def test_every_kind_of_layer_has_its_own_slots() -> None:
+    facts = StackFacts(
+        6,
+        in_order=False,
+        distinct=8,
+        depth_kinds={"sliding_attention": 5, "full_attention": 3},
+        distinct_kinds={"sliding_attention": 6, "full_attention": 2},
+    )
+    pool = {"sliding_attention": 6, "full_attention": 3}
+    assert choose_room(facts).slot_kinds == pool
+    assert choose_room(facts, profile="slots").slot_kinds == facts.depth_kinds
+
+
+@pytest.mark.parametrize(
+    ("facts", "profile", "slots", "says"),
+    [
+        (DEEP, "weights", None, "other stacks"),
+        (MERGED, "pool", None, "merges layers"),
+        (DEEP, "slots", 5, "up to 6 layers, more than 5 slots"),
+        (DEEP, "fast", None, "auto or one of"),
+    ],
+)
+def test_profile_that_cannot_run_the_space_is_refused_with_the_reason(
+    facts: StackFacts, profile: str, slots: int | None, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        choose_room(facts, profile=profile, slots=slots)
