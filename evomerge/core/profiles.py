@@ -69,8 +69,8 @@ def choose_room(
     if profile == "weights":
         if not facts.in_order:
             raise ValueError(
-                "Profile weights runs the frame's layers in their order, but candidates "
-                "of this space are other stacks. Use slots, pool or auto."
+                "Profile weights runs the frame's layers in their order, but this "
+                "space's candidates are other stacks. Use slots, pool or auto."
             )
         return Room("weights")
     if slots is not None and slots < facts.depth:
