@@ -6,8 +6,7 @@ it computes is what an exported folder computes in plain transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -15,14 +14,10 @@ from typing import Any
 import torch
 
 from evomerge.core.recipe import Recipe
-from evomerge.core.work import EngineSettings, WorkerSetup
+from evomerge.core.work import WorkerSetup
 from evomerge.errors import (
     CandidateError,
-    CheckpointError,
-    EvomergeError,
-    Problem,
     RecipeError,
-    SpecError,
     WorkerError,
 )
 from evomerge.merging.sources import Sources
@@ -36,9 +31,20 @@ from evomerge.scoring.engine import (
 )
 from evomerge.scoring.hf_generation import Speaker
 from evomerge.scoring.hf_loglikelihood import loglikelihoods
+from evomerge.scoring.hf_model import (
+    distinct,
+    end_tokens,
+    load_model,
+    load_tokenizer,
+    machine_faults,
+    max_length,
+)
+from evomerge.scoring.hf_stack import HfRack
 from evomerge.scoring.incoming import Incoming
 from evomerge.scoring.requests import check_generate, check_loglikelihood
-from evomerge.scoring.self_test import Probe, run_self_test
+from evomerge.scoring.self_test import Probe, run_self_test, whole
+from evomerge.scoring.stack_slots import holds_frame
+from evomerge.scoring.stack_swap import StackSwap
 
 DEFAULT_LENGTH = 2048
 """Used where neither the study nor the model's config gives a limit."""
@@ -59,21 +65,29 @@ class HfEngine:
         self._settings = setup.engine
         self._dtype: torch.dtype = getattr(torch, setup.engine.dtype)
         folder = setup.sources[setup.frame]
-        self._model = _load(folder, setup.engine)
+        self._model = load_model(setup)
         self._device: torch.device = self._model.device
-        self._tokenizer = _tokenizer(folder)
-        self._targets = _distinct(self._model)
+        self._tokenizer = load_tokenizer(folder)
+        self._targets = distinct(self._model)
         self._sources = Sources(setup.sources, cache_dir=setup.cache_dir)
         stored = self._sources.model(setup.frame).tensors
         # What the cold load left aside, for example old checkpoints' rotary tables.
         self._unused = stored.keys() - self._targets.keys()
-        self._whole = True
+        self._whole = not setup.engine.stacks
+        self._stack = self._open_stack() if setup.engine.stacks else None
         self._speaker = Speaker(
             model=self._model,
             tokenizer=self._tokenizer,
-            end_tokens=_end_tokens(self._model, self._tokenizer),
-            max_length=_max_length(self._model.config, setup.engine),
+            end_tokens=end_tokens(self._model, self._tokenizer),
+            max_length=max_length(self._model.config, setup.engine),
         )
+
+        if not self._whole and holds_frame(setup):
+            self.swap(whole(setup, setup.frame))
+
+    def _open_stack(self) -> StackSwap:
+        rack = HfRack(self._model, self._place)
+        return StackSwap(rack, self._sources, self._setup.frame, self._dtype)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -102,7 +116,9 @@ class HfEngine:
         return self._speaker.max_length
 
     def swap(self, recipe: Recipe) -> SwapReport:
-        """Overwrite every tensor with the merged one of the same name.
+        """Overwrite tensors with the merged ones of the same names.
+
+        All of them, or, where stacks are run, those of the layers that are new.
 
         Raises:
             CandidateError: The merged weights are not finite, or do not fit the frame.
@@ -110,24 +126,27 @@ class HfEngine:
         """
         self._require_open()
         self._whole = False
-        started = perf_counter()
-        with _machine_faults("swap a candidate in"):
+        with machine_faults("swap a candidate in"):
             try:
-                frame = self._setup.frame
-                incoming = Incoming.of(
-                    recipe, self._sources, frame, self._dtype, reuse=True
-                )
-                for name, tensor in incoming:
-                    self._place(name, tensor)
+                write = self._overwrite if self._stack is None else self._stack.swap
+                report = write(recipe)
             except RecipeError as error:
                 raise CandidateError(f"The recipe cannot be merged: {error}") from error
+        self._whole = True
+        return report
+
+    def _overwrite(self, recipe: Recipe) -> SwapReport:
+        started = perf_counter()
+        frame = self._setup.frame
+        incoming = Incoming.of(recipe, self._sources, frame, self._dtype, reuse=True)
+        for name, tensor in incoming:
+            self._place(name, tensor)
         missing = sorted(self._targets.keys() - incoming.names)
         if missing:
             raise CandidateError(
                 f"The merge gives no {missing[0]!r} ({len(missing)} tensors missing): "
                 "its layers do not match the frame's."
             )
-        self._whole = True
         total = perf_counter() - started
         return SwapReport(
             materialise_s=incoming.materialise_s,
@@ -154,7 +173,7 @@ class HfEngine:
         """Continue every prompt; answers in the order asked."""
         self._require_whole()
         check_generate(requests, self.max_length)
-        with _machine_faults("generate"):
+        with machine_faults("generate"):
             return self._speaker.answer(requests, self._settings.max_num_seqs)
 
     def loglikelihood(
@@ -163,7 +182,7 @@ class HfEngine:
         """Score every continuation; answers in the order asked."""
         self._require_whole()
         check_loglikelihood(requests, self.max_length)
-        with _machine_faults("compute log-probabilities"):
+        with machine_faults("compute log-probabilities"):
             return loglikelihoods(self._model, requests, self._settings.max_num_seqs)
 
     def self_test(self) -> SelfTest:
@@ -185,6 +204,7 @@ class HfEngine:
             return
         self._model = None
         self._targets = {}
+        self._stack = None
         self._speaker = replace(self._speaker, model=None)
         self._sources.close()
         if self._device.type == "cuda":
@@ -201,79 +221,3 @@ class HfEngine:
                 "The last swap failed half-way, so the weights are of no model; swap "
                 "a recipe in first."
             )
-
-
-def _load(folder: str, settings: EngineSettings) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    options = dict(settings.options)
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    device = str(options.pop("device", default))
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, settings.dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            **options,
-        )
-    except TypeError as error:  # unknown keywords reach the model's constructor
-        unknown = [key for key in options if f"'{key}'" in str(error)]
-        if not unknown:
-            raise
-        raise SpecError(
-            [
-                Problem(
-                    f"engine.options.{key}", "transformers does not know this option."
-                )
-                for key in unknown
-            ]
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Cannot load {folder}: {error}") from error
-    with _machine_faults("load the frame"):
-        return model.to(device).eval().requires_grad_(False)
-
-
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Cannot load a tokenizer from {folder}: {error}"
-        ) from error
-
-
-def _distinct(model: Any) -> dict[str, torch.Tensor]:
-    """Name every stored tensor once; a tied head goes by the embedding's name."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    state: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in tied}
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    found = {tokenizer.eos_token_id}
-    declared = getattr(model.generation_config, "eos_token_id", None)
-    found |= set(declared) if isinstance(declared, list) else {declared}
-    return frozenset(token for token in found if token is not None)
-
-
-def _max_length(config: Any, settings: EngineSettings) -> int:
-    text = config.get_text_config()
-    own = getattr(text, "max_position_embeddings", None) or DEFAULT_LENGTH
-    return min(own, settings.max_model_len or own)
-
-
-@contextmanager
-def _machine_faults(doing: str) -> Iterator[None]:
-    """Turn what torch raises when a machine fails into our own error."""
-    try:
-        yield
-    except EvomergeError:
-        raise
-    except (RuntimeError, MemoryError, OSError) as error:
-        raise WorkerError(f"The hf engine failed to {doing}: {error}") from error
