@@ -1,7 +1,7 @@
 """YAML text to plain data, refusing what YAML makes easy to get wrong.
 
-Duplicate keys, tags, dates, infinite numbers, keys that are no text and anchors that
-unfold without end are mistakes here; ``1e-3`` is a number.
+Duplicate keys, tags, dates, infinite or endless numbers, keys that are no text and
+anchors that unfold without end are mistakes here; ``1e-3`` is a number.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import yaml
 
 from evomerge.errors import Problem, SpecError
 
-MAX_BYTES = 1 << 20
-"""Longest file read, in bytes."""
-MAX_NODES = 50_000
+MAX_BYTES = 4 << 20
+"""Longest file read, in bytes: a recipe of ten models of 128 layers has a good one."""
+MAX_NODES = 200_000
 """Most values a file may hold once its anchors are unfolded."""
 MAX_DEPTH = 40
 """Deepest nesting a file may have."""
+_LARGEST = 1 << 63
+"""No whole number may be as large as this, so that each is a float64 as well."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -176,6 +178,9 @@ def _odd_values(value: Any, file: str, path: str) -> list[Problem]:
         ]
     if isinstance(value, float) and not math.isfinite(value):
         return [Problem(f"{file}: {path}", f"expected a finite number, got {value}.")]
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        said = f"expected a number of 64 bits, got one of {value.bit_length()}."
+        return [Problem(f"{file}: {path}", said)]
     if value is not None and not isinstance(value, str | int | float | bool):
         return [
             Problem(

@@ -163,7 +163,7 @@ def _float(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or more than a float holds
         return None
     return number if math.isfinite(number) else None
 
