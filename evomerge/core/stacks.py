@@ -200,14 +200,14 @@ def recipe_of(layers: Sequence[Layer], frame: Frame) -> Recipe:
         frame=frame.frame,
         dtype=frame.dtype,
         inputs=tuple((name, frame.inputs[name]) for name in sorted(used)),
-        embed=Slot(((ANY_ROLE, _copy(first)),)),
+        embed=Slot(copied(first)),
         slots=tuple(_slot(layer, frame.outputs) for layer in layers),
-        head=Slot(((ANY_ROLE, _copy(last)),)),
+        head=Slot(copied(last)),
     )
 
 
 def _slot(layer: Layer, outputs: Mapping[str, Sequence[str]]) -> Slot:
-    roles = [(ANY_ROLE, _copy(layer.source))]
+    roles = [*copied(layer.source)]
     if layer.scale != 1.0:
         names = outputs.get(layer.source, ())
         if not names:
@@ -219,6 +219,11 @@ def _slot(layer: Layer, outputs: Mapping[str, Sequence[str]]) -> Slot:
         scaled = _copy(layer.source, layer.scale)
         roles += [(name, scaled) for name in names]
     return Slot(tuple(roles), ((layer.source, layer.index),))
+
+
+def copied(source: str) -> tuple[tuple[str, Operation], ...]:
+    """Return the roles of a place that copies one input."""
+    return ((ANY_ROLE, _copy(source)),)
 
 
 def _copy(source: str, factor: float | None = None) -> Operation:

@@ -1,0 +1,106 @@
+"""The layers at hand, and how many of them a stack may have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One layer that runs.
+
+    Attributes:
+        source: Whose layer.
+        index: Which one, from 0.
+        scale: Factor on the hidden state that enters it.
+    """
+
+    source: str
+    index: int
+    scale: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """How axes call the layer."""
+        return f"{self.source}.{self.index}"
+
+    def follows(self, other: Step) -> bool:
+        """Tell whether ``other`` is the layer before this one in its own source."""
+        return (self.source, self.index) == (other.source, other.index + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Where a stack may take its layers from, and how deep it may be.
+
+    The first source is the one a search begins with, as it stands; its depth lies
+    within the bounds.
+
+    Attributes:
+        sources: Name and number of layers, in serial order.
+        shallowest: Fewest layers of a stack.
+        deepest: Most layers of a stack.
+        pinned: Every stack begins with the first layer of the first source and ends
+            with its last.
+    """
+
+    sources: tuple[tuple[str, int], ...]
+    shallowest: int
+    deepest: int
+    pinned: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shallowest <= self.depth <= self.deepest:
+            raise ValueError(
+                f"Expected the {self.depth} layers of {self.first!r} to lie between "
+                f"1 <= {self.shallowest} and {self.deepest}."
+            )
+
+    @property
+    def first(self) -> str:
+        """The source a search begins with."""
+        return self.sources[0][0]
+
+    @property
+    def depth(self) -> int:
+        """Layers of the first source."""
+        return self.sources[0][1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources, in serial order."""
+        return tuple(name for name, _ in self.sources)
+
+    @property
+    def layers(self) -> tuple[Step, ...]:
+        """Every layer of every source, in serial order."""
+        return tuple(Step(name, i) for name, n in self.sources for i in range(n))
+
+    @property
+    def head(self) -> tuple[Step, ...]:
+        """What every stack begins with."""
+        return (Step(self.first, 0),) if self.pinned else ()
+
+    @property
+    def tail(self) -> tuple[Step, ...]:
+        """What every stack ends with; a source of one layer is pinned in front."""
+        if not self.pinned or self.depth == 1:
+            return ()
+        return (Step(self.first, self.depth - 1),)
+
+    @property
+    def inner(self) -> tuple[Step, ...]:
+        """The first source without what is pinned."""
+        indices = range(len(self.head), self.depth - len(self.tail))
+        return tuple(Step(self.first, i) for i in indices)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Fewest and most layers between the pinned ends."""
+        n_pinned = len(self.head) + len(self.tail)
+        return max(self.shallowest - n_pinned, 0), self.deepest - n_pinned
+
+    def whole(self, inner: Sequence[Step]) -> tuple[Step, ...]:
+        """Put the pinned ends around what lies between them."""
+        return (*self.head, *inner, *self.tail)
