@@ -286,11 +286,10 @@ def write_history(url: str, kind: str, n_trials: int) -> Plan:
     rng = np.random.default_rng(0)
     last = n_trials // SIZE + 1
     for number in range(1, last):
-        memory = {"parents": [], "hidden": [{}] * SIZE}
         points = tuple(SPACE.random(rng) for _ in range(SIZE))
         scores = [{"a/acc": rng.random(), "b/acc": rng.random()} for _ in points]
         new = store.add_generation(
-            lease, number, study.candidates(number, points), memory, None
+            lease, number, study.candidates(number, points), {}, None
         )
         for trial, found in zip(new, scores, strict=True):
             store.reuse(lease, trial.number, found)
@@ -298,7 +297,7 @@ def write_history(url: str, kind: str, n_trials: int) -> Plan:
             told(point, study.objectives, (), found, {})
             for point, found in zip(points, scores, strict=True)
         ]
-        strategy.tell(number, Proposal(points, memory), results)
+        strategy.tell(number, Proposal(points), results)
     own = strategy.ask(last)
     candidates = study.candidates(last, own.points)
     store.add_generation(lease, last, candidates, own.memory, own.note)
@@ -356,13 +355,11 @@ def main() -> None:
             size = (bytes_of(url) - empty) / max(sizes) / 1024
             print(f"{name:12}{row}{size:12.1f}{wall:10.0f}", flush=True)
         print(f"\nresume of {max(sizes)} trials: seconds to the first assignment\n")
-        print(f"{'database':12}{'cma':>10}{'tpe':>10}{'nsga2':>10}")
+        print(f"{'database':12}{'cma':>10}{'tpe':>10}")
         for name, url in places:
             n = max(sizes)
             times = [resume(url, plan("cma", n + SIZE, given.layers))]
-            times += [
-                resume(url, write_history(url, kind, n)) for kind in ("tpe", "nsga2")
-            ]
+            times.append(resume(url, write_history(url, "tpe", n)))
             row = "".join(f"{seconds:10.2f}" for seconds in times)
             print(f"{name:12}{row}", flush=True)
     if given.no_ask:

@@ -57,9 +57,8 @@ def hand_over(strategy: Strategy, n_trials: int, n_objectives: int) -> int:
     n = max(1, n_trials // size)
     for generation in range(1, n + 1):
         points = tuple(SPACE.random(rng) for _ in range(size))
-        memory = {"parents": [], "hidden": [{}] * size}
         told = [judge(point, n_objectives) for point in points]
-        strategy.tell(generation, Proposal(points, memory=memory), told)
+        strategy.tell(generation, Proposal(points), told)
     return n
 
 

@@ -56,7 +56,9 @@ class Kind:
             axes.
         least: Smallest generation it can work with.
         numeric_only: It cannot search categorical axes.
-        one_objective: It cannot search several objectives.
+        least_objectives: Fewest objectives it makes sense for.
+        most_objectives: Most objectives it can search; None for any number.
+        is_fold: Its state comes from repeating every ask and tell.
     """
 
     name: str
@@ -65,7 +67,9 @@ class Kind:
     generation_size: Callable[[int], int]
     least: int = 1
     numeric_only: bool = False
-    one_objective: bool = False
+    least_objectives: int = 1
+    most_objectives: int | None = None
+    is_fold: bool = False
 
     def option(self, name: str) -> Option | None:
         """Return the option of this name, if there is one."""

@@ -8,132 +8,17 @@ only when that strategy is made.
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Strategy
-from evomerge.strategies.options import Kind, Option
+from evomerge.strategies.kinds import KINDS
+from evomerge.strategies.options import Kind
 from evomerge.strategies.turns import Turns
-
-
-def _cma_size(n_axes: int) -> int:
-    return 4 + int(3 * math.log(max(n_axes, 1)))  # Hansen 2016, table 1
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "cma",
-            "CMA-ES with restarts (pycma): the first choice for spaces of numbers "
-            "and one objective.",
-            (
-                Option(
-                    "sigma",
-                    "float",
-                    0.2,
-                    "First step size, as a share of each axis.",
-                    low=1e-3,
-                    high=1.0,
-                ),
-                Option(
-                    "restarts",
-                    "choice",
-                    "ipop",
-                    "What follows a converged run: ipop doubles the generation, bipop "
-                    "alternates large and small ones, none goes on.",
-                    choices=("ipop", "bipop", "none"),
-                ),
-                Option(
-                    "diagonal",
-                    "bool",
-                    False,
-                    "Learn a diagonal covariance only: faster adaptation where axes "
-                    "do not interact, or above about 100 axes.",
-                ),
-            ),
-            _cma_size,
-            least=4,
-            numeric_only=True,
-            one_objective=True,
-        ),
-        Kind(
-            "tpe",
-            "Tree-structured Parzen estimator (Optuna): for categorical or "
-            "conditional axes, any number of objectives, up to a few thousand trials.",
-            (
-                Option(
-                    "startup",
-                    "int",
-                    10,
-                    "Scored candidates drawn at random before the model is used.",
-                    low=1,
-                    high=100_000,
-                ),
-                Option(
-                    "candidates",
-                    "int",
-                    24,
-                    "Draws compared for each candidate.",
-                    low=1,
-                    high=10_000,
-                ),
-            ),
-            lambda n_axes: 8,
-        ),
-        Kind(
-            "nsga2",
-            "NSGA-II (Optuna): a population for several objectives and hundreds of "
-            "trials; the generation size is the population.",
-            (
-                Option(
-                    "crossover",
-                    "choice",
-                    "uniform",
-                    "How numbers of two parents mix: uniform takes each from one "
-                    "parent, sbx draws near them.",
-                    choices=("uniform", "sbx"),
-                ),
-                Option(
-                    "crossover_rate",
-                    "float",
-                    0.9,
-                    "Share of children with two parents.",
-                    low=0.0,
-                    high=1.0,
-                ),
-                Option(
-                    "swapping",
-                    "float",
-                    0.5,
-                    "Chance that an axis comes from the second parent.",
-                    low=0.0,
-                    high=1.0,
-                ),
-                Option(
-                    "mutation_rate",
-                    "float",
-                    None,
-                    "Chance that an axis is drawn anew; 1 / axes where not given.",
-                    low=0.0,
-                    high=1.0,
-                ),
-            ),
-            lambda n_axes: 24,
-            least=2,
-        ),
-        Kind(
-            "random",
-            "Uniform random points: the yardstick.",
-            (),
-            lambda n_axes: 8,
-        ),
-    )
-}
 
 
 def generation_size(settings: StrategySettings, space: SearchSpace) -> int:
@@ -163,14 +48,45 @@ def problems(
         names = [axis.name for axis in space.axes if isinstance(axis, ChoiceAxis)]
         found.append(
             f"{kind.name} searches numbers, not categorical axes "
-            f"({', '.join(names)}); use tpe or nsga2, or decide these axes"
+            f"({', '.join(names)}); use {_others(n_objectives)}, or decide these axes"
         )
-    if kind.one_objective and n_objectives != 1:
-        found.append(
-            f"{kind.name} takes one objective, got {n_objectives}; use tpe or nsga2, "
-            "or join them into one objective of several measures with 'worst'"
-        )
+    if wrong := _objective_problem(kind, n_objectives):
+        found.append(wrong)
     return found
+
+
+def _objective_problem(kind: Kind, n_objectives: int) -> str | None:
+    least, most = kind.least_objectives, kind.most_objectives
+    if most == 1 and n_objectives > 1:
+        return (
+            f"{kind.name} takes one objective, got {n_objectives}; use "
+            f"{_others(n_objectives)}, or join them into one objective of several "
+            "measures with 'worst'"
+        )
+    if most is not None and n_objectives > most:
+        return (
+            f"{kind.name} takes at most {most} objectives, got {n_objectives}; use "
+            f"{_others(n_objectives)}"
+        )
+    if n_objectives < least:
+        return (
+            f"{kind.name} is for {least} objectives or more, got {n_objectives}; use "
+            f"{_others(n_objectives)}"
+        )
+    return None
+
+
+def _others(n_objectives: int) -> str:
+    """Name the strategies that fit, best known first; random fits always."""
+    names = [
+        kind.name
+        for kind in KINDS.values()
+        if kind.least_objectives <= n_objectives
+        and (kind.most_objectives or n_objectives) >= n_objectives
+        and not kind.numeric_only
+        and kind.name != "random"
+    ]
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _option_problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
@@ -221,25 +137,77 @@ def make_strategy(
     options = {option.name: option.default for option in kind.options}
     options.update(settings.options)
     turns = Turns(
-        is_fold=kind.name == "cma",
+        is_fold=kind.is_fold,
         n_objectives=n_objectives,
         n_constraints=n_constraints,
     )
-    size = generation_size(settings, space)
-    if kind.name == "cma":
-        from evomerge.strategies.cma import CmaStrategy
+    order = _Order(
+        space, turns, generation_size(settings, space), seed, options, n_objectives
+    )
+    return _MAKERS[kind.name](order)
 
-        return CmaStrategy(
-            space, turns, generation_size=size, seed=seed, options=options
-        )
-    if kind.name == "random":
-        from evomerge.strategies.baselines import RandomStrategy
 
-        return RandomStrategy(space, turns, generation_size=size, seed=seed)
-    from evomerge.strategies.via_optuna.nsga2 import Nsga2Strategy
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a strategy is made of."""
+
+    space: SearchSpace
+    turns: Turns
+    size: int
+    seed: int
+    options: Mapping[str, Any]
+    n_objectives: int
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {
+            "generation_size": self.size,
+            "seed": self.seed,
+            "options": self.options,
+        }
+
+
+def _cma(order: _Order) -> Strategy:
+    from evomerge.strategies.cma import CmaStrategy
+
+    return CmaStrategy(order.space, order.turns, **order.how)
+
+
+def _tpe(order: _Order) -> Strategy:
     from evomerge.strategies.via_optuna.rows import Rows
     from evomerge.strategies.via_optuna.tpe import TpeStrategy
 
-    made = TpeStrategy if kind.name == "tpe" else Nsga2Strategy
-    rows = Rows(space, n_objectives)
-    return made(rows, turns, generation_size=size, seed=seed, options=options)
+    rows = Rows(order.space, order.n_objectives)
+    return TpeStrategy(rows, order.turns, **order.how)
+
+
+def _nsga2(order: _Order) -> Strategy:
+    from evomerge.strategies.nsga import NsgaStrategy
+    from evomerge.strategies.survival import Crowded
+
+    return NsgaStrategy(order.space, order.turns, **order.how, survival=Crowded())
+
+
+def _nsga3(order: _Order) -> Strategy:
+    from evomerge.strategies.nsga import NsgaStrategy
+    from evomerge.strategies.survival import Referenced
+
+    survival = Referenced(order.n_objectives, order.size)
+    return NsgaStrategy(order.space, order.turns, **order.how, survival=survival)
+
+
+def _random(order: _Order) -> Strategy:
+    from evomerge.strategies.baselines import RandomStrategy
+
+    return RandomStrategy(
+        order.space, order.turns, generation_size=order.size, seed=order.seed
+    )
+
+
+_MAKERS: Mapping[str, Callable[[_Order], Strategy]] = {
+    "cma": _cma,
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "nsga3": _nsga3,
+    "random": _random,
+}

@@ -36,12 +36,16 @@ KILLS = (25, 30)
 _NOISE = re.compile(r"^(\\(un)?restrict|SET transaction_timeout).*\n", re.MULTILINE)
 
 
-def study_of(version: str) -> SmallStudy:
-    """Return the study in the databases of a version, to go on with it."""
-    is_first = version == "0001"
+def study_of(name: str) -> SmallStudy:
+    """Return the study in a golden database, to go on with it.
+
+    The file's name says which strategy; where it says none, it is the NSGA-II that
+    evomerge had before its own, whose proposals nothing repeats any more.
+    """
+    is_first = name.startswith("version-1-")
     faults = {"fail_if": 0.25, "break_if": 0.3, "fault_times": 1}
     return SmallStudy(
-        StrategySettings("nsga2", 5),
+        StrategySettings("tpe" if "-tpe." in name else "nsga2", 5),
         Budget(trials=20),
         options={"fail_if": 0.15} if is_first else faults,
         objectives=("x", "y"),
@@ -74,17 +78,17 @@ def make(folder: Path = FOLDER) -> list[Path]:
     start = f"version-{int(version)}"
     made = []
     with tempfile.TemporaryDirectory() as work:
-        lite = folder / f"{start}-sqlite.db.gz"
+        lite = folder / f"{start}-sqlite-tpe.db.gz"
         if not lite.exists():
             file = Path(work) / "x.db"
-            _leave_killed(f"sqlite:///{file}", Path(work) / "sqlite", version)
+            _leave_killed(f"sqlite:///{file}", Path(work) / "sqlite", lite.name)
             _fold_log(file)
             made.append(_pack(lite, file.read_bytes()))
-        server = folder / f"{start}-postgres.sql.gz"
+        server = folder / f"{start}-postgres-tpe.sql.gz"
         if not server.exists():
             with running() as postgres:
                 url = postgres.database()
-                _leave_killed(url, Path(work) / "postgres", version)
+                _leave_killed(url, Path(work) / "postgres", server.name)
                 made.append(_pack(server, dump(url).encode()))
     return made
 
@@ -102,8 +106,8 @@ class _Doomed(InProcessPool):
         return events
 
 
-def _leave_killed(url: str, cache: Path, version: str) -> None:
-    small = study_of(version)
+def _leave_killed(url: str, cache: Path, name: str) -> None:
+    small = study_of(name)
     for kill_at in KILLS:
         child = os.fork()
         if child == 0:

@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from evomerge.errors import SchemaError, StoreError
+from evomerge.core.trial import Record
+from evomerge.errors import ReplayError, SchemaError, StoreError
 from evomerge.store import database, versions
 from evomerge.store.owner import this_process
 from evomerge.store.schema import VERSION_TABLE, VERSIONS, metadata
@@ -27,6 +28,12 @@ STEPS = Path(versions.__file__).parent / "migrations" / "versions"
 DIGESTS = {
     "0001_first.py": "52fe601f21e05cf50fb40834b7a10d469020980bd6d3a959f781ece9e8db04a3",
 }
+# Their studies cannot go on: evomerge has an NSGA-II of its own now.
+NSGA_OF_OPTUNA = (
+    "version-1-sqlite.db.gz",
+    "version-2-postgres.sql.gz",
+    "version-2-sqlite.db.gz",
+)
 FILES = sorted(file.name for file in GOLDEN.glob("version-*.gz"))
 
 Place = Callable[[str], str]
@@ -55,10 +62,12 @@ def version_of(name: str) -> str:
 def test_a_golden_database_of_every_version_is_kept() -> None:
     if os.environ.get("EVOMERGE_REWRITE_GOLDEN"):
         make(GOLDEN)
-    wanted = {f"version-{int(version)}-sqlite.db.gz" for version in VERSIONS}
+    wanted = {f"version-{int(version)}-sqlite-tpe.db.gz" for version in VERSIONS}
     # The first schema knew SQLite alone.
-    wanted |= {f"version-{int(version)}-postgres.sql.gz" for version in VERSIONS[1:]}
-    assert {file.name for file in GOLDEN.iterdir()} == wanted
+    wanted |= {
+        f"version-{int(version)}-postgres-tpe.sql.gz" for version in VERSIONS[1:]
+    }
+    assert {file.name for file in GOLDEN.iterdir()} == wanted | set(NSGA_OF_OPTUNA)
 
 
 def test_no_golden_database_is_written_again(tmp_path: Path) -> None:
@@ -83,12 +92,13 @@ def test_an_older_database_is_refused_with_the_command_to_run(
     [
         pytest.param(name, marks=pytest.mark.slow if "postgres" in name else ())
         for name in FILES
+        if name not in NSGA_OF_OPTUNA
     ],
 )
 def test_a_golden_database_is_upgraded_and_its_study_goes_on_to_the_same_end(
     placed: Place, name: str, tmp_path: Path
 ) -> None:
-    url, small = placed(name), study_of(version_of(name))
+    url, small = placed(name), study_of(name)
     done = database.upgrade(url)
     assert (done.before, done.after) == (version_of(name), VERSIONS[-1])
     store = open_store(url)
@@ -107,19 +117,45 @@ def test_a_golden_database_is_upgraded_and_its_study_goes_on_to_the_same_end(
     store.close()
 
 
-def test_the_present_golden_databases_hold_attempts_of_every_kind(
-    placed: Place,
+def ended(url: str) -> list[Record]:
+    store = open_store(url)
+    found = [t for t in store.history(store.study("small").id) if t.state.is_final]
+    store.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "postgres" in name else ())
+        for name in NSGA_OF_OPTUNA
+    ],
+)
+def test_a_study_of_optunas_nsga2_is_upgraded_and_then_stops_with_all_it_has(
+    placed: Place, name: str, tmp_path: Path
 ) -> None:
-    for name in FILES:
-        if version_of(name) != VERSIONS[-1]:
-            continue
-        store = open_store(placed(name))
-        ends = {attempt.end for attempt in store.attempts(store.study("small").id)}
-        store.close()
-        assert ends == {
-            *(AttemptEnd.SCORED, AttemptEnd.FAILED, AttemptEnd.FAULT),
-            *(AttemptEnd.INTERRUPTED, None),
-        }
+    url = placed(name)
+    database.upgrade(url)
+    before = ended(url)
+    with pytest.raises(ReplayError, match="Study 'small', generation 1, candidate 0"):
+        search_small(url, tmp_path / "cache", study_of(name))
+    assert ended(url) == before != []
+    store = open_store(url)
+    assert list(store.check()) == []
+    store.close()
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if version_of(f) == VERSIONS[-1]])
+def test_the_present_golden_databases_hold_attempts_of_every_kind(
+    placed: Place, name: str
+) -> None:
+    store = open_store(placed(name))
+    ends = {attempt.end for attempt in store.attempts(store.study("small").id)}
+    store.close()
+    assert ends == {
+        *(AttemptEnd.SCORED, AttemptEnd.FAILED, AttemptEnd.FAULT),
+        *(AttemptEnd.INTERRUPTED, None),
+    }
 
 
 def test_an_upgrade_keeps_a_copy_of_the_file_as_it_was(

@@ -51,5 +51,22 @@ class TestNsga2OfOneObjective(LearningContract):
     settings = StrategySettings("nsga2", 8, {"crossover": "sbx"})
 
 
+class TestNsga2OfAStack(LearningContract):
+    settings = StrategySettings("nsga2", 8)
+    space = STACK
+
+
+class TestNsga2OfGates(StrategyContract):
+    settings = StrategySettings("nsga2", 6, {"mutation_rate": 0.3})
+    space = GATES
+    n_objectives = 2
+
+
+class TestNsga3(StrategyContract):
+    settings = StrategySettings("nsga3", 8)
+    space = STACK
+    n_objectives = 3
+
+
 class TestRandom(StrategyContract):
     settings = StrategySettings("random")

@@ -22,11 +22,16 @@ TREE = SearchSpace(
 )
 
 
+def made(settings):
+    n = KINDS[settings.kind].least_objectives
+    assert problems(settings, FLAT, n) == []
+    return make_strategy(settings, FLAT, n_objectives=n, n_constraints=0, seed=1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_made_with_its_defaults(kind):
     settings = StrategySettings(kind)
-    assert problems(settings, FLAT, 1) == []
-    strategy = make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+    strategy = made(settings)
     size = generation_size(settings, FLAT)
     assert strategy.generation_size == size == len(strategy.ask(1).points)
 
@@ -34,7 +39,7 @@ def test_every_kind_is_made_with_its_defaults(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_study_may_set_the_generation_size(kind):
     settings = StrategySettings(kind, generation_size=11)
-    strategy = make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+    strategy = made(settings)
     assert len(strategy.ask(1).points) == generation_size(settings, FLAT) == 11
 
 
@@ -64,9 +69,19 @@ def test_cma_refuses_several_objectives_and_says_how_to_join_them():
     assert "'worst'" in problem
 
 
-@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
-def test_optuna_strategies_take_what_cma_cannot(kind):
+@pytest.mark.parametrize("kind", ["tpe", "nsga2", "nsga3", "random"])
+def test_the_others_take_what_cma_cannot(kind):
     assert problems(StrategySettings(kind), TREE, 3) == []
+
+
+def test_nsga3_is_for_several_objectives():
+    (problem,) = problems(StrategySettings("nsga3"), FLAT, 1)
+    assert "2 objectives or more, got 1; use tpe or nsga2" in problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_turns_and_strategy_agree_on_what_is_a_fold(kind):
+    assert made(StrategySettings(kind)).is_fold == KINDS[kind].is_fold
 
 
 @pytest.mark.parametrize(

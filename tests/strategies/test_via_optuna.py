@@ -1,11 +1,18 @@
 import numpy as np
-import pytest
 
 from evomerge.core.pareto import hypervolume
-from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, SearchSpace
+from evomerge.core.space import (
+    AllOf,
+    ChoiceAxis,
+    Condition,
+    FloatAxis,
+    IntAxis,
+    SearchSpace,
+)
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
 from evomerge.strategies.registry import make_strategy
+from evomerge.strategies.via_optuna.tpe import _groups
 
 PLANE = SearchSpace(tuple(FloatAxis(f"x{i}", 0.0, 1.0) for i in range(6)))
 TREE = SearchSpace(
@@ -42,14 +49,13 @@ def two_goals(point):
     return Told(point, (float(x[0]) + rest, 1 - float(x[0]) + rest))
 
 
-@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
-def test_a_front_grows_more_than_by_chance(kind):
+def test_a_front_grows_more_than_by_chance():
     def volume(strategy, n_generations):
         points = run(strategy, two_goals, n_generations)
         table = np.array([two_goals(p).losses for group in points for p in group])
         return hypervolume(table, np.array([2.0, 2.0]))
 
-    learned = volume(make(kind, PLANE, 2, size=10), 12)
+    learned = volume(make("tpe", PLANE, 2, size=10), 12)
     assert learned > volume(make("random", PLANE, 2, size=10), 12) + 0.05
 
 
@@ -61,23 +67,21 @@ def test_tpe_avoids_where_candidates_die():
     assert np.mean([p["x0"] <= 0.3 for p in late]) > 0.5
 
 
-@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
-def test_infeasible_candidates_lose_against_feasible_ones(kind):
+def test_infeasible_candidates_lose_against_feasible_ones():
     def judge(point):
         x = float(point["x0"])
         return Told(point, (x,), (0.5 - x,))  # small is better, below 0.5 forbidden
 
-    late = run(make(kind, PLANE, 1, 1, size=10), judge, 12)[-1]
+    late = run(make("tpe", PLANE, 1, 1, size=10), judge, 12)[-1]
     assert np.mean([p["x0"] >= 0.5 for p in late]) > 0.6
 
 
-@pytest.mark.parametrize("kind", ["tpe", "nsga2"])
-def test_conditional_axes_are_learned(kind):
+def test_conditional_axes_are_learned():
     def judge(point):
         loss = abs(float(point["density"]) - 0.9) if "density" in point else 1.0
         return Told(point, (loss + (float(point["a"]) - 0.2) ** 2,))
 
-    points = run(make(kind, TREE, 1, size=10), judge, 12)
+    points = run(make("tpe", TREE, 1, size=10), judge, 12)
     late = [p["density"] for p in points[-1] if "density" in p]
     assert len(late) >= 5
     assert np.median(np.abs(np.array(late) - 0.9)) < 0.15
@@ -93,23 +97,43 @@ def test_choices_that_python_calls_equal_are_kept_apart():
     assert sum(p["c"] is True for p in late) >= 5
 
 
-def test_nsga2_records_parents_and_switched_off_genes():
-    strategy = make("nsga2", TREE, 1, size=6)
-    first = strategy.ask(1)
-    assert first.memory["parents"] == []
-    for point, hidden in zip(first.points, first.memory["hidden"], strict=True):
-        assert ("density" in point) != ("density" in hidden)
-    strategy.tell(1, first, [Told(p, (float(p["a"]),)) for p in first.points])
-    second = strategy.ask(2)
-    assert sorted(second.memory["parents"]) == [[1, i] for i in range(6)]
+GATES = tuple(Condition(f"gate.{t}", (1,)) for t in range(3))
+STACK = SearchSpace(
+    (
+        *(IntAxis(f"gate.{t}", 0, 1) for t in range(3)),
+        *(
+            FloatAxis(f"edge.{t}", 0.0, 1.0, when=AllOf((GATES[t], GATES[t + 1])))
+            for t in range(2)
+        ),
+        FloatAxis("of.0", 0.0, 1.0, when=GATES[0]),
+        FloatAxis("of.1", 0.0, 1.0, when=AllOf((GATES[0], GATES[1]))),
+    )
+)
 
 
-def test_nsga2_goes_on_with_a_single_survivor():
-    strategy = make("nsga2", PLANE, 2, size=4)
-    first = strategy.ask(1)
-    told = [two_goals(first.points[0]), *(Told(p, None) for p in first.points[1:])]
-    strategy.tell(1, first, told)
-    assert len(strategy.ask(2).points) == 4
+def test_axes_that_exist_together_are_drawn_together():
+    groups = _groups(STACK)
+    assert [[axis.name for axis in axes] for _, axes in groups] == [
+        ["gate.0", "gate.1", "gate.2"],
+        ["edge.0", "of.1"],
+        ["edge.1"],
+        ["of.0"],
+    ]
+    seen = set()
+    for condition, axes in groups:
+        assert condition is None or seen.issuperset(condition.axes)
+        seen.update(axis.name for axis in axes)
+
+
+def test_axes_under_several_conditions_are_learned():
+    def judge(point):
+        gates = sum(point[f"gate.{t}"] != (1, 1, 0)[t] for t in range(3))
+        return Told(point, (gates + abs(float(point.get("edge.0", 0.0)) - 0.9),))
+
+    points = run(make("tpe", STACK, 1, size=10), judge, 12)
+    late = [p["edge.0"] for p in points[-1] if "edge.0" in p]
+    assert len(late) >= 5
+    assert np.median(np.abs(np.array(late) - 0.9)) < 0.15
 
 
 def test_tpe_measures_its_asks():

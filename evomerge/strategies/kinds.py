@@ -1,0 +1,139 @@
+"""Every strategy as data: what it is called, takes and cannot do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from evomerge.strategies.options import Kind, Option
+
+
+def _cma_size(n_axes: int) -> int:
+    return 4 + int(3 * math.log(max(n_axes, 1)))  # Hansen 2016, table 1
+
+
+_NSGA = (
+    Option(
+        "crossover",
+        "choice",
+        "uniform",
+        "How axes off the stack mix: uniform takes each from one parent, sbx draws "
+        "numbers near the parents'. Stacks are cut and spliced.",
+        choices=("uniform", "sbx"),
+    ),
+    Option(
+        "crossover_rate",
+        "float",
+        0.9,
+        "Share of children with two parents.",
+        low=0.0,
+        high=1.0,
+    ),
+    Option(
+        "swapping",
+        "float",
+        0.5,
+        "Chance that an axis off the stack comes from the second parent.",
+        low=0.0,
+        high=1.0,
+    ),
+    Option(
+        "mutation_rate",
+        "float",
+        None,
+        "Edits of a child, as a share of its axes; 1 / axes where not given.",
+        low=0.0,
+        high=1.0,
+    ),
+)
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "cma",
+            "CMA-ES with restarts (pycma): the first choice for spaces of numbers "
+            "and one objective.",
+            (
+                Option(
+                    "sigma",
+                    "float",
+                    0.2,
+                    "First step size, as a share of each axis.",
+                    low=1e-3,
+                    high=1.0,
+                ),
+                Option(
+                    "restarts",
+                    "choice",
+                    "ipop",
+                    "What follows a converged run: ipop doubles the generation, bipop "
+                    "alternates large and small ones, none goes on.",
+                    choices=("ipop", "bipop", "none"),
+                ),
+                Option(
+                    "diagonal",
+                    "bool",
+                    False,
+                    "Learn a diagonal covariance only: faster adaptation where axes "
+                    "do not interact, or above about 100 axes.",
+                ),
+            ),
+            _cma_size,
+            least=4,
+            numeric_only=True,
+            most_objectives=1,
+            is_fold=True,
+        ),
+        Kind(
+            "tpe",
+            "Tree-structured Parzen estimator (Optuna): for categorical or "
+            "conditional axes, any number of objectives, up to a few thousand trials.",
+            (
+                Option(
+                    "startup",
+                    "int",
+                    10,
+                    "Scored candidates drawn at random before the model is used.",
+                    low=1,
+                    high=100_000,
+                ),
+                Option(
+                    "candidates",
+                    "int",
+                    24,
+                    "Draws compared for each candidate.",
+                    low=1,
+                    high=10_000,
+                ),
+            ),
+            lambda n_axes: 8,
+        ),
+        Kind(
+            "nsga2",
+            "NSGA-II: a population for several objectives, on any space and on stacks "
+            "above all; the generation size is the population.",
+            _NSGA,
+            lambda n_axes: 24,
+            least=2,
+            is_fold=True,
+        ),
+        Kind(
+            "nsga3",
+            "NSGA-III: the same for three and more objectives, kept apart along "
+            "directions instead of by crowding.",
+            _NSGA,
+            lambda n_axes: 24,
+            least=2,
+            least_objectives=2,
+            is_fold=True,
+        ),
+        Kind(
+            "random",
+            "Uniform random points: the yardstick.",
+            (),
+            lambda n_axes: 8,
+        ),
+    )
+}
+"""Every strategy by name."""
