@@ -6,13 +6,15 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from evomerge.merging.kernels.numbers import ONE, ZERO, compiled, u32
+from evomerge.merging.kernels.numbers import ZERO, compiled, u32
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _FLIP = np.uint32(0x80000000)
-_LANES = np.float32(2.0**32)
+_REST = np.uint32(8)
+"""Bits of a lane that a chance by rank does not look at."""
+_CERTAIN = np.float32(2.0**24)
 
 
 @compiled
@@ -30,41 +32,54 @@ def _fill(key, start, words):
 
 
 @compiled
-def _toss(key, highest, start, words, flags):
-    """Flag entries whose lane is at most ``highest``: 1.0, else 0.0."""
+def _toss(coin, start, words, flags):
+    """Flag entries whose lane is at most the highest: the factor, else 0.0."""
+    key, highest, factor = coin
     n = len(flags)
     _fill(key, start, words[: (n + 1) // 2])
     lanes = words.view(np.uint32)
     for i in range(n):
-        flags[i] = ONE if u32(lanes[i] ^ _FLIP) <= highest else ZERO
+        flags[i] = factor if u32(lanes[i] ^ _FLIP) <= highest else ZERO
 
 
 @compiled
 def _toss_ranked(coin, start, words, flags):
-    """Flag each entry with the probability of its rank, with one or with one over it.
-
-    Shares are the probabilities in units of 2**-32, by rank.
-    """
-    key, ranks, shares, inverse = coin
+    """Flag each entry with the chance of its rank: a factor, else 0.0."""
+    key, ranks, step, least, factor = coin
     n = len(flags)
     _fill(key, start, words[: (n + 1) // 2])
     lanes = words.view(np.uint32)
     here = ranks[start : start + n]
     for i in range(n):
-        share = shares[here[i]]
-        factor = _LANES / np.float32(share) if inverse else ONE
-        flags[i] = factor if u32(lanes[i] ^ _FLIP) < share else ZERO
+        chance = np.float32(np.rint(np.float64(here[i]) * step + least))
+        lane = np.float32(np.int32(u32(lanes[i] ^ _FLIP) >> _REST))
+        flags[i] = _worth(factor, chance) if lane < chance else ZERO
+
+
+def _worth(factor, chance):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_worth)
+def _worth_of(factor, chance):
+    """Return the factor; for None one over the chance."""
+    if isinstance(factor, types.NoneType):
+        return lambda factor, chance: _CERTAIN / chance
+    return lambda factor, chance: factor
 
 
 def toss(coins, start, words, flags):
     """Toss every input's coin for a block of entries.
 
     Args:
-        coins: A tuple per input: ``()`` for none; key and highest lane that stays; or
-            key, ranks of all entries, shares by rank, and whether to divide by them.
+        coins: A tuple per input. Without chance: the factor. With one chance for all:
+            key, highest lane that stays, factor. With chances by rank: key, ranks of
+            all entries, how much the chance grows from rank to rank and that of rank 0,
+            both fp64 in units of 2**-24, and the factor (None for one over the chance).
         start: First entry, even.
         words: uint64, scratch, half a block.
-        flags: A tuple of fp32 arrays, one per input: the result.
+        flags: A tuple of fp32 arrays, one per input, for the result: the factor of each
+            entry that stays, zero for each that goes.
     """
     raise NotImplementedError("only in compiled code")
 
@@ -73,27 +88,20 @@ def toss(coins, start, words, flags):
 def _toss_each(coins, start, words, flags):
     if len(coins) == 0:
         return lambda coins, start, words, flags: None
-    if len(coins[0]) == 0:
+    if len(coins[0]) == 1:
 
         def none(coins, start, words, flags):
-            flags[0][:] = ONE
+            flags[0][:] = coins[0][0]
             toss(coins[1:], start, words, flags[1:])
 
         return none
-    if len(coins[0]) == 2:
+    one = _toss if len(coins[0]) == 3 else _toss_ranked
 
-        def plain(coins, start, words, flags):
-            key, highest = coins[0]
-            _toss(key, highest, start, words, flags[0])
-            toss(coins[1:], start, words, flags[1:])
-
-        return plain
-
-    def ranked(coins, start, words, flags):
-        _toss_ranked(coins[0], start, words, flags[0])
+    def more(coins, start, words, flags):
+        one(coins[0], start, words, flags[0])
         toss(coins[1:], start, words, flags[1:])
 
-    return ranked
+    return more
 
 
 def windows(arrays, start, stop):

@@ -11,19 +11,21 @@ unfolds them; that is what the overloads below are for. ``base`` is an array or 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
 from evomerge.merging.kernels.coins import rows, toss, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
+    NO,
     ONE,
     ZERO,
     compiled,
     load,
+    size_bits,
     store,
-    u32,
 )
+from evomerge.merging.kernels.thinned import thinned
 
 _CANCELLED = np.float32(1e-6)
 
@@ -43,31 +45,6 @@ def _sum_of(xs, i, z, weights):
         return before + (load(xs[-1], i) - z) * weights[-1]
 
     return more
-
-
-def _thinned(xs, i, z, steps, flags):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_thinned)
-def _thinned_of(xs, i, z, steps, flags):
-    """Return what is left of each input's difference, as a tuple."""
-    if len(xs) == 0:
-        return lambda xs, i, z, steps, flags: ()
-
-    def cut(xs, i, z, steps, flags):
-        low, high, factor = steps[0]
-        delta = load(xs[0], i) - z
-        size = abs(delta)
-        # Times zero, so that what is no number stays none.
-        left = delta * (ONE if (size >= low) & (size < high) else ZERO)
-        return (left * factor, *_thinned(xs[1:], i, z, steps[1:], flags))
-
-    def flagged(xs, i, z, steps, flags):
-        left = (load(xs[0], i) - z) * flags[0][i] * steps[0][2]
-        return (left, *_thinned(xs[1:], i, z, steps[1:], flags[1:]))
-
-    return flagged if len(flags) else cut
 
 
 def _dot(values, weights):
@@ -125,18 +102,31 @@ def _agreeing(values, weights, sign):
 @overload(_agreeing)
 def _agreeing_of(values, weights, sign):
     """Return three sums over those who agree: of values, of weights, of their sizes."""
-    if len(values) == 0:
-        return lambda values, weights, sign: (ZERO, ZERO, ZERO)
+
+    def first(values, weights, sign):
+        value = values[0] * weights[0] * sign
+        under = weights[0] if value > ZERO else ZERO
+        # What is no number is not below zero and stays; zeros lose their sign.
+        return ZERO + (ZERO if value < ZERO else value), under, abs(under)
 
     def more(values, weights, sign):
-        total, under, size = _agreeing(values[:-1], weights[:-1], sign)
-        value = values[-1] * weights[-1] * sign
-        flag = ONE if value > ZERO else ZERO
-        # Not a choice by size: what is no number must stay none.
-        total = total + (ZERO if value < ZERO else value)
-        return total, under + flag * weights[-1], size + flag * abs(weights[-1])
+        before, beneath, sizes = _agreeing(values[:-1], weights[:-1], sign)
+        total, under, size = _agreeing(values[-1:], weights[-1:], sign)
+        return before + total, beneath + under, sizes + size
 
-    return more
+    return first if len(values) == 1 else more
+
+
+def _votes(votes, weights):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_votes)
+def _votes_of(votes, weights):
+    """Return what each input's vote weighs; for None as much as its value."""
+    if isinstance(votes, types.NoneType):
+        return lambda votes, weights: weights
+    return lambda votes, weights: votes
 
 
 def _put(out, i, value, base, z):
@@ -145,46 +135,61 @@ def _put(out, i, value, base, z):
 
 @overload(_put)
 def _put_with(out, i, value, base, z):
-    """Write a value, with the base where there is one."""
+    """Write a value, with the base where there is one; return the bits of its size."""
     if isinstance(base, types.NoneType):
-        return lambda out, i, value, base, z: store(out, i, value)
-    return lambda out, i, value, base, z: store(out, i, value + z)
+
+        def alone(out, i, value, base, z):
+            store(out, i, value)
+            return size_bits(value)
+
+        return alone
+
+    def with_base(out, i, value, base, z):
+        store(out, i, value + z)
+        return size_bits(value + z)
+
+    return with_base
+
+
+@njit
+def _larger(one, other):
+    return one if one > other else other
 
 
 @compiled
 def add(arrays, weights):
-    """Write ``base + sum(w_k (x_k - base))``; return not zero if not all finite.
+    """Write ``base + sum(w_k (x_k - base))``; return the bits of the largest size.
 
     Args:
         arrays: Inputs, a tuple; base, an array or None; and result.
         weights: fp32, one per input.
     """
     xs, base, out = arrays
-    bad = np.uint32(0)
+    most = NO
     for i in range(len(out)):
         z = load(base, i)
-        bad = u32(bad | _put(out, i, _sum(xs, i, z, weights), base, z))
-    return bad
+        most = _larger(most, _put(out, i, _sum(xs, i, z, weights), base, z))
+    return most
 
 
 @compiled
 def add_thinned(arrays, weights, steps, flags):
-    """Write ``base + sum(w_k thin(x_k - base))``; return not zero if not all finite.
+    """Write ``base + sum(w_k thin(x_k - base))``; return the bits of the largest size.
 
     Args:
         arrays: Inputs, a tuple; base, an array or None; and result.
         weights: fp32, one per input.
-        steps: Per input the smallest size that stays, below which size, and the factor
-            on what is left; fp32.
-        flags: Instead of sizes, arrays of factors for every entry; else empty.
+        steps: Per input the smallest size that stays, below which size (None for any,
+            for all inputs), and the factor on what is left (None for one); fp32.
+        flags: Instead of steps, arrays of factors for every entry; else empty.
     """
     xs, base, out = arrays
-    bad = np.uint32(0)
+    most = NO
     for i in range(len(out)):
         z = load(base, i)
-        left = _thinned(xs, i, z, steps, flags)
-        bad = u32(bad | _put(out, i, _dot(left, weights), base, z))
-    return bad
+        left = thinned(xs, i, z, steps, flags)
+        most = _larger(most, _put(out, i, _dot(left, weights), base, z))
+    return most
 
 
 @compiled
@@ -196,109 +201,62 @@ def elect(arrays, weights, steps, flags, ballot):
         weights: fp32, one per input.
         steps: As for ``add_thinned``.
         flags: As for ``add_thinned``.
-        ballot: What each input's vote weighs; whether signs vote instead of values
-            (None for no); whether the sum is divided by the weights that agree; whether
-            such weights may cancel (None for no); and the scale, fp32.
+        ballot: What each input's vote weighs (None for as much as its value); whether
+            signs vote instead of values (None for no); whether the sum is divided by
+            the weights that agree; whether such weights may cancel (None for no); and
+            the scale, fp32.
 
     Returns:
-        Not zero if a number written is not finite.
+        The bits of the largest size written.
     """
     xs, base, out = arrays
     votes, by_sign, mean, mixed, scale = ballot
-    bad = np.uint32(0)
+    most = NO
     for i in range(len(out)):
         z = load(base, i)
-        left = _thinned(xs, i, z, steps, flags)
-        tally = _tally(left, votes, by_sign)
+        left = thinned(xs, i, z, steps, flags)
+        tally = _tally(left, _votes(votes, weights), by_sign)
         sign = ONE if tally >= ZERO else -ONE
         total, under, size = _agreeing(left, weights, sign)
         divisor = under if mean & (under != ZERO) else ONE
         merged = total * _lasts(under, size, mixed) / divisor * sign * scale
-        bad = u32(bad | _put(out, i, merged, base, z))
-    return bad
+        most = _larger(most, _put(out, i, merged, base, z))
+    return most
 
 
 @compiled
-def add_tossed(arrays, weights, steps, start, coins):
+def add_tossed(arrays, weights, start, coins):
     """As ``add_thinned``, with coins (see ``coins.toss``) tossed block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
     n = len(arrays[2])
-    bad = np.uint32(0)
+    most = NO
     words = np.empty(BLOCK // 2, np.uint64)
     flags = np.empty((len(weights), BLOCK), np.float32)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         tossed = rows(flags, weights, high - low)
         toss(coins, start + low, words, tossed)
-        found = add_thinned(windows(arrays, low, high), weights, steps, tossed)
-        bad = u32(bad | found)
-    return bad
+        found = add_thinned(windows(arrays, low, high), weights, (), tossed)
+        most = _larger(most, found)
+    return most
 
 
 @compiled
-def elect_tossed(arrays, weights, steps, start, coins, ballot):
+def elect_tossed(arrays, weights, start, coins, ballot):
     """As ``elect``, with coins (see ``coins.toss``) tossed block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
     n = len(arrays[2])
-    bad = np.uint32(0)
+    most = NO
     words = np.empty(BLOCK // 2, np.uint64)
     flags = np.empty((len(weights), BLOCK), np.float32)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         tossed = rows(flags, weights, high - low)
         toss(coins, start + low, words, tossed)
-        found = elect(windows(arrays, low, high), weights, steps, tossed, ballot)
-        bad = u32(bad | found)
-    return bad
-
-
-@compiled
-def add_sizes(arrays, steps, flags, sums):
-    """Add the sizes of a difference to one sum, of what is left of it to another.
-
-    Args:
-        arrays: A tuple of one input; and base, an array or None.
-        steps: As for ``add_thinned``.
-        flags: As for ``add_thinned``.
-        sums: fp64, shape ``(2,)``.
-    """
-    xs, base = arrays
-    whole, left = sums[0], sums[1]
-    for i in range(len(xs[0])):
-        z = load(base, i)
-        whole += np.float64(abs(load(xs[0], i) - z))
-        left += np.float64(abs(_thinned(xs, i, z, steps, flags)[0]))
-    sums[0], sums[1] = whole, left
-
-
-@compiled
-def add_sizes_cut(arrays, steps, first, start, sums):
-    """Sum sizes block by block, of entries that all have the same steps.
-
-    The arrays begin at entry ``start`` of their tensors; ``first`` is the entry that
-    the first row of ``sums`` begins at, a multiple of the block.
-    """
-    n = len(arrays[0][0])
-    low = 0
-    while low < n:
-        place = (start + low - first) // BLOCK
-        high = min(first + (place + 1) * BLOCK - start, n)
-        add_sizes(windows(arrays, low, high), steps, (), sums[place])
-        low = high
-
-
-@compiled
-def add_sizes_tossed(arrays, steps, start, coins, sums):
-    """As ``add_sizes_cut``, with coins; ``start`` is a multiple of the block."""
-    n = len(arrays[0][0])
-    words = np.empty(BLOCK // 2, np.uint64)
-    flags = np.empty((1, BLOCK), np.float32)
-    for low in range(0, n, BLOCK):
-        high = min(low + BLOCK, n)
-        tossed = rows(flags, steps, high - low)
-        toss(coins, start + low, words, tossed)
-        add_sizes(windows(arrays, low, high), steps, tossed, sums[low // BLOCK])
+        found = elect(windows(arrays, low, high), weights, (), tossed, ballot)
+        most = _larger(most, found)
+    return most

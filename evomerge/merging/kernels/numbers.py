@@ -88,7 +88,7 @@ def _load(array, index):
 
 
 def store(array, index, value):
-    """Write fp32 rounded to nearest, even; return not zero if it is not finite."""
+    """Write fp32 rounded to nearest, even."""
     raise NotImplementedError("only in compiled code")
 
 
@@ -98,7 +98,6 @@ def _store(array, index, value):
 
         def single(array, index, value):
             array[index] = value
-            return YES if u32(as_bits(value) & _FULL) == _FULL else NO
 
         return single
     if array.dtype == types.uint16:
@@ -108,11 +107,6 @@ def _store(array, index, value):
             even = u32(u32(bits >> _U16) & YES)
             word = u32(u32(u32(bits + np.uint32(0x7FFF)) + even) >> _U16)
             array[index] = np.uint16(word)
-            # What overflows has the full exponent after rounding, what was no number
-            # had it before.
-            was = u32(bits & _FULL) == _FULL
-            now = u32(word & np.uint32(0x7F80)) == np.uint32(0x7F80)
-            return YES if was | now else NO
 
         return brain
 
@@ -130,6 +124,20 @@ def _store(array, index, value):
         word = usual if size >= np.uint32(0x38800000) else small
         word = word if size < np.uint32(0x47800000) else np.uint32(0x7C00)
         array[index] = np.int16(np.uint16(u32(word | sign)))
-        return YES if word >= np.uint32(0x7C00) else NO
 
     return half
+
+
+@njit
+def size_bits(value):
+    """Return the bits of a number's size; they are in the order of the sizes."""
+    return u32(as_bits(value) & _REST)
+
+
+def overflow(dtype: np.dtype[Any]) -> int:
+    """Return the least :func:`size_bits` that is not finite once it is stored.
+
+    Args:
+        dtype: Of the words stored.
+    """
+    return {"f": 0x7F800000, "u": 0x7F7F8000, "i": 0x477FF000}[dtype.kind]

@@ -110,7 +110,8 @@ def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
         if step.top is not None:
             gone = keep_block(step.top, block, sizes, right[: len(delta)])
             delta.mul_(gone.neg_().add_(1.0))
-        delta.mul_(keep_block(step.cut, block, sizes, sizes))
+        # Plus zero, because what goes leaves no sign behind.
+        delta.mul_(keep_block(step.cut, block, sizes, sizes)).add_(0.0)
 
     return Steps(thin, steps)
 

@@ -55,9 +55,14 @@ class Election:
             Whether every number written is known to be finite.
         """
         rule = self.rule
-        # A majority is known only after all entries were seen.
-        if not rule.majority and can_fuse(self.deltas, self.thin, out):
-            return fused_election(self.deltas, self.thin, rule, out)
+        # A majority is known only after all entries were seen. What compiled code finds
+        # not finite is left to torch to tell.
+        if (
+            not rule.majority
+            and can_fuse(self.deltas, self.thin, out)
+            and fused_election(self.deltas, self.thin, rule, out)
+        ):
+            return True
         whole = out
         if out.dtype != torch.float32 or not out.is_contiguous():
             whole = self.deltas.fresh()

@@ -21,8 +21,10 @@ from evomerge.merging.operators.sizes import row_ranks
 from evomerge.merging.operators.sparsify import keep_l1
 from evomerge.merging.operators.thinning import RankedCoin, Step, Steps, Thin
 
-_LANES = 2**32
-"""How many values a random lane takes; they start at minus half of it."""
+_CERTAIN = 2**24
+"""What is certain, in the units of chances: fp32 holds all of them exactly."""
+_REST = 8
+"""Bits of a random lane that are finer than that."""
 
 
 def della(
@@ -73,11 +75,11 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if densities[index] < 1.0:
             keep = probabilities.of(index, delta)
-            delta.mul_(flips.mask(index, block, keep))
-            if inverse:
-                # By the probability that the coin really has, in fp32.
-                keep = keep.mul_(_LANES).round_().clamp_(max=_LANES - 1)
-                delta.mul_(_LANES / keep.to(torch.float32))
+            chances = keep.mul_(_CERTAIN).round_().to(torch.float32)
+            mask = flips.mask(index, block, chances)
+            if inverse:  # by the chance that the coin really has
+                mask.mul_(torch.reciprocal(chances.div_(_CERTAIN)))
+            delta.mul_(mask)
 
     steps = _steps(settings, deltas, flips, inverse=inverse)
     known = thin if steps is None else Steps(thin, steps)
@@ -112,8 +114,9 @@ def _steps(
         ranks = row_ranks(deltas, index, row)
         if ranks is None:
             return None
-        low, width, key = density - spread, 2.0 * spread, flips.keys[index]
-        steps.append(Step(coin=RankedCoin(key, ranks, row - 1, low, width, inverse)))
+        step, least = 2.0 * spread / (row - 1), density - spread
+        key = flips.keys[index]
+        steps.append(Step(coin=RankedCoin(key, ranks, step, least, inverse)))
     return tuple(steps)
 
 
@@ -142,10 +145,10 @@ class KeepProbabilities:
             return torch.full_like(delta, low + width / 2, dtype=torch.float64)
         rows = delta.view(-1, self._row).abs()
         if self._rank_by == "row_minmax":
-            part = _min_max(rows)
+            keep = _min_max(rows).mul_(width)
         else:
-            part = ranks(rows).to(torch.float64).div_(self._row - 1)
-        return part.mul_(width).add_(low).view(-1)
+            keep = ranks(rows).to(torch.float64).mul_(width / (self._row - 1))
+        return keep.add_(low).view(-1)
 
 
 class _Flips:
@@ -163,12 +166,18 @@ class _Flips:
         ]
         self._coins = Coins(len(deltas.scratch()), deltas.device)
 
-    def mask(self, index: int, block: slice, keep: torch.Tensor) -> torch.Tensor:
-        """Return the coins of a block, fp32."""
+    def mask(self, index: int, block: slice, chances: torch.Tensor) -> torch.Tensor:
+        """Return the coins of a block, fp32.
+
+        Args:
+            index: Which input.
+            block: Which entries.
+            chances: fp32, whole units of 2**-24.
+        """
         lanes = self._coins.lanes(self.keys[index], block)
-        shares = torch.round(keep * _LANES).clamp_(max=_LANES - 1)
-        shares.sub_(_LANES // 2)
-        return torch.lt(lanes, shares.to(torch.int64)).to(torch.float32)
+        # Lanes are signed: shifted they start at minus half of what is certain.
+        drawn = (lanes >> _REST).add_(_CERTAIN // 2).to(torch.float32)
+        return torch.lt(drawn, chances).to(torch.float32)
 
 
 def _min_max(sizes: torch.Tensor) -> torch.Tensor:

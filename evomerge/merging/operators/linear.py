@@ -101,8 +101,11 @@ class Sum:
         Returns:
             Whether every number written is known to be finite.
         """
-        if can_fuse(self.deltas, self.thin, out):
-            return fused_sum(self.deltas, self.factors, self.thin, out)
+        if can_fuse(self.deltas, self.thin, out) and fused_sum(
+            self.deltas, self.factors, self.thin, out
+        ):
+            return True
+        # Also what compiled code found not finite: torch keeps what is no number one.
         if out.dtype == torch.float32 and out.is_contiguous():
             self._step_by_step(out.view(-1))
         else:

@@ -8,11 +8,8 @@ same.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -22,6 +19,7 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.order import Cut
+from evomerge.merging.operators.parts import Loop, in_parts
 from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
 
 _BLOCK = 2048
@@ -34,12 +32,13 @@ _MOST_INPUTS = 8
 """Code is compiled for each number of inputs; with more of them it is not worth it."""
 _WORDS = {torch.float32: None, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 """Element type to the words it is seen as; compiled code goes by these."""
-_LANES = 2.0**32
+_CERTAIN = 2.0**24
+"""What is certain, in the units that chances by rank are counted in."""
 _LEAST, _MOST = np.float32(-1.0), np.float32(math.inf)
 
 Array = npt.NDArray[Any]
-Loop = Callable[[int, int], int]
-"""Merges the entries from one place to another; not zero if one is not finite."""
+Bounds = tuple[np.float32, np.float32 | None, np.float32 | None]
+"""The smallest size that stays, below which size, and the factor on what stays."""
 Merge = Callable[..., int]
 Numbers = tuple[np.float32, ...]
 
@@ -127,22 +126,22 @@ def fused_election(
 
     job = _Job.of(deltas, out)
     weights = ballot.weights
-    votes: Sequence[float] = weights
+    # None instead of what is usual: the compiler leaves out what is not asked for.
+    votes = None
     if ballot.plain:
-        votes = (1.0,) * len(weights)
+        votes = _numbers([1.0] * len(weights))
     elif ballot.count:
-        votes = [math.copysign(1.0, w) if w else 0.0 for w in weights]
+        votes = _numbers([math.copysign(1.0, w) if w else 0.0 for w in weights])
     mixed = ballot.normalize and min(weights) < 0.0
-    # None instead of False: the compiler leaves out what is not asked for.
     rule = (ballot.count or None, ballot.normalize, mixed or None)
-    last = (_numbers(votes), *rule, np.float32(ballot.scale))
+    last = (votes, *rule, np.float32(ballot.scale))
     thinned = _Thinned(job, thin, _numbers(weights))
     return thinned.run(elect, elect_tossed, last)
 
 
 def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     """Return the L1 norms of one input's difference, and of what is left of it."""
-    from evomerge.merging.kernels.merges import add_sizes_cut, add_sizes_tossed
+    from evomerge.merging.kernels.norms import add_sizes_cut, add_sizes_tossed
 
     x, base = as_array(deltas.tensors()[index]), deltas.start()
     origin = None if base is None else as_array(base)
@@ -156,8 +155,7 @@ def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     def loop(low: int, high: int) -> int:
         mine = sums[low // _BLOCK :]
         if coins:
-            steps = only.bounds(low)
-            add_sizes_tossed(part(low, high), steps, np.int64(low), coins, mine)
+            add_sizes_tossed(part(low, high), np.int64(low), coins, mine)
             return 0
         for start, stop in only.windows(low, high):
             places = (np.int64(low), np.int64(start))
@@ -174,9 +172,12 @@ class _Job:
     """The arrays of one merge."""
 
     def __init__(self, inputs: list[Array], base: Array | None, out: Array) -> None:
+        from evomerge.merging.kernels.numbers import overflow
+
         self._inputs = inputs
         self._base = base
         self._out = out
+        self._limit = overflow(out.dtype)
         self.n = len(out)
 
     @classmethod
@@ -188,12 +189,13 @@ class _Job:
             as_array(out),
         )
 
-    def run(self, merge: Merge, low: int, high: int, *given: object) -> int:
-        """Merge the entries from one place to another."""
+    def run(self, merge: Merge, low: int, high: int, *given: object) -> bool:
+        """Merge the entries from one place to another; tell if any is not finite."""
         part = slice(low, high)
         inputs = tuple(array[part] for array in self._inputs)
         base = None if self._base is None else self._base[part]
-        return int(merge((inputs, base, self._out[part]), *given))
+        most = merge((inputs, base, self._out[part]), *given)
+        return bool(most >= self._limit)
 
 
 class _Thinned:
@@ -209,12 +211,12 @@ class _Thinned:
         """Run the merge that takes cuts, or the one that tosses coins."""
         steps, coins = self._steps, self._steps.coins
 
-        def toss(low: int, high: int) -> int:
-            how = (self._weights, steps.bounds(low), np.int64(low), coins)
+        def toss(low: int, high: int) -> bool:
+            how = (self._weights, np.int64(low), coins)
             return self._job.run(tossed, low, high, *how, *given)
 
-        def loop(low: int, high: int) -> int:
-            bad = 0
+        def loop(low: int, high: int) -> bool:
+            bad = False
             for start, stop in steps.windows(low, high):
                 how = (self._weights, steps.bounds(start), ())
                 bad |= self._job.run(cut, start, stop, *how, *given)
@@ -234,7 +236,7 @@ class _Steps:
         """What is tossed for each input; empty if nothing is tossed at all."""
         if all(step.coin is None for step in self.of):
             return ()
-        return tuple(_coin(step.coin) for step in self.of)
+        return tuple(_coin(step.coin, step.factor) for step in self.of)
 
     def windows(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Cut a range where the last tie of an input's threshold stands."""
@@ -242,13 +244,20 @@ class _Steps:
         edges = {cut.last + 1 for cut in cuts if low < cut.last + 1 < high}
         return pairwise(sorted({low, high, *edges}))
 
-    def bounds(self, start: int) -> tuple[Numbers, ...]:
-        """Return what sizes stay of each input from a place on, and the factor."""
+    def bounds(self, start: int) -> tuple[Bounds, ...]:
+        """Return what sizes stay of each input from a place on, and the factor.
+
+        None for any size and for no factor if that is so for every input: nothing is
+        compiled for what is not asked for.
+        """
+        topped = any(step.top for step in self.of)
+        grown = topped or any(step.factor != 1.0 for step in self.of)
         out = []
         for step in self.of:
             low = _LEAST if step.cut is None else _edge(step.cut, start)
             high = _MOST if step.top is None else _edge(step.top, start)
-            out.append((low, high, np.float32(step.factor)))
+            factor = np.float32(step.factor)
+            out.append((low, high if topped else None, factor if grown else None))
         return tuple(out)
 
 
@@ -258,50 +267,22 @@ def _edge(cut: Cut, start: int) -> np.float32:
     return threshold if start <= cut.last else np.nextafter(threshold, _MOST)
 
 
-def _coin(coin: Coin | RankedCoin | None) -> tuple[object, ...]:
-    """Return a coin as compiled code knows it."""
+def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
+    """Return a coin as compiled code knows it, with the factor on what stays."""
+    worth = np.float32(factor)
     if coin is None:
-        return ()
+        return (worth,)
     key = np.uint64(coin.key)
+    assert not getattr(coin, "inverse", False) or factor == 1.0
     if isinstance(coin, Coin):
-        return key, np.uint32(coin.share - 1)
-    keep = np.arange(coin.highest + 1) / coin.highest * coin.width + coin.low
-    shares = np.minimum(np.rint(keep * _LANES), _LANES - 1).astype(np.uint32)
-    return key, coin.ranks.numpy(), shares, coin.inverse
+        return key, np.uint32(coin.share - 1), worth
+    step, least = np.float64(coin.step * _CERTAIN), np.float64(coin.least * _CERTAIN)
+    return key, coin.ranks.numpy(), step, least, None if coin.inverse else worth
 
 
 def _numbers(values: Sequence[float]) -> Numbers:
     return tuple(np.float32(value) for value in values)
 
 
-def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
-    """Run a loop from 0 to ``n`` in parts, on as many threads as torch uses.
-
-    Args:
-        loop: May be called from several threads at once.
-        n: End.
-        multiple_of: Parts begin at multiples of this.
-        least: Fewest entries that are worth a part.
-
-    Returns:
-        Whether every part returned zero.
-    """
-    threads = min(torch.get_num_threads(), -(-n // least))
-    if threads <= 1:
-        return loop(0, n) == 0
-    # More parts than threads: a thread the machine holds up does fewer.
-    part = max(-(-n // (4 * threads)), least)
-    part = -(-part // multiple_of) * multiple_of
-    lows = range(0, n, part)
-    highs = [min(low + part, n) for low in lows]
-    return not any(list(_pool(threads, os.getpid()).map(loop, lows, highs)))
-
-
 def _run(loop: Loop, n: int) -> bool:
     return in_parts(loop, n, multiple_of=_BLOCK, least=_PART)
-
-
-@lru_cache(maxsize=4)
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Return threads of this process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="merge")

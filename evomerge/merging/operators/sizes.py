@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import as_array, can_read, in_parts
+from evomerge.merging.operators.onepass import as_array, can_read
 from evomerge.merging.operators.order import Cut, Score, cuts, span
+from evomerge.merging.operators.parts import in_parts
 
 _GRID = 100
 """Densities are kept in steps of one part of this."""

@@ -55,7 +55,8 @@ def cut_block(at: Cut, block: slice, delta: torch.Tensor, space: torch.Tensor) -
         space: fp32, at least as long, overwritten.
     """
     sizes = torch.abs(delta, out=space[: len(delta)])
-    delta.mul_(keep_block(at, block, sizes, sizes))
+    # Plus zero, because what goes leaves no sign behind.
+    delta.mul_(keep_block(at, block, sizes, sizes)).add_(0.0)
 
 
 def keep_l1(deltas: Deltas, thin: Thin) -> Thin:

@@ -38,17 +38,15 @@ class RankedCoin:
     Attributes:
         key: The random stream.
         ranks: uint16, flat, as long as the tensor; 0 for the smallest of its row.
-        highest: Largest rank there is.
-        low: Probability of rank 0.
-        width: By how much the probability of the highest rank is above it.
+        step: By how much the probability grows from rank to rank.
+        least: Probability of rank 0.
         inverse: What stays is divided by its probability.
     """
 
     key: int
     ranks: torch.Tensor
-    highest: int
-    low: float
-    width: float
+    step: float
+    least: float
     inverse: bool
 
 

@@ -1,0 +1,66 @@
+"""What is left of a difference after entries went, by size or at random, compiled."""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+from numba import types
+from numba.extending import overload
+
+from evomerge.merging.kernels.numbers import ONE, ZERO, load
+
+
+def _left(delta, step):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_left)
+def _left_of(delta, step):
+    """Return what a step leaves of a difference; without a top or a factor for None."""
+    _, top, factor = step.types
+    if not isinstance(top, types.NoneType):
+
+        def between(delta, step):
+            low, high, factor = step
+            size = abs(delta)
+            # Times zero, so that what is no number stays none; plus zero, because what
+            # goes leaves no sign behind.
+            inside = ONE if (size >= low) & (size < high) else ZERO
+            return (delta * inside + ZERO) * factor
+
+        return between
+    if not isinstance(factor, types.NoneType):
+
+        def grown(delta, step):
+            return (ZERO if abs(delta) < step[0] else delta) * step[2]
+
+        return grown
+    return lambda delta, step: ZERO if abs(delta) < step[0] else delta
+
+
+def thinned(xs, i, z, steps, flags):
+    """Return what is left of each input's difference, as a tuple.
+
+    Args:
+        xs: Inputs, a tuple of arrays.
+        i: Which entry.
+        z: The base's entry, fp32.
+        steps: Per input the smallest size that stays, below which size (None for any,
+            for all inputs), and the factor on what is left (None for one); fp32.
+        flags: Instead of steps, arrays of factors for every entry; else empty.
+    """
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(thinned)
+def _thinned_of(xs, i, z, steps, flags):
+    if len(xs) == 0:
+        return lambda xs, i, z, steps, flags: ()
+
+    def cut(xs, i, z, steps, flags):
+        left = _left(load(xs[0], i) - z, steps[0])
+        return (left, *thinned(xs[1:], i, z, steps[1:], flags))
+
+    def flagged(xs, i, z, steps, flags):
+        left = (load(xs[0], i) - z) * flags[0][i]
+        return (left, *thinned(xs[1:], i, z, steps, flags[1:]))
+
+    return flagged if len(flags) else cut
