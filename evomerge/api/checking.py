@@ -38,6 +38,8 @@ class CheckReport:
         total_s: Estimated seconds for the whole budget on ``workers`` workers.
         disk_bytes: Estimated growth of the database, and one exported model.
         memory_bytes: Memory one worker took in the dry run.
+        costs: Cost that the study speaks of (``cost/layers``) to what each baseline
+            has of it; a measured one has none yet.
     """
 
     name: str
@@ -52,6 +54,7 @@ class CheckReport:
     total_s: float | None
     disk_bytes: int
     memory_bytes: int | None
+    costs: Mapping[str, Mapping[str, float]]
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as lines of a table."""
@@ -65,6 +68,10 @@ class CheckReport:
         rows += [
             (f"items of {task}", f"{search} searched on, {report} sealed")
             for task, (search, report) in self.items.items()
+        ]
+        rows += [
+            (name, ", ".join(f"{label} {value:.6g}" for label, value in found.items()))
+            for name, found in self.costs.items()
         ]
         rows.append(("trials", "no limit" if self.trials is None else str(self.trials)))
         if self.trial_s is not None:
@@ -208,7 +215,21 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
         total_s=total_s,
         disk_bytes=n_kept * n_search * OUTCOME_BYTES + weights,
         memory_bytes=memory,
+        costs=_costs(study),
     )
+
+
+def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
+    from evomerge.specs.metering import meter_of
+
+    out: dict[str, dict[str, float]] = {}
+    meter = meter_of(study)
+    if meter is None:
+        return out
+    for baseline in study.baselines:
+        for name, value in meter.fixed(baseline.recipe).items():
+            out.setdefault(name, {})[baseline.label] = value
+    return out
 
 
 def _total_s(

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.api.reading import read_bests
-from evomerge.api.sealed import Case, Judged, judge
+from evomerge.api.sealed import Case, Judged, judge, judged_on
+from evomerge.core.cost import costs_among, is_cost
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 
 if TYPE_CHECKING:
     from evomerge.checkpoints import Model
     from evomerge.export.card import Parent
+    from evomerge.export.cost_table import CostRow
     from evomerge.export.report import RivalTable
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
@@ -57,6 +59,7 @@ class Exported:
     Attributes:
         rivals: One table for each objective, on sealed items; empty if not scored.
         selected: Objective to the value it was selected by, on search items.
+        costs: What it costs to run, and what generation 0 does.
         openings: How often the sealed items have been scored, this time included.
         unscored: Label of each rival that could not be scored, to the reason.
         command: A line that loads the folder and asks it something.
@@ -72,6 +75,7 @@ class Exported:
     openings: int
     unscored: Mapping[str, str]
     command: str
+    costs: tuple[CostRow, ...]
 
 
 def export(
@@ -108,7 +112,7 @@ def export(
         _check_writable(trial, study, cache_dir)
         case = Case(store, stored, study, trial)
         judged = Judged((), {}, 0)
-        if wanted.is_scored:
+        if wanted.is_scored and judged_on(study):
             judged = judge(case, cache_dir)
         return _write(case, judged, wanted, progress)
     finally:
@@ -177,6 +181,8 @@ def _write(
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     scores = trial.scores or {}
     selected = {o.name: o.value(scores) for o in study.objectives}
+    on_items = [o.name for o in study.objectives if not is_cost(o)]
+    costs = _costs(case)
     recipe = trial.candidate.recipe
     facts = CardFacts(
         name=wanted.out.name,
@@ -187,10 +193,11 @@ def _write(
             study.name,
             trial.number,
             store.usage(stored.id),
-            selected,
+            {name: selected[name] for name in on_items},
             judged.openings,
         ),
         versions=_versions(),
+        costs=costs,
     )
     with Sources(folders_of(study.sources.values())) as sources:
         done = export_model(
@@ -214,6 +221,30 @@ def _write(
         openings=judged.openings,
         unscored=judged.unscored,
         command=load_command(done.path),
+        costs=costs,
+    )
+
+
+def _costs(case: Case) -> tuple[CostRow, ...]:
+    """Tell the costs of the trial and its rivals."""
+    from evomerge.checkpoints.costs import lookup_among
+    from evomerge.core.cost import Costs
+    from evomerge.export.cost_table import CostRow
+
+    lookup = lookup_among(case.study.sources.values())
+    own = case.trial.candidate.recipe.digest
+    rivals = [
+        rival
+        for rival in case.store.trials(case.stored.id, 0)
+        if rival.candidate.recipe.digest != own
+    ]
+    return tuple(
+        CostRow.of(
+            trial.candidate.label or f"trial {trial.number}",
+            Costs.of(trial.candidate.recipe, lookup),
+            costs_among(trial.scores or {}),
+        )
+        for trial in (case.trial, *rivals)
     )
 
 

@@ -116,10 +116,12 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
             lists the differences.
         StoreError: The database cannot be used.
     """
+    from evomerge.specs.metering import meter_of
     from evomerge.specs.stored import diff
     from evomerge.store.sql import open_store
 
     study = resolve_file(study_file, where.cache_dir)
+    meter_of(study)
     made = _prepared(study, db, where, {})
     store = open_store(db)
     try:
@@ -182,6 +184,7 @@ def search(
     """
     from evomerge.search.coordinator import Coordinator
     from evomerge.search.plan import Plan
+    from evomerge.specs.metering import meter_of
     from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
 
@@ -198,6 +201,7 @@ def search(
         budget=study.budget,
         timeout_s=study.timeout_s,
         allowance=prepared.allowance,
+        meter=meter_of(study),
     )
     store = open_store(prepared.db)
     try:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.resolving import setup_of
+from evomerge.core.cost import is_cost
 from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
+from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError
 
@@ -51,6 +53,18 @@ class Judged:
     tables: tuple[RivalTable, ...]
     unscored: Mapping[str, str]
     openings: int
+
+
+def judged_on(study: ResolvedStudy) -> tuple[Objective, ...]:
+    """Return what candidates are compared by on sealed items.
+
+    A cost is no matter of items. Where every objective is one, the bounds that tasks
+    must keep are what can be shown to hold.
+    """
+    bounded = [constraint.objective for constraint in study.constraints]
+    goals = [goal for goal in study.objectives if not is_cost(goal)]
+    goals = goals or [goal for goal in bounded if not is_cost(goal)]
+    return tuple({goal.name: goal for goal in goals}.values())
 
 
 def judge(case: Case, cache_dir: Path) -> Judged:
@@ -92,7 +106,7 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         for p in made.data["p_values"]
     ]
     rng = np.random.default_rng([stored.seed, trial.number])
-    tables = tables_of_rivals(study.objectives, chosen, scored, rng, earlier)
+    tables = tables_of_rivals(judged_on(study), chosen, scored, rng, earlier)
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
     store.add_event(stored.id, COMPARED, found)
     return Judged(tables, unscored, len(store.events(stored.id, REPORT_OPENED)))

@@ -19,9 +19,10 @@ def print_rivals(done: Exported) -> None:
     for table in done.rivals:
         name = table.objective.name
         measures = list(table.chosen.means)
+        by = f" by {done.selected[name]:.3f}" if name in done.selected else ""
         print_table(
             f"{name} on {table.n_items} sealed items (95 % intervals); trial "
-            f"{done.trial} was selected by {done.selected[name]:.3f} on search items",
+            f"{done.trial} was selected{by} on search items",
             ("", name, *_headings(measures), "difference", "p", "verdict"),
             [_row(table, index, measures) for index in range(len(table.rows))],
         )

@@ -7,13 +7,14 @@ same text; nothing is looked up and no clock is read.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.core.recipe import Recipe
-from evomerge.core.stats import Estimate, Verdict
+from evomerge.core.stats import Verdict
 from evomerge.core.study import Direction
+from evomerge.export.cost_table import CostRow, cost_table
+from evomerge.export.figures import interval, number, p_value
 from evomerge.export.markup import file_name, markdown, table, yaml_string
 from evomerge.export.recipe_table import recipe_table
 from evomerge.export.report import RivalTable, Row
@@ -73,6 +74,7 @@ class CardFacts:
         tables: One for each objective; empty if no sealed item was scored.
         search: None for a recipe that no search found.
         versions: Program or library to its version.
+        costs: Those of this model, then of its rivals; empty if they are not known.
     """
 
     name: str
@@ -81,6 +83,7 @@ class CardFacts:
     tables: tuple[RivalTable, ...] = ()
     search: Search | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    costs: tuple[CostRow, ...] = ()
 
 
 def card(facts: CardFacts) -> str:
@@ -88,6 +91,8 @@ def card(facts: CardFacts) -> str:
     parts = [_front_matter(facts), f"# {markdown(facts.name)}", _opening(facts)]
     parts += ["## Parents", _parents(facts)]
     parts += ["## Is it better?", *_worth(facts)]
+    if facts.costs:
+        parts += ["## What it costs to run", cost_table(facts.costs)]
     parts += ["## Recipe", *_recipe(facts)]
     if facts.search is not None:
         parts += ["## What the search cost", _cost(facts.search)]
@@ -161,7 +166,7 @@ def _worth(facts: CardFacts) -> list[str]:
 
 
 def _selected_only(search: Search) -> list[str]:
-    rows = [(markdown(k), _number(v)) for k, v in search.selected.items()]
+    rows = [(markdown(k), number(v)) for k, v in search.selected.items()]
     return [
         "On the items it was selected on, which flatter what was selected:",
         table(("objective", "value (selected on)"), rows, is_numeric=True),
@@ -187,13 +192,13 @@ def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
     if search is not None and objective.name in search.selected:
         parts.append(
             f"On the items it was **selected on** it reached "
-            f"{_number(search.selected[objective.name])}; that number is flattered by "
+            f"{number(search.selected[objective.name])}; that number is flattered by "
             "the selection and is no evidence."
         )
     if len(objective.measures) > 1:
         names = [str(measure) for measure in objective.measures]
         rows = [
-            (markdown(row.label), *(_interval(row.means[n]) for n in names))
+            (markdown(row.label), *(interval(row.means[n]) for n in names))
             for row in rivals.rows
         ]
         columns = ("model", *(markdown(name) for name in names))
@@ -209,7 +214,7 @@ def _made_of(rivals: RivalTable) -> str:
     even = len(set(objective.weights)) == 1
     text = f"the {'mean' if even else 'weighted mean'} of {len(objective.measures)}"
     if objective.worst:
-        text += f" measures plus {_number(objective.worst)} times the worst of them"
+        text += f" measures plus {number(objective.worst)} times the worst of them"
     else:
         text += " measures"
     return f" ({text})"
@@ -219,14 +224,14 @@ def _rival(row: Row) -> tuple[str, ...]:
     shares = f"{100 * row.truncated.value:.1f} %"
     if row.against is None:
         label = f"**{markdown(row.label)}** (this model)"
-        return (label, f"**{_interval(row.value)}**", "", "", "", shares)
+        return (label, f"**{interval(row.value)}**", "", "", "", shares)
     against = row.against
     said = against.verdict.value
     return (
         markdown(row.label),
-        _interval(row.value),
-        _interval(against.difference, sign=True),
-        _p(against.adjusted),
+        interval(row.value),
+        interval(against.difference, sign=True),
+        p_value(against.adjusted),
         said if against.verdict is Verdict.NONE else f"**{said}**",
         shares,
     )
@@ -276,29 +281,3 @@ def _usage(facts: CardFacts) -> str:
         f"tokenizer = AutoTokenizer.from_pretrained({name})\n"
         "```"
     )
-
-
-def _interval(estimate: Estimate, *, sign: bool = False) -> str:
-    """Write an estimate with as many decimals as its interval makes meaningful."""
-    width = estimate.high - estimate.low
-    decimals = 3 if width <= 0 else min(8, max(0, 1 - math.floor(math.log10(width))))
-    form = f"{'+' if sign else ''}.{decimals}f"
-    middle, low, high = (
-        _minus(format(value, form))
-        for value in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{middle} [{low}, {high}]"
-
-
-def _number(value: float) -> str:
-    return _minus(f"{value:.4g}")
-
-
-def _minus(text: str) -> str:
-    """Write a true minus sign, and no sign of nothing."""
-    is_zero = not text.strip("+-0.")
-    return text.lstrip("+-") if is_zero else text.replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

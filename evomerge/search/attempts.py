@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evomerge.core.cost import COST, SPEED, Meter, Speed
 from evomerge.core.protocol import BlockKey, TaskDescription
-from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
+from evomerge.core.trial import Blame, Cause, Failure, Record, Trial, TrialState
 from evomerge.core.work import (
     Assignment,
     AttemptDone,
@@ -24,6 +25,8 @@ from evomerge.store.base import Ending, Lease, Store
 
 _log = logging.getLogger(__name__)
 
+_SPEED = f"{COST}/{SPEED}"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -36,13 +39,33 @@ class Limits:
 class Attempts:
     """Hands trials to workers and records what comes back, under one lease."""
 
-    def __init__(self, store: Store, crew: Crew, lease: Lease, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        crew: Crew,
+        lease: Lease,
+        limits: Limits,
+        meter: Meter | None = None,
+    ) -> None:
         self._store = store
         self._crew = crew
         self._lease = lease
         self._limits = limits
         self._sheet = AnswerSheet(())
         self._known: dict[int, Known] = {}
+        self._meter = meter
+        self._speeds: dict[str, float] = {}
+        self._clocks: dict[int, Speed] = {}
+
+    @property
+    def _is_timed(self) -> bool:
+        return self._meter is not None and self._meter.is_timed
+
+    def remember(self, record: Record) -> None:
+        """Learn the speed of a trial of before: its recipe is not measured again."""
+        speed = (record.scores or {}).get(_SPEED)
+        if speed is not None:
+            self._speeds.setdefault(record.recipe, speed)
 
     def expect(self, tasks: Sequence[TaskDescription]) -> None:
         """Learn what is to be scored; before anything is handed out."""
@@ -59,11 +82,12 @@ class Attempts:
             avoid = worker if self._crew.n_up > 1 else None
             while (trial := life.next_pending(avoid)) is not None:
                 known = self._outcomes(trial)
-                todo = self._sheet.missing(known)
+                todo = self._todo(trial, known)
                 if todo:
                     self._start(life, trial, worker, todo, known)
                     break
-                reused.append(self._reuse(life, trial, self._sheet.scores(known)))
+                scores = self._scores(trial, known)
+                reused.append(self._reuse(life, trial, scores))
         return reused
 
     def handle(self, life: Lifecycle, event: PoolEvent) -> tuple[Trial | None, int]:
@@ -114,6 +138,24 @@ class Attempts:
                 ended.append(final)
         return ended
 
+    def _todo(self, trial: Trial, known: Known) -> tuple[BlockKey, ...]:
+        """Return the blocks to score; all of them where the speed is to be measured.
+
+        A speed over some of the blocks could not be compared with that over others.
+        """
+        if self._is_timed and trial.candidate.recipe.digest not in self._speeds:
+            return self._sheet.blocks
+        return self._sheet.missing(known)
+
+    def _scores(self, trial: Trial, known: Known) -> dict[str, float]:
+        scores = self._sheet.scores(known)
+        recipe = trial.candidate.recipe
+        if self._meter is not None:
+            scores |= self._meter.fixed(recipe)
+        if self._is_timed:
+            scores[_SPEED] = self._speeds[recipe.digest]
+        return scores
+
     def _outcomes(self, trial: Trial) -> Known:
         ways = {t.manifest.task: t.protocol.digest for t in self._sheet.tasks}
         recipe = trial.candidate.recipe.digest
@@ -131,6 +173,7 @@ class Attempts:
         attempt = self._store.start_attempt(self._lease, trial.number, worker)
         life.start(trial.number, attempt, worker)
         self._known[trial.number] = known
+        self._clocks[trial.number] = Speed()
         self._crew.submit(
             worker,
             Assignment(
@@ -162,6 +205,9 @@ class Attempts:
         self._store.record_block(
             self._lease, trial.number, trial.attempt, event.block, event.outcomes
         )
+        tokens = sum(outcome.tokens for outcome in event.outcomes)
+        clock = self._clocks[trial.number]
+        self._clocks[trial.number] = clock.plus(tokens, event.seconds)
         found = self._known[trial.number][event.block.task]
         found.update({outcome.item: outcome for outcome in event.outcomes})
         return None, len(event.outcomes)
@@ -175,7 +221,10 @@ class Attempts:
                 f"{event.worker} said it was done, but never reported {missing[0]}.",
             )
             return self._failed(life, trial, failure)
-        scores = self._sheet.scores(known)
+        if self._is_timed:
+            speed = self._clocks[trial.number].tokens_per_second
+            self._speeds.setdefault(trial.candidate.recipe.digest, speed)
+        scores = self._scores(trial, known)
         ending = Ending(TrialState.SCORED, scores=scores, seconds=event.seconds)
         return self._end(life, trial, ending)
 
@@ -193,6 +242,7 @@ class Attempts:
     def _end(self, life: Lifecycle, trial: Trial, ending: Ending) -> Trial | None:
         self._store.end_attempt(self._lease, trial.number, trial.attempt, ending)
         self._known.pop(trial.number, None)
+        self._clocks.pop(trial.number, None)
         failure = ending.failure
         is_fault = failure is not None and failure.blame is Blame.MACHINE
         ended = replace(

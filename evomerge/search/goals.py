@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from evomerge.core.cost import is_cost
 from evomerge.core.protocol import TaskDescription
 from evomerge.core.study import Constraint, Objective
 
@@ -14,7 +15,7 @@ def missing_measures(
     constraints: Sequence[Constraint],
     tasks: Sequence[TaskDescription],
 ) -> tuple[list[str], str]:
-    """Compare what is wanted with what is offered.
+    """Compare what is wanted of tasks with what is offered; costs need no task.
 
     Returns:
         The wanted measures (``task/metric``) that no task offers, and all that are
@@ -26,5 +27,7 @@ def missing_measures(
         for metric in (*task.metrics, *ALWAYS)
     }
     bounded = [constraint.objective for constraint in constraints]
-    wanted = {str(m) for o in (*objectives, *bounded) for m in o.measures}
+    wanted = {
+        str(m) for o in (*objectives, *bounded) for m in o.measures if not is_cost(m)
+    }
     return sorted(wanted - offered), ", ".join(sorted(offered))

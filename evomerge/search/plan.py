@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.core.cost import Meter
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Candidate, Point
@@ -21,6 +22,7 @@ class Plan:
         starts: Generation 0, in order.
         timeout_s: Longest one attempt may take.
         allowance: What this run changes (budget, workers); None changes nothing.
+        meter: Tells what candidates cost; None if nothing asks for it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Plan:
     timeout_s: float
     allowance: Mapping[str, Any] | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    meter: Meter | None = None
 
     def baselines(self) -> tuple[Candidate, ...]:
         """Return generation 0 as candidates."""

@@ -25,6 +25,11 @@ class AnswerSheet:
             for block in task.manifest.blocks(ItemRole.SEARCH)
         }
 
+    @property
+    def blocks(self) -> tuple[BlockKey, ...]:
+        """Every block, in order."""
+        return tuple(self._ids)
+
     def missing(self, known: Known) -> tuple[BlockKey, ...]:
         """Return the blocks with an item that has no outcome, in order."""
         return tuple(

@@ -56,7 +56,7 @@ class Tenure:
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, study.id)
         limits = Limits(plan.timeout_s, plan.retries)
-        self._attempts = Attempts(store, crew, lease, limits)
+        self._attempts = Attempts(store, crew, lease, limits, plan.meter)
 
     def search(self) -> str:
         """Take the study up where it stands; search until the budget is used.
@@ -108,6 +108,7 @@ class Tenure:
             history[record.generation].append(record)
             if record.state.is_final:
                 self._board.add(record, is_new=False)
+                self._attempts.remember(record)
         return replay(self._plan.name, strategy, generations, history, self._told)
 
     def _told(self, records: Sequence[Record]) -> list[Told]:

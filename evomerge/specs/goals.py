@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from evomerge.core.cost import COST, SPEED
 from evomerge.specs.base import Name, Positive, Spec
 
 Weight = Annotated[float, Field(gt=0.0)]
@@ -33,12 +34,14 @@ class ObjectiveSpec(Spec):
         description="What the objective is called; its measure if not given.",
     )
     direction: Literal["maximize", "minimize"] = Field(
-        default="maximize", description="Which way is better."
+        default="maximize",
+        description="Which way is better; costs are minimised if it is not given.",
     )
     measure: MeasureText | None = Field(
         default=None,
         description="`task/metric`, `task/tokens`, `task/truncated`, or `task` alone "
-        "for its own metric; `*` stands for every task.",
+        "for its own metric; `*` stands for every task. Or `cost/layers` and the like: "
+        "what a model costs.",
     )
     mean_of: Means | None = Field(
         default=None,
@@ -51,6 +54,16 @@ class ObjectiveSpec(Spec):
         description="Extra weight of the worst measure, added to the mean: 0.5 asks "
         "for balance.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turned(cls, data: Any) -> Any:
+        """Turn a cost the way it is wanted, where nothing is said."""
+        if isinstance(data, Mapping) and "direction" not in data:
+            measure = str(data.get("measure"))
+            if measure.startswith(f"{COST}/") and measure != f"{COST}/{SPEED}":
+                return {**data, "direction": "minimize"}
+        return data
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

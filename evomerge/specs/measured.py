@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from evomerge.core.cost import COST, is_cost, parse
 from evomerge.core.study import Constraint, Direction, Measure, Objective
 from evomerge.core.work import TaskSettings
+from evomerge.errors import RecipeError
 from evomerge.specs.goals import ConstraintSpec, ObjectiveSpec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
@@ -71,6 +73,11 @@ class Measured:
                 "tasks",
                 "expected at least one task, here or from evaluators, got none.",
             )
+        if COST in spec.tasks:
+            mistakes.add(
+                f"tasks.{COST}",
+                f"expected another name: `{COST}/...` is what a model costs.",
+            )
         written = spec.objectives or (
             ObjectiveSpec(name="score", mean_of=(EVERY_TASK,)),
         )
@@ -113,6 +120,12 @@ class Measured:
         ]
         if not pairs:
             return None
+        if spec.measure is None and any(is_cost(measure) for measure, _ in pairs):
+            self._mistakes.add(
+                key,
+                "expected measures of tasks, got a cost; give it an objective with "
+                "`measure`, or a constraint of its own.",
+            )
         measures = tuple(measure for measure, _ in pairs)
         return Objective(
             name=spec.name or (str(measures[0]) if len(pairs) == 1 else "score"),
@@ -124,6 +137,8 @@ class Measured:
 
     def _measures(self, text: str, key: str) -> tuple[Measure, ...]:
         task, slash, metric = text.partition("/")
+        if task == COST:
+            return self._cost(metric, key)
         names = sorted(self._tasks) if task == EVERY_TASK else [task]
         found = []
         for name in names:
@@ -145,6 +160,14 @@ class Measured:
                 continue
             found.append(Measure(name, wanted))
         return tuple(found)
+
+    def _cost(self, metric: str, key: str) -> tuple[Measure, ...]:
+        try:
+            parse(metric)
+        except RecipeError as error:
+            self._mistakes.add(key, f"{error}")
+            return ()
+        return (Measure(COST, metric),)
 
     def _constraint(
         self, spec: ConstraintSpec, key: str, labels: Collection[str]

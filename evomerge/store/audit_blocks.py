@@ -9,6 +9,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
+from evomerge.core.cost import without_costs
 from evomerge.core.digest import digest
 from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
 from evomerge.core.scores import scores_of
@@ -170,5 +171,5 @@ def _agree(
     tasks: list[TaskDescription],
     by_task: Mapping[str, Mapping[str, Outcome]],
 ) -> bool:
-    found: bool = rows.from_text("Scores", scores) == scores_of(tasks, by_task)
-    return found
+    found = without_costs(rows.from_text("Scores", scores))
+    return found == scores_of(tasks, by_task)

@@ -1,0 +1,268 @@
+"""What a merged model costs to keep and to run, worked out from its recipe.
+
+Costs are measures beside those of tasks, under the task ``cost``:
+
+* ``cost/layers``: layers that run, repeats counted.
+* ``cost/parameters``: entries that must be kept. Places of the stack that hold the same
+  weights are kept once, whatever their scales; so is a head that is the embedding.
+* ``cost/flops``: floating-point operations for one token that has 1024 tokens before
+  and including it to look at, or so many as ``cost/flops@4096`` says. Two for every
+  entry of a matrix that the token meets (Kaplan et al. 2020, 2001.08361, section 2.1;
+  of a mixture's experts only those it is sent to), and for each layer four for every
+  entry of the queries and token looked at.
+* ``cost/tokens_per_second``: measured, see :class:`Speed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from evomerge.core.contents import Contents
+from evomerge.core.recipe import Input, Nested, Recipe, Slot
+from evomerge.core.study import Constraint, Measure, Objective
+from evomerge.errors import RecipeError
+
+COST = "cost"
+"""What stands for a task in the measures of this module."""
+CONTEXT = 1024
+"""Tokens a token looks at where a measure does not say it."""
+SPEED = "tokens_per_second"
+FIXED = ("layers", "parameters", "flops")
+"""Costs that follow from the recipe alone."""
+COSTS = (*FIXED, SPEED)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """What of a layer costs something.
+
+    Attributes:
+        parameters: Entries of all its tensors.
+        active: Entries of the matrices that one token is multiplied by; None if it is
+            not known.
+        queries: Entries of the queries of one token, over all heads; None if it is not
+            known.
+        window: Most tokens that one looks back at, itself included; None for all.
+    """
+
+    parameters: int
+    active: int | None
+    queries: int | None
+    window: int | None = None
+
+    def flops(self, context: int) -> int | None:
+        """Return the operations for one token that may look at ``context`` tokens."""
+        if self.active is None or self.queries is None:
+            return None
+        seen = context if self.window is None else min(context, self.window)
+        return 2 * self.active + 4 * self.queries * seen
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What of a model costs something.
+
+    Attributes:
+        embed: Entries of the embedding, positions included.
+        head: Entries of the matrix that gives the logits, its own or the embedding.
+        ending: Entries of what stands before the head: the final norm.
+        tied: The head is the embedding.
+    """
+
+    layers: tuple[LayerFacts, ...]
+    embed: int
+    head: int
+    ending: int
+    tied: bool
+
+
+Lookup = Callable[[Input], ModelFacts]
+"""What is known of an input that is a folder or made from one."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of one recipe."""
+
+    recipe: Recipe
+    facts: ModelFacts
+
+    @classmethod
+    def of(cls, recipe: Recipe, lookup: Lookup) -> Costs:
+        """Work out what a recipe costs.
+
+        Raises:
+            RecipeError: It takes a layer that an input lacks.
+        """
+        return cls(recipe, _merged(recipe, lookup))
+
+    @property
+    def layers(self) -> int:
+        """Layers that run."""
+        return len(self.recipe.slots)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Entries that must be kept, equal weights once."""
+        facts = self.facts
+        kept = dict(zip(Contents.of(self.recipe).layers, facts.layers, strict=True))
+        head = 0 if facts.tied else facts.head
+        return (
+            facts.embed
+            + head
+            + facts.ending
+            + sum(layer.parameters for layer in kept.values())
+        )
+
+    def flops(self, context: int = CONTEXT) -> int:
+        """Return the operations for one token that looks at ``context`` tokens.
+
+        Raises:
+            RecipeError: The configuration of an input leaves it open.
+        """
+        total = 2 * self.facts.head
+        for place, layer in enumerate(self.facts.layers):
+            found = layer.flops(context)
+            if found is None:
+                raise RecipeError(
+                    f"The operations of layer {place} are not known: its config.json "
+                    "does not say how many heads it has, or how many experts a token "
+                    f"is sent to. Leave out {COST}/flops."
+                )
+            total += found
+        return total
+
+    def value(self, metric: str) -> float:
+        """Return a cost by its name in measures; not the measured speed."""
+        kind, context = parse(metric)
+        if kind == "flops":
+            return float(self.flops(context))
+        return float(self.layers if kind == "layers" else self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Tells the costs that a study asks for.
+
+    Attributes:
+        metrics: The costs asked for, without ``cost/``.
+        lookup: What is known of the sources.
+    """
+
+    metrics: tuple[str, ...]
+    lookup: Lookup
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the speed is asked for, which must be measured."""
+        return SPEED in self.metrics
+
+    def fixed(self, recipe: Recipe) -> dict[str, float]:
+        """Return the costs that follow from the recipe, by measure.
+
+        Raises:
+            RecipeError: They cannot be told of this recipe.
+        """
+        fixed = [metric for metric in self.metrics if metric != SPEED]
+        if not fixed:
+            return {}
+        costs = Costs.of(recipe, self.lookup)
+        return {f"{COST}/{metric}": costs.value(metric) for metric in fixed}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Generated tokens and the seconds that scoring took, of the same blocks."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, tokens: int, seconds: float) -> Speed:
+        """Return this and one more block."""
+        return Speed(self.tokens + tokens, self.seconds + seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The rate; 0 where nothing was generated."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def parse(metric: str) -> tuple[str, int]:
+    """Split the name of a cost into its kind and the tokens it is told for.
+
+    Raises:
+        RecipeError: There is no such cost.
+    """
+    kind, at, number = metric.partition("@")
+    is_number = number.isdecimal() and 0 < int(number) < 2**31
+    if kind not in COSTS or (at and not (kind == "flops" and is_number)):
+        raise RecipeError(
+            f"There is no cost {metric!r}; there are {', '.join(COSTS)}, and "
+            "flops@N for N tokens of context."
+        )
+    return kind, int(number) if at else CONTEXT
+
+
+def is_cost(wanted: Objective | Measure) -> bool:
+    """Tell whether a measure, or an objective made of it, is a cost."""
+    if isinstance(wanted, Measure):
+        return wanted.task == COST
+    return any(is_cost(measure) for measure in wanted.measures)
+
+
+def wanted_costs(
+    objectives: tuple[Objective, ...], constraints: tuple[Constraint, ...]
+) -> tuple[str, ...]:
+    """Return the costs that objectives and constraints speak of, in name order."""
+    goals = (*objectives, *(constraint.objective for constraint in constraints))
+    measures = {measure for goal in goals for measure in goal.measures}
+    return tuple(sorted(measure.metric for measure in measures if is_cost(measure)))
+
+
+def without_costs(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores that come from outcomes."""
+    return {k: v for k, v in scores.items() if not k.startswith(f"{COST}/")}
+
+
+def costs_among(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the costs among scores, without ``cost/``."""
+    start = f"{COST}/"
+    return {k.removeprefix(start): v for k, v in scores.items() if k.startswith(start)}
+
+
+def _merged(recipe: Recipe, lookup: Lookup) -> ModelFacts:
+    """Return the facts of a recipe's result: inputs of a place are of one shape."""
+    known: dict[str, ModelFacts] = {
+        name: _merged(source.recipe, lookup)
+        if isinstance(source, Nested)
+        else lookup(source)
+        for name, source in recipe.inputs
+    }
+    embed, head = (_read(slot) for slot in (recipe.embed, recipe.head))
+    first = known[recipe.frame if recipe.frame in embed else embed[0]]
+    last = known[recipe.frame if recipe.frame in head else head[0]]
+    return ModelFacts(
+        layers=tuple(_layer(slot, recipe.frame, known) for slot in recipe.slots),
+        embed=first.embed,
+        head=last.head,
+        ending=last.ending,
+        tied=all(known[name].tied for name in (*embed, *head)),
+    )
+
+
+def _layer(slot: Slot, frame: str, known: Mapping[str, ModelFacts]) -> LayerFacts:
+    fed = dict(slot.layers)
+    name = frame if frame in fed else min(fed, default="")
+    try:
+        return known[name].layers[fed[name]]
+    except LookupError:
+        raise RecipeError(
+            f"A slot is fed by the layers {fed}, which its inputs do not have."
+        ) from None
+
+
+def _read(slot: Slot) -> tuple[str, ...]:
+    names = {name for _, operation in slot.roles for name in operation.reads}
+    return tuple(sorted(names))
