@@ -91,11 +91,11 @@ class BaselinesSpec(Spec):
 class StrategySpec(Spec):
     """Who proposes candidates."""
 
-    kind: Literal["cma", "tpe", "nsga2", "nsga3", "random"] = Field(
+    kind: Literal["cma", "tpe", "nsga2", "nsga3", "climb", "random"] = Field(
         default="cma",
         description="`cma` for numbers and one objective, `tpe` for anything mixed, "
         "`nsga2` for several objectives and for stacks, `nsga3` for three objectives "
-        "and more, `random` to compare with.",
+        "and more; `climb` (a hill climber) and `random` to compare with.",
     )
     generation_size: Positive | None = Field(
         default=None,

@@ -129,6 +129,24 @@ KINDS: Mapping[str, Kind] = {
             is_fold=True,
         ),
         Kind(
+            "climb",
+            "A hill climber on edits of one parent: the baseline for stacks; several "
+            "objectives become one compromise.",
+            (
+                Option(
+                    "edits",
+                    "int",
+                    None,
+                    "Most edits of one child; half the places where not given. One is "
+                    "the most frequent.",
+                    low=1,
+                    high=10_000,
+                ),
+            ),
+            lambda n_axes: 8,
+            is_fold=True,
+        ),
+        Kind(
             "random",
             "Uniform random points: the yardstick.",
             (),

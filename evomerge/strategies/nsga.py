@@ -12,13 +12,11 @@ from evomerge.strategies.base import Proposal, Told, scope
 from evomerge.strategies.crossover import Crossover
 from evomerge.strategies.edits import edited
 from evomerge.strategies.genomes import Genetics, Genome
+from evomerge.strategies.novelty import Novelty
 from evomerge.strategies.survival import Member
 from evomerge.strategies.turns import Turns
 
 _ASK, _TELL = range(2)  # phases: last part of a random scope
-
-TRIES = 10
-"""Edits made to get away from a point that was asked before."""
 
 
 class Survival(Protocol):
@@ -73,7 +71,7 @@ class NsgaStrategy:
         self._survival = survival
         self._population: list[Member] = []
         self._asked: list[Genome] = []
-        self._known: set[tuple[Any, ...]] = set()
+        self._novelty = Novelty(self._genetics)
 
     @property
     def is_fold(self) -> bool:
@@ -94,7 +92,7 @@ class NsgaStrategy:
         else:
             keys = self._survival.keys(self._population)
             drawn = [self._child(rng, keys) for _ in range(self._size)]
-        self._asked = [self._renewed(rng, genome) for genome in drawn]
+        self._asked = [self._novelty.renewed(rng, genome) for genome in drawn]
         return Proposal(tuple(self._genetics.point(g) for g in self._asked))
 
     def tell(
@@ -129,14 +127,3 @@ class NsgaStrategy:
     ) -> Member:
         a, b = (int(rng.integers(len(keys))) for _ in range(2))
         return self._population[b if keys[b] < keys[a] else a]
-
-    def _renewed(self, rng: np.random.Generator, genome: Genome) -> Genome:
-        for _ in range(TRIES):
-            if self._key(genome) not in self._known:
-                break
-            genome = edited(rng, self._genetics, genome)
-        self._known.add(self._key(genome))
-        return genome
-
-    def _key(self, genome: Genome) -> tuple[Any, ...]:
-        return tuple(self._genetics.point(genome).items())

@@ -196,6 +196,12 @@ def _nsga3(order: _Order) -> Strategy:
     return NsgaStrategy(order.space, order.turns, **order.how, survival=survival)
 
 
+def _climb(order: _Order) -> Strategy:
+    from evomerge.strategies.climb import ClimbStrategy
+
+    return ClimbStrategy(order.space, order.turns, **order.how)
+
+
 def _random(order: _Order) -> Strategy:
     from evomerge.strategies.baselines import RandomStrategy
 
@@ -209,5 +215,6 @@ _MAKERS: Mapping[str, Callable[[_Order], Strategy]] = {
     "tpe": _tpe,
     "nsga2": _nsga2,
     "nsga3": _nsga3,
+    "climb": _climb,
     "random": _random,
 }

@@ -68,5 +68,17 @@ class TestNsga3(StrategyContract):
     n_objectives = 3
 
 
+class TestClimbOfAStack(LearningContract):
+    settings = StrategySettings("climb", 8)
+    space = STACK
+    n_learning = 20
+
+
+class TestClimbOfTwoObjectives(StrategyContract):
+    settings = StrategySettings("climb", 4, {"edits": 3})
+    space = GATES
+    n_objectives = 2
+
+
 class TestRandom(StrategyContract):
     settings = StrategySettings("random")
