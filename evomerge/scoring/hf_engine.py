@@ -42,8 +42,9 @@ from evomerge.scoring.hf_model import (
 from evomerge.scoring.hf_stack import HfRack
 from evomerge.scoring.incoming import Incoming
 from evomerge.scoring.requests import check_generate, check_loglikelihood
-from evomerge.scoring.self_test import Probe, run_self_test, whole
-from evomerge.scoring.stack_slots import holds_frame
+from evomerge.scoring.self_test import Probe, run_self_test
+from evomerge.scoring.stack_self_test import run_stack_self_test
+from evomerge.scoring.stack_slots import home
 from evomerge.scoring.stack_swap import StackSwap
 
 DEFAULT_LENGTH = 2048
@@ -82,8 +83,8 @@ class HfEngine:
             max_length=max_length(self._model.config, setup.engine),
         )
 
-        if not self._whole and holds_frame(setup):
-            self.swap(whole(setup, setup.frame))
+        if not self._whole:
+            self.swap(home(setup))
 
     def _open_stack(self) -> StackSwap:
         rack = HfRack(self._model, self._place)
@@ -186,13 +187,14 @@ class HfEngine:
             return loglikelihoods(self._model, requests, self._settings.max_num_seqs)
 
     def self_test(self) -> SelfTest:
-        """Compare swapped weights with cold loads; see ``run_self_test``."""
+        """Compare what was swapped in with what was loaded; see ``self_test``."""
         self._require_open()
-        return run_self_test(self, self._setup, self._cold_probe)
+        test = run_stack_self_test if self._setup.engine.stacks else run_self_test
+        return test(self, self._setup, self._cold_probe)
 
-    def _cold_probe(self, fingerprint: str) -> Probe:
-        """Measure a parent in an engine of its own, loaded from its folder."""
-        other = HfEngine(replace(self._setup, frame=fingerprint, probe=None))
+    def _cold_probe(self, setup: WorkerSetup) -> Probe:
+        """Measure a folder in an engine of its own."""
+        other = HfEngine(setup)
         try:
             return Probe.take(other)
         finally:

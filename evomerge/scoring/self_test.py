@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,8 @@ class Probe:
         return max(abs(mine - theirs) for mine, theirs in pairs)
 
 
-ColdProbe = Callable[[str], Probe]
-"""Measures a parent, named by its fingerprint, in an engine loaded from its folder."""
+ColdProbe = Callable[[WorkerSetup], Probe]
+"""Measures a set-up's frame in an engine of its own, loaded from its folder."""
 
 
 def run_self_test(
@@ -110,21 +110,26 @@ def run_self_test(
         report = engine.swap(whole(setup, setup.probe))
         swap_s = report.materialise_s + report.swap_s
         hot = Probe.take(engine)
-        probe_difference = _compare(hot, cold, "the probe parent, swapped in,", setup)
+        probe_difference = compare(hot, cold, "the probe parent, swapped in,", setup)
         if hot == frame:
             raise SelfTestError(
                 "The probe parent answers exactly as the frame does, so the self-test "
                 "proves nothing; give two parents with different weights."
             )
     report = engine.swap(whole(setup, setup.frame))
-    return_difference = _compare(
+    return_difference = compare(
         Probe.take(engine), frame, "the frame, swapped back,", setup
     )
     swap_s = swap_s or report.materialise_s + report.swap_s
     return SelfTest(probe_difference, return_difference, swap_s)
 
 
-def _compare(hot: Probe, cold: Probe, who: str, setup: WorkerSetup) -> float:
+def compare(hot: Probe, cold: Probe, who: str, setup: WorkerSetup) -> float:
+    """Return the difference of two measurements that must be equal.
+
+    Raises:
+        SelfTestError: They are not.
+    """
     difference = hot.difference(cold)
     wrong = sum(
         mine != theirs for mine, theirs in zip(hot.answers, cold.answers, strict=True)
@@ -162,32 +167,55 @@ def kept_probe(
     Raises:
         WorkerError: Another worker holds the lock for too long.
     """
-    assert setup.probe is not None
-    path = _path(facts, setup)
+    probe = setup.probe
+    assert probe is not None
+    cold = replace(setup, frame=probe, probe=None)
+    return kept(facts, setup, probe, lambda: cold_probe(cold))
+
+
+def kept(
+    facts: Mapping[str, Any],
+    setup: WorkerSetup,
+    name: str,
+    measure: Callable[[], Probe],
+) -> Probe:
+    """Return a cold measurement, made only if none is kept.
+
+    Args:
+        facts: Of the engine that will be compared with it.
+        setup: Names the folder for what is kept, and the engine's limits.
+        name: Digest of what is measured.
+        measure: Makes the measurement.
+
+    Raises:
+        WorkerError: Another worker holds the lock for too long.
+    """
+    path = _path(facts, setup, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock"), "measuring the probe parent"):
-        kept = _read(path)
-        if kept is None:
-            kept = cold_probe(setup.probe)
-            _write(path, kept)
-    return kept
+    with locked(path.with_suffix(".lock"), "measuring what engines are compared with"):
+        known = _read(path)
+        if known is None:
+            known = measure()
+            _write(path, known)
+    return known
 
 
-def _path(facts: Mapping[str, Any], setup: WorkerSetup) -> Path:
+def _path(facts: Mapping[str, Any], setup: WorkerSetup, name: str) -> Path:
     # Whatever may change the last bit of a sum belongs into the name.
-    name = digest(
+    found = digest(
         {
             "version": _VERSION,
             "facts": dict(facts),
             "options": {k: repr(v) for k, v in setup.engine.options.items()},
             "limits": [setup.engine.max_model_len, setup.engine.max_num_seqs],
-            "probe": setup.probe,
+            "in_place": setup.engine.in_place,
+            "probe": name,
             "machine": platform.machine(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
         }
     )
-    return Path(setup.cache_dir) / "self_test" / f"{name}.json"
+    return Path(setup.cache_dir) / "self_test" / f"{found}.json"
 
 
 def _sequences(vocab_size: int, max_length: int) -> list[tuple[int, ...]]:

@@ -7,8 +7,11 @@ run by one plain loop, and nothing else in the model counts them.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from evomerge.checkpoints import Model, read_model
+from evomerge.core.recipe import Recipe
+from evomerge.core.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError
 
@@ -60,13 +63,22 @@ def slot_kinds(setup: WorkerSetup) -> tuple[str, ...]:
     return tuple(out)
 
 
-def holds_frame(setup: WorkerSetup) -> bool:
-    """Tell whether the engine has room for the frame as it stands."""
-    if not setup.engine.stacks:
-        return True
+def home(setup: WorkerSetup) -> Recipe:
+    """Write the recipe an engine starts with: the frame.
+
+    Of a frame with more layers than slots these are the first ones that fit.
+    """
     model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
-    own = Counter(kind.attention or FULL for kind in model.layer_types)
-    return own <= Counter(slot_kinds(setup))
+    found = passthrough("frame", setup.frame, model.n_layers, setup.engine.dtype)
+    if not setup.engine.stacks:
+        return found
+    free = Counter(slot_kinds(setup))
+    slots = []
+    for slot, kind in zip(found.slots, model.layer_types, strict=True):
+        if free[kind.attention or FULL] > 0:
+            free[kind.attention or FULL] -= 1
+            slots.append(slot)
+    return replace(found, slots=tuple(slots))
 
 
 def _check_architecture(model: Model, profile: str) -> None:

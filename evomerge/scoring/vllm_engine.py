@@ -37,11 +37,11 @@ from evomerge.scoring.requests import (
     check_generate,
     check_loglikelihood,
     cut_at_stop,
-    room,
 )
-from evomerge.scoring.self_test import Probe, kept_probe, run_self_test, whole
-from evomerge.scoring.stack_slots import holds_frame
-from evomerge.scoring.vllm_prompt_logprobs import N_ROWS
+from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
+from evomerge.scoring.stack_self_test import kept_stack_probe, run_stack_self_test
+from evomerge.scoring.stack_slots import home
+from evomerge.scoring.vllm_sampling import read_scores, sampling, scoring
 
 
 class VllmEngine:
@@ -65,7 +65,9 @@ class VllmEngine:
         self._whole = True
         self._facts = vllm_start.facts(setup.engine)
         self._arguments = vllm_start.arguments(setup)
-        if setup.probe not in (None, setup.frame):
+        if setup.engine.stacks:
+            kept_stack_probe(self._facts, setup, self._cold_probe)
+        elif setup.probe not in (None, setup.frame):
             kept_probe(self._facts, setup, self._cold_probe)
         self._start()
 
@@ -84,8 +86,8 @@ class VllmEngine:
                 },
             )
         self._whole = not (setup.engine.stacks or setup.engine.in_place)
-        if not self._whole and holds_frame(setup):
-            self.swap(whole(setup, setup.frame))
+        if not self._whole:
+            self.swap(home(setup))
         # One token less than vLLM holds: scoring a pair makes it generate one more.
         limit = int(self._llm.llm_engine.model_config.max_model_len) - 1
         self._max_length = min(limit, setup.engine.max_model_len or limit)
@@ -154,7 +156,7 @@ class VllmEngine:
         check_generate(requests, self.max_length)
         if not requests:
             return []
-        params = [_sampling(request, self.max_length) for request in requests]
+        params = [sampling(request, self.max_length) for request in requests]
         outputs = self._ask([request.prompt for request in requests], params)
         return [
             self._completion(request, output.outputs[0])
@@ -182,13 +184,13 @@ class VllmEngine:
         if not wanted:
             return answers
         lengths = {len(requests[place].continuation) for place in wanted}
-        scoring = {n: _scoring(n) for n in lengths}
+        params = {n: scoring(n) for n in lengths}
         outputs = self._ask(
             [requests[p].context + requests[p].continuation for p in wanted],
-            [scoring[len(requests[p].continuation)] for p in wanted],
+            [params[len(requests[p].continuation)] for p in wanted],
         )
         for place, output in zip(wanted, outputs, strict=True):
-            answers[place] = _read_scores(requests[place], output.prompt_logprobs)
+            answers[place] = read_scores(requests[place], output.prompt_logprobs)
         return answers
 
     def _ask(self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any]) -> Any:
@@ -200,15 +202,19 @@ class VllmEngine:
             )
 
     def self_test(self) -> SelfTest:
-        """Compare swapped weights with cold loads; see ``run_self_test``."""
+        """Compare what was swapped in with what was loaded; see ``self_test``."""
         self._require_open()
-        return run_self_test(self, self._setup, self._cold_probe)
+        test = run_stack_self_test if self._setup.engine.stacks else run_self_test
+        return test(self, self._setup, self._cold_probe)
 
-    def _cold_probe(self, fingerprint: str) -> Probe:
-        """Measure a parent in an engine of its own, while this one is stopped."""
+    def _cold_probe(self, setup: WorkerSetup) -> Probe:
+        """Measure a folder in an engine of its own, while this one is stopped."""
         was_running = self._llm is not None
         self._stop()
-        other = VllmEngine(replace(self._setup, frame=fingerprint, probe=None))
+        if self._setup.engine.stacks:
+            options = dict(setup.engine.options) | {"enforce_eager": True}
+            setup = replace(setup, engine=replace(setup.engine, options=options))
+        other = VllmEngine(setup)
         try:
             probe = Probe.take(other)
         finally:
@@ -233,51 +239,6 @@ class VllmEngine:
                 "The last swap failed half-way, so the weights are of no model; swap "
                 "a recipe in first."
             )
-
-
-def _sampling(request: GenerateRequest, max_length: int) -> Any:
-    from vllm import SamplingParams
-
-    sampled = request.temperature > 0.0
-    stops = [stop for stop in request.stop if stop]
-    return SamplingParams(
-        temperature=request.temperature,
-        top_p=request.top_p if sampled else 1.0,
-        seed=request.seed if sampled else None,
-        max_tokens=room(request, max_length),
-        stop=stops or None,
-        # Without stop strings the text is decoded once, at the end.
-        detokenize=bool(stops),
-        skip_clone=True,
-    )
-
-
-def _scoring(n_rows: int) -> Any:
-    """Ask for the last rows of the prompt; the one token generated is thrown away."""
-    from vllm import SamplingParams
-
-    return SamplingParams(
-        temperature=0.0,
-        max_tokens=1,
-        prompt_logprobs=0,
-        detokenize=False,
-        flat_logprobs=True,
-        extra_args={N_ROWS: n_rows},
-        skip_clone=True,
-    )
-
-
-def _read_scores(request: LoglikelihoodRequest, flat: Any) -> Loglikelihood:
-    n = len(request.continuation)
-    if tuple(flat.token_ids[-n:]) != request.continuation:
-        raise WorkerError("vLLM scored other tokens than were asked for.")
-    total = sum(flat.logprobs[-n:])
-    if total - total != 0.0:
-        raise CandidateError(
-            "The model's log-probabilities are not finite, although its weights are: "
-            "its activations overflow."
-        )
-    return Loglikelihood(total, all(rank == 1 for rank in flat.ranks[-n:]))
 
 
 @contextmanager
