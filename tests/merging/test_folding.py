@@ -31,7 +31,13 @@ from evomerge.testing.families import (
 from evomerge.testing.scaled import scaling, without_epsilon
 
 WANTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-OTHERS = tuple(name for name in (*FAMILIES, *STRANGERS) if name not in WANTED)
+MORE: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {},
+    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2}
+    | {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
+}
+"""Families that fold, besides those of the architecture table."""
+OTHERS = tuple(n for n in (*FAMILIES, *STRANGERS, *MORE) if n not in WANTED)
 
 LAYERS = (("a", 0), ("b", 2), ("a", 1), ("a", 1), ("b", 0), ("a", 2), ("b", 1))
 SCALES = (1.3, 0.6, 1.0, 2.1, 0.8, 1.25, 0.9)
@@ -137,11 +143,22 @@ def stacked(
     return Recipe("a", dtype, inputs, alone("a"), tuple(slots), alone("a"))
 
 
+def config_of(family: str) -> Any:
+    from transformers import AutoConfig
+
+    if family not in MORE:
+        return family_config(family)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
+    sizes |= {"num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8}
+    sizes |= {"num_key_value_heads": 2, "pad_token_id": 0, **MORE[family]}
+    return AutoConfig.for_model(family, **sizes)
+
+
 def parents(folder: Path, family: str) -> dict[str, str]:
     """Write two models of a family; return name to fingerprint."""
     out = {}
     for seed, name in enumerate("ab"):
-        save_family(folder / name, family_model(family_config(family), seed))
+        save_family(folder / name, family_model(config_of(family), seed))
         out[name] = read_model(folder / name).fingerprint
     return out
 
