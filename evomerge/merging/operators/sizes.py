@@ -86,8 +86,9 @@ def size_cuts(deltas: Deltas, index: int, keeps: Sequence[int]) -> list[Cut]:
     """Find the cuts that keep exactly so many entries of an input, the largest."""
     if not deltas.is_known:
         return _all_cuts(deltas, index, keeps)
-    usual = _usual(deltas.n)
-    table = deltas.recall("sizes", (index,), lambda: _table(deltas, index, usual))
+    table = deltas.recall(
+        "sizes", (index,), lambda: _table(deltas, index, _usual(deltas.n))
+    )
     found = [table.find(keep) if 0 < keep < deltas.n else None for keep in keeps]
     return [
         _one(deltas, index, keep) if cut is None else cut
