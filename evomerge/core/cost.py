@@ -29,6 +29,7 @@ COST = "cost"
 CONTEXT = 1024
 """Tokens a token looks at where a measure does not say it."""
 SPEED = "tokens_per_second"
+SPEED_MEASURE = f"{COST}/{SPEED}"
 FIXED = ("layers", "parameters", "flops")
 """Costs that follow from the recipe alone."""
 COSTS = (*FIXED, SPEED)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evomerge.core.cost import COST, SPEED, Meter, Speed
+from evomerge.core.cost import SPEED_MEASURE, Meter, Speed
 from evomerge.core.protocol import BlockKey, TaskDescription
 from evomerge.core.trial import Blame, Cause, Failure, Record, Trial, TrialState
 from evomerge.core.work import (
@@ -24,8 +24,6 @@ from evomerge.search.sheet import AnswerSheet, Known
 from evomerge.store.base import Ending, Lease, Store
 
 _log = logging.getLogger(__name__)
-
-_SPEED = f"{COST}/{SPEED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Attempts:
 
     def remember(self, record: Record) -> None:
         """Learn the speed of a trial of before: its recipe is not measured again."""
-        speed = (record.scores or {}).get(_SPEED)
+        speed = (record.scores or {}).get(SPEED_MEASURE)
         if speed is not None:
             self._speeds.setdefault(record.recipe, speed)
 
@@ -153,7 +151,7 @@ class Attempts:
         if self._meter is not None:
             scores |= self._meter.fixed(recipe)
         if self._is_timed:
-            scores[_SPEED] = self._speeds[recipe.digest]
+            scores[SPEED_MEASURE] = self._speeds[recipe.digest]
         return scores
 
     def _outcomes(self, trial: Trial) -> Known:

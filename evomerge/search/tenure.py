@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
 from evomerge.core.work import PoolEvent, WorkerReady
@@ -240,6 +241,23 @@ class Tenure:
                     f"A constraint is relative to baseline {label!r}, but that could "
                     "not be scored; see `evomerge trials`."
                 )
+        self._check_speeds()
+
+    def _check_speeds(self) -> None:
+        """Refuse to compare speeds of which there are none to be seen."""
+        meter, scored = self._plan.meter, self._board.baselines.values()
+        if meter is None or not meter.is_timed or not scored:
+            return
+        if not any(scores[SPEED_MEASURE] for scores in scored):
+            raise SpecError(
+                [
+                    Problem(
+                        f"study {self._plan.name!r}",
+                        f"expected a task that generates text, for {SPEED_MEASURE}; "
+                        "no baseline generated a token. Leave that measure out.",
+                    )
+                ]
+            )
 
     def _score(self, trials: Sequence[Trial]) -> None:
         for trial in trials:

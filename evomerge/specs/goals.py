@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from evomerge.core.cost import COST, SPEED
+from evomerge.core.cost import COST, SPEED_MEASURE
 from evomerge.specs.base import Name, Positive, Spec
 
 Weight = Annotated[float, Field(gt=0.0)]
@@ -61,7 +61,7 @@ class ObjectiveSpec(Spec):
         """Turn a cost the way it is wanted, where nothing is said."""
         if isinstance(data, Mapping) and "direction" not in data:
             measure = str(data.get("measure"))
-            if measure.startswith(f"{COST}/") and measure != f"{COST}/{SPEED}":
+            if measure.startswith(f"{COST}/") and measure != SPEED_MEASURE:
                 return {**data, "direction": "minimize"}
         return data
 

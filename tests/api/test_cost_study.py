@@ -178,6 +178,11 @@ def test_speed_is_measured_even_where_every_answer_is_known(
     }
 
 
+def test_speed_without_any_text_is_refused(searched: Searched) -> None:
+    with pytest.raises(SpecError, match="expected a task that generates text"):
+        searched.search(SPEED, strategy=NSGA2)
+
+
 def test_the_check_tells_what_baselines_cost(searched: Searched) -> None:
     file = searched.file(FLOPS, strategy=NSGA2)
     found = api.check(

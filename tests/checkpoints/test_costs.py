@@ -1,6 +1,7 @@
 """What stored models cost, by hand and as torch itself counts it."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import pytest
 
 from evomerge.checkpoints import read_model
+from evomerge.checkpoints.alignment import Plan
 from evomerge.checkpoints.costs import facts_of, lookup_among
 from evomerge.core.cost import Costs
 from evomerge.core.recipe import Checkpoint
 from evomerge.core.whole import passthrough
 from evomerge.errors import CheckpointError
+from evomerge.specs.vocabulary import brought
 from evomerge.testing.families import family_config, family_model, save_family
 from evomerge.testing.models import tiny_model
+from evomerge.testing.vocabularies import add_tokens
 
 
 def costs_of(folder: Path) -> Costs:
@@ -102,6 +106,31 @@ def test_layers_look_back_as_far_as_their_window(tmp_path: Path) -> None:
     assert windows == [6, 6, 6]
     folder, _ = saved(tmp_path, "qwen2")
     assert facts_of(read_model(folder)).layers[0].window is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_brought_to_another_vocabulary_has_its_rows(
+    tmp_path: Path, tied: bool
+) -> None:
+    from evomerge.merging.sources import Sources
+    from evomerge.merging.writer import write_model
+
+    models = {}
+    for seed, name in enumerate("ab"):
+        folder = tiny_model(tmp_path / name, tied=tied, seed=seed, n_layers=2)
+        if name == "b":
+            add_tokens(folder, ["<tool>", "<call>"])
+        models[name] = read_model(folder)
+    given = brought(models, Plan("a", union=True))
+    recipe = passthrough("a", given["a"], 2, "float32")
+    costs = Costs.of(recipe, lookup_among(models.values()))
+    paths = {model.fingerprint: model.path for model in models.values()}
+    with Sources(paths) as sources:
+        written = read_model(write_model(recipe, sources, tmp_path / "out").path)
+    held = sum(math.prod(info.shape) for info in written.tensors.values())
+    assert costs.parameters == held
+    assert written.vocab_size == 290
+    assert costs.flops() == costs_of(written.path).flops()
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
