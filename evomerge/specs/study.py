@@ -91,9 +91,12 @@ class BaselinesSpec(Spec):
 class StrategySpec(Spec):
     """Who proposes candidates."""
 
-    kind: Literal["cma", "tpe", "nsga2", "nsga3", "climb", "random"] = Field(
+    kind: Literal[
+        "cma", "catcma", "comocatcma", "tpe", "nsga2", "nsga3", "climb", "random"
+    ] = Field(
         default="cma",
-        description="`cma` for numbers and one objective, `tpe` for anything mixed, "
+        description="`cma` for numbers and one objective, `catcma` for anything mixed, "
+        "`comocatcma` for two objectives, `tpe` for small budgets, "
         "`nsga2` for several objectives and for stacks, `nsga3` for three objectives "
         "and more; `climb` (a hill climber) and `random` to compare with.",
     )

@@ -34,7 +34,7 @@ class Coordinates:
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._n_values = np.array([_n_values(axis) for axis in space.axes])
+        self._n_values = np.array([n_values(axis) for axis in space.axes])
         self._is_int = np.array([isinstance(axis, IntAxis) for axis in space.axes])
         stepped = self._is_int | (self._n_values <= STEPPED_UP_TO)
         self.stepped = [int(i) for i in np.flatnonzero(stepped)]
@@ -82,7 +82,9 @@ class Coordinates:
         return vector
 
 
-def _n_values(axis: object) -> int:
+def n_values(axis: object) -> int:
+    """Return how many values a number has, as far as searches tell them apart."""
+    """Return how many values a number has, as far as a search tells them apart."""
     if isinstance(axis, IntAxis):
         return axis.high - axis.low + 1
     if isinstance(axis, FloatAxis) and axis.grid is not None and not axis.log:

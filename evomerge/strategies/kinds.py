@@ -47,6 +47,16 @@ _NSGA = (
     ),
 )
 
+_SIGMA_OF_ALL = Option(
+    "sigma",
+    "float",
+    0.2,
+    "First step size, as a share of each axis; of a choice with a start, the chance "
+    "to draw it anew.",
+    low=1e-3,
+    high=1.0,
+)
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -83,6 +93,47 @@ KINDS: Mapping[str, Kind] = {
             least=4,
             numeric_only=True,
             most_objectives=1,
+            is_fold=True,
+        ),
+        Kind(
+            "catcma",
+            "CatCMA with margin (cmaes): the same for numbers, choices and gates at "
+            "once.",
+            (
+                _SIGMA_OF_ALL,
+                Option(
+                    "restarts",
+                    "choice",
+                    "ipop",
+                    "What follows a run that proposes hardly anything new: ipop "
+                    "doubles the generation, none goes on.",
+                    choices=("ipop", "none"),
+                ),
+            ),
+            _cma_size,
+            least=4,
+            most_objectives=1,
+            is_fold=True,
+        ),
+        Kind(
+            "comocatcma",
+            "COMO-CatCMA with margin (cmaes): a front of two objectives over numbers, "
+            "choices and gates.",
+            (
+                _SIGMA_OF_ALL,
+                Option(
+                    "kernels",
+                    "int",
+                    5,
+                    "Runs that share the front; each has a generation in turn.",
+                    low=2,
+                    high=1000,
+                ),
+            ),
+            lambda n_axes: _cma_size(n_axes) + 1,
+            least=5,
+            least_objectives=2,
+            most_objectives=2,
             is_fold=True,
         ),
         Kind(

@@ -173,6 +173,18 @@ def _cma(order: _Order) -> Strategy:
     return CmaStrategy(order.space, order.turns, **order.how)
 
 
+def _catcma(order: _Order) -> Strategy:
+    from evomerge.strategies.catcma import CatcmaStrategy
+
+    return CatcmaStrategy(order.space, order.turns, **order.how)
+
+
+def _comocatcma(order: _Order) -> Strategy:
+    from evomerge.strategies.catcma import ComocatcmaStrategy
+
+    return ComocatcmaStrategy(order.space, order.turns, **order.how)
+
+
 def _tpe(order: _Order) -> Strategy:
     from evomerge.strategies.via_optuna.rows import Rows
     from evomerge.strategies.via_optuna.tpe import TpeStrategy
@@ -212,6 +224,8 @@ def _random(order: _Order) -> Strategy:
 
 _MAKERS: Mapping[str, Callable[[_Order], Strategy]] = {
     "cma": _cma,
+    "catcma": _catcma,
+    "comocatcma": _comocatcma,
     "tpe": _tpe,
     "nsga2": _nsga2,
     "nsga3": _nsga3,

@@ -27,6 +27,38 @@ class TestCmaOfConditionalNumbers(LearningContract):
     n_learning = 30
 
 
+class TestCatcma(LearningContract):
+    settings = StrategySettings("catcma", 8)
+    n_generations = 6
+    n_learning = 25
+
+
+class TestCatcmaOfAStack(LearningContract):
+    settings = StrategySettings("catcma", 12, {"sigma": 0.3})
+    space = STACK
+    n_generations = 6
+    n_learning = 30
+
+
+class TestCatcmaOfGates(StrategyContract):
+    settings = StrategySettings("catcma", 5, {"restarts": "none"})
+    space = GATES
+    n_generations = 6
+
+
+class TestComocatcma(StrategyContract):
+    settings = StrategySettings("comocatcma", 6, {"kernels": 3})
+    n_generations = 8
+    n_objectives = 2
+
+
+class TestComocatcmaOfAStack(StrategyContract):
+    settings = StrategySettings("comocatcma", 9)
+    space = STACK
+    n_generations = 6
+    n_objectives = 2
+
+
 class TestTpe(LearningContract):
     settings = StrategySettings("tpe", 5, {"startup": 4})
 

@@ -53,7 +53,7 @@ def test_every_option_is_documented_and_accepts_its_default(kind):
 def test_cma_refuses_choices_and_says_what_to_use():
     (problem,) = problems(StrategySettings("cma"), TREE, 1)
     assert "(method)" in problem
-    assert "use tpe, nsga2 or climb, or decide these axes" in problem
+    assert "use catcma, tpe, nsga2 or climb, or decide these axes" in problem
 
 
 def test_cma_takes_numbers_that_come_and_go():
@@ -74,9 +74,24 @@ def test_the_others_take_what_cma_cannot(kind):
     assert problems(StrategySettings(kind), TREE, 3) == []
 
 
+def test_catcma_takes_everything_of_one_objective():
+    assert problems(StrategySettings("catcma"), TREE, 1) == []
+    (problem,) = problems(StrategySettings("catcma"), TREE, 2)
+    assert "use comocatcma, tpe, nsga2, nsga3 or climb, or join them" in problem
+
+
+def test_comocatcma_is_for_two_objectives():
+    settings = StrategySettings("comocatcma")
+    assert problems(settings, TREE, 2) == []
+    (problem,) = problems(settings, TREE, 3)
+    assert "at most 2 objectives, got 3; use tpe, nsga2, nsga3 or climb" in problem
+    (problem,) = problems(settings, TREE, 1)
+    assert "2 objectives or more, got 1" in problem
+
+
 def test_nsga3_is_for_several_objectives():
     (problem,) = problems(StrategySettings("nsga3"), FLAT, 1)
-    assert "2 objectives or more, got 1; use tpe, nsga2 or climb" in problem
+    assert "2 objectives or more, got 1; use catcma, tpe, nsga2 or climb" in problem
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +134,8 @@ def test_all_mistakes_are_listed_at_once():
 def test_naming_a_strategy_loads_no_optimiser():
     code = (
         "import sys, evomerge.strategies.registry\n"
-        "print([m for m in ('cma', 'optuna', 'scipy', 'torch') if m in sys.modules])"
+        "heavy = {'cma', 'cmaes', 'optuna', 'scipy', 'torch'}\n"
+        "print(sorted(heavy.intersection(sys.modules)))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
