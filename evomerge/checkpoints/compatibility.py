@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from evomerge.checkpoints.model import Model
@@ -26,7 +26,10 @@ Named = tuple[str, Model]
 
 
 def compatibility(
-    models: Mapping[str, Model], *, same_vocabulary: bool = True
+    models: Mapping[str, Model],
+    *,
+    same_vocabulary: bool = True,
+    same_depth: bool = True,
 ) -> list[str]:
     """List every reason why models cannot be merged layer by layer.
 
@@ -37,6 +40,8 @@ def compatibility(
         models: What each is called, to the model; the first is the yardstick.
         same_vocabulary: Compare tokenizers and the rows of embedding and head as well;
             False where rows are to be moved before the merge.
+        same_depth: Compare layers one by one; False where layers are only set on each
+            other, so that any layer must have a place in the first model's frame.
 
     Returns:
         One sentence per problem, naming both models; empty if they fit.
@@ -44,10 +49,16 @@ def compatibility(
     first, *others = models.items()
     problems: list[str] = []
     for other in others:
-        found = list(_config_problems(first, other, same_vocabulary))
+        left_out = [] if same_vocabulary else [_VOCABULARY]
+        left_out += [] if same_depth else LAYER_COUNTS
+        found = list(_config_problems(first, other, left_out))
         # Different sizes explain different shapes; say the cause, not each symptom.
-        found = found or list(_tensor_problems(first, other, same_vocabulary))
-        found += _layer_problems(first, other)
+        if same_depth:
+            found = found or list(_tensor_problems(first, other, same_vocabulary))
+            found += _layer_problems(first, other)
+        else:
+            found = found or list(_stack_problems(first, other, same_vocabulary))
+            found += _type_problems(first, other)
         found += _rope_problems(first, other)
         if same_vocabulary:
             found += _tokenizer_problems(first, other)
@@ -55,9 +66,11 @@ def compatibility(
     return problems
 
 
-def _config_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
+def _config_problems(
+    one: Named, other: Named, left_out: Collection[str]
+) -> Iterator[str]:
     for key, what in _SIZES:
-        if key == _VOCABULARY and not rows_too:
+        if key in left_out:
             continue
         a, b = one[1].config.get(key), other[1].config.get(key)
         # A key that one file leaves out has a default here and there; shapes decide.
@@ -87,6 +100,36 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
         )
 
 
+def _stack_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
+    """Compare what layers are made of, wherever they stand."""
+    a, b = _parts(one[1], rows_too), _parts(other[1], rows_too)
+    heads = {one[1].layout.head, other[1].layout.head}
+    for (name, has), (absent, lacks) in (
+        ((one[0], a), (other[0], b)),
+        ((other[0], b), (one[0], a)),
+    ):
+        if missing := sorted(has.keys() - lacks.keys() - heads):
+            yield (
+                f"No layer of {absent!r} has {missing[0]!r}, which layers of {name!r} "
+                "have. Use models of one architecture."
+            )
+    if different := [n for n in a if n in b and a[n] != b[n]]:
+        n = different[0]
+        yield (
+            f"{len(different)} tensors of a layer differ in shape, for example {n!r}: "
+            f"{b[n]} in {other[0]!r}, {a[n]} in {one[0]!r}. Use models of one width."
+        )
+
+
+def _parts(model: Model, rows_too: bool) -> dict[str, list[list[int]]]:
+    """Return the shapes of every tensor by its name within its layer."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for name, shape in _shapes(model, rows_too).items():
+        place = model.places.get(name)
+        shapes.setdefault(place.suffix if place else name, set()).add(shape)
+    return {n: [list(shape) for shape in sorted(found)] for n, found in shapes.items()}
+
+
 def _shapes(model: Model, rows_too: bool) -> dict[str, tuple[int, ...]]:
     """Return shapes by name; of the vocabulary's matrices without rows if asked."""
     out = {name: info.shape for name, info in model.tensors.items()}
@@ -108,6 +151,18 @@ def _layer_problems(one: Named, other: Named) -> Iterator[str]:
             f"{theirs[i]} in {other[0]!r}, {ours[i]} in {one[0]!r}. Equal weights "
             "would compute something else."
         )
+
+
+def _type_problems(one: Named, other: Named) -> Iterator[str]:
+    ours = one[1].layer_types
+    for i, kind in enumerate(other[1].layer_types):
+        if not any(kind.fits(known) for known in ours):
+            known = "; ".join(sorted({str(known) for known in ours}))
+            yield (
+                f"Layer {i} of {other[0]!r} has {kind}, but {one[0]!r} has no such "
+                f"layers, only {known}: nothing could run it there."
+            )
+            return
 
 
 def _rope_problems(one: Named, other: Named) -> Iterator[str]:

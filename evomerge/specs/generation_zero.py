@@ -11,12 +11,13 @@ from typing import Any
 from evomerge.core.digest import Scalar
 from evomerge.core.presets import operator_named
 from evomerge.core.recipe import Nested, Recipe, contents
-from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace
+from evomerge.core.space import Axis, Blueprint, ChoiceAxis, IntAxis, SearchSpace
 from evomerge.core.whole import passthrough
 from evomerge.errors import SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.planner import PlannedSpace, Setting, plan_space
+from evomerge.specs.planned import PlannedSpace, Setting
+from evomerge.specs.planner import plan_space
 from evomerge.specs.recipes import load_recipe
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.space import SpaceSpec
@@ -41,7 +42,7 @@ class GenerationZero:
 
     spec: StudySpec
     setting: Setting
-    planned: PlannedSpace
+    planned: PlannedSpace[Blueprint]
     base_dir: Path | None
     recipes: Mapping[str, Recipe]
     mistakes: Mistakes
@@ -52,7 +53,7 @@ class GenerationZero:
         out: list[Baseline] = []
         if wanted.parents:
             out += [self._parent(name) for name in self._parents()]
-        if wanted.uniform and len(self.spec.space.experts) > 1:
+        if wanted.uniform and self._can_average():
             out += self._merges(UNIFORM, {"operator": ("linear",)}, "baselines.uniform")
         for i, rival in enumerate(wanted.others):
             out += self._rivals(rival, f"baselines.others.{i}")
@@ -68,6 +69,23 @@ class GenerationZero:
             )
         return tuple(out)
 
+    def _can_average(self) -> bool:
+        """Tell whether the experts have a plain average.
+
+        Where layers are only set on each other, experts may differ in depth; that is a
+        mistake only if their average is asked for.
+        """
+        experts = self.spec.space.experts
+        depths = {name: self.setting.depths.get(name) for name in experts}
+        if len(set(depths.values())) < 2:
+            return len(experts) > 1
+        if "uniform" in self.spec.baselines.model_fields_set:
+            self.mistakes.add(
+                "baselines.uniform",
+                f"expected experts of one depth to average, got {_told(depths)}.",
+            )
+        return False
+
     def _parents(self) -> list[str]:
         """Return every source: base, experts, then what is left, each once."""
         space = self.spec.space
@@ -77,9 +95,8 @@ class GenerationZero:
 
     def _parent(self, name: str) -> Baseline:
         setting = self.setting
-        recipe = passthrough(
-            name, setting.inputs[name], setting.n_layers, setting.dtype
-        )
+        depth = setting.depths.get(name, setting.n_layers)
+        recipe = passthrough(name, setting.inputs[name], depth, setting.dtype)
         return Baseline(name, recipe)
 
     def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:
@@ -128,10 +145,22 @@ class GenerationZero:
                 )
                 return []
         before = len(self.mistakes.found)
-        planned = plan_space(spec, self.setting, key, self.mistakes)
+        setting = self._merging(spec, key)
+        planned = plan_space(spec, setting, key, self.mistakes)
         if planned is None or len(self.mistakes.found) > before:
             return []
         return [Baseline(label, planned.blueprint.recipe({}))]
+
+    def _merging(self, spec: SpaceSpec, key: str) -> Setting:
+        """Return the setting for a merge of perhaps other sources than the space's."""
+        merged = [*spec.experts, *([] if spec.base is None else [spec.base])]
+        depths = {n: self.setting.depths[n] for n in merged if n in self.setting.depths}
+        if len(set(depths.values())) > 1:
+            self.mistakes.add(
+                f"{key}.experts", f"expected sources of one depth, got {_told(depths)}."
+            )
+        n_layers = next(iter(depths.values()), self.setting.n_layers)
+        return replace(self.setting, n_layers=n_layers)
 
     def _start(self, start: StartSpec, key: str) -> Baseline | None:
         known = self.recipes.get(start.name)
@@ -139,16 +168,22 @@ class GenerationZero:
             return Baseline(start.name, known)
         if start.recipe is not None:
             return self._from_file(start, start.recipe, f"{key}.recipe")
+        if self.planned.is_guess:
+            return self._usual(start)
         before = len(self.mistakes.found)
         point = point_of(self.planned.space, start.knobs, f"{key}.knobs", self.mistakes)
         if len(self.mistakes.found) > before:
             return None
         return Baseline(start.name, self.planned.blueprint.recipe(point), point)
 
+    def _usual(self, start: StartSpec) -> Baseline:
+        """Return a stand-in for a start that cannot be told yet."""
+        usual = self.planned.space.start()
+        return Baseline(start.name, self.planned.blueprint.recipe(usual))
+
     def _from_file(self, start: StartSpec, path: Path, key: str) -> Baseline | None:
         if self.base_dir is None:
-            usual = self.planned.space.start()
-            return Baseline(start.name, self.planned.blueprint.recipe(usual))
+            return self._usual(start)
         try:
             recipe, _ = load_recipe(self.base_dir / path.expanduser())
         except SpecError as error:
@@ -233,3 +268,7 @@ def _snap(axis: Axis, value: Scalar, key: str, mistakes: Mistakes) -> Scalar:
 
 def _text(value: Scalar) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _told(depths: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name!r} with {n} layers" for name, n in depths.items())

@@ -11,14 +11,14 @@ from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.presets import PRESETS, operator_named
-from evomerge.core.recipe import Input
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
 from evomerge.specs.guards import Guard, Never, guard, in_order
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.knobs import Draft, KnobWriter
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.space import SpaceSpec
+from evomerge.specs.planned import PlannedSpace, Setting
+from evomerge.specs.space import MergeSpec
 
 OPERATOR_AXIS = "operator"
 NORM_POLICY = "norm_policy"
@@ -26,37 +26,10 @@ EMBED_POLICY = "embed_policy"
 POLICIES = (NORM_POLICY, EMBED_POLICY)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a space is planned for.
-
-    Attributes:
-        inputs: Source name to what recipes call it.
-        n_layers: Layers of every source.
-        frame: The source that gives config and tokenizer.
-        dtype: Element type of merged weights.
-        seed: Seed of random operators.
-    """
-
-    inputs: Mapping[str, Input]
-    n_layers: int
-    frame: str
-    dtype: str
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSpace:
-    """A space and the way from its points to recipes."""
-
-    space: SearchSpace
-    blueprint: MergeBlueprint
-
-
 def plan_space(
-    spec: SpaceSpec, setting: Setting, key: str, mistakes: Mistakes
-) -> PlannedSpace | None:
-    """Plan a written space.
+    spec: MergeSpec, setting: Setting, key: str, mistakes: Mistakes
+) -> PlannedSpace[MergeBlueprint] | None:
+    """Plan a written merge.
 
     Args:
         spec: What was written, its experts filled in.
@@ -73,12 +46,12 @@ def plan_space(
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    spec: SpaceSpec
+    spec: MergeSpec
     setting: Setting
     key: str
     mistakes: Mistakes
 
-    def plan(self) -> PlannedSpace | None:
+    def plan(self) -> PlannedSpace[MergeBlueprint] | None:
         operators = self._operators()
         self._check_names(operators)
         if not operators or not self.spec.experts:

@@ -15,7 +15,8 @@ from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Name
 from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.planner import Setting, plan_space
+from evomerge.specs.planned import Setting
+from evomerge.specs.planner import plan_space
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import (
     common_layers,
@@ -25,14 +26,14 @@ from evomerge.specs.sources import (
     open_sources,
     refuse_misfits,
 )
-from evomerge.specs.space import SpaceSpec
+from evomerge.specs.space import MergeSpec
 from evomerge.specs.stacks import read_stack
 from evomerge.specs.study import Dtype
 from evomerge.specs.vocabulary import Vocabulary, check_source, settle
 from evomerge.specs.yamlfile import read_yaml
 
 
-class RecipeSpec(SpaceSpec):
+class RecipeSpec(MergeSpec):
     """The short form: a space with nothing open, and the folders it merges."""
 
     sources: dict[Name, str] = Field(
@@ -144,7 +145,8 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
         key="paths",
     )
     if not further:
-        refuse_misfits(models, mistakes, key="paths")
+        # Whether each slot's layers fit is seen when they are read.
+        refuse_misfits(models, mistakes, key="paths", same_depth=False)
     for name, model in models.items():
         wanted, found = contents(inputs[name]), contents(input_of(model))
         if not set(found) <= set(wanted):

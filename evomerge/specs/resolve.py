@@ -8,22 +8,24 @@ from pathlib import Path
 
 from evomerge.checkpoints import Model
 from evomerge.core.recipe import Checkpoint, Input, Recipe
-from evomerge.core.space import SearchSpace
+from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
+from evomerge.specs.filling import filled
+from evomerge.specs.flow_planner import plan_open_space
 from evomerge.specs.generation_zero import GenerationZero
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.measured import Measured, tasks_of
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.planner import PlannedSpace, Setting, plan_space
+from evomerge.specs.mixing import check_mixing, merged_sources
+from evomerge.specs.planned import PlannedSpace, Setting
 from evomerge.specs.resolved import Baseline, ResolvedStudy
-from evomerge.specs.sources import common_layers, dtype_of, open_sources
+from evomerge.specs.room import engine_of, facts_of
+from evomerge.specs.sources import common_layers, open_sources
 from evomerge.specs.stored import allowance_of, config_of
-from evomerge.specs.study import EngineSpec, StudySpec
+from evomerge.specs.study import StudySpec
 from evomerge.specs.vocabulary import check_source, settle
-
-MIB = 1 << 20
 
 Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
 """Lists what is wrong with a strategy, given the space and the number of objectives."""
@@ -92,7 +94,7 @@ def check_names(spec: StudySpec, mistakes: Mistakes) -> None:
 class _Parts:
     spec: StudySpec
     setting: Setting
-    planned: PlannedSpace
+    planned: PlannedSpace[Blueprint]
     measured: Measured
     baselines: tuple[Baseline, ...]
 
@@ -108,7 +110,7 @@ class _Resolver:
         self._around = around
         self._mistakes = mistakes
         self._models = models
-        self._spec = _filled(spec, models)
+        self._spec = filled(spec, models)
 
     def look(self) -> _Parts | None:
         """Put everything together and note every mistake."""
@@ -118,10 +120,11 @@ class _Resolver:
         measured = Measured(spec, self._mistakes)
         once = tuple(dict.fromkeys(spec.space.experts))
         space = spec.space.model_copy(update={"experts": once})
-        planned = plan_space(space, setting, "space", self._mistakes)
+        planned = plan_open_space(space, setting, "space", self._mistakes)
         baselines: tuple[Baseline, ...] = ()
         if planned is not None and not self._has_strange_sources():
-            self._check_strategy(planned, measured)
+            if not planned.is_guess:
+                self._check_strategy(planned, measured)
             zero = GenerationZero(
                 spec,
                 setting,
@@ -148,6 +151,7 @@ class _Resolver:
         if parts is None:
             raise SpecError(self._mistakes.found)
         spec, setting = parts.spec, parts.setting
+        engine = self._engine(parts)
         labels = [baseline.label for baseline in parts.baselines]
         constraints = parts.measured.constraints(spec, labels)
         tasks = tasks_of(spec)
@@ -160,7 +164,7 @@ class _Resolver:
             objectives=parts.measured.objectives,
             constraints=constraints,
             tasks=tasks,
-            engine=_engine(spec.engine, setting.dtype),
+            engine=engine,
             sources=self._models,
             inputs={name: setting.inputs[name] for name in self._models},
             frame=setting.frame,
@@ -188,14 +192,38 @@ class _Resolver:
             base=spec.space.base,
             frame=str(spec.frame),
             mistakes=self._mistakes,
+            same_depth=spec.space.flow is None,
         )
+        check_mixing(spec.space, self._models, str(spec.frame), self._mistakes)
+        merged = merged_sources(spec.space)
         return Setting(
             inputs=inputs,
-            n_layers=common_layers(self._models),
+            n_layers=common_layers(
+                {n: m for n, m in self._models.items() if n in merged} or self._models
+            ),
             frame=str(spec.frame),
             dtype=str(spec.dtype),
             seed=spec.seed,
+            depths={name: model.n_layers for name, model in self._models.items()},
         )
+
+    def _engine(self, parts: _Parts) -> EngineSettings:
+        """Return the engine's settings.
+
+        Raises:
+            SpecError: It cannot run the candidates.
+        """
+        spec, setting = parts.spec, parts.setting
+        facts = facts_of(
+            parts.planned.blueprint,
+            parts.baselines,
+            self._models,
+            frame=setting.frame,
+            dtype=spec.engine.dtype or setting.dtype,
+        )
+        engine = engine_of(spec.engine, facts, setting.dtype, self._mistakes)
+        self._mistakes.stop_if_any()
+        return engine
 
     def _named(self) -> list[tuple[str, str]]:
         """Return every place that names a source, with the name."""
@@ -226,7 +254,9 @@ class _Resolver:
                     f"expected each expert once, got {name!r} again.",
                 )
 
-    def _check_strategy(self, planned: PlannedSpace, measured: Measured) -> None:
+    def _check_strategy(
+        self, planned: PlannedSpace[Blueprint], measured: Measured
+    ) -> None:
         seen = f"{self._mistakes.file}: space"
         sound = not any(p.where.startswith(seen) for p in self._mistakes.found)
         if sound and not planned.space.axes:
@@ -249,24 +279,6 @@ def _strategy(spec: StudySpec) -> StrategySettings:
     return StrategySettings(written.kind, written.generation_size, written.options)
 
 
-def _filled(spec: StudySpec, models: Mapping[str, Model]) -> StudySpec:
-    """Fill in what follows from the sources: experts, frame and element types."""
-    space = spec.space
-    names = [name for name in sorted(spec.sources) if name != space.base]
-    experts = space.experts or tuple(names)
-    frame = spec.frame or space.base or (experts[0] if experts else names[0])
-    dtype = spec.dtype or dtype_of(models.get(frame))
-    engine = spec.engine.model_copy(update={"dtype": spec.engine.dtype or dtype})
-    return spec.model_copy(
-        update={
-            "space": space.model_copy(update={"experts": experts}),
-            "frame": frame,
-            "dtype": dtype,
-            "engine": engine,
-        }
-    )
-
-
 def _by_use(spec: StudySpec) -> list[str]:
     """Return the sources, those that are merged first."""
     return list(dict.fromkeys((*spec.space.experts, *sorted(spec.sources))))
@@ -276,14 +288,3 @@ def _probe(others: Sequence[str], inputs: Mapping[str, Input]) -> str | None:
     """Return which source the self-test swaps in: best one that is a folder as is."""
     plain = [name for name in others if isinstance(inputs[name], Checkpoint)]
     return next(iter((*plain, *others)), None)
-
-
-def _engine(spec: EngineSpec, dtype: str) -> EngineSettings:
-    return EngineSettings(
-        kind=spec.kind,
-        dtype=spec.dtype or dtype,
-        max_model_len=spec.max_model_len,
-        max_num_seqs=spec.max_num_seqs,
-        kv_cache_bytes=None if spec.kv_cache_mib is None else spec.kv_cache_mib * MIB,
-        options=spec.options,
-    )

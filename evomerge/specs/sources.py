@@ -200,26 +200,20 @@ def open_sources(
     return models
 
 
-def read_sources(
-    sources: Mapping[str, str], base_dir: Path, mistakes: Mistakes
-) -> dict[str, Model]:
-    """Read every model and compare them, in order of their names."""
-    models = open_sources(sources, base_dir, mistakes)
-    refuse_misfits(models, mistakes)
-    return models
-
-
 def refuse_misfits(
     models: Mapping[str, Model],
     mistakes: Mistakes,
     *,
     key: str = "sources",
     same_vocabulary: bool = True,
+    same_depth: bool = True,
 ) -> None:
     """Note every reason why models cannot be merged with each other."""
     if len(models) < 2:
         return
-    misfits = compatibility(models, same_vocabulary=same_vocabulary)
+    misfits = compatibility(
+        models, same_vocabulary=same_vocabulary, same_depth=same_depth
+    )
     if misfits:
         mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
 

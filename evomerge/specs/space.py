@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
 from evomerge.specs.base import Listed, Name, Positive, Spec, Value
+from evomerge.specs.flow import FlowSpec
 
 Ends = Literal["own", "nearest"]
 Policy = Literal["linear", "same", "base"]
@@ -147,8 +148,8 @@ KnobSpec = Annotated[
 """A knob: as above, or a mapping from expert to one of these."""
 
 
-class SpaceSpec(Spec):
-    """What is merged, and which choices are open."""
+class MergeSpec(Spec):
+    """What is merged, and how."""
 
     operator: Annotated[tuple[str, ...], Listed] = Field(
         min_length=1,
@@ -179,4 +180,19 @@ class SpaceSpec(Spec):
     embed_policy: Annotated[tuple[Policy, ...], Listed] = Field(
         default=(),
         description="The same for the embedding and the head.",
+    )
+
+
+class SpaceSpec(MergeSpec):
+    """What is merged, and which choices are open."""
+
+    operator: Annotated[tuple[str, ...], Listed] = Field(
+        default=(),
+        description="How the parents are merged; a list leaves the choice open. "
+        "Needed unless `flow` only has layers of the sources as they stand.",
+    )
+    flow: FlowSpec | None = Field(
+        default=None,
+        description="Which layers run, in which order, how strongly; the layers of "
+        "the frame in their order if not given.",
     )

@@ -26,7 +26,12 @@ from evomerge.specs.base import Name, Positive, Spec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import dtype_of, input_of, read_sources
+from evomerge.specs.sources import (
+    dtype_of,
+    input_of,
+    open_sources,
+    refuse_misfits,
+)
 from evomerge.specs.study import Dtype
 
 _OUTPUT = re.compile(r"(^|\.)(o_proj|down_proj|w2)(\.(weight|bias))?$")
@@ -155,7 +160,8 @@ def read_stack(
     mistakes.found += problems
     if spec is None:
         raise SpecError(mistakes.found)
-    models = read_sources(spec.sources, file.parent, mistakes)
+    models = open_sources(spec.sources, file.parent, mistakes)
+    refuse_misfits(models, mistakes, same_depth=False)
     for key, name in spec.stack.named:
         if name not in spec.sources:
             hint = did_you_mean(name, list(spec.sources))

@@ -20,7 +20,7 @@ from evomerge.specs.study import StudySpec
 
 VERSION = 1
 """Version of the stored form."""
-PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options")
+PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options", "profile", "slots")
 """Settings of the engine that may change on resume."""
 
 

@@ -128,6 +128,17 @@ class EngineSpec(Spec):
     kv_cache_mib: Positive | None = Field(
         default=None, description="Memory for the key-value cache, in MiB."
     )
+    profile: Literal["auto", "weights", "slots", "pool"] = Field(
+        default="auto",
+        description="`weights` runs the frame's layers in their order; `slots` runs "
+        "any stack of layers, and `pool` too, keeping every layer that is ever asked "
+        "for. `auto` is what the space needs.",
+    )
+    slots: Positive | None = Field(
+        default=None,
+        description="Most layers of a stack that the engine has room for; as many as "
+        "the space needs if not given.",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the engine."
     )

@@ -76,6 +76,7 @@ def settle(
     base: str | None,
     frame: str,
     mistakes: Mistakes,
+    same_depth: bool = True,
 ) -> dict[str, Input]:
     """Compare models, and return what recipes call each of them.
 
@@ -85,11 +86,18 @@ def settle(
         base: Name of the base, if there is one.
         frame: Name of the frame.
         mistakes: Where to note what is wrong.
+        same_depth: Layers are merged one by one; False where they are only set on each
+            other, in the frame.
     """
     plain: dict[str, Input] = {name: input_of(model) for name, model in models.items()}
     plan = _plan(models, wanted, base, frame)
     is_free = wanted is not None or plan is not None
-    refuse_misfits(models, mistakes, same_vocabulary=not is_free)
+    compared = dict(models)
+    if not same_depth and frame in models:
+        compared = {frame: models[frame], **models}
+    refuse_misfits(
+        compared, mistakes, same_vocabulary=not is_free, same_depth=same_depth
+    )
     if plan is None or mistakes.found:
         return plain
     try:

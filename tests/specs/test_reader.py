@@ -30,7 +30,8 @@ def test_every_shipped_evaluator_loads(file: Path) -> None:
 
 def test_the_demo_searches_24_weights() -> None:
     from evomerge.specs.mistakes import Mistakes
-    from evomerge.specs.planner import Setting, plan_space
+    from evomerge.specs.planned import Setting
+    from evomerge.specs.planner import plan_space
 
     spec = load_study(ROOT / "search_spaces" / "demo.yaml")
     prints = {name: name for name in spec.sources}

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from evomerge.core.blueprint import MergeBlueprint, Term, read
 from evomerge.core.flow.scales import Matrix, Sites
-from evomerge.core.flow.stock import Step
+from evomerge.core.flow.stock import Step, Stock
 from evomerge.core.recipe import Input, Recipe, Slot
 from evomerge.core.stacks import copied
 from evomerge.core.trial import Point
@@ -25,6 +25,10 @@ MERGE = "merge"
 
 class Flow(Protocol):
     """A kind of data flow: which layers run, in which order, how strongly."""
+
+    @property
+    def stock(self) -> Stock:
+        """The layers at hand, and how many may run."""
 
     @property
     def strands(self) -> tuple[Sites, ...]:

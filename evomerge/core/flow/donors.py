@@ -1,6 +1,6 @@
 """Donors: the depth stays, and every layer is taken from one source or another.
 
-A layer shuffle with the draw left to the search (docs/methods.md, "Layer shuffle").
+A layer shuffle with the draw left to the search.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Edits: the first source, with a few layers skipped, repeated, swapped or inserted.
 
-For small budgets: a stack is near one that is known to work (docs/methods.md, "Data
+For small budgets: a stack is near one that is known to work (docs/study-files.md, "Data
 flow"). Every edit speaks of the layers of the first source as they were, so edits can
 be put together in any order, and two of them may cancel.
 """

@@ -3,7 +3,7 @@
 A scale is positive and searched on its logarithm: RMS norms ignore the size of the
 hidden state, so a scale says how much of what was computed before counts beside what
 the layer adds, and it can be folded into the weights of an ordinary model
-(docs/methods.md, "Data flow").
+(docs/study-files.md, "Data flow").
 """
 
 from __future__ import annotations

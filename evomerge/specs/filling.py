@@ -1,0 +1,42 @@
+"""What a study leaves out and its sources answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from evomerge.checkpoints import Model
+from evomerge.core.flow.blueprint import MERGE
+from evomerge.specs.sources import dtype_of
+from evomerge.specs.space import SpaceSpec
+from evomerge.specs.study import StudySpec
+
+
+def filled(spec: StudySpec, models: Mapping[str, Model]) -> StudySpec:
+    """Fill in what follows from the sources: experts, frame and element types."""
+    space = spec.space
+    names = [name for name in sorted(spec.sources) if name != space.base]
+    experts = space.experts or tuple(names)
+    space = space.model_copy(update={"experts": experts})
+    if space.flow is not None:
+        merges = (MERGE,) if space.operator else ()
+        sources = space.flow.sources or (*merges, *experts)
+        flow = space.flow.model_copy(update={"sources": sources})
+        space = space.model_copy(update={"flow": flow})
+    frame = spec.frame or _frame(space, spec.sources) or names[0]
+    dtype = spec.dtype or dtype_of(models.get(frame))
+    engine = spec.engine.model_copy(update={"dtype": spec.engine.dtype or dtype})
+    return spec.model_copy(
+        update={"space": space, "frame": frame, "dtype": dtype, "engine": engine}
+    )
+
+
+def _frame(space: SpaceSpec, known: Collection[str]) -> str | None:
+    """Return whose config and tokenizer suit a space best.
+
+    A stack begins and ends with the first source of its layers; a merge is near its
+    base.
+    """
+    first = space.flow.sources[:1] if space.flow is not None else ()
+    if first and first[0] != MERGE and first[0] in known:
+        return first[0]
+    return space.base or next(iter(space.experts), None)
