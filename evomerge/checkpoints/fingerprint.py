@@ -1,6 +1,7 @@
 """Content fingerprints: a model's name wherever it lies.
 
-Every byte is hashed. A file that was hashed before is recognised by path, size,
+Every byte is hashed, by SHA-256: hubs list their files by it, and processors have
+instructions for it. A file that was hashed before is recognised by path, size,
 modification time and inode, within the process and, where a cache folder is given,
 between processes. The memo can be deleted at any time.
 """
@@ -94,9 +95,7 @@ def _key(file: Path) -> str:
 def _hash(file: Path, key: str) -> str:
     try:
         with file.open("rb") as stream:
-            found = hashlib.file_digest(
-                stream, lambda: hashlib.blake2b(digest_size=16)
-            ).hexdigest()
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
     if _key(file) != key:
@@ -112,7 +111,7 @@ def _load(cache_dir: Path) -> dict[str, str]:
         return {}
     if not isinstance(data, dict):
         return {}
-    return {k: v for k, v in data.items() if isinstance(v, str) and len(v) == 32}
+    return {k: v for k, v in data.items() if isinstance(v, str) and len(v) == 64}
 
 
 def _save(cache_dir: Path, fresh: dict[str, str]) -> None:

@@ -167,54 +167,37 @@ def find_ties(x, base, table, wanted, places):
 
 
 @compiled
-def _sort_by_digit(pairs, spare, counts, digit):
-    """Sort keys, in the high halves of pairs, by 8 of their bits; stable.
+def pair_rows(x, base, start, pairs):
+    """Pair the size of each entry, in the high half, with its place in the row.
 
-    ``counts`` says how many have each value. Returns whether ``spare`` has the result.
-    """
-    shift = np.uint64(32 + 8 * digit)
-    if counts[np.int64((pairs[0] >> shift) & np.uint64(0xFF))] == len(pairs):
-        return False  # all are alike here
-    place = 0
-    for value in range(256):
-        number = counts[value]
-        counts[value] = place
-        place += number
-    for i in range(len(pairs)):
-        mine = np.int64((pairs[i] >> shift) & np.uint64(0xFF))
-        spare[counts[mine]] = pairs[i]
-        counts[mine] += 1
-    return True
-
-
-@compiled
-def rank_rows(x, base, row, low, high, ranks):
-    """Write each entry's rank in its row: 0 for the smallest, equals last first.
+    Places count from the row's end: of equals, those that come last are smallest.
 
     Args:
         x: The input, flat.
         base: Of its length, or None.
-        row: Entries a row, at most 65536.
-        low: First row.
-        high: End.
-        ranks: uint16, flat: the result.
+        start: Where the first row begins.
+        pairs: uint64, shape ``(rows, row)``: the result.
     """
+    rows, row = pairs.shape
     bits = np.empty(row, np.uint32)
-    pairs, spare = np.empty(row, np.uint64), np.empty(row, np.uint64)
-    counts = np.empty((4, 256), np.int64)
-    for r in range(low, high):
-        _keys(x, base, r * row, bits)
-        counts[:] = 0
-        # Equals rank by place, the first highest: sort from the last entry on.
+    for r in range(rows):
+        _keys(x, base, start + r * row, bits)
+        mine = pairs[r]
         for i in range(row):
-            place = row - 1 - i
-            key = bits[place]
-            pairs[i] = (np.uint64(key) << np.uint64(32)) | np.uint64(place)
-            for digit in range(4):
-                counts[digit, (key >> np.uint32(8 * digit)) & np.uint32(0xFF)] += 1
-        for digit in range(4):
-            if _sort_by_digit(pairs, spare, counts[digit], digit):
-                pairs, spare = spare, pairs
-        out = ranks[r * row : (r + 1) * row]
+            mine[i] = (np.uint64(bits[i]) << np.uint64(32)) | np.uint64(row - 1 - i)
+
+
+@compiled
+def spread_ranks(pairs, ranks):
+    """Write each entry's rank in its row from pairs in ascending order.
+
+    Args:
+        pairs: uint64, shape ``(rows, row)``, as of :func:`pair_rows`, rows sorted.
+        ranks: uint16, flat: the result, 0 for the smallest.
+    """
+    rows, row = pairs.shape
+    for r in range(rows):
+        mine, out = pairs[r], ranks[r * row : (r + 1) * row]
         for i in range(row):
-            out[np.int64(pairs[i] & np.uint64(0xFFFFFFFF))] = np.uint16(i)
+            from_end = np.int64(mine[i] & np.uint64(0xFFFFFFFF))
+            out[row - 1 - from_end] = np.uint16(i)

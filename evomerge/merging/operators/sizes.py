@@ -273,14 +273,21 @@ def _arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
 
 
 def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
-    from evomerge.merging.kernels.orders import rank_rows
+    from evomerge.merging.kernels.orders import pair_rows, spread_ranks
 
     x, base = _arrays(deltas, index)
     out = np.empty(deltas.n, dtype=np.uint16)
+    at_once = max((1 << 15) // row, 1)  # rows whose pairs stay in the cache
 
     def loop(low: int, high: int) -> int:
-        rank_rows(x, base, row, low, high, out)
+        space = np.empty((min(at_once, high - low), row), dtype=np.uint64)
+        for first in range(low, high, at_once):
+            end = min(first + at_once, high)
+            pairs = space[: end - first]
+            pair_rows(x, base, first * row, pairs)
+            pairs.sort(axis=1)
+            spread_ranks(pairs, out[first * row : end * row])
         return 0
 
-    in_parts(loop, deltas.n // row, multiple_of=1, least=max((1 << 15) // row, 1))
+    in_parts(loop, deltas.n // row, multiple_of=1, least=at_once)
     return torch.from_numpy(out)
