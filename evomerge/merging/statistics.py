@@ -28,6 +28,7 @@ from evomerge.merging.operators.memo import Memo, Value
 from evomerge.merging.operators.order import Cut
 from evomerge.merging.operators.sizes import Cuts
 from evomerge.merging.operators.spectral import Svd
+from evomerge.merging.operators.variances import Selections
 
 FOLDER = "statistics"
 RAM_BYTES = 512 << 20
@@ -36,9 +37,14 @@ _VERSION = 1
 """Part of every name: raise it when what is computed changes."""
 _SPARE = 4
 """A value is only written if the disk has this many times its size left, and 1 GB."""
-_FORMS: Mapping[str, type] = {form.__name__: form for form in (Cut, Cuts, Shared, Svd)}
+_FORMS: Mapping[str, type] = {
+    form.__name__: form for form in (Cut, Cuts, Selections, Shared, Svd)
+}
 
-_LASTING = ("sizes", "ranks", "dot products", "mean cosine", "svd", "shared", "core")
+_LASTING = (
+    *("sizes", "ranks", "variances", "dot products", "mean cosine"),
+    *("svd", "shared", "core"),
+)
 """Kinds that serve every candidate; others hold for one value of a knob."""
 
 

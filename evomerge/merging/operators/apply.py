@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -11,7 +12,6 @@ from evomerge.core.recipe import Operation
 from evomerge.core.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
-from evomerge.merging.operators.consensus import Election
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.della import della, della_linear
 from evomerge.merging.operators.emr import emr
@@ -19,12 +19,7 @@ from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
 from evomerge.merging.operators.knots import core_space, knots
-from evomerge.merging.operators.linear import (
-    Sum,
-    bcwi,
-    linear,
-    task_arithmetic,
-)
+from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
 from evomerge.merging.operators.magmax import magmax
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.model_stock import model_stock
@@ -39,7 +34,18 @@ from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
 from evomerge.merging.operators.wudi import wudi
 
-Merge = torch.Tensor | Sum | Election
+
+class Decided(Protocol):
+    """A merge that is decided and not carried out yet."""
+
+    def into(self, out: torch.Tensor) -> bool:
+        """Write the result; return whether every number is known to be finite."""
+
+    def fresh(self) -> torch.Tensor:
+        """Return the result as a new fp32 tensor."""
+
+
+Merge = torch.Tensor | Decided
 """A fresh fp32 tensor, or what it takes to write one anywhere."""
 
 Arithmetic = Callable[

@@ -1,0 +1,241 @@
+"""Averages of those who agree, where the inputs vary most, compiled.
+
+The steps, and their order, are those of ``operators.sce`` and ``operators.consensus``:
+the bits are the same. Inputs come as tuples, which the overloads below unfold.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from evomerge.merging.kernels.coins import windows
+from evomerge.merging.kernels.numbers import (
+    BLOCK,
+    NO,
+    ONE,
+    YES,
+    ZERO,
+    compiled,
+    load,
+    size_bits,
+    store,
+    u32,
+)
+
+
+def wide_sum(xs, i, z):
+    """Return the sum of the differences in fp64, first to last."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(wide_sum)
+def _wide_sum_of(xs, i, z):
+    if len(xs) == 1:
+        return lambda xs, i, z: np.float64(load(xs[0], i) - z)
+    return lambda xs, i, z: wide_sum(xs[:-1], i, z) + np.float64(load(xs[-1], i) - z)
+
+
+def squares(xs, i, z, mean):
+    """Return the sum of the squared distances from the mean, first to last."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(squares)
+def _squares_of(xs, i, z, mean):
+    if len(xs) == 0:
+        return lambda xs, i, z, mean: np.float64(0.0)
+
+    def more(xs, i, z, mean):
+        apart = np.float64(load(xs[-1], i) - z) - mean
+        return squares(xs[:-1], i, z, mean) + apart * apart
+
+    return more
+
+
+@compiled
+def _mark(xs, base, edge, kept):
+    """Write 1.0 where the squared distances sum to an edge or more, else 0.0."""
+    for i in range(len(kept)):
+        z = load(base, i)
+        mean = wide_sum(xs, i, z) / np.float64(len(xs))
+        kept[i] = ONE if squares(xs, i, z, mean) >= edge else ZERO
+
+
+def _times(values, factor):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_times)
+def _times_of(values, factor):
+    if len(values) == 0:
+        return lambda values, factor: ()
+    return lambda values, factor: (values[0] * factor, *_times(values[1:], factor))
+
+
+def _left(xs, i, z, kept):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_left)
+def _left_of(xs, i, z, kept):
+    """Return each input's difference where the entry is kept, as a tuple."""
+    if len(xs) == 0:
+        return lambda xs, i, z, kept: ()
+    if isinstance(kept, types.NoneType):
+        return lambda xs, i, z, kept: (load(xs[0], i) - z, *_left(xs[1:], i, z, kept))
+
+    def more(xs, i, z, kept):
+        # Times zero, so that what is no number stays none.
+        return ((load(xs[0], i) - z) * kept[i], *_left(xs[1:], i, z, kept))
+
+    return more
+
+
+def _plain(values):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_plain)
+def _plain_of(values):
+    """Return the sum, first to last."""
+    if len(values) == 1:
+        return lambda values: values[0]
+    return lambda values: _plain(values[:-1]) + values[-1]
+
+
+def _agreeing(values, weights, sign):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_agreeing)
+def _agreeing_of(values, weights, sign):
+    """Return the sums over those who agree of weighted values and of weights."""
+    if len(values) == 0:
+        return lambda values, weights, sign: (ZERO, ZERO)
+
+    def more(values, weights, sign):
+        total, under = _agreeing(values[:-1], weights[:-1], sign)
+        value = values[-1] * weights[-1] * sign
+        mine = weights[-1] if value > ZERO else ZERO
+        # Not a choice by size: what is no number must stay none.
+        return total + (ZERO if value < ZERO else value), under + mine
+
+    return more
+
+
+def _apart(values, first):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_apart)
+def _apart_of(values, first):
+    """Return the sums of distances from the first value, and of their squares."""
+    if len(values) == 0:
+        return lambda values, first: (ZERO, ZERO)
+
+    def more(values, first):
+        total, squared = _apart(values[:-1], first)
+        apart = values[-1] - first
+        return total + apart, squared + apart * apart
+
+    return more
+
+
+@compiled
+def _guess(deltas, bounds):
+    """Tell in fp32 whether squared distances reach an edge, and whether that is sure.
+
+    The rounding of differences from one value, unlike that of those from a mean, stays
+    small beside their squares.
+    """
+    low, middle, high = bounds
+    total, squared = _apart(deltas[1:], deltas[0])
+    spread = squared - total * total * (ONE / np.float32(len(deltas)))
+    kept = ONE if spread >= middle else ZERO
+    # So that what is no number is not sure.
+    unsure = NO if (spread <= low) | (spread >= high) else YES
+    return kept, unsure
+
+
+@compiled
+def _merged(left, weights, scale):
+    """Return the scaled mean of those who agree."""
+    sign = ONE if _plain(left) >= ZERO else -ONE
+    total, under = _agreeing(left, weights, sign)
+    divisor = under if under != ZERO else ONE
+    return total / divisor * sign * scale
+
+
+@compiled
+def _average(arrays, weights, scale, kept):
+    xs, base, out = arrays
+    most = NO
+    for i in range(len(out)):
+        z = load(base, i)
+        value = _merged(_left(xs, i, z, kept), weights, scale) + z
+        store(out, i, value)
+        most = max(most, size_bits(value))
+    return most
+
+
+@compiled
+def _average_guessed(arrays, weights, scale, bounds):
+    """As ``_average``; return also not zero if of an entry nothing is sure."""
+    xs, base, out = arrays
+    most, unsure = NO, NO
+    for i in range(len(out)):
+        z = load(base, i)
+        deltas = _left(xs, i, z, None)
+        kept, doubt = _guess(deltas, bounds)
+        unsure = u32(unsure | doubt)
+        value = _merged(_times(deltas, kept), weights, scale) + z
+        store(out, i, value)
+        most = max(most, size_bits(value))
+    return most, unsure
+
+
+@compiled
+def average(arrays, weights, scale):
+    """Write ``base + scale * (weighted mean of the differences of the common sign)``.
+
+    Args:
+        arrays: Inputs, a tuple; base; and result.
+        weights: fp32, one per input, none below zero.
+        scale: fp32.
+
+    Returns:
+        The bits of the largest size written.
+    """
+    return _average(arrays, weights, scale, None)
+
+
+@compiled
+def average_where(arrays, weights, scale, edge, bounds):
+    """As ``average``, of the entries whose squared distances sum to an edge or more.
+
+    Args:
+        arrays: As for ``average``, like what follows.
+        weights: One per input.
+        scale: On the mean.
+        edge: fp64.
+        bounds: fp32: up to where a sum in fp32 is surely below the edge; the edge; and
+            from where it is surely above.
+
+    Returns:
+        The bits of the largest size written.
+    """
+    n = len(arrays[2])
+    most = NO
+    flags = np.empty(BLOCK, np.float32)
+    for low in range(0, n, BLOCK):
+        high = min(low + BLOCK, n)
+        part = windows(arrays, low, high)
+        found, unsure = _average_guessed(part, weights, scale, bounds)
+        if unsure:
+            kept = flags[: high - low]
+            _mark(part[0], part[1], edge, kept)
+            found = _average(part, weights, scale, kept)
+        most = max(most, found)
+    return most

@@ -1,0 +1,77 @@
+"""Merges that look at every entry by itself, in one compiled pass, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.onepass import as_array
+from evomerge.merging.operators.parts import in_parts
+
+_BLOCK = 2048
+"""Parts begin at multiples of it."""
+_PART = 1 << 17
+"""Fewest entries that are worth a thread of their own."""
+
+Array = npt.NDArray[Any]
+Part = tuple[tuple[Array, ...], Array | None, Array]
+"""A part of the inputs, of the base, and of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """The tensors of one merge, flat, as compiled code knows them.
+
+    Attributes:
+        inputs: One per input.
+        base: What they differ from, if anything.
+        out: The result.
+    """
+
+    inputs: tuple[Array, ...]
+    base: Array | None
+    out: Array
+
+    @classmethod
+    def of(cls, deltas: Deltas, out: torch.Tensor) -> Arrays:
+        """Return the arrays of a merge that compiled code can do."""
+        start = deltas.start()
+        return cls(
+            tuple(as_array(tensor) for tensor in deltas.tensors()),
+            None if start is None else as_array(start),
+            as_array(out),
+        )
+
+    def part(self, low: int, high: int) -> Part:
+        """Return a part of every array."""
+        inputs = tuple(array[low:high] for array in self.inputs)
+        base = None if self.base is None else self.base[low:high]
+        return inputs, base, self.out[low:high]
+
+    def are_finite(self, merge: Callable[[Part, int], int], split: int = 0) -> bool:
+        """Merge part by part, on several threads.
+
+        Args:
+            merge: Called with a part and its first entry, from several threads at once;
+                returns the bits of the largest size it wrote.
+            split: An entry that a part begins with.
+
+        Returns:
+            Whether everything that was written is finite.
+        """
+        from evomerge.merging.kernels.numbers import overflow
+
+        limit = overflow(self.out.dtype)
+
+        def loop(low: int, high: int) -> int:
+            edges = sorted({low, min(max(split, low), high), high})
+            parts = (merge(self.part(*ends), ends[0]) for ends in pairwise(edges))
+            return max(parts) >= limit
+
+        return in_parts(loop, len(self.out), multiple_of=_BLOCK, least=_PART)
