@@ -61,7 +61,7 @@ def export(
     """
     from evomerge import api
     from evomerge.cli.tables import print_json
-    from evomerge.cli.verdicts import print_rivals
+    from evomerge.cli.verdicts import print_costs, print_rivals
 
     wanted = api.Export(trial, out, is_scored, replace, int(shard_gb * _GIGA))
     with _progress("writing") as progress:
@@ -71,6 +71,7 @@ def export(
         return
     if done.rivals:
         print_rivals(done)
+    print_costs(done)
     click.echo(f"Trial {done.trial} of {name} is in {done.path}. Try it:")
     click.echo(f"  {done.command}")
 

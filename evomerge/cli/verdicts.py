@@ -34,6 +34,22 @@ def print_rivals(done: Exported) -> None:
     )
 
 
+def print_costs(done: Exported) -> None:
+    """Print what the export and its rivals cost to run, if that differs."""
+    kinds = {(row.layers, row.parameters, row.flops) for row in done.costs}
+    timed = any(row.tokens_per_second is not None for row in done.costs)
+    if len(kinds) == 1 and not timed:
+        return
+    print_table(
+        "what it costs to run (FLOPs for a token that looks at 1024)",
+        ("", "layers", "parameters", "FLOPs per token", "tokens per second"),
+        [
+            (row.label, row.layers, row.parameters, row.flops, row.tokens_per_second)
+            for row in done.costs
+        ],
+    )
+
+
 def _headings(measures: list[str]) -> list[str]:
     """Name the columns by task alone where all measure the same."""
     parts = [measure.split("/", 1) for measure in measures]

@@ -332,3 +332,25 @@ def test_a_family_that_lets_no_factor_through_is_refused_with_the_reason(
 
 def test_a_stored_model_tells_that_scales_fold(folders: Path) -> None:
     assert unfoldable(read_model(folders / "gemma2" / "a")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2"])
+def test_folded_weights_lose_no_more_digits_than_others(
+    tmp_path: Path, family: str, dtype: str
+) -> None:
+    prints = parents(tmp_path, family)
+
+    def lost(scales: Sequence[float], name: str) -> float:
+        with opened(tmp_path, prints) as sources:
+            exact, rounded = (
+                logits(loaded(write_model(recipe, sources, tmp_path / out).path))
+                for recipe, out in (
+                    (stacked(prints, scales), name),
+                    (stacked(prints, scales, dtype), f"{name} rounded"),
+                )
+            )
+        return float((exact - rounded).abs().mean() / exact.abs().mean())
+
+    assert 0 < lost(SCALES, "scaled") < 1.5 * lost((1.0,) * 7, "plain")
