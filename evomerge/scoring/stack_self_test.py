@@ -44,13 +44,14 @@ def run_stack_self_test(
     """Swap stacks in, comparing them with a cold load and with each other.
 
     Args:
-        engine: Freshly started; it holds the frame again afterwards.
+        engine: Of the stack profile; it holds the frame afterwards.
         setup: Names the frame, the probe and the folder for kept measurements.
         cold_probe: Called where no kept measurement fits.
 
     Raises:
         SelfTestError: Something differs; the message names what, and by how much.
     """
+    engine.swap(home(setup))
     frame = Probe.take(engine)
     cold = kept_stack_probe(engine.facts, setup, cold_probe)
     stack = trial_stack(setup)
