@@ -7,16 +7,18 @@ import torch
 from evomerge.checkpoints import Piece
 
 
-def cut(tensor: torch.Tensor, piece: Piece) -> torch.Tensor:
+def cut(tensor: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     """Return a piece as the split model would store it; a copy only where it must be.
 
     Args:
         tensor: As stored: [rows, columns], [rows], or with the experts in front.
-        piece: What to take.
+        piece: What to take; None for the tensor as it is.
 
     Returns:
         [out, in] or [out], contiguous.
     """
+    if piece is None:
+        return tensor
     window = _window(tensor, piece)
     return window.flatten(0, 1).contiguous()
 

@@ -6,14 +6,14 @@ tensor: an engine is not left half overwritten by a mistake in a recipe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece, restacked
+from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece
 from evomerge.checkpoints.foldable import Fold
 from evomerge.core.digest import digest
 from evomerge.core.recipe import (
@@ -26,14 +26,17 @@ from evomerge.core.recipe import (
     Slot,
 )
 from evomerge.core.settings import resolve
-from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.errors import CandidateError
 from evomerge.merging.adapters import open_adapted
+from evomerge.merging.configuration import rewritten
 from evomerge.merging.fitting import Feed
 from evomerge.merging.folding import fold_into, recipe_folds
 from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
+from evomerge.merging.model_shares import Member, ModelShares
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.model_sizes import InModel, trims_model
 from evomerge.merging.sources import Sources, Space, is_finite
 from evomerge.merging.statistics import Scoped
 from evomerge.merging.vocabulary import open_transformed
@@ -67,9 +70,11 @@ class Merged:
         self._contents = {
             name: digest(source.to_json()) for name, source in recipe.inputs
         }
-        self._statistics = sources.statistics
-        self._device = sources.device
-        self._fresh = sources.fresh
+        self._sources = sources
+        # What is merged on the fly is another one for the next candidate.
+        self._passing = {n for n, one in recipe.inputs if isinstance(one, Nested)}
+        lasting = NOTHING_KEPT if self._passing else sources.statistics
+        self._shares = ModelShares(self._members, lasting)
         self.tied = self._is_tied()
         self.layout = self._names()
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
@@ -80,7 +85,8 @@ class Merged:
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
         self._check_operations()
-        self._config = self._rewritten()
+        frame, stack = self._views[recipe.frame].config, self._stack()
+        self._config = rewritten(frame, stack, tied=self.tied, dtype=recipe.dtype)
         self._folds: Mapping[tuple[Where, str], Fold] = {}
         if not scaled:
             self._folds = recipe_folds(recipe, self._config, self._sections)
@@ -105,7 +111,7 @@ class Merged:
 
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Merge a tensor into new memory; as :meth:`merge`."""
-        return self.merge(where, name, self._fresh)
+        return self.merge(where, name, self._sources.fresh)
 
     def merge(self, where: Where, name: str, space: Space) -> torch.Tensor:
         """Merge a tensor.
@@ -132,11 +138,15 @@ class Merged:
         # A nested input is merged when it is read: once, not for every piece.
         @cache
         def read(source: str) -> torch.Tensor:
-            return self._read(where, name, source).to(self._device)
+            return self._read(where, name, source).to(self._sources.device)
 
         out = space(part.shape, dtype=self._dtype)
         fold = self._folds.get((where, name))
-        wide = out if fold is None else self._fresh(part.shape, dtype=torch.float32)
+        wide = (
+            out
+            if fold is None
+            else self._sources.fresh(part.shape, dtype=torch.float32)
+        )
         is_known = fold is None
         for piece in part.pieces or (None,):
             is_known &= self._merge_piece(where, name, piece, read, wide)
@@ -157,11 +167,8 @@ class Merged:
         """Merge a tensor, or its piece; tell whether it is known to be finite."""
         operation = self._operation(where, name, piece)
 
-        def take(source: str) -> torch.Tensor:
-            return read(source) if piece is None else cut(read(source), piece)
-
-        tensors = [take(source) for source in operation.inputs]
-        base = None if operation.base is None else take(operation.base)
+        tensors = [cut(read(source), piece) for source in operation.inputs]
+        base = None if operation.base is None else cut(read(operation.base), piece)
         key = self._key(where, name, piece, operation)
         memo = self._memo(where, name, piece, operation)
         if piece is None:
@@ -173,17 +180,38 @@ class Merged:
         self, where: Where, name: str, piece: Piece | None, operation: Operation
     ) -> Memo:
         """Return what is kept of an operation's inputs, by what they hold."""
-        feed, names = self._feeds[where], operation.reads
-        # What is merged on the fly is another one for the next candidate.
-        passing = any(isinstance(self.recipe.input(one), Nested) for one in names)
-        if passing or self._statistics is NOTHING_KEPT:
-            return NOTHING_KEPT
+        names, memo = operation.reads, self._sources.statistics
+        if memo is not NOTHING_KEPT:
+            holds = partial(self._holds, where, name, piece)
+            memo = Scoped(memo, {one: holds(one) for one in names})
+        if not self._passing.isdisjoint(names):
+            memo = NOTHING_KEPT
+        if trims_model(operation) and isinstance(where, int):
+            member = self._member(where, name, piece)
+            return InModel(memo, partial(self._shares.share, operation, member))
+        return memo
+
+    def _holds(self, where: Where, name: str, piece: Piece | None, source: str) -> str:
+        """Name what an input holds in a tensor, or in its piece."""
         part = "" if piece is None else piece.name
-        identities = {
-            one: f"{self._contents[one]} {feed.place(one)} {name} {part}"
-            for one in names
-        }
-        return Scoped(self._statistics, identities)
+        place = self._feeds[where].place(source)
+        return f"{self._contents[source]} {place} {name} {part}"
+
+    def _members(self) -> Iterator[tuple[Operation, Member]]:
+        """Find what is trimmed as one: tensors of layers, but no embedding."""
+        for where in range(self.n_layers):
+            for name, piece in self._merged_pieces(where):
+                operation = self._operation(where, name, piece)
+                if trims_model(operation):
+                    yield operation, self._member(where, name, piece)
+
+    def _member(self, where: int, name: str, piece: Piece | None) -> Member:
+        def read(source: str) -> torch.Tensor:
+            return cut(self._read(where, name, source).to(self._sources.device), piece)
+
+        whole = torch.empty(self._sections[where][name].shape, device="meta")
+        n_entries = cut(whole, piece).numel()
+        return Member(n_entries, partial(self._holds, where, name, piece), read)
 
     def _read(self, where: Where, name: str, source: str) -> torch.Tensor:
         view = self._views[source]
@@ -226,25 +254,9 @@ class Merged:
 
     def _stack(self) -> list[tuple[dict[str, Any], int, LayerType]]:
         """Return whose configuration, index and type each layer of the merge has."""
-        out = []
-        for index, slot in enumerate(self.recipe.slots):
-            feed = self._feeds[index]
-            layer = slot.layer_of(feed.like)
-            out.append((feed.view.config, layer, feed.view.layer_types[layer]))
-        return out
-
-    def _rewritten(self) -> dict[str, Any]:
-        try:
-            config = restacked(self._views[self.recipe.frame].config, self._stack())
-        except CheckpointError as error:
-            raise RecipeError(str(error)) from error
-        config["tie_word_embeddings"] = self.tied
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = (
-            self.recipe.dtype
-        )
-        # Code of its own does not travel with the weights.
-        config.pop("auto_map", None)
-        return config
+        feeds = [self._feeds[index] for index in range(self.n_layers)]
+        picks = [(feed.view, feed.slot.layer_of(feed.like)) for feed in feeds]
+        return [(view.config, i, view.layer_types[i]) for view, i in picks]
 
     def _merge_section(self, where: Where) -> dict[str, Part]:
         feed = self._feeds[where]
@@ -258,11 +270,14 @@ class Merged:
         return parts
 
     def _check_operations(self) -> None:
-        for where, parts in self._sections.items():
-            for name, part in parts.items():
-                if part.role != BUFFER:
-                    for piece in part.pieces or (None,):
-                        resolve(self._operation(where, name, piece))
+        for where in self._sections:
+            for name, piece in self._merged_pieces(where):
+                resolve(self._operation(where, name, piece))
+
+    def _merged_pieces(self, where: Where) -> Iterator[tuple[str, Piece | None]]:
+        for name, part in self._sections[where].items():
+            if part.role != BUFFER:
+                yield from ((name, piece) for piece in part.pieces or (None,))
 
     def _explain(self, where: Where, name: str, merged: torch.Tensor) -> str:
         bad = int((~torch.isfinite(merged)).sum())

@@ -28,6 +28,13 @@ GAMMA = Knob(
     lowest=0.0,
     highest=1.0,
 )
+SCOPE = Knob(
+    "scope",
+    "choice",
+    "tensor",
+    "Within what differences are ordered: each tensor, or the layers of the model.",
+    choices=("tensor", "model"),
+)
 AXIS = Knob(
     "axis",
     "choice",
@@ -56,6 +63,7 @@ TRIMMED = (
         "Yadav et al. 2023 (2306.01708)",
         (
             TRIM_DENSITY,
+            SCOPE,
             WEIGHT,
             replace(LAMBDA, low=0.3),
             CONSENSUS,

@@ -35,7 +35,12 @@ _UNUSED = {"task_arithmetic": ("density", "rescale")}
 
 _MERGEKIT: Mapping[str, Shared] = {
     "multislerp": {"log_map": False},
-    "ties": {"consensus": "sum", "zero_rule": "plus", "rounding": "int"},
+    "ties": {
+        "scope": "tensor",
+        "consensus": "sum",
+        "zero_rule": "plus",
+        "rounding": "int",
+    },
     "breadcrumbs": {"axis": "tensor", "rounding": "int"},
     "breadcrumbs_ties": {"axis": "tensor", "rounding": "int"},
     "dare_linear": {"unit": "element"},
