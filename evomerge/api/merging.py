@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,15 +65,18 @@ def merge(
         WorkerError: There is no such device, or not enough memory.
     """
     from evomerge.checkpoints import remembered
+    from evomerge.specs.recipes import open_recipe
+
+    means = means or Means()
+    # Fingerprints are hashed outside of the interpreter: torch loads in the meantime.
+    with ThreadPoolExecutor(1) as aside, remembered(means.cache_dir):
+        aside.submit(_load_arithmetic)
+        opened = open_recipe(recipe_file, profile=profile)
     from evomerge.merging.devices import check_device, on_threads
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
     from evomerge.merging.sources import Sources
     from evomerge.merging.writer import write_model
-    from evomerge.specs.recipes import open_recipe
 
-    means = means or Means()
-    with remembered(means.cache_dir):
-        opened = open_recipe(recipe_file, profile=profile)
     recipe = opened.recipe
     if means.dtype is not None:
         recipe = replace(recipe, dtype=means.dtype)
@@ -87,6 +91,11 @@ def merge(
         return write_model(
             recipe, sources, out, shard_bytes=shard_bytes, progress=progress
         )
+
+
+def _load_arithmetic() -> None:
+    import evomerge.merging.kernels.merges
+    import evomerge.merging.writer  # noqa: F401 - loaded for later
 
 
 @contextmanager
