@@ -150,9 +150,9 @@ def trial_stack(setup: WorkerSetup) -> Recipe:
         for name, model in models.items()
     }
     last = len(kinds[_PROBE]) - 1
-    wanted = [(_PROBE, last), (_FRAME, 0)]
+    wanted = [(_PROBE, last), (_FRAME, 0), (_PROBE, last)]
     wanted += [(_PROBE, kinds[_PROBE].index(kind)) for kind in sorted({*kinds[_PROBE]})]
-    wanted += [(_FRAME, len(kinds[_FRAME]) - 1), (_PROBE, last)]
+    wanted += [(_FRAME, len(kinds[_FRAME]) - 1)]
     free = Counter(slot_kinds(setup))
     # One is left for the layer of zeros, which is of the kind of the first.
     first = kinds[_PROBE][last]
