@@ -47,7 +47,8 @@ class CostRow:
 def cost_table(rows: Sequence[CostRow]) -> str:
     """Return the costs as a Markdown table; the first row is the exported model."""
     timed = any(row.tokens_per_second is not None for row in rows)
-    head = ["model", "layers", "parameters", f"FLOPs per token (of {CONTEXT})"]
+    head = ["model", "layers", "parameters (equal layers once)"]
+    head += [f"FLOPs per token (of {CONTEXT})"]
     head += ["tokens per second"] if timed else []
     lines = [
         (

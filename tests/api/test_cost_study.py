@@ -1,6 +1,7 @@
 """Studies that mind what a model costs: searched, resumed, checked and exported."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,46 @@ TASKS = {
     name: {"task": "simulated", "metric": "acc", "options": {"items": 20, "tokens": 7}}
     for name in ("one", "two")
 }
+
+
+FLOW = {
+    "operator": "task_arithmetic",
+    "base": "base",
+    "knobs": {"weight": "search"},
+    "flow": {"kind": "gates", "sources": ["merge", "math"], "scales": "edge"},
+}
+
+
+def test_what_is_found_among_stacks_keeps_its_bounds_and_can_be_written(
+    searched: Searched,
+) -> None:
+    constraints = [{"measure": "cost/layers", "at_most": 3}]
+    strategy = {"kind": "nsga2", "generation_size": 8}
+    changes = {"space": FLOW, "strategy": strategy, "budget": {"trials": 24}}
+    searched.search(FLOPS, constraints=constraints, **changes)
+    rows = {row.number: row for row in searched.rows()}
+    depths = {row.scores["cost/layers"] for row in rows.values()}
+    assert min(depths) < 2 < 3 < max(depths)
+    front = {row.number for row in api.front("mine", db=searched.db)}
+    assert all(rows[number].scores["cost/layers"] <= 3 for number in front)
+    store = open_store(searched.db)
+    trials = store.trials(store.study("mine").id)
+    store.close()
+    scaled = [
+        t for t in trials if any(s.scale != 1.0 for s in t.candidate.recipe.slots)
+    ]
+    assert scaled
+    for trial in scaled[:3]:
+        out = searched.folder / f"out{trial.number}"
+        wanted = api.Export(trial.number, out, is_scored=False)
+        done = api.export(
+            "mine", wanted, db=searched.db, cache_dir=searched.where.cache_dir
+        )
+        assert read_model(out).n_layers == done.costs[0].layers
+        assert trial.scores is not None
+        assert trial.scores["cost/parameters"] == done.costs[0].parameters
+        held = sum(math.prod(i.shape) for i in read_model(out).tensors.values())
+        assert held == ENDS + done.costs[0].layers * LAYER
 
 
 def test_speed_is_measured_once_for_each_recipe_and_kept(searched: Searched) -> None:
