@@ -67,9 +67,7 @@ class Merged:
         self._views: dict[str, View] = {
             name: _open(source, sources) for name, source in recipe.inputs
         }
-        self._contents = {
-            name: digest(source.to_json()) for name, source in recipe.inputs
-        }
+        self._contents = {n: digest(one.to_json()) for n, one in recipe.inputs}
         self._sources = sources
         # What is merged on the fly is another one for the next candidate.
         self._passing = {n for n, one in recipe.inputs if isinstance(one, Nested)}
@@ -84,7 +82,9 @@ class Merged:
             for where, slot in slots.items()
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
-        self._check_operations()
+        for where in self._sections:
+            for name, piece in self._merged_pieces(where):
+                resolve(self._operation(where, name, piece))
         frame, stack = self._views[recipe.frame].config, self._stack()
         self._config = rewritten(frame, stack, tied=self.tied, dtype=recipe.dtype)
         self._folds: Mapping[tuple[Where, str], Fold] = {}
@@ -142,11 +142,7 @@ class Merged:
 
         out = space(part.shape, dtype=self._dtype)
         fold = self._folds.get((where, name))
-        wide = (
-            out
-            if fold is None
-            else self._sources.fresh(part.shape, dtype=torch.float32)
-        )
+        wide = out if fold is None else torch.empty_like(out, dtype=torch.float32)
         is_known = fold is None
         for piece in part.pieces or (None,):
             is_known &= self._merge_piece(where, name, piece, read, wide)
@@ -268,11 +264,6 @@ class Merged:
             shape = feed.view.section("embed")[feed.view.layout.embed].shape
             parts[self.layout.head] = Part("head", shape, self._dtype)
         return parts
-
-    def _check_operations(self) -> None:
-        for where in self._sections:
-            for name, piece in self._merged_pieces(where):
-                resolve(self._operation(where, name, piece))
 
     def _merged_pieces(self, where: Where) -> Iterator[tuple[str, Piece | None]]:
         for name, part in self._sections[where].items():
