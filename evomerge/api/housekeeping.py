@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evomerge.api.reading import state_of
 from evomerge.core.trial import TrialState
 
 if TYPE_CHECKING:
@@ -171,6 +170,13 @@ def attempts(name: str, *, db: str, trial: int | None = None) -> tuple[AttemptRo
             store.trial(study_id, trial)
         found: Sequence[Attempt] = store.attempts(study_id, trial)
     return tuple(_attempt(entry) for entry in found)
+
+
+def state_of(entry: Overview) -> str:
+    """Tell in words who searches a study, or how its search ended."""
+    if entry.holder is not None:
+        return f"searching: process {entry.holder.pid} on {entry.holder.host}"
+    return entry.study.finished or "stopped"
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from evomerge.api.housekeeping import state_of
 from evomerge.core.study import Constraint, Objective
 from evomerge.core.trial import Record, TrialState
 from evomerge.errors import SchemaError
 
 if TYPE_CHECKING:
     from evomerge.search.scoreboard import Scoreboard
-    from evomerge.store.base import Overview, Store, StoredStudy
+    from evomerge.store.base import Store, StoredStudy
 
 REPORT_OPENED = "report_opened"
 """The kind of event that remembers an opening of sealed items."""
@@ -189,13 +190,6 @@ def read_bests(
 ) -> Standings:
     """Return front and best of a study that is open."""
     return _standings(store.history(stored.id), objectives, constraints)
-
-
-def state_of(entry: Overview) -> str:
-    """Tell in words who searches a study, or how its search ended."""
-    if entry.holder is not None:
-        return f"searching: process {entry.holder.pid} on {entry.holder.host}"
-    return entry.study.finished or "stopped"
 
 
 def goals_of(
