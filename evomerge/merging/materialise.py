@@ -70,23 +70,6 @@ def merged_config(recipe: Recipe, sources: Sources) -> dict[str, Any]:
     return Merged(recipe, sources).config
 
 
-def is_tied(recipe: Recipe, sources: Sources) -> bool:
-    """Tell whether the merged model's head is its embedding.
-
-    It is if every input of the embedding and the head is tied; otherwise tied inputs
-    take part with a copy of their embedding as head (methods.md 2.3).
-    """
-    return Merged(recipe, sources).tied
-
-
-def needed_bytes(recipe: Recipe, sources: Sources) -> int:
-    """Return how many bytes the merged weights have."""
-    total = 0
-    for dtype, shape in describe(recipe, sources).values():
-        total += torch.Size(shape).numel() * dtype.itemsize
-    return total
-
-
 def _order(merged: Merged, *, untie: bool) -> Iterator[tuple[Where, str]]:
     sections: list[Where] = ["embed", *range(merged.n_layers), "head"]
     for where in sections:

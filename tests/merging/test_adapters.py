@@ -12,7 +12,8 @@ from evomerge.checkpoints import read_model
 from evomerge.checkpoints.adapter import read_adapter
 from evomerge.core.recipe import Adapted, Checkpoint, Input, Operation, Recipe, Slot
 from evomerge.errors import CheckpointError
-from evomerge.merging.materialise import is_tied, materialise
+from evomerge.merging.materialise import materialise
+from evomerge.merging.merged import Merged
 from evomerge.merging.sources import Sources
 from evomerge.merging.writer import write_model
 from evomerge.testing.adapters import (
@@ -158,7 +159,7 @@ def test_a_tied_base_is_untied_where_only_one_end_was_trained(
         adapter = write_adapter(tmp_path / "a", saved, {"modules_to_save": [target]})
     source, sources = opened(base, adapter)
     with sources:
-        assert not is_tied(whole(source, 1), sources)
+        assert not Merged(whole(source, 1), sources).tied
         found = dict(materialise(whole(source, 1), sources))
     same = {"embed_tokens": "lm_head.weight", "lm_head": "model.embed_tokens.weight"}
     assert torch.equal(found[same[target]], embed)
@@ -169,7 +170,7 @@ def test_a_tied_base_stays_tied_if_neither_end_was_trained(tmp_path: Path) -> No
     base = tiny_model(tmp_path / "base", tied=True, n_layers=1)
     source, sources = opened(base, tiny_adapter(tmp_path / "a", base))
     with sources:
-        assert is_tied(whole(source, 1), sources)
+        assert Merged(whole(source, 1), sources).tied
 
 
 def test_a_narrow_base_is_rounded_once(tmp_path: Path) -> None:
