@@ -16,10 +16,12 @@ from evomerge.api.resolving import (
     setup_of,
 )
 from evomerge.core.protocol import ItemRole, TaskDescription
+from evomerge.core.repeats import Repeats
 from evomerge.core.whole import passthrough
 from evomerge.errors import Problem, SpecError, StoreError
 
 if TYPE_CHECKING:
+    from evomerge.core.size import SpaceSize
     from evomerge.specs.resolved import ResolvedStudy
 
 OUTCOME_BYTES = 35
@@ -32,7 +34,8 @@ class CheckReport:
     """What was found, and what the search will cost.
 
     Attributes:
-        axes: Open choices.
+        size: Of the space.
+        repeats: Of random candidates, how many repeat another.
         items: Task to number of search and of report items; empty without a dry run.
         trial_s: Estimated seconds a trial takes one worker; None without a dry run.
         total_s: Estimated seconds for the whole budget on ``workers`` workers.
@@ -44,7 +47,8 @@ class CheckReport:
 
     name: str
     sources: tuple[str, ...]
-    axes: int
+    size: SpaceSize
+    repeats: Repeats
     baselines: int
     strategy: str
     items: Mapping[str, tuple[int, int]]
@@ -61,7 +65,8 @@ class CheckReport:
         rows = [
             ("study", self.name),
             ("sources", ", ".join(self.sources)),
-            ("open choices", f"{self.axes} axes"),
+            ("space", str(self.size)),
+            ("repeats among random candidates", str(self.repeats)),
             ("baselines and starts", str(self.baselines)),
             ("strategy", self.strategy),
         ]
@@ -156,6 +161,8 @@ def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
 _SAMPLE = 64
 """Items timed for the estimate, once one alone has proved quick."""
 _QUICK_S = 1.0
+_DRAWS = 100
+"""Random candidates looked at for repeats: milliseconds each."""
 
 
 def _item_s(score: Callable[[int], int]) -> float:
@@ -185,6 +192,8 @@ def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> 
 
 
 def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
+    from evomerge.core.size import SpaceSize
+
     items: dict[str, tuple[int, int]] = {}
     trial_s = total_s = memory = None
     if measured is not None:
@@ -205,7 +214,8 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
     return CheckReport(
         name=study.name,
         sources=tuple(study.sources),
-        axes=len(study.space.axes),
+        size=SpaceSize.of(study.space, study.blueprint),
+        repeats=_repeats(study),
         baselines=len(study.baselines),
         strategy=study.strategy.kind,
         items=items,
@@ -230,6 +240,15 @@ def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
         for name, value in meter.fixed(baseline.recipe).items():
             out.setdefault(name, {})[baseline.label] = value
     return out
+
+
+def _repeats(study: ResolvedStudy) -> Repeats:
+    """Draw candidates at random, and count those whose recipe was met before."""
+    import numpy as np
+
+    rng = np.random.default_rng(study.seed)
+    points = (study.space.random(rng) for _ in range(_DRAWS))
+    return Repeats.of(study.blueprint.recipe(point).digest for point in points)
 
 
 def _total_s(

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.api.reading import read_bests
+from evomerge.api.reading import read_bests, repeats_of
 from evomerge.api.sealed import Case, Judged, judge, judged_on
 from evomerge.core.cost import costs_among, is_cost
 from evomerge.core.trial import Trial, TrialState
@@ -173,6 +173,7 @@ def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None
 def _write(
     case: Case, judged: Judged, wanted: Export, progress: Progress | None
 ) -> Exported:
+    from evomerge.core.size import SpaceSize
     from evomerge.export.card import CardFacts, Search
     from evomerge.export.model import export_model
     from evomerge.merging.sources import Sources
@@ -195,6 +196,9 @@ def _write(
             store.usage(stored.id),
             {name: selected[name] for name in on_items},
             judged.openings,
+            study.strategy.kind,
+            SpaceSize.of(study.space, study.blueprint),
+            repeats_of(store.history(stored.id)),
         ),
         versions=_versions(),
         costs=costs,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.housekeeping import state_of
+from evomerge.core.repeats import Repeats
 from evomerge.core.study import Constraint, Objective
 from evomerge.core.trial import Record, TrialState
 from evomerge.errors import SchemaError
@@ -58,6 +59,7 @@ class Status:
         faults: Attempts that machines spoilt, whatever became of their trials.
         used: Budget used, in words.
         openings: How often the sealed items were scored.
+        repeats: How often the strategy proposed a merge again.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Status:
     front_size: int
     best: tuple[Best, ...]
     openings: int
+    repeats: Repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ def status(name: str, *, db: str) -> Status:
             front_size=standings.front_size,
             best=standings.best,
             openings=len(store.events(stored.id, REPORT_OPENED)),
+            repeats=repeats_of(every),
         )
 
 
@@ -190,6 +194,11 @@ def read_bests(
 ) -> Standings:
     """Return front and best of a study that is open."""
     return _standings(store.history(stored.id), objectives, constraints)
+
+
+def repeats_of(every: Sequence[Record]) -> Repeats:
+    """Return how often the strategy proposed a merge again."""
+    return Repeats.of(trial.recipe for trial in every if trial.generation > 0)
 
 
 def goals_of(

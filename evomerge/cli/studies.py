@@ -36,6 +36,7 @@ def status(name: str, db: str, as_json: bool) -> None:
         ("generation", found.generation),
         *((f"trials {state}", count) for state, count in found.counts.items()),
         ("budget used", found.used),
+        ("merges proposed again", found.repeats),
         ("front", counted(found.front_size, "trial")),
         *(
             (f"best {best.objective}", f"{best.value:.4g} (trial {best.trial})")

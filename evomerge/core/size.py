@@ -1,15 +1,18 @@
-"""How many points a search space has."""
+"""How large a search space is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evomerge.core.digest import Scalar
+from evomerge.core.flow.blueprint import FlowBlueprint
 from evomerge.core.space import (
     GRID_STEPS,
     AllOf,
     Axis,
+    Blueprint,
     ChoiceAxis,
     Condition,
     IntAxis,
@@ -66,3 +69,44 @@ def _with_those_below(
             for value in named
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceSize:
+    """How large a space is.
+
+    Attributes:
+        axes: Open choices.
+        points: Different points on the grid; None if they are not counted.
+        stacks: Different stacks of layers, whatever their scales and merges; None if
+            they are not counted. A space without data flow has one.
+    """
+
+    axes: int
+    points: int | None
+    stacks: int | None
+
+    @classmethod
+    def of(cls, space: SearchSpace, blueprint: Blueprint) -> SpaceSize:
+        """Measure a space."""
+        stacks: int | None = 1
+        if isinstance(blueprint, FlowBlueprint):
+            stacks = blueprint.flow.n_stacks
+        return cls(len(space.axes), n_points(space), stacks)
+
+    def __str__(self) -> str:
+        parts = [f"{self.axes} {'axis' if self.axes == 1 else 'axes'}"]
+        if self.points is not None:
+            parts.append(f"{_told(self.points)} points")
+        if self.stacks != 1:
+            number = "uncounted" if self.stacks is None else _told(self.stacks)
+            parts.append(f"{number} stacks")
+        return ", ".join(parts)
+
+
+def _told(n: int) -> str:
+    """Write a number out, or its order of magnitude."""
+    if n < 10**6:
+        return f"{n}"
+    power = len(str(n)) - 1
+    return f"{n // 10 ** (power - 1) / 10:.1f}e{power}"

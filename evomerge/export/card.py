@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.core.recipe import Recipe
+from evomerge.core.repeats import Repeats
+from evomerge.core.size import SpaceSize
 from evomerge.core.stats import Verdict
 from evomerge.core.study import Direction
 from evomerge.export.cost_table import CostRow, cost_table
@@ -55,6 +57,9 @@ class Search:
         used: What the whole search cost.
         selected: Objective to the trial's value on the items it was selected on.
         openings: How often the sealed items were scored, this time included.
+        strategy: Who proposed the candidates.
+        size: Of the space, if it is known.
+        repeats: How often the strategy proposed a merge again, if it is known.
     """
 
     study: str
@@ -62,6 +67,9 @@ class Search:
     used: Usage
     selected: Mapping[str, float]
     openings: int
+    strategy: str | None = None
+    size: SpaceSize | None = None
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +274,18 @@ def _recipe(facts: CardFacts) -> list[str]:
 
 def _cost(search: Search) -> str:
     used = search.used
-    return (
+    parts = [
         f"{used.trials} candidates, {used.items} scored items and {used.seconds:.0f} "
         "seconds of wall time, over all runs of the study; baselines not counted."
-    )
+    ]
+    if search.size is not None:
+        parts.append(f"The space has {search.size}.")
+    if search.repeats is not None:
+        parts.append(
+            f"Candidates that {markdown(search.strategy or 'the search')} proposed "
+            f"again: {search.repeats}."
+        )
+    return " ".join(parts)
 
 
 def _usage(facts: CardFacts) -> str:

@@ -200,7 +200,8 @@ def test_check_estimates_from_what_a_trial_costs(study, db, where) -> None:
     assert found.total_s == pytest.approx(found.trial_s * (6 + found.baselines))
     assert found.disk_bytes > 100_000
     told = dict(found.rows())
-    assert told["open choices"] == "2 axes"
+    assert told["space"] == "2 axes, 1.0e6 points"
+    assert found.repeats.asked == 100
     assert told["items of one"].endswith("sealed")
 
 

@@ -1,4 +1,7 @@
-from evomerge.core.size import n_points
+from evomerge.core.flow.donors import Donors
+from evomerge.core.flow.stock import Stock
+from evomerge.core.repeats import Repeats
+from evomerge.core.size import SpaceSize, n_points
 from evomerge.core.space import (
     AllOf,
     ChoiceAxis,
@@ -7,6 +10,7 @@ from evomerge.core.space import (
     IntAxis,
     SearchSpace,
 )
+from evomerge.testing.flows import blueprint_of, space_of
 from evomerge.testing.points import all_points
 
 TREE = SearchSpace(
@@ -35,3 +39,25 @@ def test_an_axis_that_depends_on_two_is_not_counted() -> None:
         (IntAxis("a", 0, 1), IntAxis("b", 0, 1), IntAxis("c", 0, 1, when=both))
     )
     assert n_points(space) is None
+
+
+def test_a_size_is_told_in_words() -> None:
+    assert str(SpaceSize(1, 12, 1)) == "1 axis, 12 points"
+    assert str(SpaceSize(3, 3 * 10**300, 999_999)) == (
+        "3 axes, 3.0e300 points, 999999 stacks"
+    )
+    assert str(SpaceSize(3, None, None)) == "3 axes, uncounted stacks"
+
+
+def test_repeats_are_candidates_met_before() -> None:
+    found = Repeats.of(["a", "b", "a", "a"])
+    assert (found.asked, found.distinct, found.share) == (4, 2, 0.5)
+    assert str(found) == "2 of 4 (50.0%)"
+    assert Repeats.of([]).share == 0.0
+
+
+def test_only_data_flow_has_several_stacks() -> None:
+    stock = Stock((("a", 3), ("b", 3)), 3, 3)
+    flow = Donors(stock)
+    size = SpaceSize.of(space_of(flow), blueprint_of(flow, stock))
+    assert size == SpaceSize(1, 2, 2)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from evomerge.core.protocol import Outcome
 from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.repeats import Repeats
+from evomerge.core.size import SpaceSize
 from evomerge.core.study import Direction, Measure, Objective
 from evomerge.export.card import CardFacts, Parent, Search, card
 from evomerge.export.markup import file_name, markdown
@@ -134,6 +136,19 @@ def test_more_truncated_answers_than_the_rivals_are_pointed_out():
     calm = facts()
     tables = tuple(replace(t, rows=(t.rows[2], *t.rows[1:])) for t in calm.tables)
     assert "Careful" not in card(replace(calm, tables=tables))
+
+
+def test_the_size_of_the_space_and_repeats_are_told():
+    told = facts()
+    search = replace(
+        told.search,
+        strategy="catcma",
+        size=SpaceSize(30, None, 848),
+        repeats=Repeats.of(["a", "b", "a", "c"]),
+    )
+    text = card(replace(told, search=search))
+    assert "The space has 30 axes, 848 stacks." in text
+    assert "Candidates that catcma proposed again: 1 of 4 (25.0%)." in text
 
 
 def test_without_sealed_scores_the_card_claims_nothing():
