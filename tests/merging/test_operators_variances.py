@@ -46,7 +46,7 @@ def step_by_step() -> Iterator[None]:
     with (
         patch(where + "sce.can_fuse", lambda *_: False),
         patch(where + "consensus.can_fuse", lambda *_: False),
-        patch(where + "variances._can_count", lambda *_: False),
+        patch(where + "variances.can_count", lambda *_: False),
     ):
         yield
 

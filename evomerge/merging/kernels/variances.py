@@ -11,6 +11,7 @@ from numba import types
 from numba.extending import overload
 
 from evomerge.merging.kernels.coins import windows
+from evomerge.merging.kernels.entries import deltas_of, times, total
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
@@ -63,46 +64,17 @@ def _mark(xs, base, edge, kept):
         kept[i] = ONE if squares(xs, i, z, mean) >= edge else ZERO
 
 
-def _times(values, factor):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_times)
-def _times_of(values, factor):
-    if len(values) == 0:
-        return lambda values, factor: ()
-    return lambda values, factor: (values[0] * factor, *_times(values[1:], factor))
-
-
-def _left(xs, i, z, kept):
+def _left(values, kept, i):
     raise NotImplementedError("only in compiled code")
 
 
 @overload(_left)
-def _left_of(xs, i, z, kept):
-    """Return each input's difference where the entry is kept, as a tuple."""
-    if len(xs) == 0:
-        return lambda xs, i, z, kept: ()
+def _left_of(values, kept, i):
+    """Return the values where the entry is kept; all for None."""
     if isinstance(kept, types.NoneType):
-        return lambda xs, i, z, kept: (load(xs[0], i) - z, *_left(xs[1:], i, z, kept))
-
-    def more(xs, i, z, kept):
-        # Times zero, so that what is no number stays none.
-        return ((load(xs[0], i) - z) * kept[i], *_left(xs[1:], i, z, kept))
-
-    return more
-
-
-def _plain(values):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_plain)
-def _plain_of(values):
-    """Return the sum, first to last."""
-    if len(values) == 1:
-        return lambda values: values[0]
-    return lambda values: _plain(values[:-1]) + values[-1]
+        return lambda values, kept, i: values
+    # Times zero, so that what is no number stays none.
+    return lambda values, kept, i: times(values, kept[i])
 
 
 def _agreeing(values, weights, sign):
@@ -116,11 +88,11 @@ def _agreeing_of(values, weights, sign):
         return lambda values, weights, sign: (ZERO, ZERO)
 
     def more(values, weights, sign):
-        total, under = _agreeing(values[:-1], weights[:-1], sign)
+        before, under = _agreeing(values[:-1], weights[:-1], sign)
         value = values[-1] * weights[-1] * sign
         mine = weights[-1] if value > ZERO else ZERO
         # Not a choice by size: what is no number must stay none.
-        return total + (ZERO if value < ZERO else value), under + mine
+        return before + (ZERO if value < ZERO else value), under + mine
 
     return more
 
@@ -136,9 +108,9 @@ def _apart_of(values, first):
         return lambda values, first: (ZERO, ZERO)
 
     def more(values, first):
-        total, squared = _apart(values[:-1], first)
+        before, squared = _apart(values[:-1], first)
         apart = values[-1] - first
-        return total + apart, squared + apart * apart
+        return before + apart, squared + apart * apart
 
     return more
 
@@ -151,8 +123,8 @@ def _guess(deltas, bounds):
     small beside their squares.
     """
     low, middle, high = bounds
-    total, squared = _apart(deltas[1:], deltas[0])
-    spread = squared - total * total * (ONE / np.float32(len(deltas)))
+    plain, squared = _apart(deltas[1:], deltas[0])
+    spread = squared - plain * plain * (ONE / np.float32(len(deltas)))
     kept = ONE if spread >= middle else ZERO
     # So that what is no number is not sure.
     unsure = NO if (spread <= low) | (spread >= high) else YES
@@ -162,10 +134,10 @@ def _guess(deltas, bounds):
 @compiled
 def _merged(left, weights, scale):
     """Return the scaled mean of those who agree."""
-    sign = ONE if _plain(left) >= ZERO else -ONE
-    total, under = _agreeing(left, weights, sign)
+    sign = ONE if total(left) >= ZERO else -ONE
+    merged, under = _agreeing(left, weights, sign)
     divisor = under if under != ZERO else ONE
-    return total / divisor * sign * scale
+    return merged / divisor * sign * scale
 
 
 @compiled
@@ -174,7 +146,8 @@ def _average(arrays, weights, scale, kept):
     most = NO
     for i in range(len(out)):
         z = load(base, i)
-        value = _merged(_left(xs, i, z, kept), weights, scale) + z
+        left = _left(deltas_of(xs, i, z), kept, i)
+        value = _merged(left, weights, scale) + z
         store(out, i, value)
         most = max(most, size_bits(value))
     return most
@@ -187,10 +160,10 @@ def _average_guessed(arrays, weights, scale, bounds):
     most, unsure = NO, NO
     for i in range(len(out)):
         z = load(base, i)
-        deltas = _left(xs, i, z, None)
+        deltas = deltas_of(xs, i, z)
         kept, doubt = _guess(deltas, bounds)
         unsure = u32(unsure | doubt)
-        value = _merged(_times(deltas, kept), weights, scale) + z
+        value = _merged(times(deltas, kept), weights, scale) + z
         store(out, i, value)
         most = max(most, size_bits(value))
     return most, unsure

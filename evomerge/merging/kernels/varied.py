@@ -37,14 +37,12 @@ def _keys(xs, base, start, keys):
 
 
 @compiled
-def count_high(xs, base, start, stop, counts):
+def count_high(xs, base, counts):
     """Count the entries of each high half: int64, shape ``(HIGH_BINS,)``.
 
     Args:
         xs: Inputs, a tuple.
         base: Of their length, or None.
-        start: First entry.
-        stop: End.
         counts: Added to.
 
     Returns:
@@ -52,8 +50,8 @@ def count_high(xs, base, start, stop, counts):
     """
     bits = np.empty(BLOCK, np.uint32)
     zeros = np.int64(0)
-    for low in range(start, stop, BLOCK):
-        keys = bits[: min(BLOCK, stop - low)]
+    for low in range(0, len(xs[0]), BLOCK):
+        keys = bits[: min(BLOCK, len(xs[0]) - low)]
         _keys(xs, base, low, keys)
         for key in keys:
             zeros += key == 0
@@ -62,19 +60,18 @@ def count_high(xs, base, start, stop, counts):
 
 
 @compiled
-def count_middle(xs, base, span, heads, counts):
+def count_middle(xs, base, heads, counts):
     """Count the next eight bits within chosen high halves.
 
     Args:
         xs: Inputs, a tuple.
         base: Of their length, or None.
-        span: First entry, and end.
         heads: int32, shape ``(HIGH_BINS,)``.
         counts: int64, shape ``(rows, BINS)``; added to.
     """
     bits = np.empty(BLOCK, np.uint32)
-    for low in range(span[0], span[1], BLOCK):
-        keys = bits[: min(BLOCK, span[1] - low)]
+    for low in range(0, len(xs[0]), BLOCK):
+        keys = bits[: min(BLOCK, len(xs[0]) - low)]
         _keys(xs, base, low, keys)
         for key in keys:
             row = heads[key >> np.uint32(16)]
@@ -83,20 +80,19 @@ def count_middle(xs, base, span, heads, counts):
 
 
 @compiled
-def count_low(xs, base, span, tables, counts):
+def count_low(xs, base, tables, counts):
     """Count the last eight bits within chosen values of the others.
 
     Args:
         xs: As for ``count_middle``.
         base: As for ``count_middle``.
-        span: As for ``count_middle``.
         tables: Of the high halves; and of the next bits, int32, shape ``(rows, BINS)``.
         counts: int64, shape ``(rows, BINS)``; added to.
     """
     heads, middles = tables
     bits = np.empty(BLOCK, np.uint32)
-    for low in range(span[0], span[1], BLOCK):
-        keys = bits[: min(BLOCK, span[1] - low)]
+    for low in range(0, len(xs[0]), BLOCK):
+        keys = bits[: min(BLOCK, len(xs[0]) - low)]
         _keys(xs, base, low, keys)
         for key in keys:
             row = heads[key >> np.uint32(16)]

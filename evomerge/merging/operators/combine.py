@@ -1,14 +1,63 @@
 """The loop of operators that look at all inputs' differences in an entry at once."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.entrywise import Arrays, Part
+from evomerge.merging.operators.onepass import can_fuse
 
 Merge = Callable[[list[torch.Tensor]], torch.Tensor]
 """A block of every input's difference, free to change, to the merged difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """``base + scale * merge(differences)``, decided and not carried out yet.
+
+    Attributes:
+        deltas: What is merged, from a base.
+        scale: On the merged difference.
+        merge: A block of every input's difference to the merged one.
+        one_pass: The same for a part of all tensors, in compiled code, scale and base
+            included; returns the bits of the largest size it wrote, or more if a
+            difference is not finite.
+        key: Name of the tensor, for messages.
+    """
+
+    deltas: Deltas
+    scale: float
+    merge: Merge
+    one_pass: Callable[[Part], int]
+    key: str
+
+    def into(self, out: torch.Tensor) -> bool:
+        """Write the result, rounded once to the type of ``out``.
+
+        Returns:
+            Whether every number written is known to be finite.
+
+        Raises:
+            CandidateError: An input is not finite.
+        """
+        if not can_fuse(self.deltas, None, out):
+            out.copy_(combine(self.deltas, self.scale, self.merge, self.key))
+            return False
+        arrays = Arrays.of(self.deltas, out)
+        if arrays.are_finite(lambda part, _: self.one_pass(part)):
+            return True
+        for _, _, read in stacks(self.deltas):
+            check_finite(read, self.key)
+        return False
+
+    def fresh(self) -> torch.Tensor:
+        """Return the result as a new fp32 tensor."""
+        out = self.deltas.fresh()
+        self.into(out)
+        return out
 
 
 def stacks(

@@ -7,11 +7,13 @@ per entry and one factor.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas, total
-from evomerge.merging.operators.combine import combine, stacks
+from evomerge.merging.operators.combine import Combined, stacks
+from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 
@@ -21,9 +23,16 @@ def emr(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Combined:
     """Add the unified difference to the base."""
-    return combine(Deltas(tensors, base), settings.number("lambda"), _unify, key)
+    scale = settings.number("lambda")
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.choices import emr
+
+        return int(emr(part, np.float32(scale)))
+
+    return Combined(Deltas(tensors, base), scale, _unify, one_pass, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,27 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import as_array
+from evomerge.merging.operators.onepass import as_array, can_read
 from evomerge.merging.operators.parts import in_parts
 
 _BLOCK = 2048
 """Parts begin at multiples of it."""
 _PART = 1 << 17
 """Fewest entries that are worth a thread of their own."""
+_SMALL = 1 << 15
+"""Below this many entries compiled code saves nothing worth compiling it for."""
+_MOST_INPUTS = 8
+"""Code is compiled for each number of inputs; with more of them it is not worth it."""
 
 Array = npt.NDArray[Any]
-Part = tuple[tuple[Array, ...], Array | None, Array]
-"""A part of the inputs, of the base, and of the result."""
+Part = tuple[tuple[Array, ...], Array | None, Array | None]
+"""A part of the inputs, of the base, and of the result if there is one."""
+
+
+def can_count(deltas: Deltas) -> bool:
+    """Tell whether compiled code can look at all inputs, and is worth it."""
+    fits = deltas.n >= _SMALL and len(deltas) <= _MOST_INPUTS
+    return fits and can_read(deltas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +41,42 @@ class Arrays:
     Attributes:
         inputs: One per input.
         base: What they differ from, if anything.
-        out: The result.
+        out: The result, if there is one.
     """
 
     inputs: tuple[Array, ...]
     base: Array | None
-    out: Array
+    out: Array | None = None
 
     @classmethod
-    def of(cls, deltas: Deltas, out: torch.Tensor) -> Arrays:
+    def of(cls, deltas: Deltas, out: torch.Tensor | None = None) -> Arrays:
         """Return the arrays of a merge that compiled code can do."""
         start = deltas.start()
         return cls(
             tuple(as_array(tensor) for tensor in deltas.tensors()),
             None if start is None else as_array(start),
-            as_array(out),
+            None if out is None else as_array(out),
         )
 
     def part(self, low: int, high: int) -> Part:
         """Return a part of every array."""
         inputs = tuple(array[low:high] for array in self.inputs)
         base = None if self.base is None else self.base[low:high]
-        return inputs, base, self.out[low:high]
+        out = None if self.out is None else self.out[low:high]
+        return inputs, base, out
+
+    def each(self, work: Callable[[Part, int], object]) -> None:
+        """Look at every part, on several threads.
+
+        Args:
+            work: Called with a part and its first entry, from several threads at once.
+        """
+
+        def loop(low: int, high: int) -> int:
+            work(self.part(low, high), low)
+            return 0
+
+        in_parts(loop, len(self.inputs[0]), multiple_of=_BLOCK, least=_PART)
 
     def are_finite(self, merge: Callable[[Part, int], int], split: int = 0) -> bool:
         """Merge part by part, on several threads.
@@ -67,6 +91,7 @@ class Arrays:
         """
         from evomerge.merging.kernels.numbers import overflow
 
+        assert self.out is not None
         limit = overflow(self.out.dtype)
 
         def loop(low: int, high: int) -> int:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.combine import combine
+from evomerge.merging.operators.combine import Combined
+from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 
@@ -17,11 +19,18 @@ def magmax(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Combined:
     """Take from the input whose difference is largest; of equals, first or last."""
     last = settings.choice("draw") == "last"
+    scale = settings.number("lambda")
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.choices import magmax
+
+        return int(magmax(part, np.float32(scale), last or None))
+
     merge = partial(largest, last=last)
-    return combine(Deltas(tensors, base), settings.number("lambda"), merge, key)
+    return Combined(Deltas(tensors, base), scale, merge, one_pass, key)
 
 
 def largest(read: Sequence[torch.Tensor], *, last: bool = False) -> torch.Tensor:

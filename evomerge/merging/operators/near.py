@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.combine import combine
+from evomerge.merging.operators.combine import Combined
+from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 _NO_STEP = 1e-6
@@ -19,7 +21,7 @@ def nearswap(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Combined:
     """Move every entry of the base towards the input, by ``t`` at most."""
     t = settings.number("t")
 
@@ -27,4 +29,9 @@ def nearswap(
         share = read[0].abs().clamp_min_(_NO_STEP).reciprocal_().mul_(t)
         return read[0].mul_(share.clamp_max_(1.0))
 
-    return combine(Deltas(tensors, base), 1.0, merge, key)
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.choices import nearswap
+
+        return int(nearswap(part, np.float32(t)))
+
+    return Combined(Deltas(tensors, base), 1.0, merge, one_pass, key)

@@ -1,13 +1,16 @@
 """RAM and RAM+ (2601.13572): what one input changed is kept, the shared is averaged."""
 
+import threading
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.combine import combine, stacks
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.combine import Combined, stacks
+from evomerge.merging.operators.entrywise import Arrays, Part, can_count
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 
 
 def ram(
@@ -16,7 +19,7 @@ def ram(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Combined:
     """Keep differences that are alone in their entry, average those that are not."""
     return _merge(settings, Deltas(tensors, base), (1.0,) * len(tensors), key)
 
@@ -27,23 +30,28 @@ def ramplus_tl(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> Combined:
     """As :func:`ram`, with the lone differences amplified.
 
     The more of its changes an input shares with others in this tensor, the more its
     lone ones grow, up to ``1 + r * alpha``.
     """
-    deltas = Deltas(tensors, base)
+    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
     r, alpha = settings.number("r"), settings.number("alpha")
-    ratios = _shared_to_unique(deltas, settings.number("epsilon"))
+    epsilon = settings.number("epsilon")
+    ratios = deltas.recall(
+        f"shared to unique {epsilon}",
+        range(len(deltas)),
+        lambda: tuple(_shared_to_unique(deltas, epsilon)),
+    )
     factors = tuple(1.0 + r * min(max(ratio, 0.0), alpha) for ratio in ratios)
     return _merge(settings, deltas, factors, key)
 
 
 def _merge(
     settings: Settings, deltas: Deltas, alone: Sequence[float], key: str
-) -> torch.Tensor:
-    epsilon = settings.number("epsilon")
+) -> Combined:
+    epsilon, scale = settings.number("epsilon"), settings.number("lambda")
 
     def merge(read: list[torch.Tensor]) -> torch.Tensor:
         count = torch.zeros_like(read[0])
@@ -59,17 +67,44 @@ def _merge(
             )
         return out.div_(count.clamp_min_(1.0))
 
-    return combine(deltas, settings.number("lambda"), merge, key)
+    factors = tuple(np.float32(factor) for factor in alone)
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.choices import ram
+
+        return int(ram(part, np.float32(scale), np.float32(epsilon), factors))
+
+    return Combined(deltas, scale, merge, one_pass, key)
 
 
 def _shared_to_unique(deltas: Deltas, epsilon: float) -> list[float]:
     """Return, per input, its entries shared with others over those it has alone."""
-    counts = torch.zeros(2, len(deltas), dtype=torch.int64, device=deltas.device)
+    count = _count_in_one_pass if can_count(deltas) else _count
+    # An input with nothing alone has nothing to amplify.
+    return [s / u if u else 0.0 for s, u in count(deltas, epsilon)]
+
+
+def _count(deltas: Deltas, epsilon: float) -> list[tuple[int, int]]:
+    counts = torch.zeros(len(deltas), 2, dtype=torch.int64, device=deltas.device)
     for _, _, read in stacks(deltas):
         active = torch.stack([delta.abs() > epsilon for delta in read])
         number = active.sum(dim=0)
-        counts[0] += (active & (number > 1)).sum(dim=1)
-        counts[1] += (active & (number == 1)).sum(dim=1)
-    shared, unique = counts.tolist()
-    # An input with nothing alone has nothing to amplify.
-    return [s / u if u else 0.0 for s, u in zip(shared, unique, strict=True)]
+        counts[:, 0] += (active & (number > 1)).sum(dim=1)
+        counts[:, 1] += (active & (number == 1)).sum(dim=1)
+    return [(shared, alone) for shared, alone in counts.tolist()]
+
+
+def _count_in_one_pass(deltas: Deltas, epsilon: float) -> list[tuple[int, int]]:
+    from evomerge.merging.kernels.choices import count_active
+
+    total = np.zeros((len(deltas), 2), dtype=np.int64)
+    zeros = ((np.uint32(0), np.uint32(0)),) * len(deltas)
+    lock = threading.Lock()
+
+    def count(part: Part, low: int) -> None:
+        found = count_active(part, np.float32(epsilon), zeros)
+        with lock:
+            np.add(total, np.array(found), out=total, casting="unsafe")
+
+    Arrays.of(deltas).each(count)
+    return [(int(shared), int(alone)) for shared, alone in total]

@@ -6,13 +6,14 @@ than all the rest; what too few tasks use is dropped.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.combine import Combined, check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
-from evomerge.merging.operators.linear import add_deltas
+from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import trim
 from evomerge.merging.operators.thinning import Thin
@@ -24,13 +25,36 @@ def consensus(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> torch.Tensor | Combined:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
     deltas = Deltas(tensors, base)
     scale = settings.number("lambda")
     if settings.choice("source") == "ties":
         return _of_ties(settings, deltas, key, scale)
-    return add_deltas(deltas, (scale,) * len(deltas), used(settings, deltas, key))
+    return _of_sum(settings, deltas, key, scale)
+
+
+def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combined:
+    """Drop entries of the plain sum."""
+    share, least = settings.number("lambda_t"), settings.number("k")
+
+    def merge(read: list[torch.Tensor]) -> torch.Tensor:
+        merged = read[0].clone()
+        for other in read[1:]:
+            merged.add_(other)
+        kept = _enough(settings, merged, [delta.clone() for delta in read])
+        total = read[0].mul_(kept).mul_(scale)
+        for delta in read[1:]:
+            total.add_(delta.mul_(kept).mul_(scale))
+        return total
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.choices import consensus
+
+        how = (np.float32(scale), np.float32(share), np.float32(least))
+        return int(consensus(part, *how))
+
+    return Combined(deltas, 1.0, merge, one_pass, key)
 
 
 def used(settings: Settings, deltas: Deltas, key: str) -> Thin:

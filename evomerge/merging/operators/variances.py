@@ -8,7 +8,6 @@ its own up.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,19 +22,11 @@ from evomerge.core.space import GRID_STEPS, FloatAxis
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.energy import CELLS, rounded, squares
-from evomerge.merging.operators.onepass import as_array, can_read
+from evomerge.merging.operators.entrywise import can_count
 from evomerge.merging.operators.order import Cut, Score, cuts, in_blocks, keep_block
-from evomerge.merging.operators.parts import in_parts
 from evomerge.merging.operators.sparsify import whole
+from evomerge.merging.operators.variance_counts import Counting
 
-_SMALL = 1 << 15
-"""Below this many entries compiled code saves nothing worth compiling it for."""
-_MOST_INPUTS = 8
-"""Code is compiled for each number of inputs; with more of them it is not worth it."""
-_BLOCK = 2048
-"""Parts begin at multiples of it."""
-_PART = 1 << 17
-"""Fewest entries that are worth a thread of their own."""
 _HUNDREDTHS = 100
 _INFINITE = 0x7F800000
 """The key of infinity."""
@@ -104,7 +95,7 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
         guard: Do not let 0.7 * 10 lose an entry to rounding; mergekit does.
     """
     everything = range(len(deltas))
-    if not _can_count(deltas):
+    if not can_count(deltas):
         what = f"selection {part} {guard}"
         return deltas.recall(what, everything, lambda: select(deltas, part, guard))
 
@@ -171,11 +162,6 @@ def _cut(deltas: Deltas, part: float, guard: bool) -> Cut:
     return cuts(deltas, in_blocks(deltas, score), (keep,))[0]
 
 
-def _can_count(deltas: Deltas) -> bool:
-    fits = deltas.n >= _SMALL and len(deltas) <= _MOST_INPUTS
-    return fits and can_read(deltas)
-
-
 def _usual(varied: int) -> Sequence[int]:
     """Return how many entries the parts on the scale select, however they round."""
     parts = [part * varied for part in _scale()]
@@ -193,7 +179,7 @@ def _scale() -> tuple[float, ...]:
 
 
 def _table(deltas: Deltas, wanted: Callable[[int], Sequence[int]]) -> Selections:
-    counting = _Counting(deltas)
+    counting = Counting(deltas)
     highs, zeros = counting.highs()
     varied = deltas.n - zeros
     keeps = np.array(sorted({k for k in wanted(varied) if k > 0}), dtype=np.int64)
@@ -226,119 +212,3 @@ def _near(keys: Array, ends: Array) -> Array:
 def _numbers(keys: Array) -> torch.Tensor:
     """Return the fp32 numbers that keys stand for."""
     return torch.from_numpy(keys.astype(np.int32)).view(torch.float32)
-
-
-class _Counting:
-    """Counts of variances by the parts of their bits."""
-
-    def __init__(self, deltas: Deltas) -> None:
-        start = deltas.start()
-        self._n = deltas.n
-        self._xs = tuple(as_array(tensor) for tensor in deltas.tensors())
-        self._base = None if start is None else as_array(start)
-
-    def highs(self) -> tuple[Array, int]:
-        """Count high halves; return also how many entries have no variance."""
-        from evomerge.merging.kernels.varied import HIGH_BINS, count_high
-
-        zeros = []
-
-        def count(low: int, high: int, counts: Array) -> None:
-            zeros.append(int(count_high(self._xs, self._base, low, high, counts)))
-
-        counts = self._sum(count, (HIGH_BINS,))
-        return counts, sum(zeros)
-
-    def find(self, highs: Array, keeps: Array) -> tuple[Array, Array, list[Array]]:
-        """Find the bits of the variance that each number of entries cuts at.
-
-        Args:
-            highs: Counts of high halves.
-            keeps: Ascending.
-
-        Returns:
-            The bits; how many entries of just this variance stay; and the tables that
-            ``kernels.varied.gather`` reads.
-        """
-        from evomerge.merging.kernels.varied import BINS, count_low, count_middle
-
-        level = _Level(highs[None], np.zeros(len(keeps), dtype=np.int64), keeps)
-        tables: list[Array] = []
-        keys = level.bins
-        for shift, kernel in ((8, count_middle), (8, count_low)):
-            tables.append(level.table())
-            known = tables[0][0] if len(tables) == 1 else (tables[0][0], tables[1])
-
-            def count(low: int, high: int, counts: Array) -> None:
-                kernel(self._xs, self._base, (low, high), known, counts)  # noqa: B023
-
-            counts = self._sum(count, (level.n_rows, BINS))
-            level = _Level(counts, level.rows, level.rests)
-            keys = (keys << shift) | level.bins
-        return keys, level.rests, [tables[0][0], tables[1], level.table()]
-
-    def gather(
-        self, keys: Array, rests: Array, tables: list[Array]
-    ) -> tuple[Array, Array, Array]:
-        """Return each cut's last entry; and the sums and the ends between cuts."""
-        from evomerge.merging.kernels.varied import gather
-
-        _, firsts = np.unique(-keys, return_index=True)
-        edges = np.append(firsts, len(keys)).astype(np.int64)
-        places = np.full(len(keys), self._n, dtype=np.int64)
-        sums = np.zeros((len(keys) + 1, len(self._xs), CELLS + 1), dtype=np.int64)
-        ends = np.array([[1 << 31, -1]]).repeat(len(keys) + 1, axis=0)
-        found = (places, sums, ends)
-        gather(self._xs, self._base, tuple(tables), (edges, rests), found)
-        return found
-
-    def _sum(
-        self, count: Callable[[int, int, Array], None], shape: tuple[int, ...]
-    ) -> Array:
-        """Count in parts, on several threads."""
-        total = np.zeros(shape, dtype=np.int64)
-        lock = threading.Lock()
-
-        def loop(low: int, high: int) -> int:
-            mine = np.zeros(shape, dtype=np.int64)
-            count(low, high, mine)
-            with lock:
-                np.add(total, mine, out=total)
-            return 0
-
-        in_parts(loop, self._n, multiple_of=_BLOCK, least=_PART)
-        return total
-
-
-class _Level:
-    """Where cuts fall among the values of one part of the bits.
-
-    Args:
-        counts: int64, shape ``(rows, values)``: entries of each value.
-        rows: The row of each cut, ascending; cuts are in descending order of their
-            bits, and so are rows.
-        rests: How many of the row's largest entries each cut keeps.
-    """
-
-    def __init__(self, counts: Array, rows: Array, rests: Array) -> None:
-        self._shape = counts.shape
-        n_values = counts.shape[1]
-        downwards = counts[:, ::-1].ravel()
-        reached = np.concatenate([[0], np.cumsum(downwards)])
-        rests = rests + reached[rows * n_values]
-        self._places = np.searchsorted(reached, rests) - 1
-        self.bins = n_values - 1 - self._places % n_values
-        """The value in which each cut falls."""
-        self.rests = rests - reached[self._places]
-        """How many of that value's largest entries each cut keeps."""
-        different, inverse = np.unique(self._places, return_inverse=True)
-        self.rows = inverse.astype(np.int64)
-        """The row of each cut in the next table."""
-        self.n_rows = len(different)
-
-    def table(self) -> Array:
-        """Return the row in the next table of values with cuts, else the interval."""
-        n_places = self._shape[0] * self._shape[1]
-        out = -1 - np.searchsorted(self._places, np.arange(n_places))
-        out[self._places] = self.rows
-        return np.ascontiguousarray(out.reshape(self._shape)[:, ::-1], dtype=np.int32)
