@@ -13,8 +13,10 @@ from evomerge.core.recipe import Recipe
 from evomerge.core.space import Condition
 from evomerge.errors import SpecError
 from evomerge.specs.reader import load_study, read_study
+from evomerge.specs.resolve import resolve
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.restore import restore
+from evomerge.strategies import registry
 from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]
@@ -410,3 +412,25 @@ def test_scales_that_no_folder_could_hold_are_refused_unless_none_is_wanted(
     )
     study = read_study(write(with_flow(minimal, flow | {"export": False})))
     assert len(study.space.axes) == 2 + 4
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((Path(__file__).parents[2] / "search_spaces").glob("flow_*.yaml")),
+    ids=lambda f: f.stem,
+)
+def test_every_shipped_space_of_layers_can_be_searched(
+    file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shipped")
+    spec = load_study(file)
+    names = sorted(spec.sources)
+    for i, name in enumerate(names):
+        tiny_model(folder / name, seed=i, n_layers=6)
+    spec = spec.model_copy(update={"sources": {n: str(folder / n) for n in names}})
+    study = resolve(spec, base_dir=file.parent, judge=registry.problems)
+    assert study.engine.profile in ("slots", "pool")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        recipe = study.blueprint.recipe(study.space.random(rng))
+        assert len(recipe.slots) <= (study.engine.slots or 0)
