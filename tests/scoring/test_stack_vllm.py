@@ -3,8 +3,14 @@
 Each class starts vLLM twice: once cold for the self-test, once to stay.
 """
 
+from typing import Any
+
 import pytest
 
+from evomerge.errors import SelfTestError
+from evomerge.scoring import vllm_stack
+from evomerge.scoring.engine import Engine
+from evomerge.scoring.stack_plan import Shelf
 from evomerge.testing.stack_contract import StackContract
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -12,6 +18,23 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 class TestLlama(StackContract):
     kind = "vllm"
+
+    def test_self_test_sees_scales_of_a_part_of_the_hidden_state(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(vllm_stack, "_STREAM", ("hidden_states",))
+        with pytest.raises(SelfTestError, match="scaled there and back differs"):
+            engine.self_test()
+
+    def test_self_test_sees_layers_that_share_a_cache(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def share(shelf: Shelf, *_: Any) -> int:
+            return 0
+
+        monkeypatch.setattr(Shelf, "_borrow", share)
+        with pytest.raises(SelfTestError, match="a stack of layers, swapped in"):
+            engine.self_test()
 
 
 class TestMixedGemma3InAPool(StackContract):
