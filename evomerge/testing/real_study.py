@@ -26,7 +26,7 @@ from evomerge.testing.models import tiny_model
 
 NAME = "real"
 _PATIENCE_S = 240.0
-_TASK = """\
+SUMS_TASK = """\
 task: sums
 dataset_path: json
 dataset_kwargs: {data_files: {test: sums.jsonl}}
@@ -39,6 +39,7 @@ doc_to_target: answer
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 metadata: {version: 1.0}
 """
+"""A task of sums to choose between; its items lie beside it in ``sums.jsonl``."""
 
 
 def write_real_study(
@@ -56,7 +57,7 @@ def write_real_study(
     for seed, name in enumerate(("base", "a", "b")):
         tiny_model(folder / name, tied=False, seed=seed)
     (folder / "tasks").mkdir()
-    (folder / "tasks" / "sums.yaml").write_text(_TASK)
+    (folder / "tasks" / "sums.yaml").write_text(SUMS_TASK)
     rows = [
         {"q": f"{k}+{k}", "choices": [str(2 * k), str(3 * k + 1)], "answer": k % 2}
         for k in range(40)

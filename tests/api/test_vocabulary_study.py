@@ -10,24 +10,11 @@ import pytest
 
 from evomerge.checkpoints import read_model
 from evomerge.testing.models import tiny_model
+from evomerge.testing.real_study import SUMS_TASK
 from evomerge.testing.study_files import write_study
 from evomerge.testing.vocabularies import add_tokens, permute
 
 pytestmark = pytest.mark.slow
-
-TASK = """\
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: sums.jsonl}}
-output_type: multiple_choice
-test_split: test
-num_fewshot: 0
-doc_to_text: "{{q}}="
-doc_to_choice: "{{choices}}"
-doc_to_target: answer
-metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-metadata: {version: 1.0}
-"""
 
 
 def call(folder: Path, *words: object) -> str:
@@ -49,7 +36,7 @@ def test_a_union_is_searched_resumed_and_exported(tmp_path: Path) -> None:
         tiny_model(tmp_path / name, n_layers=2, seed=seed)
     permute(tmp_path / "math")
     add_tokens(tmp_path / "ja", ["<tool>", "<call>"])
-    (tmp_path / "sums.yaml").write_text(TASK)
+    (tmp_path / "sums.yaml").write_text(SUMS_TASK)
     rows = [
         {"q": f"{k}<tool>", "choices": [str(2 * k), str(3 * k + 1)], "answer": k % 2}
         for k in range(24)
