@@ -196,7 +196,9 @@ class Merged:
     def _members(self) -> Iterator[tuple[Operation, Member]]:
         """Find what is trimmed as one: tensors of layers, but no embedding."""
         for where in range(self.n_layers):
-            for name, piece in self._merged_pieces(where):
+            named = {p.name if p else n: (n, p) for n, p in self._merged_pieces(where)}
+            # In one order, whether tensors are stored fused or apart.
+            for _, (name, piece) in sorted(named.items()):
                 operation = self._operation(where, name, piece)
                 if trims_model(operation):
                     yield operation, self._member(where, name, piece)

@@ -43,9 +43,11 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
     return write
 
 
-def merge(folders: Folders, name: str, slots: int = 1) -> dict[str, torch.Tensor]:
+def merge(
+    folders: Folders, name: str, slots: int = 1, **knobs: str
+) -> dict[str, torch.Tensor]:
     prints = [read_model(folder).fingerprint for folder in folders]
-    merge = operation(name)
+    merge = operation(name, **knobs)
     roles = tuple((role, for_role(merge, role)) for role in ROLES)
     fed = tuple((n, 0) for n in merge.reads)
     recipe = Recipe(
@@ -79,6 +81,17 @@ def test_every_way_to_fuse_is_split_for_the_methods_that_need_it(
     twins: Twins, name: str, fusion: Fusion
 ) -> None:
     fused, split = (merge(folders, name) for folders in twins(fusion, 2))
+    expected = unfuse(fusion, fused, split)
+    assert all(torch.equal(fused[n], values) for n, values in expected.items())
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_pieces_are_trimmed_with_the_model_as_their_split_twins(
+    twins: Twins, fusion: Fusion
+) -> None:
+    fused, split = (
+        merge(folders, "ties", scope="model") for folders in twins(fusion, 2)
+    )
     expected = unfuse(fusion, fused, split)
     assert all(torch.equal(fused[n], values) for n, values in expected.items())
 
