@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.errors import Problem, SpecError
@@ -13,16 +14,29 @@ class Mistakes:
 
     Attributes:
         file: Its name, as messages show it.
+        places: Outermost key to where it stands instead: the keys of a stage.
     """
 
     file: str
     found: list[Problem] = field(default_factory=list)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""
-        where = f"{self.file}: {key}" if key else self.file
+        where = self.where(key)
         if all(problem.where != where for problem in self.found):
             self.found.append(Problem(where, message))
+
+    def where(self, key: str) -> str:
+        """Return how a message calls a key."""
+        if not key:
+            return self.file
+        first, dot, below = key.partition(".")
+        return f"{self.file}: {self.places.get(first, first)}{dot}{below}"
+
+    def any_at(self, key: str) -> bool:
+        """Tell whether anything was found at a key, or below."""
+        return any(problem.where.startswith(self.where(key)) for problem in self.found)
 
     def stop_if_any(self) -> None:
         """End here if anything was found.

@@ -257,9 +257,7 @@ class _Resolver:
     def _check_strategy(
         self, planned: PlannedSpace[Blueprint], measured: Measured
     ) -> None:
-        seen = f"{self._mistakes.file}: space"
-        sound = not any(p.where.startswith(seen) for p in self._mistakes.found)
-        if sound and not planned.space.axes:
+        if not self._mistakes.any_at("space") and not planned.space.axes:
             self._mistakes.add(
                 "space.knobs",
                 "expected at least one open choice, got none; write `search`, or a "

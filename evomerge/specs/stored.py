@@ -7,13 +7,14 @@ allowance: sources are known by their content.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.core.digest import canonical_json, digest
 from evomerge.core.space import SearchSpace
+from evomerge.specs.base import Spec
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.sources import content_of, whereabouts
 from evomerge.specs.study import StudySpec
@@ -22,6 +23,17 @@ VERSION = 1
 """Version of the stored form."""
 PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options", "profile", "slots")
 """Settings of the engine that may change on resume."""
+_NO_PART = (
+    *("version", "sources", "evaluators", "stages"),
+    *("budget", "workers", "timeout_s"),
+)
+"""Keys of a study file that are kept otherwise, or may change."""
+_ONLY_IF_WRITTEN = (
+    ("space", "flow", "depth"),
+    ("space", "flow", "scale"),
+    ("baselines", "uniform"),
+)
+"""Keys that say something by being there, beside a flow."""
 
 
 def config_of(
@@ -32,8 +44,10 @@ def config_of(
 ) -> dict[str, Any]:
     """Return what may not change on resume, as plain JSON data."""
     written = spec.model_dump(mode="json", exclude_none=True)
-    for key in ("sources", "evaluators", "budget", "workers", "timeout_s", "version"):
+    for key in _NO_PART:
         written.pop(key, None)
+    for path in _ONLY_IF_WRITTEN if spec.space.flow is not None else ():
+        _drop_unwritten(spec, written, path)
     for key in PLACEMENT:
         written["engine"].pop(key, None)
     for task in written["tasks"].values():
@@ -58,6 +72,13 @@ def config_of(
             "baselines": {label: recipe.digest for label, recipe in recipes.items()},
         }
     )
+
+
+def _drop_unwritten(spec: Spec, written: dict[str, Any], path: Sequence[str]) -> None:
+    for key in path[:-1]:
+        spec, written = getattr(spec, key), written[key]
+    if path[-1] not in spec.model_fields_set:
+        written.pop(path[-1], None)
 
 
 def allowance_of(

@@ -207,6 +207,19 @@ def test_a_study_with_a_flow_is_restored_as_it_was(
 
 
 @pytest.mark.parametrize(
+    ("kind", "other"), [("donors", "ja"), ("gates", "ja"), ("gates", "deep")]
+)
+def test_what_was_not_written_beside_a_flow_stays_unwritten(
+    minimal: dict[str, Any], write: Write, deep: Path, kind: str, other: str
+) -> None:
+    known = minimal["sources"] | {"deep": str(deep)}
+    minimal["sources"] = {name: known[name] for name in ("math", other)}
+    minimal |= {"space": {"flow": {"kind": kind}}, "strategy": {"kind": "random"}}
+    study = read_study(write(minimal))
+    assert restore(study.config, study.allowance).config == study.config
+
+
+@pytest.mark.parametrize(
     ("flow", "space", "says"),
     [
         (
