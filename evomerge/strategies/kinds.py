@@ -113,6 +113,7 @@ KINDS: Mapping[str, Kind] = {
             _cma_size,
             least=4,
             most_objectives=1,
+            most_numbers=1000,
             is_fold=True,
         ),
         Kind(
@@ -134,6 +135,7 @@ KINDS: Mapping[str, Kind] = {
             least=5,
             least_objectives=2,
             most_objectives=2,
+            most_numbers=1000,
             is_fold=True,
         ),
         Kind(
@@ -165,7 +167,7 @@ KINDS: Mapping[str, Kind] = {
             "NSGA-II: a population for several objectives, on any space and on stacks "
             "above all; the generation size is the population.",
             _NSGA,
-            lambda n_axes: 24,
+            lambda n_axes: 16,
             least=2,
             is_fold=True,
         ),

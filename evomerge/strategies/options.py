@@ -56,6 +56,7 @@ class Kind:
             axes.
         least: Smallest generation it can work with.
         numeric_only: It cannot search categorical axes.
+        most_numbers: Most numbers of three values or more that it can search.
         least_objectives: Fewest objectives it makes sense for.
         most_objectives: Most objectives it can search; None for any number.
         is_fold: Its state comes from repeating every ask and tell.
@@ -67,6 +68,7 @@ class Kind:
     generation_size: Callable[[int], int]
     least: int = 1
     numeric_only: bool = False
+    most_numbers: int | None = None
     least_objectives: int = 1
     most_objectives: int | None = None
     is_fold: bool = False

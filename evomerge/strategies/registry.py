@@ -16,6 +16,7 @@ from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Strategy
+from evomerge.strategies.coordinates import n_values
 from evomerge.strategies.kinds import KINDS
 from evomerge.strategies.options import Kind
 from evomerge.strategies.turns import Turns
@@ -49,6 +50,15 @@ def problems(
         found.append(
             f"{kind.name} searches numbers, not categorical axes "
             f"({', '.join(names)}); use {_others(n_objectives)}, or decide these axes"
+        )
+    n_numbers = sum(
+        not isinstance(axis, ChoiceAxis) and n_values(axis) > 2 for axis in space.axes
+    )
+    if kind.most_numbers is not None and n_numbers > kind.most_numbers:
+        found.append(
+            f"{kind.name} learns how every two numbers go together, of at most "
+            f"{kind.most_numbers} numbers, got {n_numbers}; use tpe, nsga2 or climb, "
+            "or search fewer of them"
         )
     if wrong := _objective_problem(kind, n_objectives):
         found.append(wrong)

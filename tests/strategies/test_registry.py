@@ -89,6 +89,15 @@ def test_comocatcma_is_for_two_objectives():
     assert "2 objectives or more, got 1" in problem
 
 
+def test_more_numbers_than_a_matrix_can_hold_are_refused():
+    axes = [FloatAxis(f"x{i}", 0.0, 1.0) for i in range(1001)]
+    gates = [IntAxis(f"g{i}", 0, 1) for i in range(3000)]
+    settings = StrategySettings("catcma")
+    assert problems(settings, SearchSpace((*axes[1:], *gates)), 1) == []
+    (problem,) = problems(settings, SearchSpace((*axes, *gates)), 1)
+    assert "at most 1000 numbers, got 1001; use tpe, nsga2 or climb" in problem
+
+
 def test_nsga3_is_for_several_objectives():
     (problem,) = problems(StrategySettings("nsga3"), FLAT, 1)
     assert "2 objectives or more, got 1; use catcma, tpe, nsga2 or climb" in problem
