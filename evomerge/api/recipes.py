@@ -39,6 +39,7 @@ def convert_recipe(
     to: Form | None = None,
     profile: Profile = "identical",
     lossy: bool = False,
+    cache_dir: Path | None = None,
 ) -> Conversion:
     """Read a recipe file of any form and write it in another.
 
@@ -49,16 +50,19 @@ def convert_recipe(
         profile: Of a mergekit file: ``identical`` gives mergekit's result; with
             ``default`` what it does not say is as in recipes of our own.
         lossy: Write what mergekit can say of a recipe that it cannot say in full.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
 
     Raises:
         SpecError: Anything is wrong with the file or the folders it names.
         RecipeError: The other form cannot express the recipe; the message says what.
     """
+    from evomerge.checkpoints import remembered
     from evomerge.specs.mergekit import write_mergekit
     from evomerge.specs.recipes import open_recipe
     from evomerge.specs.rendering import canonical_text, own_text, yaml_text
 
-    opened = open_recipe(file, profile=profile)
+    with remembered(cache_dir):
+        opened = open_recipe(file, profile=profile)
     recipe = opened.recipe
     form: Form = to or ("own" if opened.form == "mergekit" else "mergekit")
     if form == "own":

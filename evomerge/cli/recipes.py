@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evomerge.cli.options import profile_option
+from evomerge.cli.options import cache_dir, profile_option
 
 if TYPE_CHECKING:
     from evomerge.api import RecipeForm
@@ -49,7 +49,9 @@ def recipe(
     from evomerge import api
     from evomerge.cli.tables import print_json
 
-    done = api.convert_recipe(file, to=to, profile=profile, lossy=lossy)
+    done = api.convert_recipe(
+        file, to=to, profile=profile, lossy=lossy, cache_dir=cache_dir()
+    )
     for loss in done.losses:
         click.echo(f"Not expressed: {loss}", err=True)
     for note in done.notes:
