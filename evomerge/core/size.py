@@ -77,13 +77,14 @@ class SpaceSize:
 
     Attributes:
         axes: Open choices.
-        points: Different points on the grid; None if they are not counted.
+        log10_points: Power of ten of the number of points on the grid, which may be too
+            large to write out; None if they are not counted.
         stacks: Different stacks of layers, whatever their scales and merges; None if
             they are not counted. A space without data flow has one.
     """
 
     axes: int
-    points: int | None
+    log10_points: float | None
     stacks: int | None
 
     @classmethod
@@ -92,21 +93,23 @@ class SpaceSize:
         stacks: int | None = 1
         if isinstance(blueprint, FlowBlueprint):
             stacks = blueprint.flow.n_stacks
-        return cls(len(space.axes), n_points(space), stacks)
+        points = n_points(space)
+        return cls(len(space.axes), points and math.log10(points), stacks)
 
     def __str__(self) -> str:
         parts = [f"{self.axes} {'axis' if self.axes == 1 else 'axes'}"]
-        if self.points is not None:
-            parts.append(f"{_told(self.points)} points")
-        if self.stacks != 1:
-            number = "uncounted" if self.stacks is None else _told(self.stacks)
-            parts.append(f"{number} stacks")
+        if self.log10_points is not None:
+            parts.append(f"{_told(self.log10_points)} points")
+        if self.stacks is None:
+            parts.append("uncounted stacks")
+        elif self.stacks != 1:
+            parts.append(f"{_told(math.log10(self.stacks))} stacks")
         return ", ".join(parts)
 
 
-def _told(n: int) -> str:
+def _told(log10: float) -> str:
     """Write a number out, or its order of magnitude."""
-    if n < 10**6:
-        return f"{n}"
-    power = len(str(n)) - 1
-    return f"{n // 10 ** (power - 1) / 10:.1f}e{power}"
+    if log10 < 6:
+        return f"{round(10**log10)}"
+    power = math.floor(log10)
+    return f"{10 ** (log10 - power):.1f}e{power}"

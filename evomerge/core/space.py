@@ -7,7 +7,6 @@ continuous strategies move. Both directions go through here, so rounding happens
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -271,7 +270,8 @@ class SearchSpace:
         Raises:
             SpaceError: Names every axis at fault.
         """
-        faults = [f"{name!r} is no axis" for name in point if name not in self._names]
+        known = {axis.name for axis in self.axes}
+        faults = [f"{name!r} is no axis" for name in point if name not in known]
         for axis in self.axes:
             active = axis.when is None or axis.when.holds(point)
             if active != (axis.name in point):
@@ -282,10 +282,6 @@ class SearchSpace:
                 faults.append(f"{axis.name!r} cannot be {point[axis.name]!r}")
         if faults:
             raise SpaceError("Not a point of this space: " + "; ".join(faults) + ".")
-
-    @property
-    def _names(self) -> Sequence[str]:
-        return [axis.name for axis in self.axes]
 
 
 def _start(axis: Axis) -> Scalar:
