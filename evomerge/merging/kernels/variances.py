@@ -25,6 +25,9 @@ from evomerge.merging.kernels.numbers import (
     u32,
 )
 
+_MOST_AHEAD = 16
+"""Blocks that are not guessed after several that could not be."""
+
 
 def wide_sum(xs, i, z):
     """Return the sum of the differences in fp64, first to last."""
@@ -202,10 +205,17 @@ def average_where(arrays, weights, scale, edge, bounds):
     n = len(arrays[2])
     most = NO
     flags = np.empty(BLOCK, np.float32)
+    ahead, patience = 0, 1
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         part = windows(arrays, low, high)
-        found, unsure = _average_guessed(part, weights, scale, bounds)
+        found, unsure = NO, YES
+        if ahead == 0:
+            found, unsure = _average_guessed(part, weights, scale, bounds)
+            # Where one block has entries near the edge, the next ones have them too.
+            patience = min(2 * patience, _MOST_AHEAD) if unsure else 1
+            ahead = patience
+        ahead -= 1
         if unsure:
             kept = flags[: high - low]
             _mark(part[0], part[1], edge, kept)

@@ -132,15 +132,15 @@ def _edges(
 def _bounds(middle: float, n: int) -> Bounds:
     """Return an edge in fp32, between where sums in fp32 are surely below and above.
 
-    Differences from the first input, their squares and their sums are off by some
-    roundings each, of 2**-24; what is taken off the squares leaves at least one part
-    of ``n`` of them. In all that is less than ``n * (n + 2)`` times 2**-21.
+    The sum of the squares of differences from the first input is off by ``n + 1``
+    roundings of 2**-24, the square of their sum by ``2 * n + 1``; subtracted, at least
+    one part of ``n`` of the squares is left, and the last steps round, too.
     """
     if math.isnan(middle):  # nothing stays
         return np.float32(math.inf), np.float32(math.nan), np.float32(math.inf)
     if middle < _FAINT:
         return np.float32(-1.0), np.float32(middle), np.float32(math.inf)
-    apart = n * (n + 2) * 2.0**-21
+    apart = n * (3 * n + 6) * 2.0**-24
     with np.errstate(over="ignore"):
         low, high = np.float32(middle * (1 - apart)), np.float32(middle * (1 + apart))
         return low, np.float32(middle), high
