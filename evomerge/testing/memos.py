@@ -10,7 +10,7 @@ class CountingMemo:
     """Keeps everything, and lists what had to be computed.
 
     Attributes:
-        computed: Names in the order they were first asked for.
+        computed: Names in the order they were worked out.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class CountingMemo:
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
         if what not in self._kept:
-            self.computed.append(what)
             self._kept[what] = compute()
+            self.computed.append(what)
         kept: Value = self._kept[what]
         return kept

@@ -81,6 +81,7 @@ def step_by_step() -> Iterator[None]:
         patch("evomerge.merging.operators.linear.can_fuse", lambda *_: False),
         patch("evomerge.merging.operators.consensus.can_fuse", lambda *_: False),
         patch("evomerge.merging.operators.sizes.can_read", lambda *_: False),
+        patch("evomerge.merging.operators.rows.can_read", lambda *_: False),
     ):
         yield
 

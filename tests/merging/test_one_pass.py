@@ -13,8 +13,8 @@ from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.order import cuts
-from evomerge.merging.operators.rows import ranks
-from evomerge.merging.operators.sizes import magnitude, row_ranks, size_cuts
+from evomerge.merging.operators.rows import ranks, row_ranks
+from evomerge.merging.operators.sizes import magnitude, size_cuts
 from evomerge.testing.memos import CountingMemo
 
 ROWS, LONG = 301, 1000
@@ -85,6 +85,7 @@ def step_by_step() -> Iterator[None]:
         patch(where + "consensus.can_fuse", lambda *_: False),
         patch(where + "sparsify.can_sum", lambda *_: False),
         patch(where + "sizes.can_read", lambda *_: False),
+        patch(where + "rows.can_read", lambda *_: False),
     ):
         yield
 

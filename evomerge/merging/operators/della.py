@@ -16,8 +16,7 @@ from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.counter import Coins, stream_key
 from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.rows import ranks, row_length
-from evomerge.merging.operators.sizes import row_ranks
+from evomerge.merging.operators.rows import ranks, row_length, row_ranks
 from evomerge.merging.operators.sparsify import keep_l1
 from evomerge.merging.operators.thinning import RankedCoin, Step, Steps, Thin
 

@@ -5,7 +5,13 @@ Of equals, those that come first count as larger, as everywhere.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.onepass import can_read
+from evomerge.merging.operators.parts import in_parts
+from evomerge.merging.operators.sizes import arrays
 
 
 def row_length(shape: Sequence[int]) -> int:
@@ -26,3 +32,31 @@ def ranks(sizes: torch.Tensor) -> torch.Tensor:
     order = torch.argsort(sizes, dim=1, descending=True, stable=True)
     places = torch.arange(length - 1, -1, -1, device=sizes.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
+
+
+def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
+    """Return each entry's rank in its row, uint16, flat; None if rows are too long."""
+    if row > 1 << 16 or not can_read(deltas):
+        return None
+    return deltas.recall("ranks", (index,), lambda: _row_ranks(deltas, index, row))
+
+
+def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
+    from evomerge.merging.kernels.orders import pair_rows, spread_ranks
+
+    x, base = arrays(deltas, index)
+    out = np.empty(deltas.n, dtype=np.uint16)
+    at_once = max((1 << 15) // row, 1)  # rows whose pairs stay in the cache
+
+    def loop(low: int, high: int) -> int:
+        space = np.empty((min(at_once, high - low), row), dtype=np.uint64)
+        for first in range(low, high, at_once):
+            end = min(first + at_once, high)
+            pairs = space[: end - first]
+            pair_rows(x, base, first * row, pairs)
+            pairs.sort(axis=1)
+            spread_ranks(pairs, out[first * row : end * row])
+        return 0
+
+    in_parts(loop, deltas.n // row, multiple_of=1, least=at_once)
+    return torch.from_numpy(out)

@@ -8,7 +8,8 @@ its own up.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,18 @@ class Cuts:
         return Cut(float(self.thresholds[at]), int(self.lasts[at]))
 
 
+WorkOut = Callable[[Deltas, int, Sequence[int]], Cuts]
+"""Makes the table of an input's cuts: (deltas, input, how many entries stay)."""
+
+
+class _NotKept(Exception):  # noqa: N818 - no error, a way out
+    """A table would have to be worked out."""
+
+
+def _nowhere(deltas: Deltas, index: int, keeps: Sequence[int]) -> Cuts:
+    raise _NotKept
+
+
 def each_size_cuts(deltas: Deltas, keeps: Sequence[Sequence[int]]) -> list[list[Cut]]:
     """Find the cuts of every input, several inputs at a time.
 
@@ -68,30 +81,46 @@ def each_size_cuts(deltas: Deltas, keeps: Sequence[Sequence[int]]) -> list[list[
         keeps: How many entries of each input.
     """
     found: list[list[Cut]] = [[] for _ in keeps]
+    unknown = [index for index, wanted in enumerate(keeps) if wanted]
+    if deltas.is_known:
+        # Threads that only look things up would hold each other up.
+        for index in list(unknown):
+            with suppress(_NotKept):
+                found[index] = size_cuts(deltas, index, keeps[index], _nowhere)
+                unknown.remove(index)
 
     def find(low: int, high: int) -> int:
-        for index in range(low, high):
-            if keeps[index]:
-                found[index] = size_cuts(deltas, index, keeps[index])
+        for index in unknown[low:high]:
+            found[index] = size_cuts(deltas, index, keeps[index])
         return 0
 
-    if deltas.n <= _SMALL:
-        find(0, len(keeps))
+    if deltas.n <= _SMALL or len(unknown) < 2:
+        find(0, len(unknown))
     else:
-        in_parts(find, len(keeps), multiple_of=1, least=1)
+        in_parts(find, len(unknown), multiple_of=1, least=1)
     return found
 
 
-def size_cuts(deltas: Deltas, index: int, keeps: Sequence[int]) -> list[Cut]:
-    """Find the cuts that keep exactly so many entries of an input, the largest."""
+def size_cuts(
+    deltas: Deltas, index: int, keeps: Sequence[int], work_out: WorkOut | None = None
+) -> list[Cut]:
+    """Find the cuts that keep exactly so many entries of an input, the largest.
+
+    Args:
+        deltas: The inputs.
+        index: Which one.
+        keeps: How many entries.
+        work_out: Makes a table that is not kept; from the entries if not given.
+    """
     if not deltas.is_known:
         return _all_cuts(deltas, index, keeps)
+    make = work_out or _table
     table = deltas.recall(
-        "sizes", (index,), lambda: _table(deltas, index, _usual(deltas.n))
+        "sizes", (index,), lambda: make(deltas, index, _usual(deltas.n))
     )
     found = [table.find(keep) if 0 < keep < deltas.n else None for keep in keeps]
     return [
-        _one(deltas, index, keep) if cut is None else cut
+        _one(deltas, index, keep, make) if cut is None else cut
         for cut, keep in zip(found, keeps, strict=True)
     ]
 
@@ -106,18 +135,11 @@ def magnitude(deltas: Deltas, index: int) -> Score:
     return score
 
 
-def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
-    """Return each entry's rank in its row, uint16, flat; None if rows are too long."""
-    if row > 1 << 16 or not can_read(deltas):
-        return None
-    return deltas.recall("ranks", (index,), lambda: _row_ranks(deltas, index, row))
-
-
-def _one(deltas: Deltas, index: int, keep: int) -> Cut:
+def _one(deltas: Deltas, index: int, keep: int, make: WorkOut) -> Cut:
     if not 0 < keep < deltas.n:
         return _all_cuts(deltas, index, (keep,))[0]
     table = deltas.recall(
-        f"size {keep}", (index,), lambda: _table(deltas, index, (keep,))
+        f"size {keep}", (index,), lambda: make(deltas, index, (keep,))
     )
     found = table.find(keep)
     assert found is not None
@@ -181,7 +203,7 @@ def _near(deltas: Deltas, index: int, keep: int) -> tuple[int, int] | None:
     """
     from evomerge.merging.kernels.orders import collect, keys_at, nth_equal
 
-    x, base = _arrays(deltas, index)
+    x, base = arrays(deltas, index)
     places = np.arange(_SAMPLE, dtype=np.int64) * deltas.n // _SAMPLE
     sample = np.sort(keys_at(x, base, places))[::-1]
     at = keep * _SAMPLE // deltas.n
@@ -207,7 +229,7 @@ def _count(deltas: Deltas, index: int, keeps: Array) -> tuple[Array, torch.Tenso
     """Find the bits of each threshold and the flat index of its last tie."""
     from evomerge.merging.kernels.orders import HIGH_BINS, count_high
 
-    x, base = _arrays(deltas, index)
+    x, base = arrays(deltas, index)
     highs = np.zeros(HIGH_BINS, dtype=np.int64)
     count_high(x, base, highs)
     # How many entries are as large as a bin or larger, from the largest bin down.
@@ -237,7 +259,7 @@ def _in_bins(
         find_ties,
     )
 
-    x, base = _arrays(deltas, index)
+    x, base = arrays(deltas, index)
     rows = np.full(HIGH_BINS, -1, dtype=np.int32)
     rows[group] = np.arange(len(group), dtype=np.int32)
     lows = np.zeros((len(group), LOW_BINS), dtype=np.int64)
@@ -267,27 +289,7 @@ def _in_bins(
     return keys.astype(np.int32), lasts
 
 
-def _arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
+def arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
+    """Return an input and the base as compiled code sees them, flat."""
     start = deltas.start()
     return as_array(deltas.tensors()[index]), None if start is None else as_array(start)
-
-
-def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
-    from evomerge.merging.kernels.orders import pair_rows, spread_ranks
-
-    x, base = _arrays(deltas, index)
-    out = np.empty(deltas.n, dtype=np.uint16)
-    at_once = max((1 << 15) // row, 1)  # rows whose pairs stay in the cache
-
-    def loop(low: int, high: int) -> int:
-        space = np.empty((min(at_once, high - low), row), dtype=np.uint64)
-        for first in range(low, high, at_once):
-            end = min(first + at_once, high)
-            pairs = space[: end - first]
-            pair_rows(x, base, first * row, pairs)
-            pairs.sort(axis=1)
-            spread_ranks(pairs, out[first * row : end * row])
-        return 0
-
-    in_parts(loop, deltas.n // row, multiple_of=1, least=at_once)
-    return torch.from_numpy(out)
