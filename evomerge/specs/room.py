@@ -9,6 +9,7 @@ from dataclasses import replace
 from evomerge.checkpoints import Model
 from evomerge.core.blueprint import MergeBlueprint
 from evomerge.core.flow.blueprint import MERGE, FlowBlueprint
+from evomerge.core.flow.stock import Step
 from evomerge.core.profiles import Room, StackFacts, choose_room
 from evomerge.core.recipe import Recipe, Slot
 from evomerge.core.space import Blueprint
@@ -51,7 +52,7 @@ def facts_of(
     if isinstance(blueprint, FlowBlueprint):
         stock = blueprint.flow.stock
         depths.append(stock.deepest)
-        mixed.append(dict.fromkeys(kinds.known, stock.deepest))
+        mixed.append(kinds.reached(blueprint))
         merges_anew = MERGE in stock.names
         contents |= {
             Slot(copied(step.source), ((step.source, step.index),))
@@ -114,6 +115,17 @@ class _Kinds:
         }
         self.known = tuple(dict.fromkeys(self._of[frame]))
         self.of_frame: Mapping[str, int] = Counter(self._of[frame])
+
+    def reached(self, blueprint: FlowBlueprint) -> Mapping[str, int]:
+        """Count the most layers of each kind in one stack."""
+        layers: dict[str, set[Step]] = {kind: set() for kind in self.known}
+        for step in blueprint.flow.stock.layers:
+            source = step.source
+            if source == MERGE and blueprint.merge is not None:
+                source = blueprint.merge.plans[0].reads[0]
+            kind = self._of[source][step.index]
+            layers.setdefault(kind, set()).add(step)
+        return {kind: blueprint.flow.most_of(found) for kind, found in layers.items()}
 
     def counted(self, slots: Iterable[Slot]) -> Mapping[str, int]:
         """Count the kinds of some layers; those of one slot are alike."""

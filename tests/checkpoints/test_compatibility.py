@@ -171,3 +171,32 @@ def test_another_vocabulary_is_no_problem_where_rows_are_moved(tmp_path: Path) -
     assert compatibility(models, same_vocabulary=False) == []
     (problem,) = compatibility({**models, "c": wide}, same_vocabulary=False)[:1]
     assert "hidden size" in problem
+
+
+def test_layers_that_are_only_set_on_each_other_need_no_common_depth(
+    tmp_path: Path,
+) -> None:
+    def stacked(**kinds: dict[str, Any]) -> list[str]:
+        models = {
+            name: read_model(tiny_model(tmp_path / name, **kind))
+            for name, kind in kinds.items()
+        }
+        return compatibility(models, same_depth=False)
+
+    assert stacked(a={"n_layers": 2}, b={"n_layers": 5}, c={"tied": True}) == []
+    said = stacked(d={"n_layers": 2}, e={"n_layers": 3, "hidden": 64})
+    assert said[0] == "'e' has hidden size 64, but 'd' has 32."
+    assert not any("layers" in problem for problem in said)
+
+
+def test_layers_of_other_parts_cannot_be_set_on_each_other(tmp_path: Path) -> None:
+    for name, kind in (("a", {}), ("b", {"family": "qwen2"}), ("c", {"hidden": 64})):
+        folder = tiny_model(tmp_path / name, **kind)
+        config = json.loads((folder / "config.json").read_text())
+        kept = ("num_hidden_layers", "vocab_size", "architectures")
+        (folder / "config.json").write_text(json.dumps({k: config[k] for k in kept}))
+    models = {name: read_model(tmp_path / name) for name in "abc"}
+    missing, shapes = compatibility(models, same_depth=False)
+    assert missing.startswith("No layer of 'a' has 'self_attn.k_proj.bias', which")
+    assert "tensors of a layer differ in shape, for example" in shapes
+    assert "in 'c'" in shapes

@@ -1,5 +1,6 @@
 """Laws that every kind of data flow keeps."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_equal_stacks_are_equal_recipes(drawn: Drawn, seed: int) -> None:
         digests.setdefault(blueprint.steps(point), set()).add(recipe.digest)
     assert all(len(found) == 1 for found in digests.values())
     assert len({d for found in digests.values() for d in found}) == len(digests)
+
+
+@given(flows(), seeds)
+def test_no_stack_has_more_of_some_layers_than_is_said(drawn: Drawn, seed: int) -> None:
+    stock, flow = drawn
+    rng = np.random.default_rng(seed)
+    some = {step for step in stock.layers if rng.random() < 0.5}
+    most = flow.most_of(some)
+    assert most <= stock.deepest
+    for _ in range(5):
+        steps = flow.steps(space_of(flow).random(rng))
+        assert sum(replace(step, scale=1.0) in some for step in steps) <= most
 
 
 @given(flows(scaled=False), seeds)

@@ -447,3 +447,42 @@ def test_every_shipped_space_of_layers_can_be_searched(
     for _ in range(20):
         recipe = study.blueprint.recipe(study.space.random(rng))
         assert len(recipe.slots) <= (study.engine.slots or 0)
+
+
+def with_kinds(folder: Path, name: str, seed: int, kinds: str) -> str:
+    """Write a model with a layer for each letter: sliding or full."""
+    path = tiny_model(folder / name, "qwen3", seed=seed, n_layers=len(kinds))
+    words = {"s": "sliding_attention", "f": "full_attention"}
+    config = json.loads((path / "config.json").read_text())
+    config |= {"sliding_window": 8, "layer_types": [words[kind] for kind in kinds]}
+    (path / "config.json").write_text(json.dumps(config))
+    return str(path)
+
+
+def test_there_are_slots_for_layers_of_each_kind(
+    minimal: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    minimal["sources"] = {
+        "a": with_kinds(tmp_path, "a", 0, "sffs"),
+        "b": with_kinds(tmp_path, "b", 1, "ssfss"),
+    }
+    minimal["engine"] = {"kind": "simulated", "profile": "slots"}
+    flow: dict[str, Any] = {"kind": "gates", "depth": {"max": 6}}
+    study = read_study(write(with_flow(minimal, flow)))
+    assert study.engine.slots == 6
+    assert study.engine.slot_kinds == {"sliding_attention": 6, "full_attention": 3}
+    minimal["engine"] = {"kind": "simulated"}
+    study = read_study(write(with_flow(minimal, flow)))
+    assert study.engine.profile == "pool"
+    assert study.engine.slot_kinds == {"sliding_attention": 6, "full_attention": 3}
+
+
+def test_a_kind_of_layer_that_the_frame_lacks_is_refused(
+    minimal: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    minimal["sources"] = {
+        "a": with_kinds(tmp_path, "a", 0, "ffff"),
+        "b": with_kinds(tmp_path, "b", 1, "fsff"),
+    }
+    (said,) = problems(write(with_flow(minimal, {"kind": "gates"})))
+    assert "Layer 1 of 'b' has sliding attention, one feed-forward block, but" in said

@@ -8,7 +8,7 @@ has equal slots and its weights can be shared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Flow(Protocol):
     @property
     def n_stacks(self) -> int | None:
         """How many different stacks there are, scales apart; None if not countable."""
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs, at least one.

@@ -5,6 +5,7 @@ A layer shuffle with the draw left to the search.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
@@ -49,6 +50,10 @@ class Donors:
     def n_stacks(self) -> int:
         """How many different stacks there are."""
         return int(len(self.stock.names) ** len(self.stock.inner))
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
+        return self.stock.most_in_place(layers)
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs.

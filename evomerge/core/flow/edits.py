@@ -7,6 +7,7 @@ be put together in any order, and two of them may cancel.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from evomerge.core.blueprint import Coordinate, read
@@ -68,6 +69,12 @@ class Edits:
         n_letters = len(self.stock.layers)
         fewest, most = self.stock.bounds
         return n_words_near(len(self.stock.inner), n_letters, self.most, (fewest, most))
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
+        own = sum(step in layers for step in self.stock.whole(self.stock.inner))
+        more = any(step in layers for step in self.stock.layers)
+        return min(own + self.most * more, self.stock.deepest)
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs.

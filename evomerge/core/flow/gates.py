@@ -8,7 +8,7 @@ The paper's indicators are real numbers, on above 0; here they are whole numbers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -66,6 +66,12 @@ class Gates:
         """How many different stacks there are."""
         letters = [place.step.name for place in self._inner]
         return n_subsequences(letters, *self.stock.bounds)
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
+        places = (*self._ends(0), *self._inner, *self._ends(1))
+        found = sum(place.step in layers for place in places)
+        return min(found, self.stock.deepest)
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs.

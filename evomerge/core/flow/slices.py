@@ -6,7 +6,7 @@ Frankenmerges (MergeKit's passthrough, 2403.13257) and depth up-scaling (SOLAR,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.core.blueprint import Coordinate, read
@@ -48,6 +48,11 @@ class Slices:
         """How many different stacks there are."""
         depths = [n for _, n in self.stock.sources]
         return n_concatenations(depths, self.most, *self.stock.bounds)
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
+        any_at_all = any(step in layers for step in self.stock.layers)
+        return self.stock.deepest if any_at_all else 0
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -100,6 +100,15 @@ class Stock:
         """Fewest and most layers between the pinned ends."""
         n_pinned = len(self.head) + len(self.tail)
         return max(self.shallowest - n_pinned, 0), self.deepest - n_pinned
+
+    def most_in_place(self, layers: Collection[Step]) -> int:
+        """Return in how many places one of these layers can stand, if none moves."""
+        ends = sum(step in layers for step in (*self.head, *self.tail))
+        free = (
+            any(Step(name, step.index) in layers for name in self.names)
+            for step in self.inner
+        )
+        return ends + sum(free)
 
     def whole(self, inner: Sequence[Step]) -> tuple[Step, ...]:
         """Put the pinned ends around what lies between them."""

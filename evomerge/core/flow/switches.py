@@ -6,6 +6,7 @@ axes than a donor for every layer, and neighbours stay together.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import comb
 
@@ -70,6 +71,10 @@ class Switches:
             comb(n - 1, changes) * (others + 1) * others**changes
             for changes in range(self.most + 1)
         )
+
+    def most_of(self, layers: Collection[Step]) -> int:
+        """Return the most places of one stack that these layers can take."""
+        return self.stock.most_in_place(layers)
 
     def steps(self, point: Point) -> tuple[Step, ...]:
         """Return the layers a point runs.
