@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from llvmlite import binding
 from llvmlite.binding import ffi
+from numba.core import config
 
 
 def _answer_for_functions_alone() -> None:
@@ -23,3 +25,23 @@ def _answer_for_functions_alone() -> None:
 
 
 _answer_for_functions_alone()
+
+
+def _use_wide_registers() -> None:
+    """Compile for vectors of 512 bits where the processor has them.
+
+    Compilers shy away from them since the first such processors, which ran slower while
+    they were in use; merges gain up to a third. Results are the same. Whoever sets
+    NUMBA_CPU_FEATURES decides otherwise.
+    """
+    if config.CPU_FEATURES is not None or not config.ENABLE_AVX:
+        return
+    try:
+        features = str(binding.get_host_cpu_features().flatten())
+    except RuntimeError:  # the processor is not known
+        return
+    if "+avx512f" in features:
+        config.CPU_FEATURES = f"{features},-prefer-256-bit"
+
+
+_use_wide_registers()
