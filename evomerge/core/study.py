@@ -110,7 +110,7 @@ class StrategySettings:
     """Which strategy searches, and how.
 
     Attributes:
-        kind: ``cma``, ``tpe``, ``nsga2`` or ``random``.
+        kind: Its name, ``cma`` for example.
         generation_size: Candidates a generation; None takes the strategy's own.
         options: Further settings of this kind.
     """

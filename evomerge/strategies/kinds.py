@@ -125,7 +125,7 @@ KINDS: Mapping[str, Kind] = {
                 Option(
                     "kernels",
                     "int",
-                    5,
+                    3,
                     "Runs that share the front; each has a generation in turn.",
                     low=2,
                     high=1000,
