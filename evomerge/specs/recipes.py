@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.layer_types import LayerType
 from evomerge.core.recipe import Input, Recipe, Transformed, contents
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Name
@@ -155,8 +156,36 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
                 f"expected a folder with fingerprint {'+'.join(wanted)}, got "
                 f"{'+'.join(found)}; its content is not what the recipe merged.",
             )
+    _check_slots(recipe, models, mistakes)
     mistakes.stop_if_any()
     return OpenedRecipe(recipe, models, "canonical")
+
+
+def _check_slots(
+    recipe: Recipe, models: Mapping[str, Model], mistakes: Mistakes
+) -> None:
+    """Note layers that an input lacks, or that compute different things."""
+    for i, slot in enumerate(recipe.slots):
+        kinds: dict[str, LayerType] = {}
+        for name, layer in slot.layers:
+            if name not in models:
+                continue
+            types = models[name].layer_types
+            if not 0 <= layer < len(types):
+                mistakes.add(
+                    f"slots.{i}.layers.{name}",
+                    f"expected a layer from 0 to {len(types) - 1}, got {layer}.",
+                )
+                continue
+            kinds[name] = types[layer]
+        for name, kind in kinds.items():
+            first = next(iter(kinds))
+            if not kinds[first].fits(kind):
+                mistakes.add(
+                    f"slots.{i}.layers.{name}",
+                    f"expected {kinds[first]}, as layer {slot.layer_of(first)} of "
+                    f"{first!r} has, got {kind}.",
+                )
 
 
 def _among(source: Input) -> tuple[tuple[str, Input], ...]:

@@ -9,6 +9,7 @@ from evomerge.checkpoints import read_model
 from evomerge.errors import SpecError
 from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import load_recipe
+from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]
 
@@ -95,3 +96,57 @@ def test_a_recipe_over_strange_sources_is_no_start(
         SpecError, match=r"start\.0\.recipe: .*over this study's sources"
     ):
         read_study(write(minimal))
+
+
+def test_a_layer_outside_its_source_is_refused_when_the_file_is_read(
+    short: dict[str, Any], write: Write
+) -> None:
+    recipe, _ = load_recipe(write(short))
+    data = recipe.to_json() | {"paths": dict(short["sources"])}
+    data["slots"][2]["layers"]["ja"] = 4
+    with pytest.raises(SpecError) as caught:
+        load_recipe(write(data))
+    assert str(caught.value) == (
+        "study.yaml: slots.2.layers.ja: expected a layer from 0 to 3, got 4."
+    )
+
+
+def test_layers_of_different_kinds_are_not_merged_into_one(
+    short: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    for seed, (name, kinds) in enumerate(
+        {"base": "sf", "math": "fs", "ja": "sf"}.items()
+    ):
+        folder = tiny_model(tmp_path / name, seed=seed, n_layers=2)
+        words = {"s": "sliding_attention", "f": "full_attention"}
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"sliding_window": 8, "layer_types": [words[kind] for kind in kinds]}
+        (folder / "config.json").write_text(json.dumps(config))
+        short["sources"][name] = str(folder)
+    with pytest.raises(SpecError, match="layers are of different types"):
+        load_recipe(write(short))
+    crossed = {"base": 1, "ja": 1, "math": 0}
+    operation = {"operator": "linear", "inputs": ["base", "ja", "math"]}
+    inputs = {
+        name: {"checkpoint": read_model(tmp_path / name).fingerprint}
+        for name in crossed
+    }
+    roles = {"roles": {"*": operation}}
+    data: dict[str, Any] = {
+        "version": 1,
+        "frame": "base",
+        "dtype": "float32",
+        "inputs": inputs,
+        "embed": roles,
+        "head": roles,
+        "slots": [roles | {"layers": crossed}],
+        "paths": short["sources"],
+    }
+    recipe, _ = load_recipe(write(data))
+    assert dict(recipe.slots[0].layers) == crossed
+    data["slots"].append(roles | {"layers": crossed | {"math": 1}})
+    with pytest.raises(SpecError) as caught:
+        load_recipe(write(data))
+    (problem,) = caught.value.problems
+    assert problem.where == "study.yaml: slots.1.layers.math"
+    assert "got sliding attention" in problem.message
