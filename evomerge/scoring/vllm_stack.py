@@ -134,6 +134,8 @@ class VllmRack:
 
     def arrange(self, places: Sequence[Place]) -> None:
         """Run these slots in this order from now on."""
+        # A layer that borrowed a cache would go on writing to it.
+        self._give_back_attentions()
         borrowing = {place.slot for place in places if place.cache != place.slot}
         self._layers.running = [
             self._step(place, binds=place.slot in borrowing) for place in places
@@ -150,7 +152,7 @@ class VllmRack:
         return Step(layer, swaps if binds else [], place.scale)
 
     def _give_back_attentions(self) -> None:
-        """Put every attention back where vLLM made it: loading goes by its place."""
+        """Put every attention back where vLLM made it, as loading needs it too."""
         for found in self._attentions:
             for one in found:
                 setattr(one.parent, one.name, one.module)

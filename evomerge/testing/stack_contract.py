@@ -32,6 +32,8 @@ class StackContract:
     profile: ClassVar[str] = "slots"
     in_place: ClassVar[bool] = False
     n_drawn: ClassVar[int] = 8
+    attention: ClassVar[str | None] = None
+    """Of the judge, where transformers' own choice leaves something out."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -97,7 +99,7 @@ class StackContract:
         self, engine: Engine, parents: Family
     ) -> None:
         stack = Stack((("a", 0, 1.0), ("b", 2, 0.8), ("b", 2, 1.2), ("a", 3, 1.0)))
-        model = parents.judge(stack)
+        model = parents.judge(stack, self.attention)
         layers = model.model.layers
         with torch.no_grad():
             mine, theirs = (
@@ -115,6 +117,12 @@ class StackContract:
         expected = Answers.of_model(model, engine.tokenizer)
         assert found.texts == expected.texts
         assert found.difference(expected) <= NOISE
+
+    def test_layer_that_borrowed_a_cache_gives_it_back(
+        self, engine: Engine, parents: Family
+    ) -> None:
+        self.swapped(engine, parents, Stack.plain("a0 a0 a0 a0"))
+        self.swapped(engine, parents, Stack.plain("a0 a1 b0 b1 b2 a3 b3"))
 
     def test_random_candidates_in_a_row_are_exact(
         self, engine: Engine, parents: Family
@@ -141,7 +149,7 @@ class StackContract:
         self, engine: Engine, parents: Family
     ) -> None:
         stack = parents.recipe(Stack.plain("a0 a1 a2"))
-        with pytest.raises(CandidateError, match="not finite"):
+        with pytest.raises(CandidateError, match=r"not (be )?finite"):
             engine.swap(parents.with_blend(stack, 1, 1e39))
         self.swapped(engine, parents, STACKS["deeper than any parent"])
 
@@ -149,7 +157,9 @@ class StackContract:
         """Swap a stack in, compare with its judge, return the largest difference."""
         engine.swap(parents.recipe(stack))
         found = Answers.of_engine(engine)
-        expected = Answers.of_model(parents.judge(stack), engine.tokenizer)
+        expected = Answers.of_model(
+            parents.judge(stack, self.attention), engine.tokenizer
+        )
         assert found.texts == expected.texts, stack
         difference = found.difference(expected)
         assert difference <= NOISE, stack

@@ -204,15 +204,22 @@ class Family:
             if name.startswith("model.layers.2.")
         )
 
-    def judge(self, stack: Stack) -> Any:
-        """Build the transformers model of a stack."""
+    def judge(self, stack: Stack, attention: str | None = None) -> Any:
+        """Build the transformers model of a stack.
+
+        Args:
+            stack: What it consists of.
+            attention: How transformers computes it; None leaves that to transformers.
+        """
         from transformers import AutoModelForCausalLM
 
         changes: dict[str, Any] = {"num_hidden_layers": len(stack.layers)}
         if kinds := FAMILIES[self.name].get("layer_types"):
             changes["layer_types"] = [kinds[layer] for _, layer, _ in stack.layers]
         model = AutoModelForCausalLM.from_config(
-            self._config(changes), dtype=getattr(torch, self.dtype)
+            self._config(changes),
+            dtype=getattr(torch, self.dtype),
+            attn_implementation=attention,
         ).eval()
         state = {}
         for name in model.state_dict():
