@@ -24,7 +24,7 @@ from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, T
 
 _BLOCK = 2048
 """Entries coins are tossed for at a time; parts begin at multiples of it."""
-_PART = 1 << 17
+_PART = 1 << 18
 """Fewest entries that are worth a thread of their own."""
 _SMALL = 1 << 15
 """Below this many entries compiled code saves nothing worth compiling it for."""

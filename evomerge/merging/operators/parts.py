@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
 import torch
@@ -31,9 +31,20 @@ def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
     # More parts than threads: a thread the machine holds up does fewer.
     part = max(-(-n // (4 * threads)), least)
     part = -(-part // multiple_of) * multiple_of
-    lows = range(0, n, part)
-    highs = [min(low + part, n) for low in lows]
-    return not any(list(_pool(threads, os.getpid()).map(loop, lows, highs)))
+    lows = iter(range(0, n, part))
+
+    def work() -> bool:
+        return all(loop(low, min(low + part, n)) == 0 for low in lows)
+
+    others = [_pool(threads, os.getpid()).submit(work) for _ in range(threads - 1)]
+    try:
+        well = work()
+    finally:
+        # One that has not begun is not waited for: nothing is left for it to do, and
+        # it may stand behind the very work that this is a part of.
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    return all([well, *(other.result() for other in begun)])
 
 
 @lru_cache(maxsize=4)
