@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV)/ready-$(EXTRA) ## Make the virtual environment, with pinned versions
@@ -82,6 +82,11 @@ bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/merge_speed.py
+
+.PHONY: study-dataflow
+study-dataflow: setup ## Does data flow pay? Under 90 min; see docs/dataflow.md
+	$(BIN)/python benchmarks/study_dataflow.py --zoo $(DEMO)/zoo --depths $(DEMO)/depths \
+	  --folder $(DEMO)/dataflow
 
 .PHONY: docs
 docs: setup ## API pages in docs/api

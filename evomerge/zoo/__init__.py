@@ -7,6 +7,7 @@ what is in it and how much of it to believe.
 """
 
 from evomerge.zoo.build import ZooReport, make_zoo
+from evomerge.zoo.depths import make_depth_pair
 from evomerge.zoo.exact import score
 from evomerge.zoo.progress import OnStep, progress_bars
 from evomerge.zoo.recipes import MODELS, RECIPES, ZooRecipe
@@ -19,6 +20,7 @@ __all__ = [
     "TASKS",
     "ZooRecipe",
     "ZooReport",
+    "make_depth_pair",
     "make_zoo",
     "progress_bars",
     "score",

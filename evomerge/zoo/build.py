@@ -120,7 +120,7 @@ def _train_all(
 
     def train_here(model: str, start: State | None) -> State:
         total = recipe.course(model).steps
-        with _one_thread():
+        with one_thread():
             return train(
                 recipe, model, seed, start, lambda done: progress(model, done, total)
             )
@@ -139,7 +139,7 @@ def _train_all(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep torch to one thread for a while.
 
     Another number would add up in another order, and training makes another model of

@@ -58,6 +58,19 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
+class Drill:
+    """What courses have in common.
+
+    Attributes:
+        batch: Questions in an update.
+        warmup: Updates until the learning rates reach their peak.
+    """
+
+    batch: int = 128
+    warmup: int = 30
+
+
+@dataclass(frozen=True, slots=True)
 class ZooRecipe:
     """One base and three experts that start from it.
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from evomerge.zoo.examples import IGNORED, Examples
 from evomerge.zoo.model import EMBED, HEAD, State, initial_state, logits
 from evomerge.zoo.optimiser import Optimiser
-from evomerge.zoo.recipes import BASE, ZooRecipe
+from evomerge.zoo.recipes import BASE, Course, Drill, ZooRecipe
 from evomerge.zoo.skills import mix
 from evomerge.zoo.tokenizer import build_tokenizer
 
@@ -49,19 +49,38 @@ def train(
         for name in (EMBED, HEAD):
             state[name].requires_grad_(False)
     draw_seed = seed if model == BASE else seed + 1
-    examples = Examples.of(mix(course.mix, course.steps * recipe.batch, draw_seed))
+    fit(state, course, Drill(recipe.batch, recipe.warmup), draw_seed, on_step)
+    return {name: value.detach() for name, value in state.items()}
+
+
+def fit(
+    state: State,
+    course: Course,
+    drill: Drill,
+    seed: int,
+    on_step: Callable[[int], None],
+) -> None:
+    """Train in place those weights of a model that need a gradient.
+
+    Args:
+        state: The weights; their order decides a norm's bits.
+        course: What is learnt, and how fast.
+        drill: Size of an update and warm-up.
+        seed: Decides the questions and their order.
+        on_step: Told the number of finished steps after each.
+    """
+    examples = Examples.of(mix(course.mix, course.steps * drill.batch, seed))
     optimiser = Optimiser(state, course)
     trainable = [value for value in state.values() if value.requires_grad]
-    batches = _Batches(len(examples), recipe.batch, draw_seed)
+    batches = _Batches(len(examples), drill.batch, seed)
     for step in range(course.steps):
         tokens, targets = examples.batch(batches.next())
         wanted = targets != IGNORED
         loss = F.cross_entropy(logits(state, tokens, wanted), targets[wanted])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, _GRADIENT_NORM)
-        optimiser.step(schedule(step, course.steps, recipe.warmup))
+        optimiser.step(schedule(step, course.steps, drill.warmup))
         on_step(step + 1)
-    return {name: value.detach() for name, value in state.items()}
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
