@@ -14,6 +14,7 @@
     ├── RequestError         a prompt no engine of this size can answer
     ├── IllegalTransitionError   a trial cannot take that step
     ├── ReplayError          the recorded history and the strategy disagree
+    ├── StageError           a stage cannot build on, or be changed under, another
     ├── ExportError          a result cannot be written
     └── StoreError
         ├── StudyExistsError     the name is taken by another configuration
@@ -97,6 +98,10 @@ class ReplayError(EvomergeError):
 
 class ExportError(EvomergeError):
     """A result could not be written; nothing half-written is left behind."""
+
+
+class StageError(EvomergeError):
+    """A stage of a study cannot build on, or be changed under, another."""
 
 
 class StoreError(EvomergeError):

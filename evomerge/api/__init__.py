@@ -1,6 +1,7 @@
 """The typed Python API; every command of the CLI calls one function of it.
 
-Searching: ``prepare`` or ``take_up`` a study, then ``search``. Reading: ``status``,
+Searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
+the next stage, if there are stages. Reading: ``status``,
 ``front``, ``trials``. Writing models: ``export``, ``merge``. Recipe files:
 ``convert_recipe``. Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``,
 ``attempts``, ``delete``, ``upgrade``, ``audit``. Importing this module loads no heavy
@@ -24,10 +25,12 @@ from evomerge.api.housekeeping import (
     upgrade,
 )
 from evomerge.api.merging import Means, merge
+from evomerge.api.placing import Prepared, Where
+from evomerge.api.preparing import following, prepare, take_up
 from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
 from evomerge.api.recipes import Conversion, convert_recipe
 from evomerge.api.recipes import Form as RecipeForm
-from evomerge.api.running import Prepared, RunReport, Where, prepare, search, take_up
+from evomerge.api.running import RunReport, search
 from evomerge.core.study import Budget
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "delete",
     "doctor",
     "export",
+    "following",
     "front",
     "merge",
     "prepare",

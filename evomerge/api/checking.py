@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,8 @@ class CheckReport:
         memory_bytes: Memory one worker took in the dry run.
         costs: Cost that the study speaks of (``cost/layers``) to what each baseline
             has of it; a measured one has none yet.
+        later: Of a study with stages those after the first, with stand-ins for what
+            they take.
     """
 
     name: str
@@ -59,6 +61,7 @@ class CheckReport:
     disk_bytes: int
     memory_bytes: int | None
     costs: Mapping[str, Mapping[str, float]]
+    later: tuple[CheckReport, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as lines of a table."""
@@ -97,22 +100,42 @@ def check(
     """Validate a study file, its sources, tasks and metrics, and estimate the cost.
 
     The dry run starts the study's engine in this process, with its self-test, and
-    scores one item of each task.
+    scores one item of each task; for a study with stages, every engine they need.
 
     Raises:
         SpecError: Every mistake in file and sources, or an unknown task or metric.
         StudyExistsError: The name is taken by another configuration.
         WorkerError: The engine does not start, or fails its self-test.
     """
-    study = resolve_file(study_file, cache_dir)
-    refuse_non_finite(study, cache_dir)
-    _check_name(study, db)
-    measured = _dry_run(study, cache_dir) if dry_run else None
-    return _report(study, measured)
+    studies = resolve_file(study_file, cache_dir)
+    refuse_non_finite(studies[0], cache_dir)
+    _check_name(studies[0], db, cache_dir)
+    known: list[tuple[ResolvedStudy, _Measured]] = []
+    reports = []
+    for study in studies:
+        measured = next((m for other, m in known if _is_alike(study, other)), None)
+        if dry_run and measured is None:
+            measured = _dry_run(study, cache_dir)
+            known.append((study, measured))
+        elif measured is not None:
+            _check_metrics(study, measured.tasks)
+        reports.append(_report(study, measured))
+    return replace(reports[0], later=tuple(reports[1:]))
 
 
-def _check_name(study: ResolvedStudy, db: str) -> None:
+def _is_alike(study: ResolvedStudy, other: ResolvedStudy) -> bool:
+    """Tell whether one dry run speaks for two stages."""
+    return (study.engine, study.tasks, study.frame) == (
+        other.engine,
+        other.tasks,
+        other.frame,
+    )
+
+
+def _check_name(study: ResolvedStudy, db: str, cache_dir: Path) -> None:
+    from evomerge.api.preparing import refuse_other_stages
     from evomerge.api.resolving import refuse_other_configuration
+    from evomerge.api.stages import refuse_other_kind
     from evomerge.store.sql import open_store
 
     try:
@@ -120,7 +143,9 @@ def _check_name(study: ResolvedStudy, db: str) -> None:
     except StoreError:
         return  # no database yet: `run` makes it
     try:
+        refuse_other_kind(store, study)
         refuse_other_configuration(store, study)
+        refuse_other_stages(store, study, cache_dir)
     finally:
         store.close()
 

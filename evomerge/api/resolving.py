@@ -17,23 +17,20 @@ if TYPE_CHECKING:
 _RESTART_TTL_S = 30.0
 
 
-def resolve_file(study_file: Path, cache_dir: Path) -> ResolvedStudy:
+def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]:
     """Read a study file and check it with its sources.
+
+    Returns:
+        Its stages, or the one search there is. Later stages have stand-ins for what
+        they take.
 
     Raises:
         SpecError: Every mistake in the file and its sources.
     """
-    from evomerge.specs.reader import load_study
-    from evomerge.specs.resolve import resolve
+    from evomerge.specs.reader import read_studies
     from evomerge.strategies.registry import problems
 
-    return resolve(
-        load_study(study_file),
-        base_dir=study_file.parent,
-        file=study_file.name,
-        cache_dir=cache_dir,
-        judge=problems,
-    )
+    return read_studies(study_file, cache_dir=cache_dir, judge=problems)
 
 
 def refuse_other_configuration(

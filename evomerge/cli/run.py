@@ -40,16 +40,13 @@ def run(
     """Search as the STUDY file says, until its budget is used.
 
     A study of the same name and configuration that is in the database already goes on
-    where it stands; one of another configuration is refused, with the differences.
+    where it stands; one of another configuration is refused, with the differences. Of
+    a study with stages, one after another is searched.
     """
     from evomerge import api
-    from evomerge.cli.live import live_view
 
     where = api.Where(workers, address, in_process, cache_dir())
-    prepared = api.prepare(study, db=db, where=where)
-    with _how_to_resume(prepared), live_view(prepared.objectives) as observer:
-        report = api.search(prepared, observer)
-    _print(report, as_json)
+    _search(api.prepare(study, db=db, where=where), as_json)
 
 
 @click.command(
@@ -74,18 +71,34 @@ def resume(
 ) -> None:
     """Go on with the study NAME exactly where it stands, after any kind of stop.
 
-    Budget and workers may change; what a budget says holds for the whole study.
+    Budget and workers may change; what a budget says holds for the whole study. Stages
+    of a study are called STUDY.STAGE; each has a budget of its own.
     """
     from evomerge import api
-    from evomerge.cli.live import live_view
 
     where = api.Where(workers, address, in_process, cache_dir())
     seconds = None if minutes is None else minutes * 60
     budget = api.Budget(trials, items, seconds)
-    prepared = api.take_up(name, db=db, where=where, budget=budget)
-    with _how_to_resume(prepared), live_view(prepared.objectives) as observer:
-        report = api.search(prepared, observer)
-    _print(report, as_json)
+    _search(api.take_up(name, db=db, where=where, budget=budget), as_json)
+
+
+def _search(prepared: Prepared, as_json: bool) -> None:
+    """Search a study, and its further stages."""
+    from evomerge import api
+    from evomerge.cli.live import live_view
+    from evomerge.cli.tables import print_json
+
+    reports: list[RunReport] = []
+    now: Prepared | None = prepared
+    while now is not None:
+        with _how_to_resume(now):
+            with live_view(now.objectives) as observer:
+                reports.append(api.search(now, observer))
+            if not as_json:
+                _print(reports[-1])
+            now = api.following(now)
+    if as_json:
+        print_json(reports[0] if prepared.stage is None else reports)
 
 
 class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
@@ -113,12 +126,9 @@ class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
             )
 
 
-def _print(report: RunReport, as_json: bool) -> None:
-    from evomerge.cli.tables import counted, print_json, print_table
+def _print(report: RunReport) -> None:
+    from evomerge.cli.tables import counted, print_table
 
-    if as_json:
-        print_json(report)
-        return
     print_table(
         f"{report.name}: {report.reason}; {counted(report.trials, 'trial')}, "
         f"{counted(report.items, 'item')}, {report.seconds:.0f} s",

@@ -30,11 +30,9 @@ def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(
-        f"{study}: no mistakes found",
-        ("", ""),
-        [(key, value) for key, value in found.rows()],
-    )
+    click.echo(f"{study}: no mistakes found")
+    for part in (found, *found.later):
+        print_table("", ("", ""), part.rows())
 
 
 @click.command(

@@ -104,20 +104,11 @@ class Scoreboard:
             return
         if trial.label is not None:
             self.baselines[trial.label] = trial.scores
-        if not self._is_feasible(trial.scores):
+        if not is_feasible(self._constraints, trial.scores, self.baselines):
             return
         values = objective_values(self._objectives, trial.scores)
         loss = losses(self._objectives, trial.scores)
         self._rank(Standing(trial.number, trial.label, values, loss))
-
-    def _is_feasible(self, scores: Mapping[str, float]) -> bool:
-        # A bound relative to a baseline holds nothing back before that is scored.
-        return all(
-            constraint.violation(scores, self.baselines) <= 0
-            for constraint in self._constraints
-            if constraint.relative_to is None
-            or constraint.relative_to in self.baselines
-        )
 
     def _rank(self, new: Standing) -> None:
         for k, best in enumerate(self._best):
@@ -154,6 +145,22 @@ class Scoreboard:
         if budget.seconds is not None:
             left.append(budget.seconds - seconds)
         return max(0.0, min(left)) if left else None
+
+
+def is_feasible(
+    constraints: Sequence[Constraint],
+    scores: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> bool:
+    """Tell whether scores keep every bound.
+
+    A bound relative to a baseline holds nothing back before that is scored.
+    """
+    return all(
+        constraint.violation(scores, baselines) <= 0
+        for constraint in constraints
+        if constraint.relative_to is None or constraint.relative_to in baselines
+    )
 
 
 def _dominates(a: Standing, b: Standing) -> bool:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from evomerge.checkpoints import Model
 from evomerge.core.flow.blueprint import MERGE
+from evomerge.core.recipe import Recipe
 from evomerge.specs.sources import dtype_of
 from evomerge.specs.space import SpaceSpec
+from evomerge.specs.stages import grounded
 from evomerge.specs.study import StudySpec
 
 
-def filled(spec: StudySpec, models: Mapping[str, Model]) -> StudySpec:
-    """Fill in what follows from the sources: experts, frame and element types."""
+def filled(
+    spec: StudySpec,
+    models: Mapping[str, Model],
+    taken: Mapping[str, Recipe] = MappingProxyType({}),
+) -> StudySpec:
+    """Fill in what follows from the sources: experts, frame and element types.
+
+    Args:
+        spec: What was written.
+        models: The sources that could be read.
+        taken: Sources that are recipes; as frame the folder serves that theirs has.
+    """
     space = spec.space
     names = [name for name in sorted(spec.sources) if name != space.base]
     experts = space.experts or tuple(names)
@@ -22,7 +35,7 @@ def filled(spec: StudySpec, models: Mapping[str, Model]) -> StudySpec:
         sources = space.flow.sources or (*merges, *experts)
         flow = space.flow.model_copy(update={"sources": sources})
         space = space.model_copy(update={"flow": flow})
-    frame = spec.frame or _frame(space, spec.sources) or names[0]
+    frame = grounded(spec.frame or _frame(space, spec.sources) or names[0], taken)
     dtype = spec.dtype or dtype_of(models.get(frame))
     engine = spec.engine.model_copy(update={"dtype": spec.engine.dtype or dtype})
     return spec.model_copy(

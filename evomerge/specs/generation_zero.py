@@ -95,8 +95,11 @@ class GenerationZero:
 
     def _parent(self, name: str) -> Baseline:
         setting = self.setting
+        source = setting.inputs[name]
+        if isinstance(source, Nested):  # as its own stage knows it: scored already
+            return Baseline(name, source.recipe)
         depth = setting.depths.get(name, setting.n_layers)
-        recipe = passthrough(name, setting.inputs[name], depth, setting.dtype)
+        recipe = passthrough(name, source, depth, setting.dtype)
         return Baseline(name, recipe)
 
     def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:

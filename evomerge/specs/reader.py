@@ -6,19 +6,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import SpecError
+from evomerge.errors import Problem, SpecError
+from evomerge.specs.chain import resolve_parts
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.resolve import Judge, check_names, resolve
+from evomerge.specs.resolve import check_names
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import missing, source_folder
+from evomerge.specs.stages import Part
+from evomerge.specs.staging import read_stages
 from evomerge.specs.study import StudySpec
+from evomerge.specs.surroundings import Judge
 from evomerge.specs.tasks import EvaluatorsSpec
 from evomerge.specs.yamlfile import read_yaml
 
 
 def load_study(path: str | Path) -> StudySpec:
+    """Read a study file without stages; see ``load_parts``.
+
+    Raises:
+        SpecError: Carries every mistake found, or the study has stages.
+    """
+    file = Path(path)
+    part, *others = load_parts(file)
+    if others or part.stage is not None:
+        raise SpecError(
+            [Problem(f"{file.name}: stages", "expected a study of one search here.")]
+        )
+    return part.spec
+
+
+def load_parts(path: str | Path) -> tuple[Part, ...]:
     """Read a study file, with the evaluator files it names.
 
     Everything that can be checked without a source is: unknown keys, names that nothing
@@ -26,7 +45,8 @@ def load_study(path: str | Path) -> StudySpec:
     missing ones are reported with it.
 
     Returns:
-        The study, its evaluators' tasks among its own and their folders absolute.
+        Its stages, or the one search there is; their evaluators' tasks are among their
+        own and the folders of these absolute.
 
     Raises:
         SpecError: Carries every mistake found.
@@ -36,16 +56,24 @@ def load_study(path: str | Path) -> StudySpec:
     data = read_yaml(file)
     data.setdefault("name", file.stem)
     _take_evaluators(data, file.parent, mistakes)
-    spec, problems = validate(StudySpec, data, file.name)
-    mistakes.found += problems
-    if spec is not None:
-        check_names(spec, mistakes)
-        _note_missing_recipes(spec, file.parent, mistakes)
+    parts = _parts(data, mistakes)
+    for part in parts:
+        noted = part.mistakes(file.name)
+        noted.found = mistakes.found
+        check_names(part.spec, noted, part.stage)
+        _note_missing_recipes(part.spec, file.parent, noted)
     if mistakes.found:
         _note_missing_sources(data.get("sources"), file.parent, mistakes)
         raise SpecError(mistakes.found)
-    assert spec is not None
-    return spec
+    return parts
+
+
+def _parts(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]:
+    if "stages" in data:
+        return read_stages(data, mistakes)
+    spec, problems = validate(StudySpec, data, mistakes.file)
+    mistakes.found += problems
+    return () if spec is None else (Part(spec),)
 
 
 def read_study(
@@ -61,15 +89,33 @@ def read_study(
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
         judge: See ``resolve``.
 
+    Returns:
+        The study, or its first stage, which knows of those to come.
+
+    Raises:
+        SpecError: Carries every mistake found.
+    """
+    first, *_ = read_studies(path, cache_dir=cache_dir, judge=judge)
+    return first
+
+
+def read_studies(
+    path: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    judge: Judge | None = None,
+) -> tuple[ResolvedStudy, ...]:
+    """Read a study file and return all of its stages; see ``resolve_parts``.
+
     Raises:
         SpecError: Carries every mistake found.
     """
     file = Path(path)
-    return resolve(
-        load_study(file),
+    return resolve_parts(
+        load_parts(file),
         base_dir=file.parent,
         file=file.name,
-        cache_dir=cache_dir,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
         judge=judge,
     )
 

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Checkpoint, Input, Recipe
-from evomerge.core.space import Blueprint, SearchSpace
+from evomerge.core.recipe import Checkpoint, Input
+from evomerge.core.space import Blueprint
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
 from evomerge.specs.filling import filled
 from evomerge.specs.flow_planner import plan_open_space
 from evomerge.specs.generation_zero import GenerationZero
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.measured import Measured, tasks_of
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.mixing import check_mixing, merged_sources
+from evomerge.specs.naming import check_sources, has_strange_sources
 from evomerge.specs.planned import PlannedSpace, Setting
 from evomerge.specs.resolved import Baseline, ResolvedStudy
 from evomerge.specs.room import engine_of, facts_of
 from evomerge.specs.sources import common_layers, open_sources
-from evomerge.specs.stored import allowance_of, config_of
+from evomerge.specs.stages import Stage
+from evomerge.specs.stored import LATER, allowance_of, config_of
 from evomerge.specs.study import StudySpec
-from evomerge.specs.vocabulary import check_source, settle
+from evomerge.specs.surroundings import Judge, Surroundings
+from evomerge.specs.taking import composed_among, take_in
+from evomerge.specs.vocabulary import settle
 
-Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
-"""Lists what is wrong with a strategy, given the space and the number of objectives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Where a study is resolved.
-
-    Attributes:
-        base_dir: Where relative paths start; None if no file is to be read.
-        file: Name of the study file, for messages.
-        cache_dir: Where fingerprints are remembered, if anywhere.
-        recipes: Recipes of starts by name, where they are known without their files.
-        judge: Says what is wrong with a choice of strategy.
-    """
-
-    base_dir: Path | None
-    file: str = "study file"
-    cache_dir: Path | None = None
-    recipes: Mapping[str, Recipe] = field(default_factory=dict)
-    judge: Judge | None = None
+_TAKEN = "an earlier stage"
+"""Stands for the folder of a source that has none."""
 
 
 def resolve(
@@ -81,12 +66,34 @@ def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     models = open_sources(
         spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
     )
+    return resolve_among(models, spec, around, mistakes)
+
+
+def resolve_among(
+    models: Mapping[str, Model],
+    spec: StudySpec,
+    around: Surroundings,
+    mistakes: Mistakes,
+) -> ResolvedStudy:
+    """Do the same among sources that are open.
+
+    Args:
+        models: Those that could be read, in order of their names.
+        spec: The study.
+        around: Where it is resolved.
+        mistakes: Where to note what is wrong.
+
+    Raises:
+        SpecError: Carries every mistake found.
+    """
     return _Resolver(spec, around, mistakes, models).study()
 
 
-def check_names(spec: StudySpec, mistakes: Mistakes) -> None:
+def check_names(
+    spec: StudySpec, mistakes: Mistakes, stage: Stage | None = None
+) -> None:
     """Note everything that can be seen to be wrong without reading a source."""
-    around = Surroundings(None, mistakes.file)
+    around = Surroundings(None, mistakes.file, stage=stage)
     _Resolver(spec, around, mistakes, {}).look()
 
 
@@ -110,19 +117,26 @@ class _Resolver:
         self._around = around
         self._mistakes = mistakes
         self._models = models
-        self._spec = filled(spec, models)
+        self._stage = around.stage
+        taken = {} if around.stage is None else around.stage.recipes
+        # A taken recipe is a source like any other, but in no folder.
+        self._all = {**models, **composed_among(taken, models)}
+        if around.stage is not None:
+            names = dict.fromkeys(around.stage.take, _TAKEN)
+            spec = spec.model_copy(update={"sources": {**spec.sources, **names}})
+        self._spec = filled(spec, models, taken)
 
     def look(self) -> _Parts | None:
         """Put everything together and note every mistake."""
         spec = self._spec
-        self._check_sources()
+        check_sources(spec, self._mistakes)
         setting = self._setting()
         measured = Measured(spec, self._mistakes)
         once = tuple(dict.fromkeys(spec.space.experts))
         space = spec.space.model_copy(update={"experts": once})
         planned = plan_open_space(space, setting, "space", self._mistakes)
         baselines: tuple[Baseline, ...] = ()
-        if planned is not None and not self._has_strange_sources():
+        if planned is not None and not has_strange_sources(spec):
             if not planned.is_guess:
                 self._check_strategy(planned, measured)
             zero = GenerationZero(
@@ -155,7 +169,11 @@ class _Resolver:
         labels = [baseline.label for baseline in parts.baselines]
         constraints = parts.measured.constraints(spec, labels)
         tasks = tasks_of(spec)
-        others = [name for name in _by_use(spec) if name != setting.frame]
+        others = [
+            name
+            for name in _by_use(spec)
+            if name != setting.frame and name in self._models
+        ]
         return ResolvedStudy(
             name=spec.name,
             seed=spec.seed,
@@ -178,9 +196,20 @@ class _Resolver:
                 spec.budget.trials, spec.budget.items, spec.budget.total_seconds
             ),
             n_blocks=sum(task.n_blocks for task in tasks),
-            config=config_of(spec, self._models, parts.planned.space, parts.baselines),
-            allowance=allowance_of(spec, self._models, self._around.file),
+            config=self._config(parts),
+            allowance={
+                **allowance_of(spec, self._models, self._around.file),
+                **({LATER: list(self._around.later)} if self._around.later else {}),
+            },
         )
+
+    def _config(self, parts: _Parts) -> dict[str, Any]:
+        config = config_of(
+            parts.spec, self._models, parts.planned.space, parts.baselines
+        )
+        if self._stage is not None:
+            config["stage"] = self._stage.to_json()
+        return config
 
     def _setting(self) -> Setting:
         spec = self._spec
@@ -194,17 +223,26 @@ class _Resolver:
             mistakes=self._mistakes,
             same_depth=spec.space.flow is None,
         )
-        check_mixing(spec.space, self._models, str(spec.frame), self._mistakes)
+        if self._stage is not None:
+            inputs |= take_in(
+                self._stage,
+                self._all,
+                inputs,
+                frame=str(spec.frame),
+                same_depth=spec.space.flow is None,
+                mistakes=self._mistakes,
+            )
+        check_mixing(spec.space, self._all, str(spec.frame), self._mistakes)
         merged = merged_sources(spec.space)
         return Setting(
             inputs=inputs,
             n_layers=common_layers(
-                {n: m for n, m in self._models.items() if n in merged} or self._models
+                {n: m for n, m in self._all.items() if n in merged} or self._all
             ),
             frame=str(spec.frame),
             dtype=str(spec.dtype),
             seed=spec.seed,
-            depths={name: model.n_layers for name, model in self._models.items()},
+            depths={name: model.n_layers for name, model in self._all.items()},
         )
 
     def _engine(self, parts: _Parts) -> EngineSettings:
@@ -217,42 +255,13 @@ class _Resolver:
         facts = facts_of(
             parts.planned.blueprint,
             parts.baselines,
-            self._models,
+            self._all,
             frame=setting.frame,
             dtype=spec.engine.dtype or setting.dtype,
         )
         engine = engine_of(spec.engine, facts, setting.dtype, self._mistakes)
         self._mistakes.stop_if_any()
         return engine
-
-    def _named(self) -> list[tuple[str, str]]:
-        """Return every place that names a source, with the name."""
-        space = self._spec.space
-        out = [(f"space.experts.{i}", name) for i, name in enumerate(space.experts)]
-        if space.base is not None:
-            out.append(("space.base", space.base))
-        return [*out, ("frame", str(self._spec.frame))]
-
-    def _has_strange_sources(self) -> bool:
-        return any(name not in self._spec.sources for _, name in self._named())
-
-    def _check_sources(self) -> None:
-        known = list(self._spec.sources)
-        strange: set[str] = set()
-        for key, name in self._named():
-            if name not in known and name not in strange:
-                strange.add(name)
-                self._mistakes.add(
-                    key, f"unknown source {name!r}{did_you_mean(name, known)}"
-                )
-        check_source(self._spec.vocabulary, known, self._mistakes)
-        experts = self._spec.space.experts
-        for i, name in enumerate(experts):
-            if name in experts[:i]:
-                self._mistakes.add(
-                    f"space.experts.{i}",
-                    f"expected each expert once, got {name!r} again.",
-                )
 
     def _check_strategy(
         self, planned: PlannedSpace[Blueprint], measured: Measured

@@ -10,10 +10,12 @@ from typing import Any
 from evomerge.core.recipe import Recipe
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.problems import validate
-from evomerge.specs.resolve import Surroundings, resolve_at
+from evomerge.specs.resolve import resolve_at
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.stored import VERSION, diff
+from evomerge.specs.stages import Stage
+from evomerge.specs.stored import LATER, VERSION, diff
 from evomerge.specs.study import StudySpec
+from evomerge.specs.surroundings import Surroundings
 
 
 def restore(
@@ -46,7 +48,7 @@ def restore(
                 )
             ]
         )
-    spec, problems = validate(StudySpec, _written(config, allowance), file)
+    spec, problems = validate(StudySpec, written(config, allowance), file)
     if spec is None or problems:
         raise SpecError(problems)
     around = Surroundings(
@@ -54,6 +56,8 @@ def restore(
         file,
         None if cache_dir is None else Path(cache_dir),
         {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
+        stage=Stage.from_json(config["stage"]) if "stage" in config else None,
+        later=tuple(allowance.get(LATER, ())),
     )
     study = resolve_at(spec, around)
     changes = diff(config, study.config)
@@ -69,8 +73,8 @@ def restore(
     return study
 
 
-def _written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str, Any]:
-    """Put both halves together into what a file would say."""
+def written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str, Any]:
+    """Put both halves of a study together into what a file would say."""
     study: dict[str, Any] = json.loads(json.dumps(config["study"]))
     study["sources"] = dict(allowance["sources"])
     study["budget"] = {k: v for k, v in allowance["budget"].items() if v is not None}

@@ -21,6 +21,8 @@ from evomerge.specs.study import StudySpec
 
 VERSION = 1
 """Version of the stored form."""
+LATER = "later"
+"""Key of an allowance that holds the stages to come, which may change until then."""
 PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options", "profile", "slots")
 """Settings of the engine that may change on resume."""
 _NO_PART = (
@@ -127,7 +129,12 @@ _ABSENT = object()
 def _short(config: Mapping[str, Any]) -> dict[str, Any]:
     """Name recipes by their digests: nobody reads them entry by entry."""
     recipes = {name: digest(recipe) for name, recipe in config["recipes"].items()}
-    return {**config, "recipes": recipes}
+    short = {**config, "recipes": recipes}
+    if "stage" in config:
+        taken = config["stage"]["taken"].items()
+        known = {n: {**one, "recipe": digest(one["recipe"])} for n, one in taken}
+        short["stage"] = {**config["stage"], "taken": known}
+    return short
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

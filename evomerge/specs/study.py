@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from evomerge.specs.base import Name, Positive, Spec, Value
 from evomerge.specs.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
@@ -154,6 +154,62 @@ Workers = Annotated[
 ]
 
 
+class TakeSpec(Spec):
+    """What a stage takes from an earlier one."""
+
+    stage: Name = Field(description="The earlier stage.")
+    best: str | None = Field(
+        default=None,
+        description="The objective by which the best candidate is taken; the first of "
+        "that stage if not given.",
+    )
+    front: Positive | None = Field(
+        default=None,
+        description="Instead of the best: so many candidates, from its front first. "
+        "`merged: {stage: ps, front: 2}` gives `merged1` and `merged2`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.best is not None and self.front is not None:
+            raise ValueError("expected best or front, got both; keep one")
+        return self
+
+
+def _of_stage(value: Any) -> Any:
+    return {"stage": value} if isinstance(value, str) else value
+
+
+_OWN = "The stage's own; what the file says for all stages if not given."
+
+
+class StageSpec(Spec):
+    """One of several searches that build on each other."""
+
+    name: Name = Field(
+        description="Its name; in the database it is the study `NAME.STAGE`."
+    )
+    take: dict[Name, Annotated[TakeSpec, BeforeValidator(_of_stage)]] = Field(
+        default_factory=dict,
+        description="Name to a stage before this one, whose best candidate is a source "
+        "of that name here; or to a mapping that says which candidates.",
+    )
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description=_OWN)
+    frame: Name | None = Field(default=None, description=_OWN)
+    space: SpaceSpec | None = Field(default=None, description=_OWN)
+    items: ItemsSpec | None = Field(default=None, description=_OWN)
+    objectives: tuple[ObjectiveSpec, ...] | None = Field(default=None, description=_OWN)
+    constraints: tuple[ConstraintSpec, ...] | None = Field(
+        default=None, description=_OWN
+    )
+    start: tuple[StartSpec, ...] | None = Field(default=None, description=_OWN)
+    baselines: BaselinesSpec | None = Field(default=None, description=_OWN)
+    strategy: StrategySpec | None = Field(default=None, description=_OWN)
+    engine: EngineSpec | None = Field(default=None, description=_OWN)
+    timeout_s: float | None = Field(default=None, gt=0.0, description=_OWN)
+    budget: BudgetSpec | None = Field(default=None, description=_OWN)
+
+
 class StudySpec(Spec):
     """Everything about a search."""
 
@@ -223,3 +279,8 @@ class StudySpec(Spec):
         default=1800.0, gt=0.0, description="Longest a candidate may take, in seconds."
     )
     budget: BudgetSpec = Field(description="When to stop.")
+    stages: tuple[StageSpec, ...] = Field(
+        default=(),
+        description="Several searches, one after another, each on what the earlier "
+        "ones found.",
+    )

@@ -50,6 +50,33 @@ def simulated_study(models: Path, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in changed.items() if value is not None}
 
 
+def staged_study(models: Path, **changes: Any) -> dict[str, Any]:
+    """Return a study called ``two``: weights first, then layers of what came of them.
+
+    Args:
+        models: Folder that ``write_models`` filled.
+        changes: Keys of the file that differ; None removes a key.
+    """
+    plain = simulated_study(models, name="two", space=None, budget=None)
+    ps = {
+        "name": "ps",
+        "space": {
+            "operator": "task_arithmetic",
+            "base": "base",
+            "knobs": {"weight": "search"},
+        },
+        "budget": {"trials": 6},
+    }
+    dfs = {
+        "name": "dfs",
+        "take": {"merged": "ps"},
+        "space": {"flow": {"kind": "gates", "sources": ["merged", "math"]}},
+        "budget": {"trials": 6},
+    }
+    changed = {**plain, "stages": [ps, dfs], **changes}
+    return {key: value for key, value in changed.items() if value is not None}
+
+
 def write_study(file: Path, study: Mapping[str, Any]) -> Path:
     """Write a study file.
 

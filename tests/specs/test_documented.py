@@ -22,9 +22,9 @@ def rows() -> set[tuple[str, str]]:
 
 
 def forms(key: Key) -> set[str]:
-    """How a key may be listed: once for all experts, and once for both spaces."""
+    """How a key may be listed: once for all experts, all stages and both spaces."""
     once = key.dotted.replace("knobs.*.*.", "knobs.*.")
-    return {once, f"space.{once}"}
+    return {once, f"space.{once}", once.removeprefix("stages.*.")}
 
 
 @pytest.mark.parametrize("model", MODELS)

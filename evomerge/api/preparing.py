@@ -1,0 +1,248 @@
+"""Get a study ready to be searched: new from a file, or recorded before.
+
+A study with stages is in the database as one study for each stage that has begun. A
+stage begins when the one before it is finished; what it takes from earlier ones follows
+from their recorded outcomes, and is recorded with it in one transaction. So whatever
+stops a run, the next finds where to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.api.picking import picked
+from evomerge.api.placing import Prepared, Where, ready
+from evomerge.api.resolving import (
+    refuse_non_finite,
+    refuse_other_configuration,
+    resolve_file,
+    restart,
+)
+from evomerge.api.stages import found, refuse_other_kind, refuse_unclear_budget
+from evomerge.core.study import Budget
+from evomerge.errors import StudyExistsError, StudyNotFoundError
+
+if TYPE_CHECKING:
+    from evomerge.specs.chain import Pending
+    from evomerge.specs.resolved import ResolvedStudy
+    from evomerge.specs.stages import Taken
+    from evomerge.store.base import Store, StoredStudy
+
+
+_LEASE_S = 30.0
+
+
+def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
+    """Read a study file, check it with its sources, and put it into the database.
+
+    A study of this name that is there already with the same configuration is taken
+    as it is, with the file's budget and workers. Of a study with stages, the first
+    that is not finished.
+
+    Raises:
+        SpecError: Every mistake in the file and its sources.
+        StudyExistsError: The name is taken by another configuration; the message
+            lists the differences.
+        StageError: A stage is finished and has nothing that the next could take.
+        StoreError: The database cannot be used.
+    """
+    from evomerge.specs.metering import meter_of
+    from evomerge.store.sql import open_store
+
+    studies = resolve_file(study_file, where.cache_dir)
+    for study in studies:
+        meter_of(study)
+    made = ready(studies[0], db, where, {})
+    store = open_store(db)
+    try:
+        refuse_other_kind(store, made.study)
+        _put(store, made)
+        return _onwards(store, made)
+    finally:
+        store.close()
+
+
+def take_up(
+    name: str, *, db: str, where: Where, budget: Budget | None = None
+) -> Prepared:
+    """Rebuild a recorded study, to go on with it.
+
+    Args:
+        name: The study; or a stage of one, as ``study.stage``.
+        db: Database URL.
+        where: Where to run; what it leaves open is as in the run before.
+        budget: Limits that change; those that are None stay as recorded.
+
+    Returns:
+        The study; of one with stages the first that is not finished, from the stage
+        named, or else the last that has begun.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        SpecError: A source is gone or has changed.
+        StageError: A stage is finished and has nothing that the next could take; or
+            the budget is to change of a study with stages, or of a stage that others
+            have built upon.
+    """
+    from evomerge.store.sql import open_store
+
+    given = {k: v for k, v in asdict(budget or Budget()).items() if v is not None}
+    store = open_store(db, create=False)
+    try:
+        stored = found(store, name)
+        if given:
+            refuse_unclear_budget(store, name, stored)
+        made = _restored(stored, db, where, given)
+        return _onwards(store, made)
+    finally:
+        store.close()
+
+
+def following(prepared: Prepared) -> Prepared | None:
+    """Return the stage after one that is finished, and begin it if need be.
+
+    Returns:
+        None if there is no further stage, or this one is not finished.
+
+    Raises:
+        StudyLockedError: Another process is at the finished stage.
+        StudyExistsError: The next stage is there, with another configuration.
+        StageError: There is nothing that the next stage could take.
+        SpecError: A source is gone or has changed, or does not fit what is taken.
+    """
+    from evomerge.store.sql import open_store
+
+    store = open_store(prepared.db, create=False)
+    try:
+        return _next(store, prepared)
+    finally:
+        store.close()
+
+
+def refuse_other_stages(store: Store, first: ResolvedStudy, cache_dir: Path) -> None:
+    """Compare the stages to come with those that have begun.
+
+    Raises:
+        StudyExistsError: One has another configuration.
+    """
+    from evomerge.specs.chain import Pending
+
+    study = first
+    while (pending := Pending.after(study.allowance)) is not None:
+        try:
+            recorded = store.study(pending.name)
+        except StudyNotFoundError:
+            return
+        if (taken := _known(store, recorded, pending)) is None:
+            return
+        study = pending.begin(taken, cache_dir=cache_dir)
+        refuse_other_configuration(store, study)
+
+
+def _restored(
+    stored: StoredStudy, db: str, where: Where, budget: Mapping[str, Any]
+) -> Prepared:
+    from evomerge.specs.restore import restore
+
+    allowance = dict(stored.allowance)
+    allowance["budget"] = {**allowance["budget"], **budget}
+    study = restore(stored.config, allowance, cache_dir=where.cache_dir)
+    return ready(study, db, where, stored.allowance.get("placement", {}))
+
+
+def _onwards(store: Store, made: Prepared) -> Prepared:
+    """Skip stages that are finished."""
+    while (after := _next(store, made)) is not None:
+        made = after
+    return made
+
+
+def _next(store: Store, made: Prepared) -> Prepared | None:
+    from evomerge.specs.chain import Pending
+
+    pending = Pending.after(made.allowance)
+    if pending is None:
+        return None
+    stored = store.study(made.name)
+    try:
+        recorded = store.study(pending.name)
+    except StudyNotFoundError:
+        recorded = None
+    if recorded is None and not _is_over(stored, made):
+        return None
+    return _begun(store, stored, made, pending, recorded)
+
+
+def _is_over(stored: StoredStudy, made: Prepared) -> bool:
+    budget = stored.allowance.get("budget")
+    return stored.finished is not None and budget == made.allowance["budget"]
+
+
+def _begun(
+    store: Store,
+    before: StoredStudy,
+    made: Prepared,
+    pending: Pending,
+    recorded: StoredStudy | None,
+) -> Prepared:
+    """Return a stage that may begin, in the database."""
+    from evomerge.specs.metering import meter_of
+    from evomerge.store.owner import this_process
+
+    known = None if recorded is None else _known(store, recorded, pending)
+    if known is not None:
+        study = pending.begin(known, cache_dir=made.where.cache_dir)
+        after = ready(study, made.db, made.where, {})
+        _put(store, after)
+        return after
+    # Nobody may go on with the stage before while its outcomes are looked through.
+    lease = store.lease(before.id, this_process(), _LEASE_S)
+    try:
+        taken = picked(store, pending.stage)
+        study = pending.begin(taken, cache_dir=made.where.cache_dir)
+        meter_of(study)
+        after = ready(study, made.db, made.where, {})
+        _put(store, after)
+    finally:
+        store.release(lease)
+    return after
+
+
+def _known(
+    store: Store, recorded: StoredStudy, pending: Pending
+) -> Mapping[str, Taken] | None:
+    """Return what a recorded stage took; None if it may still take something else.
+
+    Raises:
+        StudyExistsError: It is no stage of this study, or takes other candidates.
+    """
+    from evomerge.specs.stages import Stage
+
+    said = recorded.config.get("stage")
+    stage = None if said is None else Stage.from_json(said)
+    if stage is not None and stage.take == pending.stage.take:
+        return stage.taken
+    if stage is not None and store.tasks(recorded.id) is None:
+        return None
+    raise StudyExistsError(
+        f"A study {recorded.name!r} is in this database that "
+        + ("has no stages" if stage is None else "takes other candidates")
+        + ". Delete it, or give this one another name."
+    )
+
+
+def _put(store: Store, made: Prepared) -> None:
+    """Record a study, unless it is there."""
+    from evomerge.specs.stored import diff
+
+    study, cache_dir = made.study, made.where.cache_dir
+    recorded = refuse_other_configuration(store, study)
+    if recorded is None:
+        refuse_non_finite(study, cache_dir)
+        store.create_study(study.name, study.config, made.allowance, study.seed)
+    elif diff(recorded.config, study.config):
+        refuse_non_finite(study, cache_dir)
+        restart(store, recorded, study)

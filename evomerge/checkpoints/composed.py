@@ -1,0 +1,92 @@
+"""The model that a recipe makes, as a value: what is known of it before it is merged.
+
+A recipe may be a source of further merges without ever being written. What a merge
+must know beforehand, names, shapes, layers and their types, follows from its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from evomerge.checkpoints.header import TensorInfo
+from evomerge.checkpoints.layout import Place
+from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.sizes import layer_count_key
+from evomerge.core.recipe import Nested, Recipe, Slot
+
+
+def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
+    """Describe what a recipe makes.
+
+    Args:
+        recipe: The merge. Its layers are layers that its inputs have.
+        models: The folders it is made of, by the names that its inputs have; inputs
+            that are recipes themselves need no folder.
+
+    Returns:
+        The frame's model with the layers of the merge. Its fingerprint is the recipe's
+        digest; its tensors lie where those of the inputs they are shaped like lie, and
+        are not its weights.
+
+    Raises:
+        KeyError: An input is missing.
+    """
+    known = {
+        name: composed(source.recipe, models)
+        if isinstance(source, Nested)
+        else models[name]
+        for name, source in recipe.inputs
+    }
+    frame = known[recipe.frame]
+    tensors: dict[str, TensorInfo] = {}
+    places: dict[str, Place] = {}
+    for name, info, place in _outside(frame):
+        tensors[name], places[name] = info, place
+    layers = {name: _layers(model) for name, model in known.items()}
+    types = []
+    for i, slot in enumerate(recipe.slots):
+        like, index = _shaped_like(slot, recipe.frame)
+        types.append(known[like].layer_types[index])
+        for info, place in layers[like][index]:
+            name = frame.layout.full_name(i, place.suffix)
+            tensors[name], places[name] = info, replace(place, layer=i)
+    ends = {name for slot in (recipe.embed, recipe.head) for name in _read(slot)}
+    config = {**frame.config, layer_count_key(frame.config): len(recipe.slots)}
+    return replace(
+        frame,
+        config=MappingProxyType(config),
+        tensors=MappingProxyType(tensors),
+        places=MappingProxyType(places),
+        layer_types=tuple(types),
+        tied=all(known[name].tied for name in ends),
+        fingerprint=recipe.digest,
+        origin=None,
+        adapter=None,
+    )
+
+
+def _layers(model: Model) -> list[list[tuple[TensorInfo, Place]]]:
+    found: list[list[tuple[TensorInfo, Place]]] = [[] for _ in model.layer_types]
+    for name, info in model.tensors.items():
+        place = model.places[name]
+        if place.layer is not None:
+            found[place.layer].append((info, place))
+    return found
+
+
+def _outside(model: Model) -> Iterator[tuple[str, TensorInfo, Place]]:
+    for name, info in model.tensors.items():
+        if model.places[name].layer is None:
+            yield name, info, model.places[name]
+
+
+def _shaped_like(slot: Slot, frame: str) -> tuple[str, int]:
+    fed = dict(slot.layers)
+    name = frame if frame in fed else min(fed)
+    return name, fed[name]
+
+
+def _read(slot: Slot) -> set[str]:
+    return {name for _, operation in slot.roles for name in operation.reads}
