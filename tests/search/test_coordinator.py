@@ -56,7 +56,7 @@ def test_the_last_generation_is_cut_to_the_budget(store: Store, tmp_path: Path) 
     assert store.usage(store.study("small").id).trials == 6
 
 
-@pytest.mark.parametrize("kind", ["random", "cma", "tpe", "nsga2"])
+@pytest.mark.parametrize("kind", ["random", "cma", "catcma", "tpe", "nsga2", "climb"])
 def test_a_raised_budget_gives_what_it_would_have_given_from_the_start(
     kind: str, tmp_path: Path
 ) -> None:
