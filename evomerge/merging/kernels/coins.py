@@ -31,45 +31,8 @@ def _fill(key, start, words):
         words[i] = word ^ (word >> np.uint64(31))
 
 
-@compiled
-def _toss(coin, start, words, flags):
-    """Flag entries whose lane is at most the highest: the factor, else 0.0."""
-    key, highest, factor = coin
-    n = len(flags)
-    _fill(key, start, words[: (n + 1) // 2])
-    lanes = words.view(np.uint32)
-    for i in range(n):
-        flags[i] = factor if u32(lanes[i] ^ _FLIP) <= highest else ZERO
-
-
-@compiled
-def _toss_ranked(coin, start, words, flags):
-    """Flag each entry with the chance of its rank: a factor, else 0.0."""
-    key, ranks, step, least, factor = coin
-    n = len(flags)
-    _fill(key, start, words[: (n + 1) // 2])
-    lanes = words.view(np.uint32)
-    here = ranks[start : start + n]
-    for i in range(n):
-        chance = np.float32(np.rint(np.float64(here[i]) * step + least))
-        lane = np.float32(np.int32(u32(lanes[i] ^ _FLIP) >> _REST))
-        flags[i] = _worth(factor, chance) if lane < chance else ZERO
-
-
-def _worth(factor, chance):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_worth)
-def _worth_of(factor, chance):
-    """Return the factor; for None one over the chance."""
-    if isinstance(factor, types.NoneType):
-        return lambda factor, chance: _CERTAIN / chance
-    return lambda factor, chance: factor
-
-
-def toss(coins, start, words, flags):
-    """Toss every input's coin for a block of entries.
+def draw(coins, start, n, words):
+    """Draw the random lanes of a block of entries for every input's coin.
 
     Args:
         coins: A tuple per input. Without chance: the factor. With one chance for all:
@@ -77,31 +40,82 @@ def toss(coins, start, words, flags):
             all entries, how much the chance grows from rank to rank and that of rank 0,
             both fp64 in units of 2**-24, and the factor (None for one over the chance).
         start: First entry, even.
-        words: uint64, scratch, half a block.
-        flags: A tuple of fp32 arrays, one per input, for the result: the factor of each
-            entry that stays, zero for each that goes.
+        n: How many.
+        words: uint64, scratch, shape ``(inputs, half a block)``.
+
+    Returns:
+        What :func:`worth` takes, for each input.
     """
     raise NotImplementedError("only in compiled code")
 
 
-@overload(toss)
-def _toss_each(coins, start, words, flags):
+@overload(draw)
+def _draw_each(coins, start, n, words):
     if len(coins) == 0:
-        return lambda coins, start, words, flags: None
+        return lambda coins, start, n, words: ()
     if len(coins[0]) == 1:
 
-        def none(coins, start, words, flags):
-            flags[0][:] = coins[0][0]
-            toss(coins[1:], start, words, flags[1:])
+        def none(coins, start, n, words):
+            return (coins[0], *draw(coins[1:], start, n, words[1:]))
 
         return none
-    one = _toss if len(coins[0]) == 3 else _toss_ranked
+    if len(coins[0]) == 3:
 
-    def more(coins, start, words, flags):
-        one(coins[0], start, words, flags[0])
-        toss(coins[1:], start, words, flags[1:])
+        def plain(coins, start, n, words):
+            key, highest, factor = coins[0]
+            mine = words[0][: (n + 1) // 2]
+            _fill(key, start, mine)
+            drawn = (mine.view(np.uint32), highest, factor)
+            return (drawn, *draw(coins[1:], start, n, words[1:]))
 
-    return more
+        return plain
+
+    def ranked(coins, start, n, words):
+        key, ranks, step, least, factor = coins[0]
+        mine = words[0][: (n + 1) // 2]
+        _fill(key, start, mine)
+        drawn = (mine.view(np.uint32), ranks[start : start + n], step, least, factor)
+        return (drawn, *draw(coins[1:], start, n, words[1:]))
+
+    return ranked
+
+
+def worth(drawn, i):
+    """Return the factor of an entry that stays, zero of one that goes."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(worth)
+def _worth_of(drawn, i):
+    if len(drawn) == 1:
+        return lambda drawn, i: drawn[0]
+    if len(drawn) == 3:
+
+        def plain(drawn, i):
+            lanes, highest, factor = drawn
+            return factor if u32(lanes[i] ^ _FLIP) <= highest else ZERO
+
+        return plain
+
+    def ranked(drawn, i):
+        lanes, ranks, step, least, factor = drawn
+        chance = np.float32(np.rint(np.float64(ranks[i]) * step + least))
+        lane = np.float32(np.int32(u32(lanes[i] ^ _FLIP) >> _REST))
+        return _by_chance(factor, chance) if lane < chance else ZERO
+
+    return ranked
+
+
+def _by_chance(factor, chance):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_by_chance)
+def _by_chance_of(factor, chance):
+    """Return the factor; for None one over the chance."""
+    if isinstance(factor, types.NoneType):
+        return lambda factor, chance: _CERTAIN / chance
+    return lambda factor, chance: factor
 
 
 def windows(arrays, start, stop):
@@ -123,15 +137,3 @@ def _windows_of(arrays, start, stop):
         return (first, *windows(arrays[1:], start, stop))
 
     return more
-
-
-def rows(table, like, n):
-    """Return the first ``n`` entries of a row for each entry of a tuple."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(rows)
-def _rows_of(table, like, n):
-    if len(like) == 0:
-        return lambda table, like, n: ()
-    return lambda table, like, n: (table[0][:n], *rows(table[1:], like[1:], n))

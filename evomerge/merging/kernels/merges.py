@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import rows, toss, windows
+from evomerge.merging.kernels.coins import draw, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
@@ -173,7 +173,7 @@ def add(arrays, weights):
 
 
 @compiled
-def add_thinned(arrays, weights, steps, flags):
+def add_thinned(arrays, weights, steps, drawn):
     """Write ``base + sum(w_k thin(x_k - base))``; return the bits of the largest size.
 
     Args:
@@ -181,26 +181,26 @@ def add_thinned(arrays, weights, steps, flags):
         weights: fp32, one per input.
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
-        flags: Instead of steps, arrays of factors for every entry; else empty.
+        drawn: Instead of steps, what ``coins.draw`` gave; else empty.
     """
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
         z = load(base, i)
-        left = thinned(xs, i, z, steps, flags)
+        left = thinned(xs, i, z, steps, drawn)
         most = _larger(most, _put(out, i, _dot(left, weights), base, z))
     return most
 
 
 @compiled
-def elect(arrays, weights, steps, flags, ballot):
+def elect(arrays, weights, steps, drawn, ballot):
     """Write ``base + scale * (merged agreeing differences)``.
 
     Args:
         arrays: Inputs, a tuple; base, an array or None; and result.
         weights: fp32, one per input.
         steps: As for ``add_thinned``.
-        flags: As for ``add_thinned``.
+        drawn: As for ``add_thinned``.
         ballot: What each input's vote weighs (None for as much as its value); whether
             signs vote instead of values (None for no); whether the sum is divided by
             the weights that agree; whether such weights may cancel (None for no); and
@@ -214,7 +214,7 @@ def elect(arrays, weights, steps, flags, ballot):
     most = NO
     for i in range(len(out)):
         z = load(base, i)
-        left = thinned(xs, i, z, steps, flags)
+        left = thinned(xs, i, z, steps, drawn)
         tally = _tally(left, _votes(votes, weights), by_sign)
         sign = ONE if tally >= ZERO else -ONE
         total, under, size = _agreeing(left, weights, sign)
@@ -226,37 +226,33 @@ def elect(arrays, weights, steps, flags, ballot):
 
 @compiled
 def add_tossed(arrays, weights, start, coins):
-    """As ``add_thinned``, with coins (see ``coins.toss``) tossed block by block.
+    """As ``add_thinned``, with coins (see ``coins.draw``), block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
     n = len(arrays[2])
     most = NO
-    words = np.empty(BLOCK // 2, np.uint64)
-    flags = np.empty((len(weights), BLOCK), np.float32)
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
-        tossed = rows(flags, weights, high - low)
-        toss(coins, start + low, words, tossed)
-        found = add_thinned(windows(arrays, low, high), weights, (), tossed)
+        drawn = draw(coins, start + low, high - low, words)
+        found = add_thinned(windows(arrays, low, high), weights, (), drawn)
         most = _larger(most, found)
     return most
 
 
 @compiled
 def elect_tossed(arrays, weights, start, coins, ballot):
-    """As ``elect``, with coins (see ``coins.toss``) tossed block by block.
+    """As ``elect``, with coins (see ``coins.draw``), block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
     n = len(arrays[2])
     most = NO
-    words = np.empty(BLOCK // 2, np.uint64)
-    flags = np.empty((len(weights), BLOCK), np.float32)
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
-        tossed = rows(flags, weights, high - low)
-        toss(coins, start + low, words, tossed)
-        found = elect(windows(arrays, low, high), weights, (), tossed, ballot)
+        drawn = draw(coins, start + low, high - low, words)
+        found = elect(windows(arrays, low, high), weights, (), drawn, ballot)
         most = _larger(most, found)
     return most

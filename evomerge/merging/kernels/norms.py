@@ -4,19 +4,19 @@
 
 import numpy as np
 
-from evomerge.merging.kernels.coins import rows, toss, windows
+from evomerge.merging.kernels.coins import draw, windows
 from evomerge.merging.kernels.numbers import BLOCK, compiled, load
 from evomerge.merging.kernels.thinned import thinned
 
 
 @compiled
-def add_sizes(arrays, steps, flags, sums):
+def add_sizes(arrays, steps, drawn, sums):
     """Add the sizes of a difference to one sum, of what is left of it to another.
 
     Args:
         arrays: A tuple of one input; and base, an array or None.
         steps: As for ``add_thinned``.
-        flags: As for ``add_thinned``.
+        drawn: As for ``add_thinned``.
         sums: fp64, shape ``(2,)``.
     """
     xs, base = arrays
@@ -24,7 +24,7 @@ def add_sizes(arrays, steps, flags, sums):
     for i in range(len(xs[0])):
         z = load(base, i)
         whole += np.float64(abs(load(xs[0], i) - z))
-        left += np.float64(abs(thinned(xs, i, z, steps, flags)[0]))
+        left += np.float64(abs(thinned(xs, i, z, steps, drawn)[0]))
     sums[0], sums[1] = whole, left
 
 
@@ -48,10 +48,8 @@ def add_sizes_cut(arrays, steps, first, start, sums):
 def add_sizes_tossed(arrays, start, coins, sums):
     """As ``add_sizes_cut``, with coins; ``start`` is a multiple of the block."""
     n = len(arrays[0][0])
-    words = np.empty(BLOCK // 2, np.uint64)
-    flags = np.empty((1, BLOCK), np.float32)
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
-        tossed = rows(flags, coins, high - low)
-        toss(coins, start + low, words, tossed)
-        add_sizes(windows(arrays, low, high), (), tossed, sums[low // BLOCK])
+        drawn = draw(coins, start + low, high - low, words)
+        add_sizes(windows(arrays, low, high), (), drawn, sums[low // BLOCK])

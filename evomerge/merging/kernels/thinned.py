@@ -5,6 +5,7 @@
 from numba import types
 from numba.extending import overload
 
+from evomerge.merging.kernels.coins import worth
 from evomerge.merging.kernels.numbers import ONE, ZERO, load
 
 
@@ -36,7 +37,7 @@ def _left_of(delta, step):
     return lambda delta, step: ZERO if abs(delta) < step[0] else delta
 
 
-def thinned(xs, i, z, steps, flags):
+def thinned(xs, i, z, steps, drawn):
     """Return what is left of each input's difference, as a tuple.
 
     Args:
@@ -45,22 +46,22 @@ def thinned(xs, i, z, steps, flags):
         z: The base's entry, fp32.
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
-        flags: Instead of steps, arrays of factors for every entry; else empty.
+        drawn: Instead of steps, what ``coins.draw`` gave; else empty.
     """
     raise NotImplementedError("only in compiled code")
 
 
 @overload(thinned)
-def _thinned_of(xs, i, z, steps, flags):
+def _thinned_of(xs, i, z, steps, drawn):
     if len(xs) == 0:
-        return lambda xs, i, z, steps, flags: ()
+        return lambda xs, i, z, steps, drawn: ()
 
-    def cut(xs, i, z, steps, flags):
+    def cut(xs, i, z, steps, drawn):
         left = _left(load(xs[0], i) - z, steps[0])
-        return (left, *thinned(xs[1:], i, z, steps[1:], flags))
+        return (left, *thinned(xs[1:], i, z, steps[1:], drawn))
 
-    def flagged(xs, i, z, steps, flags):
-        left = (load(xs[0], i) - z) * flags[0][i]
-        return (left, *thinned(xs[1:], i, z, steps, flags[1:]))
+    def tossed(xs, i, z, steps, drawn):
+        left = (load(xs[0], i) - z) * worth(drawn[0], i)
+        return (left, *thinned(xs[1:], i, z, steps, drawn[1:]))
 
-    return flagged if len(flags) else cut
+    return tossed if len(drawn) else cut
