@@ -139,9 +139,7 @@ def test_slices_end_with_their_source() -> None:
     assert names(flow, more) == "a0 a1 a2 b2 b3 a3"
 
 
-def test_slices_are_cut_where_too_deep_and_replaced_where_too_shallow() -> (
-    None
-):
+def test_slices_are_cut_where_too_deep_and_replaced_where_too_shallow() -> None:
     flow = Slices(Stock((("a", 4), ("b", 4)), 3, 5), 2)
     more = {"slice.1.layers": 3, "slice.1.source": "b", "slice.1.first": 0}
     assert names(flow, more) == "a0 a1 a2 b0 a3"
