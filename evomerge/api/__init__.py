@@ -2,7 +2,7 @@
 
 Searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``,
-``front``, ``trials``. Writing models: ``export``, ``merge``. Recipe files:
+``stages``, ``front``, ``trials``. Writing models: ``export``, ``merge``. Recipe files:
 ``convert_recipe``. Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``,
 ``attempts``, ``delete``, ``upgrade``, ``audit``. Importing this module loads no heavy
 library; functions load what they need.
@@ -27,6 +27,7 @@ from evomerge.api.housekeeping import (
 from evomerge.api.merging import Means, merge
 from evomerge.api.placing import Prepared, Where
 from evomerge.api.preparing import following, prepare, take_up
+from evomerge.api.progress import StageRow, stages
 from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
 from evomerge.api.recipes import Conversion, convert_recipe
 from evomerge.api.recipes import Form as RecipeForm
@@ -50,6 +51,7 @@ __all__ = [
     "RecipeForm",
     "Removal",
     "RunReport",
+    "StageRow",
     "Status",
     "StudyRow",
     "TrialRow",
@@ -68,6 +70,7 @@ __all__ = [
     "prepare",
     "removal",
     "search",
+    "stages",
     "status",
     "studies",
     "take_up",

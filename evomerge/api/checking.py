@@ -135,7 +135,7 @@ def _is_alike(study: ResolvedStudy, other: ResolvedStudy) -> bool:
 def _check_name(study: ResolvedStudy, db: str, cache_dir: Path) -> None:
     from evomerge.api.preparing import refuse_other_stages
     from evomerge.api.resolving import refuse_other_configuration
-    from evomerge.api.stages import refuse_other_kind
+    from evomerge.api.staged import refuse_other_kind
     from evomerge.store.sql import open_store
 
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.api.reading import read_bests, repeats_of
 from evomerge.api.sealed import Case, Judged, judge, judged_on
+from evomerge.api.staged import found
 from evomerge.core.cost import costs_among, is_cost
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
@@ -89,7 +90,8 @@ def export(
     """Score a trial and its rivals on sealed items, and write it as a model folder.
 
     Rivals are generation 0: parents, uniform blend, further baselines, starts. Known
-    outcomes are reused, so a second export computes little.
+    outcomes are reused, so a second export computes little. Of a study with stages, the
+    last that is finished is exported, unless one is named.
 
     Raises:
         StudyNotFoundError: There is no such study.
@@ -106,7 +108,7 @@ def export(
     refuse_taken(wanted.out, replace=wanted.replace)
     store = open_store(db, create=False)
     try:
-        stored = store.study(name)
+        stored = found(store, name, finished=True)
         study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
         trial = _chosen(store, stored, study, wanted.trial)
         _check_writable(trial, study, cache_dir)

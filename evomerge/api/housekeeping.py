@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from evomerge.api.staged import every_part, whole_of
 from evomerge.core.trial import TrialState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evomerge.store.base import Fault, Overview, Store
-    from evomerge.store.values import Attempt
+    from evomerge.store.values import Attempt, Deleted
 
 _LEASE_S = 60.0
 
@@ -43,7 +44,10 @@ class StudyRow:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What deleting a study removes; what other studies name is not counted."""
+    """What deleting a study removes; what other studies name is not counted.
+
+    Of a study with stages, what its stages share is not counted before they are gone.
+    """
 
     name: str
     trials: int
@@ -95,9 +99,14 @@ class AttemptRow:
 
 
 def studies(*, db: str) -> tuple[StudyRow, ...]:
-    """Return every study of a database, oldest first."""
-    with _opened(db) as store:
-        return tuple(_row(entry) for entry in store.overview())
+    """Return every study of a database, oldest first; stages stand together."""
+    with opened(db) as store:
+        entries = store.overview()
+    first: dict[str, int] = {}
+    for place, entry in enumerate(entries):
+        first.setdefault(whole_of(entry.study), place)
+    entries = sorted(entries, key=lambda one: first[whole_of(one.study)])
+    return tuple(_row(entry) for entry in entries)
 
 
 def removal(name: str, *, db: str) -> Removal:
@@ -106,13 +115,16 @@ def removal(name: str, *, db: str) -> Removal:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _opened(db) as store:
-        found = store.deletion(store.study(name).id)
-    return Removal(name, found.trials, found.recipes, found.blocks)
+    with opened(db) as store:
+        gone = [store.deletion(one.id) for one in every_part(store, name)]
+    return _removal(name, gone)
 
 
 def delete(name: str, *, db: str) -> Removal:
     """Delete a study, with the recipes and outcomes that no other study names.
+
+    A study with stages goes as a whole; a stage can be deleted by itself, and what
+    later stages took from it stays with them.
 
     Raises:
         StudyNotFoundError: There is no such study.
@@ -120,14 +132,23 @@ def delete(name: str, *, db: str) -> Removal:
     """
     from evomerge.store.owner import this_process
 
-    with _opened(db) as store:
-        lease = store.lease(store.study(name).id, this_process(), _LEASE_S)
-        try:
-            gone = store.delete(lease)
-        except BaseException:
-            store.release(lease)
-            raise
-    return Removal(name, gone.trials, gone.recipes, gone.blocks)
+    with opened(db) as store, ExitStack() as held:
+        leases = []
+        for one in every_part(store, name):
+            leases.append(store.lease(one.id, this_process(), _LEASE_S))
+            held.callback(store.release, leases[-1])
+        gone = [store.delete(lease) for lease in reversed(leases)]
+        held.pop_all()
+    return _removal(name, gone)
+
+
+def _removal(name: str, gone: Sequence[Deleted]) -> Removal:
+    return Removal(
+        name,
+        sum(one.trials for one in gone),
+        sum(one.recipes for one in gone),
+        sum(one.blocks for one in gone),
+    )
 
 
 def upgrade(*, db: str) -> Upgrade:
@@ -151,7 +172,7 @@ def audit(*, db: str, notice: Callable[[str], None] | None = None) -> Audit:
         db: Database URL.
         notice: Told what is being looked at, for progress.
     """
-    with _opened(db) as store:
+    with opened(db) as store:
         faults = tuple(store.check(notice))
         size = store.size()
     return Audit(size.studies, size.trials, size.blocks, faults)
@@ -164,7 +185,7 @@ def attempts(name: str, *, db: str, trial: int | None = None) -> tuple[AttemptRo
         StudyNotFoundError: There is no such study.
         StoreError: There is no such trial.
     """
-    with _opened(db) as store:
+    with opened(db) as store:
         study_id = store.study(name).id
         if trial is not None:
             store.trial(study_id, trial)
@@ -180,7 +201,8 @@ def state_of(entry: Overview) -> str:
 
 
 @contextmanager
-def _opened(db: str) -> Iterator[Store]:
+def opened(db: str) -> Iterator[Store]:
+    """Open a database that is there, and close it at the end."""
     from evomerge.store.sql import open_store
 
     store = open_store(db, create=False)

@@ -21,7 +21,7 @@ from evomerge.api.resolving import (
     resolve_file,
     restart,
 )
-from evomerge.api.stages import found, refuse_other_kind, refuse_unclear_budget
+from evomerge.api.staged import found, refuse_other_kind, refuse_unclear_budget
 from evomerge.core.study import Budget
 from evomerge.errors import StudyExistsError, StudyNotFoundError
 

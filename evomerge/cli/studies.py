@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from evomerge.cli.options import db_option, json_option
 
 if TYPE_CHECKING:
-    from evomerge.api import TrialRow
+    from evomerge.api import StageRow, TrialRow
 
 NOTE_LENGTH = 110
 """Most characters of a failure that a table shows; --json has it whole."""
@@ -22,10 +23,13 @@ NOTE_LENGTH = 110
 @db_option
 @json_option
 def status(name: str, db: str, as_json: bool) -> None:
-    """Show how the study NAME stands."""
+    """Show how the study NAME stands; of one with stages, how each of them does."""
     from evomerge import api
     from evomerge.cli.tables import counted, print_json, print_table
 
+    if stages := api.stages(name, db=db):
+        _print_stages(name, stages, as_json)
+        return
     found = api.status(name, db=db)
     if as_json:
         print_json(found)
@@ -47,6 +51,32 @@ def status(name: str, db: str, as_json: bool) -> None:
         ("report items opened", counted(found.openings, "time")),
     ]
     print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
+
+
+def _print_stages(name: str, rows: Sequence[StageRow], as_json: bool) -> None:
+    from evomerge.cli.tables import print_json, print_table
+
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        f"study {name}",
+        ("stage", "state", "trials", "front", "best", "takes"),
+        [
+            (
+                row.name,
+                row.state,
+                f"{row.trials}" + (f" of {row.allowed}" if row.allowed else ""),
+                row.front_size,
+                "; ".join(
+                    f"{best.objective} {best.value:.4g} (trial {best.trial})"
+                    for best in row.best
+                ),
+                "; ".join(f"{name} ({origin})" for name, origin in row.takes.items()),
+            )
+            for row in rows
+        ],
+    )
 
 
 @click.command(

@@ -232,3 +232,36 @@ def test_a_check_tells_of_every_stage(file: Path, db: str, where: api.Where) -> 
     found = api.check(file, db=db, cache_dir=where.cache_dir)
     assert [one.name for one in (found, *found.later)] == ["two.ps", "two.dfs"]
     assert all(one.trial_s is not None for one in (found, *found.later))
+
+
+def test_stages_are_told_together_with_those_to_come(
+    file: Path, models: Path, tmp_path: Path, db: str, where: api.Where
+) -> None:
+    first = api.prepare(file, db=db, where=where)
+    ps, dfs = api.stages("two", db=db)
+    assert (ps.name, ps.state, ps.trials) == ("two.ps", "stopped", 0)
+    assert (dfs.name, dfs.state, dfs.takes) == ("two.dfs", "waiting", {"merged": "ps"})
+    other = write_study(tmp_path / "other.yaml", simulated_study(models, name="other"))
+    api.prepare(other, db=db, where=where)
+    searched(first)
+    ps, dfs = api.stages("two", db=db)
+    assert (ps.state, ps.trials, ps.allowed) == ("trial budget used", 6, 6)
+    assert dfs.takes == {"merged": f"trial {ps.best[0].trial} of ps"}
+    assert api.stages("other", db=db) == ()
+    names = [row.name for row in api.studies(db=db)]
+    assert names == ["two.ps", "two.dfs", "other"]
+
+
+def test_a_study_is_deleted_with_all_its_stages_and_a_stage_alone(
+    file: Path, db: str, where: api.Where
+) -> None:
+    searched(api.prepare(file, db=db, where=where))
+    api.delete("two.ps", db=db)
+    assert [row.name for row in api.stages("two", db=db)] == ["two.dfs"]
+    assert api.take_up("two", db=db, where=where).stage == "dfs"
+    searched(api.prepare(file, db=db, where=where))
+    expected = sum(len(api.trials(f"two.{s}", db=db)) for s in ("ps", "dfs"))
+    assert api.removal("two", db=db).trials == expected
+    assert api.delete("two", db=db).trials == expected
+    assert api.studies(db=db) == ()
+    assert api.audit(db=db).faults == ()

@@ -27,6 +27,26 @@ def stages_of(store: Store, study: str) -> tuple[StoredStudy, ...]:
     return tuple(stored for _, stored in sorted(numbered, key=lambda one: one[0]))
 
 
+def whole_of(stored: StoredStudy) -> str:
+    """Return the name of a study; for a stage, of the study it belongs to."""
+    said = about(stored)
+    return stored.name if said is None else str(said["study"])
+
+
+def every_part(store: Store, name: str) -> tuple[StoredStudy, ...]:
+    """Return a study by its name; of one with stages all that have begun, in order.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    try:
+        return (store.study(name),)
+    except StudyNotFoundError:
+        if stages := stages_of(store, name):
+            return stages
+        raise
+
+
 def found(store: Store, name: str, *, finished: bool = False) -> StoredStudy:
     """Return a study by its name; of one with stages the last that has begun.
 
@@ -38,14 +58,9 @@ def found(store: Store, name: str, *, finished: bool = False) -> StoredStudy:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    try:
-        return store.study(name)
-    except StudyNotFoundError:
-        stages = stages_of(store, name)
-        if not stages:
-            raise
-    over = [stage for stage in stages if stage.finished is not None]
-    return over[-1] if finished and over else stages[-1]
+    parts = every_part(store, name)
+    over = [part for part in parts if part.finished is not None]
+    return over[-1] if finished and over else parts[-1]
 
 
 def refuse_other_kind(store: Store, study: ResolvedStudy) -> None:
