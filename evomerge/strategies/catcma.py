@@ -58,7 +58,7 @@ def _kernel(
             chance of an even draw.
     """
     means, chances = place
-    even = (chances * 0.0).astype(np.float64)
+    even = np.zeros_like(chances)
     for row, n in zip(even, mixture.categories, strict=True):
         row[:n] = 1.0 / n
     fine = [[0.0, 1.0]] * mixture.n_fine

@@ -1,3 +1,5 @@
+import pytest
+
 from evomerge.core.study import StrategySettings
 from evomerge.testing.strategy_contract import LearningContract, StrategyContract
 from evomerge.testing.strategy_spaces import GATES, NUMBERS, STACK
@@ -68,6 +70,7 @@ class TestTpeOfTwoObjectives(StrategyContract):
     n_objectives = 2
 
 
+@pytest.mark.slow
 class TestTpeOfAStack(LearningContract):
     settings = StrategySettings("tpe", 5, {"startup": 4, "candidates": 8})
     space = STACK
