@@ -86,6 +86,8 @@ def step_by_step() -> Iterator[None]:
         patch(where + "sparsify.can_sum", lambda *_: False),
         patch(where + "sizes.can_read", lambda *_: False),
         patch(where + "rows.can_read", lambda *_: False),
+        patch(where + "sce.can_fuse", lambda *_: False),
+        patch(where + "variances.can_count", lambda *_: False),
     ):
         yield
 
