@@ -7,7 +7,7 @@ from itertools import groupby
 
 from evomerge.checkpoints.foldable import cumulative
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import ANY_ROLE, Operation, Recipe, Slot
+from evomerge.core.recipe import ANY_ROLE, Nested, Operation, Recipe, Slot
 from evomerge.export.markup import markdown, table
 
 _HEAD = ("place", "tensors", "operator", "inputs", "knobs")
@@ -17,12 +17,20 @@ Line = tuple[str, str, str, str]
 def recipe_table(recipe: Recipe) -> str:
     """Return the recipe as a Markdown table, one row per place and tensor role.
 
-    Where layers are scaled, a paragraph tells how the scales came into the weights.
+    Where layers are scaled, a paragraph tells how the scales came into the weights. An
+    input that is a recipe itself has a table of its own.
     """
     rows: list[tuple[str, ...]] = []
     for place, lines in _places(recipe):
         rows += [(place if i == 0 else "", *line) for i, line in enumerate(lines)]
-    return "\n\n".join([table(_HEAD, rows), *_note(recipe)])
+    return "\n\n".join([table(_HEAD, rows), *_note(recipe), *_nested(recipe)])
+
+
+def _nested(recipe: Recipe) -> Iterator[str]:
+    for name, source in recipe.inputs:
+        if isinstance(source, Nested):
+            yield f"{markdown(name)} is itself a merge, made while it is read:"
+            yield recipe_table(source.recipe)
 
 
 def _note(recipe: Recipe) -> Iterator[str]:

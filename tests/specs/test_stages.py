@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from evomerge.core.flow.blueprint import FlowBlueprint
 from evomerge.core.recipe import Nested
@@ -15,9 +17,11 @@ from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.restore import restore
 from evomerge.specs.stages import Taken, grounded
 from evomerge.strategies import registry
+from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]
 Data = dict[str, Any]
+SHIPPED = Path(__file__).parents[2] / "search_spaces" / "ps_then_dfs.yaml"
 PS = {
     "operator": "task_arithmetic",
     "base": "base",
@@ -345,3 +349,17 @@ def test_stages_that_are_no_list_are_refused(
     refused, staged: Data, stages: Any
 ) -> None:
     assert refused(staged | {"stages": stages})
+
+
+def test_the_shipped_two_steps_can_be_searched(tmp_path: Path, write: Write) -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
+    data["evaluators"] = [str(SHIPPED.parent / file) for file in data["evaluators"]]
+    for i, name in enumerate(data["sources"]):
+        data["sources"][name] = str(tiny_model(tmp_path / name, seed=i, n_layers=6))
+    ps, dfs = read_studies(write(data, "ps_then_dfs.yaml"), judge=registry.problems)
+    assert (ps.engine.profile, dfs.engine.profile) == ("weights", "pool")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        recipe = dfs.blueprint.recipe(dfs.space.random(rng))
+        assert len(recipe.slots) <= 9
