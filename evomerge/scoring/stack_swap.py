@@ -17,8 +17,8 @@ from evomerge.core.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.merging.inputs import Stored, View, Where
 from evomerge.merging.merged import Merged
-from evomerge.merging.sections import merge_sections
-from evomerge.merging.sources import Sources, Space
+from evomerge.merging.sections import Sections
+from evomerge.merging.sources import Sources
 from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.incoming import Incoming
 from evomerge.scoring.stack_plan import Place, Shelf
@@ -69,6 +69,7 @@ class StackSwap:
         self._sources = sources
         self._frame = frame
         self._dtype = dtype
+        self._sections = Sections(sources)
         self._view = Stored(sources, frame)
         self._shelf = Shelf(rack.kinds)
         self._ends: dict[Where, str] = {}
@@ -141,8 +142,9 @@ class StackSwap:
         model = self._sources.model(self._frame)
         wanted: list[tuple[Where, Where]] = [*slots.items()]
         wanted += [(where, where) for where in ends]
-        space: Space = self._sources.fresh if self._rack.keeps else self._sources.space
-        stream = merge_sections(merged, wanted, space, untie=not model.tied)
+        stream = self._sections.merge(
+            merged, wanted, untie=not model.tied, reuse=not self._rack.keeps
+        )
         return Incoming(stream, self._dtype, tied=model.tied, head=model.layout.head)
 
     def _forget(self, slots: dict[int, int], ends: Sequence[Where]) -> None:
