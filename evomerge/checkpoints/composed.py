@@ -6,7 +6,7 @@ must know beforehand, names, shapes, layers and their types, follows from its in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -40,10 +40,9 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
         for name, source in recipe.inputs
     }
     frame = known[recipe.frame]
-    tensors: dict[str, TensorInfo] = {}
-    places: dict[str, Place] = {}
-    for name, info, place in _outside(frame):
-        tensors[name], places[name] = info, place
+    # A tied head has a place, but no tensor.
+    places = {name: one for name, one in frame.places.items() if one.layer is None}
+    tensors = {name: one for name, one in frame.tensors.items() if name in places}
     layers = {name: _layers(model) for name, model in known.items()}
     types = []
     for i, slot in enumerate(recipe.slots):
@@ -74,12 +73,6 @@ def _layers(model: Model) -> list[list[tuple[TensorInfo, Place]]]:
         if place.layer is not None:
             found[place.layer].append((info, place))
     return found
-
-
-def _outside(model: Model) -> Iterator[tuple[str, TensorInfo, Place]]:
-    for name, info in model.tensors.items():
-        if model.places[name].layer is None:
-            yield name, info, model.places[name]
 
 
 def _shaped_like(slot: Slot, frame: str) -> tuple[str, int]:
