@@ -18,6 +18,7 @@ from evomerge.specs.restore import restore
 from evomerge.specs.stages import Taken, grounded
 from evomerge.strategies import registry
 from evomerge.testing.models import tiny_model
+from evomerge.testing.vocabularies import add_tokens
 
 Write = Callable[..., Path]
 Data = dict[str, Any]
@@ -363,3 +364,29 @@ def test_the_shipped_two_steps_can_be_searched(tmp_path: Path, write: Write) -> 
     for _ in range(20):
         recipe = dfs.blueprint.recipe(dfs.space.random(rng))
         assert len(recipe.slots) <= 9
+
+
+@pytest.fixture(scope="module")
+def tongues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and a model with one token more."""
+    folder = tmp_path_factory.mktemp("tongues")
+    for seed, name in enumerate(("base", "math", "ja")):
+        tiny_model(folder / name, seed=seed)
+    add_tokens(folder / "ja", ["<tool>"])
+    return folder
+
+
+def test_stages_have_one_vocabulary_or_are_refused(
+    refused, read, staged: Data, tongues: Path
+) -> None:
+    staged |= {"vocabulary": "union"}
+    staged["sources"] = {name: str(tongues / name) for name in staged["sources"]}
+    (said,) = refused(staged)
+    assert said.startswith("vocabulary: expected the vocabulary of stage 'ps', where ")
+    assert "give both stages the same base and frame" in said
+    staged["stages"][1]["space"]["base"] = "base"
+    _, dfs = read(staged)
+    inputs = dict(dfs.blueprint.recipe(dfs.space.start()).inputs)
+    assert isinstance(inputs["merged"], Nested)
+    transformed = dict(inputs["merged"].recipe.inputs)
+    assert all(dfs.inputs[name] == transformed[name] for name in ("base", "math", "ja"))
