@@ -265,3 +265,33 @@ def test_a_study_is_deleted_with_all_its_stages_and_a_stage_alone(
     assert api.delete("two", db=db).trials == expected
     assert api.studies(db=db) == ()
     assert api.audit(db=db).faults == ()
+
+
+def test_a_front_of_score_and_depth_becomes_sources(
+    tmp_path: Path, study: dict[str, Any], db: str, where: api.Where
+) -> None:
+    dfs = study["stages"][1]
+    skill = {"name": "skill", "mean_of": ["*"]}
+    dfs["objectives"] = [skill, {"name": "layers", "measure": "cost/layers"}]
+    dfs["space"]["flow"] |= {"pin": "none", "depth": {"min": 1}}
+    dfs |= {"strategy": {"kind": "nsga2", "generation_size": 4}}
+    last = {
+        "name": "last",
+        "take": {
+            "stack": {"stage": "dfs", "front": 2},
+            "slim": {"stage": "dfs", "best": "layers"},
+        },
+        "space": {"flow": {"kind": "slices", "sources": ["stack1", "stack2", "slim"]}},
+        "budget": {"trials": 4},
+    }
+    study["stages"].append(last)
+    file = write_study(tmp_path / "two.yaml", study)
+    _, middle, end = searched(api.prepare(file, db=db, where=where))
+    slim = next(best for best in middle.best if best.objective == "layers")
+    rows = {row.number: row for row in api.trials("two.dfs", db=db)}
+    took = {row.label: row.recipe for row in api.trials("two.last", db=db)}
+    assert took["slim"] == rows[slim.trial].recipe
+    assert {took["stack1"], took["stack2"]} <= {row.recipe for row in rows.values()}
+    assert took["stack1"] != took["stack2"]
+    assert end.trials == 4
+    assert api.audit(db=db).faults == ()
