@@ -32,7 +32,9 @@ from evomerge.merging.operators.variances import Selections
 
 FOLDER = "statistics"
 RAM_BYTES = 512 << 20
-"""How much is also kept in memory."""
+"""How much is also kept in memory, beside what lies in mapped files."""
+_LARGE = 1 << 20
+"""A value of this size is left to its file once it is written."""
 _VERSION = 1
 """Part of every name: raise it when what is computed changes."""
 _SPARE = 4
@@ -70,7 +72,7 @@ class Statistics:
         self._folder = folder
         self._device = str(device or "cpu")
         self._limit = ram_bytes
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
 
@@ -82,26 +84,34 @@ class Statistics:
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
-                found: Value = self._kept[name]
+                found: Value = self._kept[name][0]
                 return found
         lasting = self._folder is not None and str(what[0]).startswith(_LASTING)
         value = self._load(name) if lasting else None
+        is_file = value is not None
         if value is None:
             value = compute()
             if lasting:
                 self._save(name, value)
-        self._keep(name, value)
+                if _size(value) >= _LARGE:  # the file's pages serve as well
+                    stored = self._load(name)
+                    is_file = stored is not None
+                    value = stored if is_file else value
+        # On the CPU what is read from a file stays there: it takes no memory that
+        # others could not have back.
+        held = 0 if is_file and self._device == "cpu" else _size(value)
+        self._keep(name, value, held)
         return value
 
-    def _keep(self, name: str, value: object) -> None:
+    def _keep(self, name: str, value: object, held: int) -> None:
         with self._lock:
             if name in self._kept:  # another thread was faster
                 return
-            self._kept[name] = value
-            self._held += _size(value)
+            self._kept[name] = value, held
+            self._held += held
             while self._held > self._limit and len(self._kept) > 1:
-                _, oldest = self._kept.popitem(last=False)
-                self._held -= _size(oldest)
+                _, (_, freed) = self._kept.popitem(last=False)
+                self._held -= freed
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None

@@ -44,6 +44,17 @@ def test_what_holds_for_one_value_of_a_knob_is_not_written(tmp_path: Path) -> No
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
+def test_large_values_lie_in_their_files_and_stay_at_hand(tmp_path: Path) -> None:
+    statistics = Statistics(tmp_path, ram_bytes=1)
+    names = [("ranks", str(k), None) for k in range(3)]
+    for k, name in enumerate(names):
+        statistics.recall(name, lambda k=k: torch.full((1 << 20,), k))
+    first = [statistics.recall(name, lambda: pytest.fail("gone")) for name in names]
+    again = [statistics.recall(name, lambda: pytest.fail("gone")) for name in names]
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    assert [int(value[-1]) for value in first] == [0, 1, 2]
+
+
 def test_memory_holds_what_was_used_last(tmp_path: Path) -> None:
     statistics = Statistics(None, ram_bytes=10_000)
     computed = []
