@@ -108,11 +108,24 @@ def why_not(config: Mapping[str, Any], layers: Sequence[Names]) -> str | None:
 
 def unfoldable(model: Model) -> str | None:
     """Tell why scales do not fold into the weights of a stored model, if so."""
+    return why_not(model.config, _layers(model))
+
+
+def check_folds(model: Model, scales: Sequence[float], dtype: str) -> None:
+    """Make sure that scales fold into the weights of a model; see ``folds_of``.
+
+    Raises:
+        RecipeError: They do not; the reason is given.
+    """
+    folds_of(model.config, _layers(model), scales, dtype)
+
+
+def _layers(model: Model) -> list[dict[str, str]]:
     layers: list[dict[str, str]] = [{} for _ in range(model.n_layers)]
     for place in model.places.values():
         if place.layer is not None:
             layers[place.layer][place.suffix] = place.role
-    return why_not(model.config, layers)
+    return layers
 
 
 def _check_scales(scales: Sequence[float]) -> None:

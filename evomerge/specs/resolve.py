@@ -62,7 +62,9 @@ def resolve(
 
 def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     """Do the work of ``resolve``, for surroundings put together by the caller."""
-    mistakes = Mistakes(around.file)
+    stage = around.stage
+    places = {} if stage is None else {"take": f"stages.{stage.number}.take"}
+    mistakes = Mistakes(around.file, places=places)
     models = open_sources(
         spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
     )

@@ -7,7 +7,9 @@ from contextlib import suppress
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.composed import composed
+from evomerge.checkpoints.foldable import check_folds
 from evomerge.core.recipe import Input, Nested, Recipe
+from evomerge.errors import RecipeError
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.sources import refuse_misfits
 from evomerge.specs.stages import Stage
@@ -42,6 +44,8 @@ def take_in(
                 f"{other!r} has other rows: give both stages the same base and frame, "
                 "or name a source as the vocabulary.",
             )
+        if name in models:
+            _check_scales(name, recipe, models[name], mistakes)
         if {name, frame} <= models.keys():
             refuse_misfits(
                 {frame: models[frame], name: models[name]},
@@ -51,6 +55,14 @@ def take_in(
                 same_depth=same_depth,
             )
     return out
+
+
+def _check_scales(name: str, recipe: Recipe, model: Model, mistakes: Mistakes) -> None:
+    """Note scales that do not fold: as a source, a stack is read as weights."""
+    try:
+        check_folds(model, [slot.scale for slot in recipe.slots], recipe.dtype)
+    except RecipeError as error:
+        mistakes.add(f"take.{name}", f"expected a stack that can be written: {error}")
 
 
 def _brought_otherwise(recipe: Recipe, inputs: Mapping[str, Input]) -> list[str]:

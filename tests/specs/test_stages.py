@@ -1,6 +1,7 @@
 """Studies with stages: how they are read, and what is refused before anything runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,23 @@ def test_stacks_whose_scales_cannot_be_written_are_not_taken(
         "stages.2.take.stack: expected a stage whose stacks can be written down: 'dfs' "
         "has scales and says `export: false`."
     ]
+
+
+def test_a_stack_whose_scales_leave_the_element_type_is_refused_when_a_stage_begins(
+    read, staged: Data
+) -> None:
+    staged |= {"dtype": "float16"}
+    third = {"name": "end", "take": {"stack": "dfs"}, "budget": {"trials": 2}}
+    staged["stages"].append(third | {"space": gates("stack", "ja")})
+    _, dfs, _ = read(staged)
+    pending = Pending.after({"later": read(staged)[0].allowance["later"][1:]})
+    assert pending is not None
+    usual = dfs.blueprint.recipe(dfs.space.start())
+    slots = tuple(replace(slot, scale=5.0) for slot in usual.slots)
+    with pytest.raises(SpecError, match=r"stages\.2\.take\.stack") as caught:
+        pending.begin({"stack": Taken(replace(usual, slots=slots))})
+    assert "multiply to 625; in float16" in str(caught.value)
+    assert pending.begin({"stack": Taken(usual)}).name == "two.end"
 
 
 def test_a_key_that_every_stage_gives_itself_is_refused_at_the_top(
