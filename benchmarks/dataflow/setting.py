@@ -109,13 +109,8 @@ class Setting:
         return {"space": space, "strategy": _MIXED}
 
     def _flow(self, *first: str) -> dict[str, Any]:
-        """Layers in series, each on or off, with a scale of its own while it runs."""
-        return {
-            "kind": "gates",
-            "sources": [*first, *self.experts],
-            "scales": "layer",
-            "scale": {"low": 0.5, "high": 2.0},
-        }
+        """Layers in series, each on or off."""
+        return {"kind": "gates", "sources": [*first, *self.experts]}
 
 
 _MIXED = {"kind": "catcma", "options": {"sigma": 0.1}}
