@@ -5,7 +5,7 @@ from time import sleep
 
 import pytest
 
-from evomerge.core.work import EngineSettings
+from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import WorkerError
 from evomerge.scoring import locked
 from evomerge.scoring.self_test import Probe, kept_probe, whole
@@ -24,8 +24,8 @@ def test_workers_starting_together_measure_the_probe_once(parents: Parents) -> N
     setup = probed(parents.setup("a", EngineSettings(kind="hf")), parents)
     measured: list[str] = []
 
-    def measure(fingerprint: str) -> Probe:
-        measured.append(fingerprint)
+    def measure(cold: WorkerSetup) -> Probe:
+        measured.append(cold.frame)
         sleep(0.3)
         return PROBE
 
@@ -40,8 +40,8 @@ def test_another_engine_or_limit_measures_its_own_probe(parents: Parents) -> Non
     longer = replace(setup, engine=EngineSettings(kind="hf", max_model_len=99))
     measured: list[str] = []
 
-    def measure(fingerprint: str) -> Probe:
-        measured.append(fingerprint)
+    def measure(cold: WorkerSetup) -> Probe:
+        measured.append(cold.frame)
         return PROBE
 
     kept_probe(FACTS, setup, measure)
