@@ -64,7 +64,7 @@ def test_damaged_measurement_is_made_again(parents: Parents) -> None:
 def test_failed_measurement_frees_the_lock(parents: Parents) -> None:
     setup = probed(parents.setup("a", EngineSettings(kind="hf")), parents)
 
-    def fail(fingerprint: str) -> Probe:
+    def fail(_: WorkerSetup) -> Probe:
         raise WorkerError("no memory")
 
     with pytest.raises(WorkerError, match="no memory"):
@@ -78,7 +78,7 @@ def test_lock_held_for_too_long_is_the_machines_fault(
     setup = probed(parents.setup("a", EngineSettings(kind="hf")), parents)
     monkeypatch.setattr(locked, "LOCK_TIMEOUT_S", 0.0)
 
-    def ask_again(fingerprint: str) -> Probe:
+    def ask_again(_: WorkerSetup) -> Probe:
         with pytest.raises(WorkerError, match="Another process"):
             kept_probe(FACTS, setup, lambda _: PROBE)
         return PROBE
