@@ -60,7 +60,7 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
     try:
         refuse_other_kind(store, made.study)
         _put(store, made)
-        return _onwards(store, made)
+        return _onwards(store, made, anew=True)
     finally:
         store.close()
 
@@ -153,14 +153,21 @@ def _restored(
     return ready(study, db, where, stored.allowance.get("placement", {}))
 
 
-def _onwards(store: Store, made: Prepared) -> Prepared:
+def _onwards(store: Store, made: Prepared, *, anew: bool = False) -> Prepared:
     """Skip stages that are finished."""
-    while (after := _next(store, made)) is not None:
+    while (after := _next(store, made, anew=anew)) is not None:
         made = after
     return made
 
 
-def _next(store: Store, made: Prepared) -> Prepared | None:
+def _next(store: Store, made: Prepared, *, anew: bool = False) -> Prepared | None:
+    """Return the next stage, if this one is finished or the next has begun.
+
+    Args:
+        store: The database.
+        made: The stage before.
+        anew: One that has begun has the file's budget and workers, not its own.
+    """
     from evomerge.specs.chain import Pending
 
     pending = Pending.after(made.allowance)
@@ -171,9 +178,16 @@ def _next(store: Store, made: Prepared) -> Prepared | None:
         recorded = store.study(pending.name)
     except StudyNotFoundError:
         recorded = None
-    if recorded is None and not _is_over(stored, made):
-        return None
-    return _begun(store, stored, made, pending, recorded)
+    if recorded is None:
+        return _begun(store, stored, made, pending) if _is_over(stored, made) else None
+    if (taken := _known(store, recorded, pending)) is None:
+        return _begun(store, stored, made, pending)
+    if not anew:
+        return _restored(recorded, made.db, made.where, {})
+    study = pending.begin(taken, cache_dir=made.where.cache_dir)
+    after = ready(study, made.db, made.where, {})
+    _put(store, after)
+    return after
 
 
 def _is_over(stored: StoredStudy, made: Prepared) -> bool:
@@ -182,22 +196,12 @@ def _is_over(stored: StoredStudy, made: Prepared) -> bool:
 
 
 def _begun(
-    store: Store,
-    before: StoredStudy,
-    made: Prepared,
-    pending: Pending,
-    recorded: StoredStudy | None,
+    store: Store, before: StoredStudy, made: Prepared, pending: Pending
 ) -> Prepared:
-    """Return a stage that may begin, in the database."""
+    """Pick what a stage takes, and record it."""
     from evomerge.specs.metering import meter_of
     from evomerge.store.owner import this_process
 
-    known = None if recorded is None else _known(store, recorded, pending)
-    if known is not None:
-        study = pending.begin(known, cache_dir=made.where.cache_dir)
-        after = ready(study, made.db, made.where, {})
-        _put(store, after)
-        return after
     # Nobody may go on with the stage before while its outcomes are looked through.
     lease = store.lease(before.id, this_process(), _LEASE_S)
     try:

@@ -167,6 +167,9 @@ def test_a_budget_belongs_to_one_stage_until_the_next_has_begun(
         api.take_up("two.ps", db=db, where=where, budget=api.Budget(trials=9))
     last = api.take_up("two.dfs", db=db, where=where, budget=more)
     assert api.search(last).trials == 8
+    for name in ("two", "two.ps", "two.dfs"):
+        again = api.take_up(name, db=db, where=where)
+        assert (again.stage, again.study.budget.trials) == ("dfs", 8)
 
 
 def test_a_stage_without_a_feasible_candidate_says_what_to_do_and_loses_nothing(
