@@ -1,5 +1,6 @@
 """A study in stages from beginning to end: what is taken, recorded and gone on with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,23 @@ def searched(first: api.Prepared | None) -> list[api.RunReport]:
     return reports
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    """A database in which both stages have been searched."""
+    folder = tmp_path_factory.mktemp("finished")
+    where = api.Where(None, None, True, cache_dir=folder / "cache")
+    file = write_study(folder / "two.yaml", staged_study(models))
+    searched(api.prepare(file, db=f"sqlite:///{folder / 'studies.db'}", where=where))
+    return folder / "studies.db"
+
+
+@pytest.fixture
+def done(finished: Path, tmp_path: Path, db: str) -> str:
+    """A copy of it."""
+    shutil.copy(finished, tmp_path / "studies.db")
+    return db
+
+
 def opened(db: str) -> Store:
     return open_store(db)
 
@@ -75,11 +93,9 @@ def test_every_stage_is_searched_on_what_the_one_before_found(
     store.close()
 
 
-def test_a_stage_is_recorded_with_what_it_took(
-    file: Path, db: str, where: api.Where
-) -> None:
-    ps, _ = searched(api.prepare(file, db=db, where=where))
-    store = opened(db)
+def test_a_stage_is_recorded_with_what_it_took(done: str) -> None:
+    ps, _ = api.stages("two", db=done)
+    store = opened(done)
     stage = store.study("two.dfs").config["stage"]
     assert (stage["study"], stage["name"], stage["number"]) == ("two", "dfs", 1)
     assert stage["taken"]["merged"]["trial"] == ps.best[0].trial
@@ -108,9 +124,8 @@ def test_a_study_is_gone_on_with_by_its_name_without_its_file(
 
 
 def test_running_the_file_again_goes_on_and_changes_nothing_that_is_there(
-    file: Path, db: str, where: api.Where
+    file: Path, done: str, db: str, where: api.Where
 ) -> None:
-    searched(api.prepare(file, db=db, where=where))
     before = [api.trials(f"two.{stage}", db=db) for stage in ("ps", "dfs")]
     (report,) = searched(api.prepare(file, db=db, where=where))
     assert report.name == "two.dfs"
@@ -137,18 +152,17 @@ def test_a_stage_that_has_not_begun_may_change(
 def test_a_stage_that_has_results_may_not_change(
     file: Path,
     study: dict[str, Any],
-    db: str,
+    done: str,
     where: api.Where,
     number: int,
     change: dict[str, Any],
 ) -> None:
-    searched(api.prepare(file, db=db, where=where))
     study["stages"][number] |= change
     write_study(file, study)
     with pytest.raises(StudyExistsError):
-        api.prepare(file, db=db, where=where)
+        api.prepare(file, db=done, where=where)
     with pytest.raises(StudyExistsError):
-        api.check(file, db=db, cache_dir=where.cache_dir, dry_run=False)
+        api.check(file, db=done, cache_dir=where.cache_dir, dry_run=False)
 
 
 def test_a_budget_belongs_to_one_stage_until_the_next_has_begun(
@@ -256,9 +270,8 @@ def test_stages_are_told_together_with_those_to_come(
 
 
 def test_a_study_is_deleted_with_all_its_stages_and_a_stage_alone(
-    file: Path, db: str, where: api.Where
+    file: Path, done: str, db: str, where: api.Where
 ) -> None:
-    searched(api.prepare(file, db=db, where=where))
     api.delete("two.ps", db=db)
     assert [row.name for row in api.stages("two", db=db)] == ["two.dfs"]
     assert api.take_up("two", db=db, where=where).stage == "dfs"
