@@ -402,7 +402,7 @@ def test_a_recipe_of_a_layer_that_is_not_there_is_refused(
     (here / "good.yaml").unlink()
     recipe["slots"][1]["layers"]["math"] = 2
     recipe["paths"] = {name: str(models / name) for name in NAMES}
-    assert_refused(recipe, "Slot 1", "layer 2 of input 'math'", "0 to 1")
+    assert_refused(recipe, "slots.1.layers.math", "0 to 1, got 2")
 
 
 # Adapters
