@@ -63,8 +63,15 @@ def threads(number: int) -> Iterator[None]:
 
 @pytest.mark.slow  # compiles
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("n_inputs", [2, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("dtype", "n_inputs"),
+    [
+        (torch.bfloat16, 2),
+        pytest.param(torch.bfloat16, 3, marks=pytest.mark.long),
+        pytest.param(torch.float32, 2, marks=pytest.mark.long),
+        pytest.param(torch.float32, 3, marks=pytest.mark.long),
+    ],
+)
 def test_one_pass_gives_the_bits_of_the_single_steps(
     n_inputs: int, dtype: torch.dtype
 ) -> None:
@@ -86,7 +93,14 @@ def test_one_pass_gives_the_bits_of_the_single_steps(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("levels", [2, 30, 10**9])
+@pytest.mark.parametrize(
+    "levels",
+    [
+        30,
+        pytest.param(2, marks=pytest.mark.long),
+        pytest.param(10**9, marks=pytest.mark.long),
+    ],
+)
 def test_counting_selects_what_the_steps_select(levels: int) -> None:
     generator = torch.Generator().manual_seed(levels)
     values = [torch.randn(N, generator=generator) for _ in range(2)]
