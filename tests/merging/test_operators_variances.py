@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evomerge.core.operation import Operation
@@ -170,6 +170,7 @@ def test_what_is_not_finite_is_told(bad: float) -> None:
     st.integers(1, 8),
     st.booleans(),
 )
+@example(float(np.finfo(np.float32).max), 1, True)
 def test_an_edge_is_the_least_sum_whose_mean_rounds_to_the_threshold(
     threshold: float, n: int, beyond: bool
 ) -> None:

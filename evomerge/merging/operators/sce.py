@@ -164,7 +164,8 @@ def edge(threshold: float, n: int, *, beyond: bool = False) -> float:
     if math.isnan(threshold) or (beyond and math.isinf(threshold)):
         return math.nan
     if beyond:
-        least = np.nextafter(least, np.float32(math.inf))
+        with np.errstate(over="ignore"):  # beyond the largest number is infinity
+            least = np.nextafter(least, np.float32(math.inf))
     if least <= 0.0:
         return 0.0
     below = float(np.nextafter(least, np.float32(0.0)))
