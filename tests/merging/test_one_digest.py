@@ -11,7 +11,7 @@ import pytest
 from evomerge.checkpoints import read_model
 from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.merging.devices import on_threads
-from evomerge.merging.operators import onepass
+from evomerge.merging.operators import parts as parts_of_tensors
 from evomerge.merging.sources import Sources
 from evomerge.merging.writer import write_model
 from evomerge.testing.models import tiny_model
@@ -70,7 +70,7 @@ class Parents:
 @contextmanager
 def parts(size: int) -> Iterator[None]:
     """Give threads parts of so many entries."""
-    with patch.object(onepass, "_PART", size):
+    with patch.object(parts_of_tensors, "WORTHWHILE", size):
         yield
 
 
@@ -98,7 +98,7 @@ def test_one_recipe_one_digest(operator: str, tmp_path: Path) -> None:
         found["four threads"] = parents.digest(operator, "four threads")
         with parts(1 << 13):
             found["small parts"] = parents.digest(operator, "small parts")
-    with on_threads(7), parts(3 * onepass._BLOCK):
+    with on_threads(7), parts(3 * parts_of_tensors.BLOCK):
         found["seven threads"] = parents.digest(operator, "seven threads")
     with step_by_step():
         found["step by step"] = parents.digest(operator, "step by step")

@@ -42,7 +42,7 @@ def merge(deltas, **knobs):
     return apply(asked, tensors, torch.zeros_like(tensors[0]), "w")
 
 
-def close(result, expected, tolerance=1e-5):
+def assert_close(result, expected, tolerance=1e-5):
     expected = expected.to(result.dtype)
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
@@ -71,7 +71,7 @@ def test_a_plain_sum_in_the_core_is_a_plain_sum(ranks):
     torch.testing.assert_close(summed, sum(deltas), rtol=0, atol=5e-14)
     merged = merge(deltas, inner="sum", normalize=False, weight=WEIGHT)
     expected = sum(w * d for w, d in zip(WEIGHT, deltas, strict=True))
-    close(merged, expected, 1e-6)
+    assert_close(merged, expected, 1e-6)
 
 
 @INNER
@@ -83,7 +83,7 @@ def test_the_factors_of_an_adapter_may_be_written_in_any_basis(inner):
         gauge = randn(b.shape[1], b.shape[1], seed=90 + i)
         turned.append((b @ gauge) @ (torch.linalg.inv(gauge) @ a))
     knobs = {"inner": inner, "density": (0.5, 0.5, 0.5)}
-    close(merge(turned, **knobs), merge(deltas, **knobs), 1e-4)
+    assert_close(merge(turned, **knobs), merge(deltas, **knobs), 1e-4)
 
 
 @INNER
@@ -93,13 +93,13 @@ def test_a_rotation_on_either_side_rotates_the_result(inner):
     right = torch.linalg.qr(randn(10, 10, seed=8)).Q
     merged = merge([left @ delta @ right for delta in deltas], inner=inner)
     # The signs of singular vectors may turn; they turn every input alike.
-    close(merged, left @ merge(deltas, inner=inner).double() @ right, 1e-4)
+    assert_close(merged, left @ merge(deltas, inner=inner).double() @ right, 1e-4)
 
 
 @pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties"])
 def test_equal_inputs_share_the_core_of_one(inner):
     delta = randn(12, 3) @ randn(3, 10, seed=1)
-    close(merge([delta] * 3, inner=inner, normalize=True), delta, 1e-5)
+    assert_close(merge([delta] * 3, inner=inner, normalize=True), delta, 1e-5)
 
 
 @INNER

@@ -19,7 +19,7 @@ def merge(name, deltas, **knobs):
     return apply(asked, deltas, torch.zeros_like(deltas[0]), "w")
 
 
-def close(result, expected, tolerance=2e-6):
+def assert_close(result, expected, tolerance=2e-6):
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
 
@@ -32,7 +32,7 @@ def test_two_diagonals_become_an_even_one():
         "iso_c",
         [torch.diag(torch.tensor([2.0, 1.0])), torch.diag(torch.tensor([1.0, 0.0]))],
     )
-    close(merged, 2.0 * torch.eye(2))
+    assert_close(merged, 2.0 * torch.eye(2))
 
 
 @BOTH
@@ -41,7 +41,7 @@ def test_two_diagonals_become_an_even_one():
 def test_every_direction_has_the_same_size(name, seed, n):
     deltas = [randn(8, 11, seed=seed + i) for i in range(n)]
     values = torch.linalg.svdvals(merge(name, deltas).double())
-    close(values, values.mean().expand(8), 1e-5)
+    assert_close(values, values.mean().expand(8), 1e-5)
 
 
 @settings(max_examples=10)
@@ -50,7 +50,7 @@ def test_iso_c_keeps_the_nuclear_norm_of_the_sum(seed, n):
     deltas = [randn(8, 11, seed=seed + i) for i in range(n)]
     before = torch.linalg.svdvals(sum(deltas)).sum()
     after = torch.linalg.svdvals(merge("iso_c", deltas)).sum()
-    close(after, before, 1e-5)
+    assert_close(after, before, 1e-5)
 
 
 @BOTH
@@ -58,19 +58,19 @@ def test_differences_of_low_rank_may_keep_the_level_of_what_they_have(name):
     deltas = [low_rank(2, seed) for seed in (1, 2)]
     flat = torch.linalg.svdvals(merge(name, deltas).double())
     level = torch.linalg.svdvals(merge(name, deltas, mean_over="nonzero").double())
-    close(flat[:4], flat[0].expand(4), 1e-5)
+    assert_close(flat[:4], flat[0].expand(4), 1e-5)
     assert float(flat[4:].max()) < 1e-5
-    close(level[:4], flat[:4] * (10 / 4), 1e-5)
+    assert_close(level[:4], flat[:4] * (10 / 4), 1e-5)
 
 
 def test_iso_cts_with_everything_common_is_iso_c():
     deltas = [randn(8, 11, seed=i) for i in range(3)]
-    close(merge("iso_cts", deltas, common_frac=1.0), merge("iso_c", deltas))
+    assert_close(merge("iso_cts", deltas, common_frac=1.0), merge("iso_c", deltas))
 
 
 def test_iso_cts_of_one_input_is_iso_c():
     delta = [randn(8, 11)]
-    close(merge("iso_cts", delta), merge("iso_c", delta), 1e-5)
+    assert_close(merge("iso_cts", delta), merge("iso_c", delta), 1e-5)
 
 
 def test_iso_cts_follows_its_definition_step_by_step():
@@ -90,7 +90,7 @@ def test_iso_cts_follows_its_definition_step_by_step():
     level = torch.cat(values).mean()
     expected = level * nearest(torch.cat(lefts, 1)) @ nearest(torch.cat(rights))
     merged = merge("iso_cts", [delta.float() for delta in deltas])
-    close(merged, expected.float())
+    assert_close(merged, expected.float())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def merge(name, tensors, base=None, **knobs):
     return apply(asked, tensors, base, "w")
 
 
-def close(result, expected, tolerance=1e-6):
+def assert_close(result, expected, tolerance=1e-6):
     expected = torch.as_tensor(expected)
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
@@ -41,7 +41,7 @@ def experts(n, shape=(6, 9), first=1, scale=1.0):
 
 def test_multislerp_of_three_axes():
     merged = merge("multislerp", AXES, weight=(0.6, 0.3, 0.1))
-    close(merged, [0.884652, 0.442326, 0.147442])
+    assert_close(merged, [0.884652, 0.442326, 0.147442])
 
 
 @pytest.mark.parametrize(
@@ -52,22 +52,22 @@ def test_multislerp_of_three_axes():
     ],
 )
 def test_karcher_mean_of_three_axes(weight, expected):
-    close(merge("karcher", AXES, weight=weight), expected)
+    assert_close(merge("karcher", AXES, weight=weight), expected)
 
 
 def test_karcher_mean_of_two_is_slerp_at_the_second_share():
     merged = merge("karcher", [2 * EYE[0], EYE[1]], weight=(0.75, 0.25))
-    close(merged, [1.616789, 0.669696, 0.0])
+    assert_close(merged, [1.616789, 0.669696, 0.0])
     a, b = (x / x.norm() for x in experts(2))
     for t in (0.1, 0.5, 0.9):
         slerp = apply(operation("slerp", t=t), [a, b], None, "w")
-        close(merge("karcher", [a, b], weight=(1 - t, t)), slerp)
+        assert_close(merge("karcher", [a, b], weight=(1 - t, t)), slerp)
 
 
 def test_multislerp_of_two_equal_shares_is_slerp_at_the_middle():
     a, b = (x / x.norm() for x in experts(2))
     middle = apply(operation("slerp", t=0.5), [a, b], None, "w")
-    close(merge("multislerp", [a, b]), middle)
+    assert_close(merge("multislerp", [a, b]), middle)
 
 
 @BOTH
@@ -76,7 +76,7 @@ def test_nearly_parallel_inputs_give_their_average(name):
     tensors = [start + 1e-4 * x for x in experts(3, (40, 50))]
     weight = (0.5, 0.3, 0.2)
     average = apply(operation("linear", 3, weight=weight), tensors, None, "w")
-    close(merge(name, tensors, weight=weight), average, 1e-6)
+    assert_close(merge(name, tensors, weight=weight), average, 1e-6)
 
 
 @BOTH
@@ -85,21 +85,21 @@ def test_only_the_ratio_of_the_shares_matters(name, scale):
     tensors = experts(3)
     weight = (0.5, 0.3, 0.2)
     more = tuple(scale * w for w in weight)
-    close(merge(name, tensors, weight=more), merge(name, tensors, weight=weight))
+    assert_close(merge(name, tensors, weight=more), merge(name, tensors, weight=weight))
 
 
 def test_multislerp_without_normalize_keeps_the_scale_of_the_weights():
     tensors = experts(3)
     weight = (0.5, 0.3, 0.2)
     twice = merge("multislerp", tensors, weight=(1.0, 0.6, 0.4), normalize=False)
-    close(twice, 2 * merge("multislerp", tensors, weight=weight))
+    assert_close(twice, 2 * merge("multislerp", tensors, weight=weight))
 
 
 @BOTH
 def test_with_a_base_the_differences_are_turned(name):
     base, tensors = randn(6, 9, seed=99), experts(3)
     turned = merge(name, [x - base for x in tensors], weight=(0.5, 0.3, 0.2))
-    close(merge(name, tensors, base, weight=(0.5, 0.3, 0.2)), base + turned)
+    assert_close(merge(name, tensors, base, weight=(0.5, 0.3, 0.2)), base + turned)
 
 
 @BOTH
@@ -111,7 +111,9 @@ def test_a_rotation_of_the_inputs_rotates_the_result(name, seed):
     weight = (0.5, 0.3, 0.2)
     turned = [(rotation @ x.double()).float() for x in tensors]
     merged = merge(name, tensors, weight=weight)
-    close(merge(name, turned, weight=weight), (rotation @ merged.double()).float())
+    assert_close(
+        merge(name, turned, weight=weight), (rotation @ merged.double()).float()
+    )
 
 
 @settings(max_examples=20)
@@ -139,7 +141,7 @@ def test_log_map_goes_one_step_from_multislerp_towards_the_karcher_mean():
     plain = merge("multislerp", AXES, weight=weight)
     stepped = merge("multislerp", AXES, weight=weight, log_map=True)
     mean = merge("karcher", AXES, weight=weight)
-    close(stepped, merge("karcher", AXES, weight=weight, max_iter=1))
+    assert_close(stepped, merge("karcher", AXES, weight=weight, max_iter=1))
     assert float((stepped - mean).norm()) < 0.5 * float((plain - mean).norm())
 
 
@@ -149,7 +151,7 @@ def test_an_input_without_length_gives_no_direction(name):
     merged = merge(name, [a, b, zero])
     pair = merge(name, [a, b])
     # Multi-SLERP averages its length in; the Karcher mean leaves the input out.
-    close(merged, pair * (2 / 3 if name == "multislerp" else 1.0))
+    assert_close(merged, pair * (2 / 3 if name == "multislerp" else 1.0))
 
 
 @BOTH
@@ -164,21 +166,23 @@ def test_inputs_that_are_all_zero_give_zero_or_the_base(name, based):
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 def test_a_single_number_is_averaged(name, shape):
     tensors = [torch.full(shape, x) for x in (1.0, -2.0, 5.0)]
-    close(merge(name, tensors, weight=(0.2, 0.3, 0.5)), torch.full(shape, 2.1))
+    assert_close(merge(name, tensors, weight=(0.2, 0.3, 0.5)), torch.full(shape, 2.1))
     base = torch.full(shape, 4.0)
-    close(merge(name, tensors, base, weight=(0.2, 0.3, 0.5)), torch.full(shape, 2.1))
+    assert_close(
+        merge(name, tensors, base, weight=(0.2, 0.3, 0.5)), torch.full(shape, 2.1)
+    )
 
 
 @BOTH
 def test_one_input_is_itself(name):
     (a,) = experts(1)
-    close(merge(name, [a]), a)
+    assert_close(merge(name, [a]), a)
 
 
 def test_two_balanced_opposite_inputs_of_multislerp_are_averaged():
     a = experts(1)[0]
-    close(merge("multislerp", [a, -a]), torch.zeros(6, 9))
-    close(merge("multislerp", [4 * a, -a]), 1.5 * a)
+    assert_close(merge("multislerp", [a, -a]), torch.zeros(6, 9))
+    assert_close(merge("multislerp", [4 * a, -a]), 1.5 * a)
 
 
 def test_more_directions_that_cancel_are_refused():
@@ -197,7 +201,7 @@ def test_antipodal_inputs_have_no_karcher_mean(others):
 def test_an_antipodal_input_of_no_weight_does_not_matter():
     a, b = experts(2)
     expected = merge("karcher", [a, b], weight=(0.6, 0.4))
-    close(merge("karcher", [a, -a, b], weight=(0.6, 0.0, 0.4)), expected)
+    assert_close(merge("karcher", [a, -a, b], weight=(0.6, 0.0, 0.4)), expected)
 
 
 def test_a_karcher_mean_that_does_not_settle_says_so(caplog):
@@ -231,7 +235,7 @@ def test_norms_are_averaged_with_the_same_shares():
     linear = for_role(asked, "norm")
     gains = experts(3, (9,))
     expected = 0.25 * gains[0] + 0.5 * gains[1] + 0.25 * gains[2]
-    close(apply(linear, gains, None, "norm"), expected)
+    assert_close(apply(linear, gains, None, "norm"), expected)
 
 
 def test_dot_products_are_exact_and_do_not_depend_on_the_blocks():

@@ -33,7 +33,7 @@ def merge(deltas, name="knots", **knobs):
     return apply(asked, tensors, torch.zeros_like(tensors[0]), "w")
 
 
-def close(result, expected, tolerance=1e-5):
+def assert_close(result, expected, tolerance=1e-5):
     expected = expected.to(result.dtype)
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
@@ -68,7 +68,7 @@ def test_a_plain_sum_in_the_basis_is_a_plain_sum(join, seed):
         deltas, inner="sum", join=join, normalize=False, weight=(1.0, -0.5, 2.0)
     )
     expected = deltas[0] - 0.5 * deltas[1] + 2 * deltas[2]
-    close(merged, expected, 1e-6)
+    assert_close(merged, expected, 1e-6)
 
 
 @JOINS
@@ -77,7 +77,7 @@ def test_shared_directions_that_no_input_has_are_left_out(join):
     found = share(matrices(deltas), turned=join == "out")
     assert found.left.shape[1] == 6
     merged = merge(deltas, inner="sum", join=join, normalize=False)
-    close(merged, sum(deltas), 1e-5)
+    assert_close(merged, sum(deltas), 1e-5)
 
 
 @INNER
@@ -88,10 +88,10 @@ def test_equal_inputs_share_the_basis_of_one(inner, join):
     merged = merge([delta] * 2, inner=inner, join=join, **knobs)
     if inner == "iso":  # levels what the inputs have: four directions
         values = torch.linalg.svdvals(merged.double())
-        close(values[:4], values[0].expand(4))
+        assert_close(values[:4], values[0].expand(4))
         assert float(values[4:].max()) < 1e-4
     else:
-        close(merged, delta)
+        assert_close(merged, delta)
 
 
 def test_ties_elects_and_averages_along_the_shared_directions():
@@ -104,10 +104,10 @@ def test_ties_elects_and_averages_along_the_shared_directions():
     expected = turn @ torch.diag_embed(torch.tensor([6.0, -3.0])).double().new_tensor(
         [[6.0, 0.0], [0.0, -3.0], [0.0, 0.0], [0.0, 0.0]]
     )
-    close(merge(deltas), expected)
+    assert_close(merge(deltas), expected)
     # Where every second entry goes, each input keeps its large direction alone.
     trimmed = merge(deltas, density=(0.25, 0.25))
-    close(
+    assert_close(
         trimmed, turn @ parts[0].new_tensor([[6, 0], [0, 0], [0, 0], [0, 0]]).double()
     )
 
@@ -123,7 +123,7 @@ def test_the_factors_of_an_adapter_may_be_written_in_any_basis(inner, join):
         for (b, a), g in zip(pairs, gauges, strict=True)
     ]
     knobs = {"inner": inner, "join": join, "density": (0.5, 0.5)}
-    close(merge(turned, **knobs), merge(plain, **knobs), 1e-4)
+    assert_close(merge(turned, **knobs), merge(plain, **knobs), 1e-4)
 
 
 @settings(max_examples=10)
@@ -140,7 +140,7 @@ def test_a_rotation_of_the_outputs_rotates_the_result(seed):
 
 def test_inner_tsv_is_tsv_with_the_ranks_of_the_basis():
     deltas = [randn(6, 9, seed=i) for i in (1, 2)]
-    close(merge(deltas, inner="tsv"), merge(deltas, "tsv"))
+    assert_close(merge(deltas, inner="tsv"), merge(deltas, "tsv"))
 
 
 def test_masks_follow_the_seed():

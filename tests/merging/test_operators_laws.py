@@ -107,7 +107,7 @@ def permuted(merge, order):
     )
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -147,7 +147,7 @@ def test_self_equal_experts_give_themselves(name, n, knobs, dtype, shape, seed):
     if dtype is torch.bfloat16:
         assert torch.equal(merged.to(dtype), expert)
     else:
-        close(merged, expert, 1e-6)
+        assert_close(merged, expert, 1e-6)
 
 
 @pytest.mark.parametrize(("name", "extra"), VARIANTS)
@@ -159,7 +159,7 @@ def test_experts_equal_to_the_base_give_the_base(name, extra, shape, seed):
     merged = apply(
         merge, [base] * len(merge.inputs), None if merge.base is None else base, "w"
     )
-    close(merged, base, 1e-6)
+    assert_close(merged, base, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_order_of_experts_changes_nothing(name, extra, shape, seed):
     expected = apply(merge, tensors, base, "w")
     for order in itertools.permutations(range(3)):
         shuffled = [tensors[i] for i in order]
-        close(apply(permuted(merge, order), shuffled, base, "w"), expected, 1e-6)
+        assert_close(apply(permuted(merge, order), shuffled, base, "w"), expected, 1e-6)
 
 
 @pytest.mark.parametrize(("name", "extra"), only(*DELTA_METHODS))
@@ -201,7 +201,7 @@ def test_a_shift_of_everything_shifts_the_result(name, extra, shape, seed):
     tensors, base = experts(merge, shape, seed)
     shift = dyadic(shape, seed + 9)
     moved = apply(merge, [tensor + shift for tensor in tensors], base + shift, "w")
-    close(moved, apply(merge, tensors, base, "w") + shift)
+    assert_close(moved, apply(merge, tensors, base, "w") + shift)
 
 
 @few
@@ -234,7 +234,7 @@ def test_end_all_weight_on_one_expert_gives_that_expert(name, chosen, shape, see
     weight = tuple(float(i == chosen) for i in range(3))
     merge = operation(name, 3, **{**END[name], "weight": weight})
     tensors, base = experts(merge, shape, seed)
-    close(apply(merge, tensors, base, "w"), tensors[chosen], 1e-6)
+    assert_close(apply(merge, tensors, base, "w"), tensors[chosen], 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -266,7 +266,7 @@ def test_axis_permuted_neurons_give_the_permuted_result(name, extra, seed):
     start = None if merge.base is None else base
     moved_start = None if merge.base is None else base[order]
     moved = apply(merge, [tensor[order] for tensor in tensors], moved_start, "w")
-    close(moved, apply(merge, tensors, start, "w")[order], 1e-6)
+    assert_close(moved, apply(merge, tensors, start, "w")[order], 1e-6)
 
 
 @pytest.mark.parametrize("name", ["linear", "task_arithmetic"])
@@ -310,7 +310,7 @@ def test_task_arithmetic_is_an_average_with_the_base_as_an_input(shape, seed):
         normalize=False,
     )
     expected = apply(average, [*tensors, base], None, "w")
-    close(apply(merge, tensors, base, "w"), expected, 1e-6)
+    assert_close(apply(merge, tensors, base, "w"), expected, 1e-6)
 
 
 @few

@@ -82,7 +82,7 @@ def normal(merge, shape, seed):
     return [base + 0.25 * tensor for tensor in tensors], base
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -124,7 +124,7 @@ def test_self_equal_experts_give_themselves(name, n, knobs, dtype, shape, seed):
     if dtype is torch.bfloat16:
         assert torch.equal(merged.to(dtype), expert)
     else:
-        close(merged, expert, 1e-6)
+        assert_close(merged, expert, 1e-6)
 
 
 @pytest.mark.parametrize(("name", "extra"), without(*PAIRS, "mixout"))
@@ -136,7 +136,7 @@ def test_order_of_experts_changes_nothing(name, extra, shape, seed):
     expected = apply(merge, tensors, base, "w")
     for order in itertools.permutations(range(3)):
         shuffled = [tensors[i] for i in order]
-        close(apply(permuted(merge, order), shuffled, base, "w"), expected)
+        assert_close(apply(permuted(merge, order), shuffled, base, "w"), expected)
 
 
 LAMBDA = ("sce", "magmax", "ram", "ramplus_tl", "consensus", "emr")
@@ -170,7 +170,7 @@ def test_a_shift_of_everything_shifts_the_result(name, extra, shape, seed):
     tensors, base = experts(merge, shape, seed)
     shift = dyadic(shape, seed + 9)
     moved = apply(merge, [tensor + shift for tensor in tensors], base + shift, "w")
-    close(moved, apply(merge, tensors, base, "w") + shift)
+    assert_close(moved, apply(merge, tensors, base, "w") + shift)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -222,7 +222,7 @@ def test_axis_permuted_neurons_give_the_permuted_result(name, extra, seed):
     tensors, base = normal(merge, (6, 8), seed)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     moved = apply(merge, [tensor[order] for tensor in tensors], base[order], "w")
-    close(moved, apply(merge, tensors, base, "w")[order])
+    assert_close(moved, apply(merge, tensors, base, "w")[order])
 
 
 @pytest.mark.parametrize("name", ["magmax", "ram", "consensus", "emr", "nearswap"])

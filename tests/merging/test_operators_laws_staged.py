@@ -56,7 +56,7 @@ def without(*rows):
     return [v for v in VARIANTS if v.id not in rows]
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -92,7 +92,7 @@ def test_self_equal_experts_give_themselves(name, knobs, dtype, shape, seed):
     if dtype is torch.bfloat16:
         assert torch.equal(merged.to(dtype), expert)
     else:
-        close(merged, expert, 1e-6)
+        assert_close(merged, expert, 1e-6)
 
 
 @EVERY
@@ -112,7 +112,7 @@ def test_order_of_experts_changes_nothing(name, knobs, shape, seed):
     expected = apply(merge, tensors, base, "w")
     for order in itertools.permutations(range(3)):
         shuffled = [tensors[i] for i in order]
-        close(apply(permuted(merge, order), shuffled, base, "w"), expected)
+        assert_close(apply(permuted(merge, order), shuffled, base, "w"), expected)
 
 
 @EVERY
@@ -132,7 +132,7 @@ def test_a_shift_of_everything_shifts_the_result(name, knobs, shape, seed):
     tensors, base = experts(merge, shape, seed)
     shift = dyadic(shape, seed + 9)
     moved = apply(merge, [tensor + shift for tensor in tensors], base + shift, "w")
-    close(moved, apply(merge, tensors, base, "w") + shift)
+    assert_close(moved, apply(merge, tensors, base, "w") + shift)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -158,7 +158,7 @@ def test_end_all_weight_on_one_expert_gives_that_expert(basis, chosen, shape, se
     weight = tuple(float(i == chosen) for i in range(3))
     merge = operation("staged", 3, basis=basis, weight=weight)
     tensors, base = experts(merge, shape, seed)
-    close(apply(merge, tensors, base, "w"), tensors[chosen], 1e-6)
+    assert_close(apply(merge, tensors, base, "w"), tensors[chosen], 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_axis_permuted_neurons_give_the_permuted_result(name, knobs, seed):
     tensors, base = normal((6, 8), seed)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
     moved = apply(merge, [tensor[order] for tensor in tensors], base[order], "w")
-    close(moved, apply(merge, tensors, base, "w")[order])
+    assert_close(moved, apply(merge, tensors, base, "w")[order])
 
 
 @EVERY

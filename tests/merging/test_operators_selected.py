@@ -25,14 +25,14 @@ def merge(name, deltas, **knobs):
     return apply(operation(name, len(deltas), **knobs), deltas, base, "w")
 
 
-def close(result, expected, tolerance=1e-6):
+def assert_close(result, expected, tolerance=1e-6):
     expected = torch.as_tensor(expected)
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_sce_weighs_by_energy_and_erases_the_minority():
     deltas = [torch.tensor([1.0, 0.0, 2.0]), torch.tensor([-1.0, 2.0, 2.0])]
-    close(merge("sce", deltas, select_topk=1.0), [1.0, 2.0, 2.0])
+    assert_close(merge("sce", deltas, select_topk=1.0), [1.0, 2.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_magmax_takes_the_first_or_the_last_of_equals():
 def test_ram_averages_what_is_shared_and_plus_amplifies_what_is_not():
     deltas = [torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.0, 4.0])]
     assert merge("ram", deltas).tolist() == [2.0, 2.0, 4.0]
-    close(merge("ramplus_tl", deltas), [2.0, 2.04, 4.08])
+    assert_close(merge("ramplus_tl", deltas), [2.0, 2.04, 4.08])
     assert merge("ramplus_tl", deltas, r=0.0).tolist() == [2.0, 2.0, 4.0]
     assert merge("ramplus_tl", deltas, alpha=2.0, r=0.5).tolist() == [2.0, 3.0, 6.0]
 
@@ -84,7 +84,7 @@ def test_ram_takes_differences_up_to_epsilon_for_none():
 
 
 def test_ram_without_anything_alone_is_the_mean():
-    close(merge("ramplus_tl", DELTAS), torch.stack(DELTAS).mean(0))
+    assert_close(merge("ramplus_tl", DELTAS), torch.stack(DELTAS).mean(0))
 
 
 def test_pcb_gives_each_entry_to_who_wins_it():
@@ -126,7 +126,9 @@ def test_pcb_is_as_defined(n, inter, clip):
     expected = plain_pcb(
         deltas, weights, r=0.2, clip=clip, pairwise=inter == "pairwise"
     )
-    close(merged, expected, 2e-4)  # where few win little, a ratio of small numbers
+    assert_close(
+        merged, expected, 2e-4
+    )  # where few win little, a ratio of small numbers
 
 
 def test_pcb_of_constant_sizes_is_harmless():
@@ -209,9 +211,9 @@ def test_one_input_without_difference_does_no_harm(name):
 
 def test_model_stock_is_pulled_by_the_angle():
     pair = [torch.tensor([1.0, 0.0]), torch.tensor([0.5, math.sqrt(0.75)])]
-    close(merge("model_stock", pair), [0.5, 0.288675])
+    assert_close(merge("model_stock", pair), [0.5, 0.288675])
     three = [[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
-    close(merge("model_stock", three), [0.5, 0.5, 0.5])
+    assert_close(merge("model_stock", three), [0.5, 0.5, 0.5])
 
 
 def test_model_stock_of_orthogonal_or_missing_differences_is_the_base():
@@ -222,14 +224,14 @@ def test_model_stock_of_orthogonal_or_missing_differences_is_the_base():
 def test_model_stock_beyond_the_mean_is_clamped_if_asked():
     apart = [[1.0, 0.0], [-0.6, 0.8]]  # cosine -0.6: t = -3
     assert merge("model_stock", apart).tolist() == [0.0, 0.0]
-    close(merge("model_stock", apart, clamp=False), [-0.6, -1.2])
+    assert_close(merge("model_stock", apart, clamp=False), [-0.6, -1.2])
     opposite = [[1.0, 0.0], [-1.0, 0.0]]
     assert merge("model_stock", opposite, clamp=False).tolist() == [0.0, 0.0]
 
 
 def test_model_stock_scales_its_share():
     pair = [torch.tensor([1.0, 0.0]), torch.tensor([0.5, math.sqrt(0.75)])]
-    close(merge("model_stock", pair, t_scale=1.5), [0.75, 0.4330127])
+    assert_close(merge("model_stock", pair, t_scale=1.5), [0.75, 0.4330127])
 
 
 def test_model_stock_may_measure_every_row():
@@ -240,7 +242,7 @@ def test_model_stock_may_measure_every_row():
         apply(operation("model_stock", 3), [t[i] for t in tensors], base[i], "w")
         for i in range(5)
     ]
-    close(merged, torch.stack(rows))
+    assert_close(merged, torch.stack(rows))
 
 
 def test_model_stock_needs_two_inputs():
@@ -255,4 +257,4 @@ def test_bcwi_goes_back_from_the_new_models_to_the_old():
     for alpha in (0.0, 0.25, 0.5, 1.0):
         plain = operation("linear", 2, weight=(alpha, 1.0 - alpha))
         merged = apply(operation("bcwi", 1, alpha=alpha), [new], old, "w")
-        close(merged, apply(plain, [old, new], None, "w"))
+        assert_close(merged, apply(plain, [old, new], None, "w"))

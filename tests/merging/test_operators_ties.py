@@ -25,7 +25,7 @@ def merge(deltas=DELTAS, **knobs):
     return apply(operation("ties", len(deltas), **knobs), deltas, base, "w")
 
 
-def close(result, expected):
+def assert_close(result, expected):
     torch.testing.assert_close(result, torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
@@ -34,15 +34,15 @@ def test_trims_elects_and_averages_those_who_agree():
 
 
 def test_full_density_trims_nothing():
-    close(merge(density=(1.0,) * 3), [2.0, -2.5, -3.0, 0.75])
+    assert_close(merge(density=(1.0,) * 3), [2.0, -2.5, -3.0, 0.75])
 
 
 def test_without_normalize_those_who_agree_are_summed():
-    close(merge(density=(1.0,) * 3, normalize=False), [4.0, -5.0, -3.0, 1.5])
+    assert_close(merge(density=(1.0,) * 3, normalize=False), [4.0, -5.0, -3.0, 1.5])
 
 
 def test_weights_take_part_in_election_and_average():
-    close(merge(weight=(2.0, 1.0, 1.0)), [3.0, -4.0, 2.0, 0.0])
+    assert_close(merge(weight=(2.0, 1.0, 1.0)), [3.0, -4.0, 2.0, 0.0])
 
 
 def test_lambda_scales_the_merged_difference():

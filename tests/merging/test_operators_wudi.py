@@ -40,7 +40,7 @@ def loss(at, deltas):
     )
 
 
-def close(result, expected, tolerance=1e-5):
+def assert_close(result, expected, tolerance=1e-5):
     expected = expected.to(result.dtype)
     torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
 
@@ -77,7 +77,7 @@ def test_sum_mean_and_closed_form_come_in_this_order():
 @pytest.mark.parametrize("shape", [(4, 5), (7, 3)])
 def test_equal_inputs_give_their_difference(knobs, shape):
     delta = randn(*shape)
-    close(merge([delta] * 3, **knobs), delta)
+    assert_close(merge([delta] * 3, **knobs), delta)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.1])
@@ -85,7 +85,7 @@ def test_inputs_with_orthogonal_rows_give_their_sum(ridge):
     turn, _ = torch.linalg.qr(randn(6, 6))
     a = randn(4, 3, seed=1) @ turn[:3]
     b = randn(4, 3, seed=2) @ turn[3:]
-    close(merge([a, b], ridge=ridge), a + b)
+    assert_close(merge([a, b], ridge=ridge), a + b)
 
 
 @settings(max_examples=10)
@@ -105,13 +105,13 @@ def test_next_to_no_ridge_is_solved_too_where_inputs_say_little(ridge):
     interference = problem(deltas)
     found = interference.closed(ridge)
     assert float(interference.slope(found).abs().max()) < 1e-6
-    close(found, interference.closed(0.0), 1e-4)
+    assert_close(found, interference.closed(0.0), 1e-4)
 
 
 def test_a_large_ridge_keeps_the_anchor():
     deltas = [randn(4, 5, seed=i) for i in range(3)]
-    close(merge(deltas, ridge=1e9), sum(deltas))
-    close(merge(deltas, ridge=1e9, anchor="mean"), sum(deltas) / 3)
+    assert_close(merge(deltas, ridge=1e9), sum(deltas))
+    assert_close(merge(deltas, ridge=1e9, anchor="mean"), sum(deltas) / 3)
 
 
 def test_shares_draw_the_result_to_an_input():
@@ -121,8 +121,8 @@ def test_shares_draw_the_result_to_an_input():
         for w in (0.1, 1.0, 10.0)
     ]
     assert far[0] > far[1] > far[2]
-    close(merge(deltas, ridge=0.0, weight=(2.0, 0.0)), deltas[0])
-    close(merge(deltas, weight=(2.0, 6.0)), merge(deltas, weight=(0.25, 0.75)))
+    assert_close(merge(deltas, ridge=0.0, weight=(2.0, 0.0)), deltas[0])
+    assert_close(merge(deltas, weight=(2.0, 6.0)), merge(deltas, weight=(0.25, 0.75)))
 
 
 def test_adam_takes_the_steps_of_torch():
@@ -158,7 +158,7 @@ def test_adam_moves_an_entry_by_a_step_at_a_time_and_comes_down():
 )
 def test_an_input_equal_to_the_base_takes_no_part(knobs):
     a, b, zero = randn(4, 5, seed=1), randn(4, 5, seed=2), torch.zeros(4, 5)
-    close(merge([a, b, zero], **knobs), merge([a, b], **knobs), 1e-4)
+    assert_close(merge([a, b, zero], **knobs), merge([a, b], **knobs), 1e-4)
 
 
 def test_no_lambda_gives_exactly_the_base():
@@ -178,8 +178,8 @@ def test_norms_get_the_mean_difference_with_the_same_shares():
     asked = operation("wudi", 2, weight=(1.0, 3.0), lambda_=0.5)
     base, a, b = (randn(7, seed=i).float() for i in range(3))
     expected = base + 0.5 * (0.25 * (a - base) + 0.75 * (b - base))
-    close(apply(for_role(asked, "norm"), [a, b], base, "w"), expected, 1e-6)
-    close(apply(asked, [a, b], base, "w"), expected, 1e-6)
+    assert_close(apply(for_role(asked, "norm"), [a, b], base, "w"), expected, 1e-6)
+    assert_close(apply(asked, [a, b], base, "w"), expected, 1e-6)
 
 
 def test_a_memo_spares_the_next_candidate_the_products_of_an_input():

@@ -12,14 +12,8 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.onepass import as_array, can_read
-from evomerge.merging.operators.parts import in_parts
+from evomerge.merging.operators.parts import SMALL, over_entries
 
-_BLOCK = 2048
-"""Parts begin at multiples of it."""
-_PART = 1 << 17
-"""Fewest entries that are worth a thread of their own."""
-_SMALL = 1 << 15
-"""Below this many entries compiled code saves nothing worth compiling it for."""
 _MOST_INPUTS = 8
 """Code is compiled for each number of inputs; with more of them it is not worth it."""
 
@@ -30,7 +24,7 @@ Part = tuple[tuple[Array, ...], Array | None, Array | None]
 
 def can_count(deltas: Deltas) -> bool:
     """Tell whether compiled code can look at all inputs, and is worth it."""
-    fits = deltas.n >= _SMALL and len(deltas) <= _MOST_INPUTS
+    fits = deltas.n >= SMALL and len(deltas) <= _MOST_INPUTS
     return fits and can_read(deltas)
 
 
@@ -76,7 +70,7 @@ class Arrays:
             work(self.part(low, high), low)
             return 0
 
-        in_parts(loop, len(self.inputs[0]), multiple_of=_BLOCK, least=_PART)
+        over_entries(loop, len(self.inputs[0]))
 
     def are_finite(self, merge: Callable[[Part, int], int], split: int = 0) -> bool:
         """Merge part by part, on several threads.
@@ -99,4 +93,4 @@ class Arrays:
             parts = (merge(self.part(*ends), ends[0]) for ends in pairwise(edges))
             return max(parts) >= limit
 
-        return in_parts(loop, len(self.out), multiple_of=_BLOCK, least=_PART)
+        return over_entries(loop, len(self.out))

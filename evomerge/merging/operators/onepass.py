@@ -19,15 +19,9 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.order import Cut
-from evomerge.merging.operators.parts import Loop, in_parts
+from evomerge.merging.operators.parts import BLOCK, SMALL, over_entries
 from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
 
-_BLOCK = 2048
-"""Entries coins are tossed for at a time; parts begin at multiples of it."""
-_PART = 1 << 18
-"""Fewest entries that are worth a thread of their own."""
-_SMALL = 1 << 15
-"""Below this many entries compiled code saves nothing worth compiling it for."""
 _MOST_INPUTS = 8
 """Code is compiled for each number of inputs; with more of them it is not worth it."""
 _WORDS = {torch.float32: None, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -70,14 +64,14 @@ class Ballot(Protocol):
 def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
     """Tell whether compiled code can do this merge, and is worth it."""
     known = thin is None or (isinstance(thin, Steps) and thin.are_alike)
-    fits = deltas.n >= _SMALL and len(deltas) <= _MOST_INPUTS
+    fits = deltas.n >= SMALL and len(deltas) <= _MOST_INPUTS
     return known and fits and can_read(deltas) and _is_plain(out)
 
 
 def can_sum(deltas: Deltas, thin: Thin) -> bool:
     """Tell whether compiled code can sum up what a thinning leaves."""
     known = isinstance(thin, Steps) and thin.are_alike
-    return known and deltas.n >= _SMALL and can_read(deltas)
+    return known and deltas.n >= SMALL and can_read(deltas)
 
 
 def can_read(deltas: Deltas) -> bool:
@@ -110,7 +104,9 @@ def fused_sum(
     job = _Job.of(deltas, out)
     weights = _numbers(factors)
     if thin is None:
-        return _run(lambda low, high: job.run(add, low, high, weights), deltas.n)
+        return over_entries(
+            lambda low, high: job.run(add, low, high, weights), deltas.n
+        )
     return _Thinned(job, thin, weights).run(add_thinned, add_tossed)
 
 
@@ -147,13 +143,13 @@ def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     origin = None if base is None else as_array(base)
     only = _Steps((thin.of[index],))
     coins = only.coins
-    sums = np.zeros((-(-deltas.n // _BLOCK), 2))
+    sums = np.zeros((-(-deltas.n // BLOCK), 2))
 
     def part(low: int, high: int) -> tuple[object, ...]:
         return (x[low:high],), None if origin is None else origin[low:high]
 
     def loop(low: int, high: int) -> int:
-        mine = sums[low // _BLOCK :]
+        mine = sums[low // BLOCK :]
         if coins:
             add_sizes_tossed(part(low, high), np.int64(low), coins, mine)
             return 0
@@ -162,7 +158,7 @@ def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
             add_sizes_cut(part(start, stop), only.bounds(start), *places, mine)
         return 0
 
-    _run(loop, deltas.n)
+    over_entries(loop, deltas.n)
     # Block by block, whoever summed them: the same for any number of threads.
     whole, left = sums.sum(axis=0).tolist()
     return whole, left
@@ -222,7 +218,7 @@ class _Thinned:
                 bad |= self._job.run(cut, start, stop, *how, *given)
             return bad
 
-        return _run(toss if coins else loop, self._job.n)
+        return over_entries(toss if coins else loop, self._job.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +278,3 @@ def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
 
 def _numbers(values: Sequence[float]) -> Numbers:
     return tuple(np.float32(value) for value in values)
-
-
-def _run(loop: Loop, n: int) -> bool:
-    return in_parts(loop, n, multiple_of=_BLOCK, least=_PART)

@@ -13,6 +13,23 @@ Loop = Callable[[int, int], int]
 """Works on the entries from one place to another; not zero if something is amiss."""
 
 
+BLOCK = 2048
+"""Compiled code tosses coins, and adds up, for so many entries at a time."""
+SMALL = 1 << 15
+"""Below this many entries compiled code saves nothing worth compiling it for."""
+WORTHWHILE = 1 << 18
+"""Fewest entries that are worth a thread of their own."""
+
+
+def over_entries(loop: Loop, n: int) -> bool:
+    """Run a compiled loop over ``n`` entries, in parts that begin at whole blocks.
+
+    Returns:
+        Whether every part returned zero.
+    """
+    return in_parts(loop, n, multiple_of=BLOCK, least=WORTHWHILE)
+
+
 def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
     """Run a loop from 0 to ``n`` in parts, on as many threads as torch uses.
 
