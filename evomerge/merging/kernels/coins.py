@@ -116,24 +116,3 @@ def _by_chance_of(factor, chance):
     if isinstance(factor, types.NoneType):
         return lambda factor, chance: _CERTAIN / chance
     return lambda factor, chance: factor
-
-
-def windows(arrays, start, stop):
-    """Return a part of every array, also of those in tuples; nothing of nothing."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(windows)
-def _windows_of(arrays, start, stop):
-    if isinstance(arrays, types.NoneType):
-        return lambda arrays, start, stop: None
-    if isinstance(arrays, types.Array):
-        return lambda arrays, start, stop: arrays[start:stop]
-    if len(arrays) == 0:
-        return lambda arrays, start, stop: ()
-
-    def more(arrays, start, stop):
-        first = windows(arrays[0], start, stop)
-        return (first, *windows(arrays[1:], start, stop))
-
-    return more

@@ -5,6 +5,7 @@ Overloads see how many there are and unfold what is done with them.
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
+from numba import types
 from numba.extending import overload
 
 from evomerge.merging.kernels.numbers import load
@@ -44,3 +45,24 @@ def _total(values):
     if len(values) == 1:
         return lambda values: values[0]
     return lambda values: total(values[:-1]) + values[-1]
+
+
+def windows(arrays, start, stop):
+    """Return a part of every array, also of those in tuples; nothing of nothing."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(windows)
+def _windows_of(arrays, start, stop):
+    if isinstance(arrays, types.NoneType):
+        return lambda arrays, start, stop: None
+    if isinstance(arrays, types.Array):
+        return lambda arrays, start, stop: arrays[start:stop]
+    if len(arrays) == 0:
+        return lambda arrays, start, stop: ()
+
+    def more(arrays, start, stop):
+        first = windows(arrays[0], start, stop)
+        return (first, *windows(arrays[1:], start, stop))
+
+    return more

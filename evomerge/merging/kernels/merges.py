@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import draw, windows
+from evomerge.merging.kernels.coins import draw
+from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,

@@ -4,7 +4,8 @@
 
 import numpy as np
 
-from evomerge.merging.kernels.coins import draw, windows
+from evomerge.merging.kernels.coins import draw
+from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import BLOCK, compiled, load
 from evomerge.merging.kernels.thinned import thinned
 

@@ -9,6 +9,7 @@ exactly, in linear time and without a copy of the sizes.
 
 import numpy as np
 
+from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
@@ -24,10 +25,17 @@ LOW_BINS = 1 << 16
 
 
 @compiled
+def _keys_in(x, base, keys):
+    for i in range(len(keys)):
+        keys[i] = as_bits(abs(load(x, i) - load(base, i)))
+
+
+@compiled
 def _keys(x, base, start, keys):
     """Read the bits of sizes; what is no number is larger than all numbers."""
-    for i in range(len(keys)):
-        keys[i] = as_bits(abs(load(x, start + i) - load(base, start + i)))
+    stop = start + len(keys)
+    # Places count from a part's first entry: sums of places would not be vectorised.
+    _keys_in(windows(x, start, stop), windows(base, start, stop), keys)
 
 
 @compiled
@@ -41,42 +49,64 @@ def keys_at(x, base, places):
 
 
 @compiled
-def collect(x, base, low, high, found):
-    """Collect the sizes between two, which are few, and count those above.
+def _count_above(keys, edge):
+    larger = np.uint32(0)
+    for key in keys:
+        larger = u32(larger + (YES if key > edge else NO))
+    return np.int64(larger)
+
+
+@compiled
+def _count_equal(keys, wanted):
+    equal = np.uint32(0)
+    for key in keys:
+        equal = u32(equal + (YES if key == wanted else NO))
+    return np.int64(equal)
+
+
+@compiled
+def collect(x, base, edges, found):
+    """Collect the entries within a few ranges of sizes, and count those above each.
 
     Args:
         x: The input, flat.
         base: Of its length, or None.
-        low: uint32: the smallest wanted.
-        high: uint32: the largest wanted; if it is the smallest, they are only counted.
-        found: uint32: the result.
-
-    Returns:
-        How many are above, and how many were found; -1 if there is no room for them.
+        edges: uint32, shape ``(ranges, 2)``: the smallest and the largest size wanted;
+            where they are equal, entries are only counted.
+        found: The result: sizes, uint32, and flat indices, int64, both of shape
+            ``(ranges, room)``; and, int64 of shape ``(ranges, 2)``, how many entries
+            are above and how many were found, -1 if there is no room for them.
     """
+    sizes, places, numbers = found
     bits = np.empty(BLOCK, np.uint32)
-    above, number = np.int64(0), np.int64(0)
+    numbers[:] = 0
     for start in range(0, len(x), BLOCK):
-        length = min(BLOCK, len(x) - start)
-        _keys(x, base, start, bits[:length])
-        larger = np.uint32(0)
-        for i in range(length):
-            larger = u32(larger + (YES if bits[i] > high else NO))
-        above += larger
-        if low == high:
-            equal = np.uint32(0)
-            for i in range(length):
-                equal = u32(equal + (YES if bits[i] == low else NO))
-            number += equal
-            continue
-        if number + length > len(found):
-            return above, np.int64(-1)
-        for i in range(length):
-            key = bits[i]
-            if (key >= low) & (key <= high):
-                found[number] = key
-                number += 1
-    return above, number
+        keys = bits[: min(BLOCK, len(x) - start)]
+        _keys(x, base, start, keys)
+        for r in range(len(edges)):
+            low, high, number = edges[r, 0], edges[r, 1], numbers[r, 1]
+            numbers[r, 0] += _count_above(keys, high)
+            if low == high:
+                numbers[r, 1] += _count_equal(keys, low)
+            elif number < 0 or number + len(keys) > sizes.shape[1]:
+                numbers[r, 1] = -1
+            else:
+                numbers[r, 1] = _append(
+                    keys, start, (low, high), (sizes[r], places[r]), number
+                )
+
+
+@compiled
+def _append(keys, start, edges, found, number):
+    sizes, places = found
+    low, width = edges[0], u32(edges[1] - edges[0])
+    for i in range(len(keys)):
+        # One comparison, which is rarely true: two would often be guessed wrongly.
+        if u32(keys[i] - low) <= width:
+            sizes[number] = keys[i]
+            places[number] = start + i
+            number += 1
+    return number
 
 
 @compiled
@@ -84,16 +114,14 @@ def nth_equal(x, base, key, wanted):
     """Return the flat index of the so-many-th entry of one size, from 1."""
     bits = np.empty(BLOCK, np.uint32)
     for start in range(0, len(x), BLOCK):
-        length = min(BLOCK, len(x) - start)
-        _keys(x, base, start, bits[:length])
-        equal = np.uint32(0)
-        for i in range(length):
-            equal = u32(equal + (YES if bits[i] == key else NO))
+        keys = bits[: min(BLOCK, len(x) - start)]
+        _keys(x, base, start, keys)
+        equal = _count_equal(keys, key)
         if equal < wanted:
-            wanted -= np.int64(equal)
+            wanted -= equal
             continue
-        for i in range(length):
-            wanted -= bits[i] == key
+        for i in range(len(keys)):
+            wanted -= keys[i] == key
             if wanted == 0:
                 return np.int64(start + i)
     return np.int64(-1)

@@ -10,8 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import windows
-from evomerge.merging.kernels.entries import deltas_of, times, total
+from evomerge.merging.kernels.entries import deltas_of, times, total, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,

@@ -12,6 +12,7 @@ keys that are cuts.
 import numpy as np
 from numba.extending import overload
 
+from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import BLOCK, as_bits, compiled, load, u32
 from evomerge.merging.kernels.variances import squares, wide_sum
 
@@ -26,14 +27,20 @@ _FRACTION, _HIDDEN = np.uint32(0x7FFFFF), np.uint32(0x800000)
 
 
 @compiled
-def _keys(xs, base, start, keys):
-    """Read the bits of variances; what is no number is larger than all numbers."""
-    for j in range(len(keys)):
-        i = start + j
+def _keys_in(xs, base, keys):
+    for i in range(len(keys)):
         z = load(base, i)
         mean = wide_sum(xs, i, z) / np.float64(len(xs))
         variance = np.float32(squares(xs, i, z, mean) / np.float64(len(xs)))
-        keys[j] = u32(as_bits(variance) & _REST)
+        keys[i] = u32(as_bits(variance) & _REST)
+
+
+@compiled
+def _keys(xs, base, start, keys):
+    """Read the bits of variances; what is no number is larger than all numbers."""
+    stop = start + len(keys)
+    # Places count from a part's first entry: sums of places would not be vectorised.
+    _keys_in(windows(xs, start, stop), windows(base, start, stop), keys)
 
 
 @compiled

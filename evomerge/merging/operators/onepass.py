@@ -278,3 +278,9 @@ def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
 
 def _numbers(values: Sequence[float]) -> Numbers:
     return tuple(np.float32(value) for value in values)
+
+
+def arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
+    """Return an input and the base as compiled code sees them, flat."""
+    start = deltas.start()
+    return as_array(deltas.tensors()[index]), None if start is None else as_array(start)

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import can_read
+from evomerge.merging.operators.onepass import arrays, can_read
 from evomerge.merging.operators.parts import in_parts
-from evomerge.merging.operators.sizes import arrays
 
 
 def row_length(shape: Sequence[int]) -> int:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import as_array, can_read
+from evomerge.merging.operators.few_cuts import few_cuts
+from evomerge.merging.operators.onepass import arrays, can_read
 from evomerge.merging.operators.order import Cut, Score, cuts, span
 from evomerge.merging.operators.parts import in_parts
 
@@ -31,11 +32,6 @@ _GROUP = 64
 
 _FEW = 4
 """Up to this many cuts are looked for one by one."""
-_SAMPLE = 1 << 14
-"""Sizes looked at to guess where a cut is."""
-_MARGIN = 300
-"""How many of them a guess may be off: more than four standard deviations."""
-
 Array = npt.NDArray[Any]
 
 
@@ -175,54 +171,12 @@ def _table(deltas: Deltas, index: int, keeps: Sequence[int]) -> Cuts:
         lasts = order[counts - 1]
         return Cuts(counts, sizes[lasts].cpu(), lasts.cpu())
     if can_read(deltas):
-        few = _few(deltas, index, keeps) if len(keeps) <= _FEW else None
+        few = few_cuts(deltas, index, keeps) if len(keeps) <= _FEW else None
         keys, lasts = few or _count(deltas, index, np.array(keeps, dtype=np.int64))
         return Cuts(counts, torch.from_numpy(keys).view(torch.float32), lasts)
     found = cuts(deltas, magnitude(deltas, index), keeps)
     thresholds = torch.tensor([cut.threshold for cut in found])
     return Cuts(counts, thresholds, torch.tensor([cut.last for cut in found]))
-
-
-def _few(
-    deltas: Deltas, index: int, keeps: Sequence[int]
-) -> tuple[Array, torch.Tensor] | None:
-    """Find a few cuts, each among the sizes near where a sample says it is."""
-    found = [_near(deltas, index, keep) for keep in keeps]
-    cuts = [cut for cut in found if cut is not None]
-    if len(cuts) < len(found):
-        return None
-    keys = np.array([key for key, _ in cuts], dtype=np.uint32).view(np.int32)
-    return keys, torch.tensor([last for _, last in cuts])
-
-
-def _near(deltas: Deltas, index: int, keep: int) -> tuple[int, int] | None:
-    """Find the bits of one threshold and the flat index of its last tie.
-
-    Returns:
-        None if the sample misled, or if too many sizes are near.
-    """
-    from evomerge.merging.kernels.orders import collect, keys_at, nth_equal
-
-    x, base = arrays(deltas, index)
-    places = np.arange(_SAMPLE, dtype=np.int64) * deltas.n // _SAMPLE
-    sample = np.sort(keys_at(x, base, places))[::-1]
-    at = keep * _SAMPLE // deltas.n
-    high = sample[at - _MARGIN] if at >= _MARGIN else np.uint32(0xFFFFFFFF)
-    low = sample[at + _MARGIN] if at + _MARGIN < _SAMPLE else np.uint32(0)
-    space = np.empty(deltas.n // 4 + _SAMPLE, dtype=np.uint32)
-    above, number = collect(x, base, low, high, space)
-    rest = keep - int(above)
-    if number < 0 or not 0 < rest <= number:
-        return None
-    if low == high:
-        last = deltas.n if rest == number else nth_equal(x, base, low, np.int64(rest))
-        return int(low), int(last)
-    near = space[:number]
-    key = np.partition(near, number - rest)[number - rest]
-    wanted = rest - int(np.count_nonzero(near > key))
-    if wanted == int(np.count_nonzero(near == key)):
-        return int(key), deltas.n  # all equals stay: no need to look for a last
-    return int(key), int(nth_equal(x, base, key, np.int64(wanted)))
 
 
 def _count(deltas: Deltas, index: int, keeps: Array) -> tuple[Array, torch.Tensor]:
@@ -287,9 +241,3 @@ def _in_bins(
     lasts = np.empty_like(places)
     lasts[order] = places
     return keys.astype(np.int32), lasts
-
-
-def arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
-    """Return an input and the base as compiled code sees them, flat."""
-    start = deltas.start()
-    return as_array(deltas.tensors()[index]), None if start is None else as_array(start)
