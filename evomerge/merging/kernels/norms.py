@@ -11,22 +11,52 @@ from evomerge.merging.kernels.thinned import thinned
 
 
 @compiled
+def _fold(values, n):
+    """Return the sum of the first numbers, fp64, halved in length until one is left."""
+    while n > 1:
+        half = n // 2
+        low, high = values[:half], values[n - half : n]
+        for i in range(half):
+            low[i] += high[i]
+        n -= half
+    return values[0]
+
+
+@compiled
+def _total(values, space):
+    """Return the sum of fp32 numbers in fp64, always in the same order."""
+    for i in range(len(values)):
+        space[i] = np.float64(values[i])
+    return _fold(space, len(values))
+
+
+@compiled
+def _sizes(arrays, steps, drawn, found):
+    """Write the sizes of a difference, and of what is left of it: fp32."""
+    xs, base = arrays
+    whole, left = found
+    for i in range(len(whole)):
+        z = load(base, i)
+        whole[i] = abs(load(xs[0], i) - z)
+        left[i] = abs(thinned(xs, i, z, steps, drawn)[0])
+
+
+@compiled
 def add_sizes(arrays, steps, drawn, sums):
     """Add the sizes of a difference to one sum, of what is left of it to another.
 
     Args:
-        arrays: A tuple of one input; and base, an array or None.
+        arrays: A tuple of one input, of at most a block; and base, an array or None.
         steps: As for ``add_thinned``.
         drawn: As for ``add_thinned``.
         sums: fp64, shape ``(2,)``.
     """
-    xs, base = arrays
-    whole, left = sums[0], sums[1]
-    for i in range(len(xs[0])):
-        z = load(base, i)
-        whole += np.float64(abs(load(xs[0], i) - z))
-        left += np.float64(abs(thinned(xs, i, z, steps, drawn)[0]))
-    sums[0], sums[1] = whole, left
+    n = len(arrays[0][0])
+    whole, left = np.empty(n, np.float32), np.empty(n, np.float32)
+    _sizes(arrays, steps, drawn, (whole, left))
+    space = np.empty(n, np.float64)
+    sums[0] += _total(whole, space)
+    sums[1] += _total(left, space)
 
 
 @compiled
