@@ -18,7 +18,7 @@ from evomerge.merging.operators import apply
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.consensus import Rule, agree
 from evomerge.merging.operators.della import KeepProbabilities
-from evomerge.merging.operators.linear import add_deltas, delta_factors
+from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.sparsify import keep_l1
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
@@ -161,7 +161,8 @@ def test_given_its_random_masks_every_tensor_equals_what_mergekit_wrote(method):
             delta.mul_(masks[index][block])
 
         if method.endswith("linear"):
-            merged = add_deltas(deltas, delta_factors(knobs), keep_l1(deltas, thin))
+            left = keep_l1(deltas, thin)
+            merged = Sum(deltas, *delta_factors(knobs), left).fresh()
         else:
             rule = Rule(knobs.numbers("weight"), 1.0, normalize=method == "della")
             assert knobs.flag("normalize") == rule.normalize

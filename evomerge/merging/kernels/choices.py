@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from evomerge.merging.kernels.entries import deltas_of, times, total
+from evomerge.merging.kernels.entries import deltas_of, total
 from evomerge.merging.kernels.numbers import (
     NO,
     ONE,
@@ -287,6 +287,7 @@ def consensus(arrays, scale, share, least):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
         found = _wider(deltas, found)
-        kept = ONE if _users(deltas, total(deltas), share) >= least else ZERO
-        found = _put(out, i, total(times(times(deltas, kept), scale)) + z, found)
+        merged = total(deltas)
+        kept = ONE if _users(deltas, merged, share) >= least else ZERO
+        found = _put(out, i, merged * kept * scale + z, found)
     return _said(found)

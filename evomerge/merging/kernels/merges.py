@@ -130,6 +130,23 @@ def _votes_of(votes, weights):
     return lambda votes, weights: votes
 
 
+def _ended(value, ends):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_ended)
+def _ended_with(value, ends):
+    """Return a value over a divisor, times a scale; None for one."""
+    divided = not isinstance(ends.types[0], types.NoneType)
+    if isinstance(ends.types[1], types.NoneType):
+        if divided:
+            return lambda value, ends: value / ends[0]
+        return lambda value, ends: value
+    if divided:
+        return lambda value, ends: value / ends[0] * ends[1]
+    return lambda value, ends: value * ends[1]
+
+
 def _put(out, i, value, base, z):
     raise NotImplementedError("only in compiled code")
 
@@ -158,24 +175,30 @@ def _larger(one, other):
 
 
 @compiled
-def add(arrays, weights):
-    """Write ``base + sum(w_k (x_k - base))``; return the bits of the largest size.
+def add(arrays, weights, ends):
+    """Write ``base + scale * sum(w_k (x_k - base)) / divisor``.
 
     Args:
         arrays: Inputs, a tuple; base, an array or None; and result.
         weights: fp32, one per input.
+        ends: What the sum is divided by, and the scale: fp32, or None for one.
+
+    Returns:
+        The bits of the largest size written.
     """
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
         z = load(base, i)
-        most = _larger(most, _put(out, i, _sum(xs, i, z, weights), base, z))
+        most = _larger(
+            most, _put(out, i, _ended(_sum(xs, i, z, weights), ends), base, z)
+        )
     return most
 
 
 @compiled
-def add_thinned(arrays, weights, steps, drawn):
-    """Write ``base + sum(w_k thin(x_k - base))``; return the bits of the largest size.
+def add_thinned(arrays, weights, steps, drawn, ends):
+    """Write ``base + scale * sum(w_k thin(x_k - base)) / divisor``.
 
     Args:
         arrays: Inputs, a tuple; base, an array or None; and result.
@@ -183,13 +206,18 @@ def add_thinned(arrays, weights, steps, drawn):
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
         drawn: Instead of steps, what ``coins.draw`` gave; else empty.
+        ends: What the sum is divided by, and the scale: fp32, or None for one.
+
+    Returns:
+        The bits of the largest size written.
     """
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
         z = load(base, i)
         left = thinned(xs, i, z, steps, drawn)
-        most = _larger(most, _put(out, i, _dot(left, weights), base, z))
+        value = _ended(_dot(left, weights), ends)
+        most = _larger(most, _put(out, i, value, base, z))
     return most
 
 
@@ -226,7 +254,7 @@ def elect(arrays, weights, steps, drawn, ballot):
 
 
 @compiled
-def add_tossed(arrays, weights, start, coins):
+def add_tossed(arrays, weights, start, coins, ends):
     """As ``add_thinned``, with coins (see ``coins.draw``), block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
@@ -237,7 +265,7 @@ def add_tossed(arrays, weights, start, coins):
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)
-        found = add_thinned(windows(arrays, low, high), weights, (), drawn)
+        found = add_thinned(windows(arrays, low, high), weights, (), drawn, ends)
         most = _larger(most, found)
     return most
 

@@ -31,7 +31,7 @@ def breadcrumbs(
     """Add the weighted sum of middle-sized differences to the base."""
     assert base is not None
     deltas = _deltas(settings, tensors, base, Known(memo, settings.operation, key))
-    return Sum(deltas, delta_factors(settings), band(settings, deltas))
+    return Sum(deltas, *delta_factors(settings), band(settings, deltas))
 
 
 def breadcrumbs_ties(

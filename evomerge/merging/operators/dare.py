@@ -29,7 +29,7 @@ def dare_linear(
     assert base is not None
     deltas = Deltas(tensors, base)
     thin = drop(settings, deltas, key, settings.numbers("density"))
-    return Sum(deltas, delta_factors(settings), thin)
+    return Sum(deltas, *delta_factors(settings), thin)
 
 
 def dare_ties(
@@ -66,7 +66,7 @@ def mixout(
     assert base is not None
     deltas = Deltas(tensors, base)
     keep = 1.0 - settings.number("p")
-    return Sum(deltas, (1.0,), drop(settings, deltas, key, (keep,)))
+    return Sum(deltas, (1.0,), thin=drop(settings, deltas, key, (keep,)))
 
 
 def drop(

@@ -54,7 +54,7 @@ def della_linear(
     """Add the weighted sum of what is left of the differences to the base."""
     assert base is not None
     deltas = _by_rows(settings, tensors, base, Known(memo, settings.operation, key))
-    return Sum(deltas, delta_factors(settings), prune(settings, deltas, key))
+    return Sum(deltas, *delta_factors(settings), prune(settings, deltas, key))
 
 
 def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:

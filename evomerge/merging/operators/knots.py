@@ -13,7 +13,7 @@ from evomerge.merging.operators.bases import Find, core, share
 from evomerge.merging.operators.consensus import Election
 from evomerge.merging.operators.dare import dare_ties
 from evomerge.merging.operators.iso import iso_c
-from evomerge.merging.operators.linear import delta_factors, task_arithmetic
+from evomerge.merging.operators.linear import task_arithmetic, whole_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.spectral import (
     Matrices,
@@ -127,5 +127,5 @@ def _merge_parts(inner: Settings, parts: Matrices) -> torch.Tensor:
     """Merge the parts; a plain sum keeps their precision, other methods take fp32."""
     name = inner.operation.operator
     if name == "task_arithmetic":
-        return parts.total(delta_factors(inner))
+        return parts.total(whole_factors(inner))
     return in_fp32(partial(_ARITHMETIC[name], inner), parts)

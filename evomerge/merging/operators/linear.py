@@ -51,7 +51,7 @@ def task_arithmetic(
 ) -> Sum:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
     assert base is not None
-    return Sum(Deltas(tensors, base), delta_factors(settings))
+    return Sum(Deltas(tensors, base), *delta_factors(settings))
 
 
 def bcwi(
@@ -71,28 +71,36 @@ def bcwi(
     return Sum(Deltas(tensors, base), (share,) * len(tensors))
 
 
-def delta_factors(settings: Settings) -> tuple[float, ...]:
-    """Return the factor of each input's difference: weight, lambda and normalize."""
+def delta_factors(settings: Settings) -> tuple[tuple[float, ...], float, float]:
+    """Return each input's weight, what their sum is divided by, and its factor."""
     weights = settings.numbers("weight")
-    scale = settings.number("lambda")
+    total = 1.0
     if settings.flag("normalize"):
-        total = sum(weights)
-        # With nothing to divide by, the sum stays as it is: all weights zero must
-        # give the base. mergekit guards the same way.
-        scale = scale if abs(total) < _TINY else scale / total
-    return tuple(scale * weight for weight in weights)
+        # Of the weights as they are used, in fp32.
+        total = float(torch.tensor(weights, dtype=torch.float32).sum())
+    # With nothing to divide by, the sum stays as it is: all weights zero must give the
+    # base. mergekit guards the same way.
+    return weights, 1.0 if abs(total) < _TINY else total, settings.number("lambda")
+
+
+def whole_factors(settings: Settings) -> tuple[float, ...]:
+    """Return the whole factor of each input's difference."""
+    weights, divisor, scale = delta_factors(settings)
+    return tuple(scale / divisor * weight for weight in weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
     """A merge that is decided and not carried out yet.
 
-    ``base + sum(f_i thin(x_i - base))``; without a base the sum over the inputs
-    themselves.
+    ``base + scale * sum(f_i thin(x_i - base)) / divisor``; without a base the sum over
+    the inputs themselves.
     """
 
     deltas: Deltas
     factors: tuple[float, ...]
+    divisor: float = 1.0
+    scale: float = 1.0
     thin: Thin | None = None
 
     def into(self, out: torch.Tensor) -> bool:
@@ -102,7 +110,7 @@ class Sum:
             Whether every number written is known to be finite.
         """
         if can_fuse(self.deltas, self.thin, out) and fused_sum(
-            self.deltas, self.factors, self.thin, out
+            self.deltas, self, self.thin, out
         ):
             return True
         # Also what compiled code found not finite: torch keeps what is no number one.
@@ -122,6 +130,12 @@ class Sum:
 
     def _step_by_step(self, into: torch.Tensor) -> None:
         deltas, space = self.deltas, self.deltas.scratch()
+        divisor = None
+        if self.divisor != 1.0:
+            # On the device: for a plain number a GPU multiplies by one over it.
+            divisor = torch.tensor(
+                self.divisor, dtype=torch.float32, device=deltas.device
+            )
         for block in deltas.blocks():
             base, part = deltas.base(block), into[block]
             for index, factor in enumerate(self.factors):
@@ -132,6 +146,10 @@ class Sum:
                 delta.mul_(factor)
                 if index:
                     part.add_(delta)
+            if divisor is not None:
+                part.div_(divisor)
+            if self.scale != 1.0:
+                part.mul_(self.scale)
             if base is not None:
                 part.add_(base)
 
@@ -142,14 +160,4 @@ def weighted_sum(
     factors: Sequence[float],
 ) -> torch.Tensor:
     """Return ``base + sum(f_i (x_i - base))``, or ``sum(f_i x_i)``; fresh, fp32."""
-    return add_deltas(Deltas(tensors, base), factors)
-
-
-def add_deltas(
-    deltas: Deltas, factors: Sequence[float], thin: Thin | None = None
-) -> torch.Tensor:
-    """Return ``base + sum(f_i thin(x_i - base))`` as a fresh fp32 tensor.
-
-    Without a base it is the sum over the inputs themselves.
-    """
-    return Sum(deltas, tuple(factors), thin).fresh()
+    return Sum(Deltas(tensors, base), tuple(factors)).fresh()

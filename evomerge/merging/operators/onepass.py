@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.forms import Ballot, Total
 from evomerge.merging.operators.order import Cut
 from evomerge.merging.operators.parts import BLOCK, SMALL, over_entries
 from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
@@ -35,30 +36,6 @@ Bounds = tuple[np.float32, np.float32 | None, np.float32 | None]
 """The smallest size that stays, below which size, and the factor on what stays."""
 Merge = Callable[..., int]
 Numbers = tuple[np.float32, ...]
-
-
-class Ballot(Protocol):
-    """How signs are elected and what becomes of those who agree."""
-
-    @property
-    def weights(self) -> Sequence[float]:
-        """One per input."""
-
-    @property
-    def scale(self) -> float:
-        """Factor on the merged difference."""
-
-    @property
-    def count(self) -> bool:
-        """One vote per input instead of the weighted sum."""
-
-    @property
-    def plain(self) -> bool:
-        """The sum that elects leaves the weights out."""
-
-    @property
-    def normalize(self) -> bool:
-        """Divide by the weights that agree."""
 
 
 def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
@@ -92,9 +69,9 @@ def as_array(tensor: torch.Tensor) -> Array:
 
 
 def fused_sum(
-    deltas: Deltas, factors: Sequence[float], thin: Thin | None, out: torch.Tensor
+    deltas: Deltas, total: Total, thin: Thin | None, out: torch.Tensor
 ) -> bool:
-    """Write ``base + sum(f_i thin(x_i - base))`` to ``out``.
+    """Write ``base + scale * sum(f_i thin(x_i - base)) / divisor`` to ``out``.
 
     Returns:
         Whether every number written is finite.
@@ -102,12 +79,15 @@ def fused_sum(
     from evomerge.merging.kernels.merges import add, add_thinned, add_tossed
 
     job = _Job.of(deltas, out)
-    weights = _numbers(factors)
+    weights = _numbers(total.factors)
+    # None instead of one: the compiler leaves out what is not asked for.
+    divisor, scale = np.float32(total.divisor), np.float32(total.scale)
+    ends = None if divisor == 1.0 else divisor, None if scale == 1.0 else scale
     if thin is None:
         return over_entries(
-            lambda low, high: job.run(add, low, high, weights), deltas.n
+            lambda low, high: job.run(add, low, high, weights, ends), deltas.n
         )
-    return _Thinned(job, thin, weights).run(add_thinned, add_tossed)
+    return _Thinned(job, thin, weights).run(add_thinned, add_tossed, ends)
 
 
 def fused_election(

@@ -25,7 +25,7 @@ from evomerge.merging.operators.della import prune
 from evomerge.merging.operators.emr import largest_of_sign
 from evomerge.merging.operators.iso import flat
 from evomerge.merging.operators.knots import within
-from evomerge.merging.operators.linear import Sum, delta_factors
+from evomerge.merging.operators.linear import Sum, delta_factors, whole_factors
 from evomerge.merging.operators.magmax import largest
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.rows import row_length
@@ -128,7 +128,7 @@ def _entries(
         return _largest(settings, deltas, thin or nothing(deltas), key)
     if settings.choice("consensus") != "none":
         return _elect(settings, deltas, thin or nothing(deltas))
-    return Sum(deltas, _factors(settings), thin)
+    return Sum(deltas, *_weights(settings), thin)
 
 
 def _whole(settings: Settings, base: torch.Tensor) -> int:
@@ -175,11 +175,19 @@ def _cut(settings: Settings, deltas: Deltas, densities: Sequence[float]) -> Thin
 
 
 def _factors(settings: Settings) -> tuple[float, ...]:
-    """Return the factor of each input's difference in a sum or a mean."""
+    """Return the whole factor of each input's difference in a sum or a mean."""
+    return whole_factors(_averaged(settings))
+
+
+def _weights(settings: Settings) -> tuple[tuple[float, ...], float, float]:
+    """Return what ``delta_factors`` does, for a sum or a mean."""
+    return delta_factors(_averaged(settings))
+
+
+def _averaged(settings: Settings) -> Settings:
+    """Return the settings with what is here called a mean said as elsewhere."""
     mean = settings.choice("reduce") == "mean"
-    return delta_factors(
-        replace(settings, shared={**settings.shared, "normalize": mean})
-    )
+    return replace(settings, shared={**settings.shared, "normalize": mean})
 
 
 def _elect(settings: Settings, deltas: Deltas, thin: Thin) -> Election:

@@ -42,11 +42,7 @@ def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combi
         merged = read[0].clone()
         for other in read[1:]:
             merged.add_(other)
-        kept = _enough(settings, merged, [delta.clone() for delta in read])
-        total = read[0].mul_(kept).mul_(scale)
-        for delta in read[1:]:
-            total.add_(delta.mul_(kept).mul_(scale))
-        return total
+        return merged.mul_(_enough(settings, merged, read)).mul_(scale)
 
     def one_pass(part: Part) -> int:
         from evomerge.merging.kernels.choices import consensus
