@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.fused_device import FUSED, can_fuse_on_device
 from evomerge.merging.operators.onepass import can_fuse, fused_election
 from evomerge.merging.operators.thinning import Thin
 
@@ -63,13 +64,16 @@ class Election:
             and fused_election(self.deltas, self.thin, rule, out)
         ):
             return True
+        if (
+            not rule.majority
+            and can_fuse_on_device(self.deltas, self.thin, out)
+            and FUSED.elect(self.deltas, self.thin, rule, out, self._step_by_step)
+        ):
+            return True
         whole = out
         if out.dtype != torch.float32 or not out.is_contiguous():
             whole = self.deltas.fresh()
-        merged = merged_blocks(self.deltas, self.thin, rule, whole.view(-1))
-        for _, base, part in merged:
-            if base is not None:
-                part.add_(base)
+        self._step_by_step(whole.view(-1))
         if whole is not out:
             out.copy_(whole)
         return False
@@ -79,6 +83,12 @@ class Election:
         out = self.deltas.fresh()
         self.into(out)
         return out
+
+    def _step_by_step(self, into: torch.Tensor) -> None:
+        merged = merged_blocks(self.deltas, self.thin, self.rule, into)
+        for _, base, part in merged:
+            if base is not None:
+                part.add_(base)
 
 
 def agree(deltas: Deltas, thin: Thin, rule: Rule) -> torch.Tensor:

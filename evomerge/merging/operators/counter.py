@@ -28,10 +28,34 @@ def share_of(probability: float) -> int:
     return min(max(round(probability * 2**32), 1), 2**32 - 1)
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """Return the 64-bit word as the signed number torch stores for it."""
     word &= (1 << 64) - 1
     return word - (1 << 64) if word >> 63 else word
+
+
+def lanes_at(key: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the random bits of elements anywhere, as one expression of their places.
+
+    The bits of :meth:`Coins.lanes`, for compilers that keep no words in between.
+
+    Args:
+        key: Which stream; int64, one number, as :func:`signed` gives it.
+        places: int64, flat indices.
+
+    Returns:
+        int64, evenly spread from -2**31 to 2**31 - 1.
+    """
+    words = ((places >> 1) + 1) * signed(_GOLDEN) + key
+    for shift, factor in _MIX:
+        words = (words ^ _shifted(words, shift)) * signed(factor)
+    words = words ^ _shifted(words, _LAST_SHIFT)
+    # The half of an element is brought to the top, and down with its sign.
+    return (words << (32 - 32 * (places & 1))) >> 32
+
+
+def _shifted(words: torch.Tensor, shift: int) -> torch.Tensor:
+    return (words >> shift) & ((1 << (64 - shift)) - 1)
 
 
 class Coins:
@@ -45,7 +69,7 @@ class Coins:
     def __init__(self, longest: int, device: torch.device) -> None:
         words = (longest + 1) // 2
         steps = torch.arange(1, words + 1, dtype=torch.int64, device=device)
-        self._steps = steps.mul_(_signed(_GOLDEN))
+        self._steps = steps.mul_(signed(_GOLDEN))
         self._words = torch.empty_like(steps)
         self._shifted = torch.empty_like(steps)
         self._flips = torch.empty(2 * words, dtype=torch.float32, device=device)
@@ -75,11 +99,11 @@ class Coins:
         n = block.stop - block.start
         half = (n + 1) // 2
         words, shifted = self._words[:half], self._shifted[:half]
-        first = _signed(key + (block.start // 2) * _GOLDEN)
+        first = signed(key + (block.start // 2) * _GOLDEN)
         torch.add(self._steps[:half], first, out=words)
         for shift, factor in _MIX:
             _xor_shift(words, shift, shifted)
-            words.mul_(_signed(factor))
+            words.mul_(signed(factor))
         return _xor_shift(words, _LAST_SHIFT, shifted).view(torch.int32)[:n]
 
 

@@ -10,6 +10,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.fused_device import FUSED, can_fuse_on_device
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.onepass import can_fuse, fused_sum
 from evomerge.merging.operators.thinning import Thin
@@ -111,6 +112,10 @@ class Sum:
         """
         if can_fuse(self.deltas, self.thin, out) and fused_sum(
             self.deltas, self, self.thin, out
+        ):
+            return True
+        if can_fuse_on_device(self.deltas, self.thin, out) and FUSED.add(
+            self.deltas, self, self.thin, out, self._step_by_step
         ):
             return True
         # Also what compiled code found not finite: torch keeps what is no number one.

@@ -35,9 +35,26 @@ def ranks(sizes: torch.Tensor) -> torch.Tensor:
 
 def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
     """Return each entry's rank in its row, uint16, flat; None if rows are too long."""
-    if row > 1 << 16 or not can_read(deltas):
+    if can_read(deltas):
+        find = _row_ranks
+    elif deltas.device.type != "cpu":
+        find = sorted_ranks
+    else:
         return None
-    return deltas.recall("ranks", (index,), lambda: _row_ranks(deltas, index, row))
+    if row > 1 << 16:
+        return None
+    return deltas.recall("ranks", (index,), lambda: find(deltas, index, row))
+
+
+def sorted_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
+    """Return each entry's rank in its row, uint16, flat, by sorting on the device."""
+    size = max(deltas.block_size // row, 1) * row
+    out = torch.empty(deltas.n, dtype=torch.uint16, device=deltas.device)
+    space = deltas.scratch(size)
+    for block in deltas.blocks(size):
+        delta = deltas.read(index, block, deltas.base(block), space)
+        out[block] = ranks(delta.abs_().view(-1, row)).view(-1)
+    return out
 
 
 def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:

@@ -1,0 +1,196 @@
+"""One merge on an accelerator as code compiled for its form takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.counter import signed
+from evomerge.merging.operators.formulas import (
+    ROW,
+    Entries,
+    Formula,
+    Numbers,
+    Thinning,
+    Vote,
+)
+from evomerge.merging.operators.order import Cut
+from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
+
+_MOST_ROWS = (1 << 30) // ROW
+"""Rows merged at a time: their entries are counted in 32 bits."""
+_WORDS = {2: torch.int16, 4: torch.int32}
+_EVERYTHING, _NOTHING = Cut(-1.0, -1), Cut(float("inf"), -1)
+
+StepByStep = Callable[[torch.Tensor], None]
+"""Writes a merge to a flat fp32 tensor, by the steps that are the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What code is compiled for.
+
+    Attributes:
+        inputs: Their element types.
+        base: Its element type, if there is a base.
+        out: Element type of the result.
+        device: Where all of them lie.
+        thinning: What may drop an entry.
+        vote: How signs are elected; None for the sum.
+    """
+
+    inputs: tuple[torch.dtype, ...]
+    base: torch.dtype | None
+    out: torch.dtype
+    device: torch.device
+    thinning: Thinning | None
+    vote: Vote | None
+
+
+class Job:
+    """One merge as compiled code takes it."""
+
+    def __init__(
+        self,
+        deltas: Deltas,
+        thin: Thin | None,
+        vote: Vote | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Take up a merge.
+
+        Args:
+            deltas: The inputs.
+            thin: What is dropped; says what it does.
+            vote: How signs are elected; None for the sum.
+            out: The result.
+        """
+        assert thin is None or isinstance(thin, Steps)
+        self._deltas = deltas
+        self._steps = thin.of if thin else (Step(),) * len(deltas)
+        self._thinning = _thinning(thin.of) if thin else None
+        self._vote = vote
+        self._out = out.view(-1)
+
+    def form(self) -> Form:
+        """Return what code is compiled for."""
+        base = self._deltas.start()
+        return Form(
+            tuple(tensor.dtype for tensor in self._deltas.tensors()),
+            None if base is None else base.dtype,
+            self._out.dtype,
+            self._out.device,
+            self._thinning,
+            self._vote,
+        )
+
+    def numbers(
+        self, weights: Sequence[float], divisor: float, scale: float
+    ) -> Numbers:
+        """Return what the candidate decides, where the tensors lie."""
+        steps, device = self._steps, self._out.device
+        lows = [step.cut or _EVERYTHING for step in steps]
+        tops = [step.top or _NOTHING for step in steps]
+        singles = [
+            list(weights),
+            [cut.threshold for cut in lows],
+            [cut.threshold for cut in tops],
+            [step.factor for step in steps],
+            [divisor] * len(steps),
+            [scale] * len(steps),
+        ]
+        wholes = [
+            [cut.last for cut in lows],
+            [cut.last for cut in tops],
+            *zip(*(_toss(step.coin) for step in steps), strict=True),
+        ]
+        doubles = [*zip(*(_chances(step.coin) for step in steps), strict=True)]
+        return Numbers(
+            *torch.tensor(singles, dtype=torch.float32, device=device).unbind(),
+            *torch.tensor(wholes, dtype=torch.int64, device=device).unbind(),
+            *torch.tensor(doubles, dtype=torch.float64, device=device).unbind(),
+        )
+
+    def run(self, merge: Formula, numbers: Numbers) -> bool:
+        """Merge; tell whether everything written is finite."""
+        with torch.no_grad():
+            parts = [merge(self._part(*ends), numbers) for ends in _parts(len(self))]
+        return not any(bool(part.any()) for part in parts)
+
+    def agrees(self, steps: StepByStep) -> bool:
+        """Tell whether what was written is, to the bit, what single steps give."""
+        whole = self._deltas.fresh().view(-1)
+        steps(whole)
+        words = _WORDS[self._out.dtype.itemsize]
+        return all(
+            torch.equal(
+                whole[block].to(self._out.dtype).view(words),
+                self._out[block].view(words),
+            )
+            for block in self._deltas.blocks()
+        )
+
+    def __len__(self) -> int:
+        return self._deltas.n
+
+    def _part(self, low: int, high: int) -> Entries:
+        def rows(tensor: torch.Tensor) -> torch.Tensor:
+            part = tensor[low:high].view(-1, ROW)
+            torch._dynamo.mark_dynamic(part, 0)
+            return part
+
+        base = self._deltas.start()
+        return Entries(
+            rows(self._out),
+            tuple(rows(tensor) for tensor in self._deltas.tensors()),
+            None if base is None else rows(base),
+            tuple(rows(ranks) for ranks in self._ranks()),
+            torch.full((), low, dtype=torch.int64, device=self._out.device),
+        )
+
+    def _ranks(self) -> list[torch.Tensor]:
+        """Return every input's ranks; for one without, any: its chance is certain."""
+        coins = [step.coin for step in self._steps]
+        known = [coin.ranks for coin in coins if isinstance(coin, RankedCoin)]
+        return [
+            coin.ranks if isinstance(coin, RankedCoin) else known[0]
+            for coin in (coins if known else [])
+        ]
+
+
+def _parts(n: int) -> Iterator[tuple[int, int]]:
+    """Cut entries into parts of whole rows, two at least; the last may overlap.
+
+    One row alone would be compiled anew.
+    """
+    rows = n // ROW
+    for low in range(0, rows, _MOST_ROWS):
+        yield min(low, rows - 2) * ROW, min(low + _MOST_ROWS, rows) * ROW
+    if n % ROW:
+        yield n - 2 * ROW, n
+
+
+def _thinning(steps: Sequence[Step]) -> Thinning:
+    coins = [step.coin for step in steps if step.coin]
+    ranked = [coin for coin in coins if isinstance(coin, RankedCoin)]
+    assert len(ranked) in (0, len(coins))
+    return Thinning(
+        top=any(step.top for step in steps),
+        coin=bool(coins),
+        ranked=bool(ranked),
+        inverse=any(coin.inverse for coin in ranked),
+    )
+
+
+def _toss(coin: Coin | RankedCoin | None) -> tuple[int, int]:
+    """Return the random stream, and the lane from which on an entry goes."""
+    share = coin.share if isinstance(coin, Coin) else 1 << 32
+    return signed(coin.key if coin else 0), share - (1 << 31)
+
+
+def _chances(coin: Coin | RankedCoin | None) -> tuple[float, float]:
+    """Return how much chances grow from rank to rank, and that of rank 0."""
+    return (coin.step, coin.least) if isinstance(coin, RankedCoin) else (0.0, 1.0)
