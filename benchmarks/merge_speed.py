@@ -20,7 +20,8 @@ in turns with it. mergekit merges one decoder layer by its in-memory API; its ti
 scaled to the model by parameters.
 
 Where torch sees a GPU, both parts are measured there too, without mergekit; that has
-not been tried yet.
+not been tried yet. In the loop every method that has a compiled pass on a GPU takes it
+from the start, as a search does after some candidates.
 
 Times are the best of some rounds, taken in turns, for both sides alike.
 """
@@ -47,6 +48,8 @@ from merging.patience import Patience
 from merging.rival import VERSION, MissingError, Server, install
 from merging.synthetic import TINY, Shape, shape_of, write_checkpoint
 from merging.tables import DiskRow, LoopRow, print_disk, print_loop
+
+from evomerge.merging.operators.fused_device import FUSED
 
 _MIB = 1 << 20
 _BF16 = 2
@@ -111,6 +114,7 @@ class Bench:
     def loop(self) -> Iterator[LoopRow]:
         """Merge as a search does, on the CPU and on a GPU."""
         torch.set_num_threads(self.given.threads)
+        FUSED.pays_from = 0
         for device in machine.devices():
             copy = Copy(self.given.copy_mb * _MIB, device)
             for n_experts in self.given.experts:

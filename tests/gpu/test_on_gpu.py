@@ -12,6 +12,7 @@ from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.merging.operators import apply
 from evomerge.scoring.engines import open_engine
 from evomerge.testing.models import tiny_model
+from evomerge.testing.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu
 
@@ -28,7 +29,8 @@ def test_random_masks_are_the_same_on_both_devices(operator: str) -> None:
         base="base",
         each=(("density", (0.5, 0.3)), ("weight", (1.0, 0.5))),
     )
-    here = apply(operation, [a, b], base, "model.layers.0.mlp.up_proj.weight")
+    with single_steps():
+        here = apply(operation, [a, b], base, "model.layers.0.mlp.up_proj.weight")
     there = apply(
         operation,
         [a.cuda(), b.cuda()],
@@ -52,7 +54,8 @@ def test_deterministic_operators_agree_with_the_cpu(operator: str) -> None:
         base="base" if needs_base else None,
         each=(("weight", (1.0, 0.5)),),
     )
-    here = apply(operation, [a, b], base if needs_base else None, "w")
+    with single_steps():
+        here = apply(operation, [a, b], base if needs_base else None, "w")
     there = apply(
         operation, [a.cuda(), b.cuda()], base.cuda() if needs_base else None, "w"
     )

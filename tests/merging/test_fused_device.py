@@ -15,14 +15,16 @@ from evomerge.merging.operators.counter import Coins, lanes_at, signed
 from evomerge.merging.operators.device_job import Form
 from evomerge.merging.operators.formulas import Entries, Formula, Numbers, formula
 from evomerge.merging.operators.fused_device import (
-    FUSED,
     Fused,
     can_fuse_on_device,
 )
 from evomerge.merging.operators.rows import row_ranks, sorted_ranks
+from evomerge.testing.single_steps import single_steps
 
 SHAPE = (70, 1001)
 """Not a whole number of rows of a formula; the last of them begin at an odd entry."""
+COMPILING = Fused(pays_from=0)
+"""Keeps what was compiled from test to test."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ABC = ("a", "b", "c")
 WEIGHTS = ("weight", (0.5, -0.2, 0.4))
@@ -90,21 +92,12 @@ def parents(dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 @contextmanager
-def single_steps() -> Iterator[None]:
-    where = "evomerge.merging.operators."
-    with (
-        patch(where + "linear.can_fuse", lambda *_: False),
-        patch(where + "consensus.can_fuse", lambda *_: False),
-    ):
-        yield
-
-
-@contextmanager
 def on_device(fused: Fused) -> Iterator[None]:
     """Take tensors in memory for such that lie on an accelerator."""
     where = "evomerge.merging.operators."
     with (
-        single_steps(),
+        patch(where + "linear.can_fuse", lambda *_: False),
+        patch(where + "consensus.can_fuse", lambda *_: False),
         patch(where + "fused_device._is_accelerator", lambda _: True),
         patch(where + "linear.FUSED", fused),
         patch(where + "consensus.FUSED", fused),
@@ -141,7 +134,7 @@ def assert_bits_of_single_steps(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_formulas_give_the_bits_of_single_steps(name: str, dtype: torch.dtype) -> None:
-    fused = Fused(uncompiled)
+    fused = Fused(uncompiled, 0)
     assert_bits_of_single_steps(fused, CASES[name], parents(dtype), dtype)
 
 
@@ -149,7 +142,7 @@ def test_element_types_may_differ() -> None:
     base, (a, b, c) = parents(torch.bfloat16)
     mixed = base.to(torch.float32), [a, b.to(torch.float16), c.to(torch.float32)]
     for dtype in DTYPES:
-        assert_bits_of_single_steps(Fused(uncompiled), CASES["ties"], mixed, dtype)
+        assert_bits_of_single_steps(Fused(uncompiled, 0), CASES["ties"], mixed, dtype)
 
 
 @pytest.mark.parametrize("name", ["ties", "breadcrumbs", "dare_ties, one input whole"])
@@ -157,7 +150,7 @@ def test_large_tensors_are_merged_in_parts(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_job, "_MOST_ROWS", 17)
-    fused = Fused(uncompiled)
+    fused = Fused(uncompiled, 0)
     assert_bits_of_single_steps(fused, CASES[name], parents(DTYPES[1]), DTYPES[1])
 
 
@@ -200,7 +193,7 @@ def test_what_is_not_finite_is_told_and_speaks_against_no_code(
     base, tensors = parents(torch.float16)
     sound = tensors[1].clone()
     merged = torch.empty_like(base)
-    with on_device(Fused(compiler)):
+    with on_device(Fused(compiler, 0)):
         for bad in (float("nan"), float("inf")):
             tensors[1].copy_(sound)[30, 3] = bad
             assert not apply_into(merged, CASES["breadcrumbs"], tensors, base, "w")
@@ -215,10 +208,18 @@ def test_what_overflows_the_wanted_type_is_told() -> None:
     tensors = [torch.full((200, 200), 6e4)] * 3
     each = (("weight", (2.0,) * 3),)
     operation = Operation("linear", ABC, None, (("normalize", False),), each)
-    with on_device(Fused(uncompiled)):
+    with on_device(Fused(uncompiled, 0)):
         for dtype, fits in ((torch.float32, True), (torch.float16, False)):
             merged = torch.empty(200, 200, dtype=dtype)
             assert apply_into(merged, operation, tensors, None, "w") is fits
+
+
+def test_nothing_is_compiled_before_it_pays() -> None:
+    base, tensors = parents(torch.bfloat16)
+    merged = torch.empty_like(base)
+    with on_device(Fused(uncompiled, pays_from=2 * 4 * base.numel())):
+        used = [apply_into(merged, CASES["ties"], tensors, base, "w") for _ in range(4)]
+    assert used == [False, False, True, True]
 
 
 def assert_never_used_again(fused: Fused, caplog: pytest.LogCaptureFixture) -> str:
@@ -250,7 +251,7 @@ def test_code_that_differs_in_one_bit_is_never_used(
 
         return merge
 
-    said = assert_never_used_again(Fused(wrong), caplog)
+    said = assert_never_used_again(Fused(wrong, 0), caplog)
     assert "its bits are not those of single steps" in said
     assert len(calls) == 2  # both parts of the first merge
 
@@ -261,7 +262,7 @@ def test_code_that_cannot_be_compiled_is_never_used(
     def failing(form: Form) -> Formula:
         raise RuntimeError("no compiler\nand a long story")
 
-    said = assert_never_used_again(Fused(failing), caplog)
+    said = assert_never_used_again(Fused(failing, 0), caplog)
     assert "fails with 'RuntimeError: no compiler'" in said
 
 
@@ -269,7 +270,7 @@ def test_a_compiler_that_is_switched_off_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with patch("torch._dynamo.config.disable", True):
-        said = assert_never_used_again(Fused(), caplog)
+        said = assert_never_used_again(Fused(pays_from=0), caplog)
     assert "torch's compiler is switched off" in said
 
 
@@ -281,7 +282,7 @@ def test_a_machine_without_a_compiler_merges_step_by_step(
 
     nowhere = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
     with config.patch(nowhere):
-        said = assert_never_used_again(Fused(), caplog)
+        said = assert_never_used_again(Fused(pays_from=0), caplog)
     assert "fails with" in said
 
 
@@ -289,7 +290,7 @@ def test_a_machine_without_a_compiler_merges_step_by_step(
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_formulas_give_the_bits_of_single_steps(name: str) -> None:
     dtype = torch.bfloat16
-    assert_bits_of_single_steps(FUSED, CASES[name], parents(dtype), dtype)
+    assert_bits_of_single_steps(COMPILING, CASES[name], parents(dtype), dtype)
 
 
 @pytest.mark.long
@@ -299,7 +300,7 @@ def test_compiled_formulas_give_the_bits_of_single_steps(name: str) -> None:
 def test_all_compiled_formulas_give_the_bits_of_single_steps(
     name: str, dtype: torch.dtype
 ) -> None:
-    assert_bits_of_single_steps(FUSED, CASES[name], parents(dtype), dtype)
+    assert_bits_of_single_steps(COMPILING, CASES[name], parents(dtype), dtype)
 
 
 @pytest.mark.slow
@@ -308,11 +309,11 @@ def test_another_candidate_or_size_compiles_nothing() -> None:
 
     dtype = torch.bfloat16
     base, tensors = parents(dtype)
-    assert_bits_of_single_steps(FUSED, CASES["ties"], (base, tensors), dtype)
+    assert_bits_of_single_steps(COMPILING, CASES["ties"], (base, tensors), dtype)
     before = counters["stats"]["unique_graphs"]
     each = (("weight", (0.9, 0.1, 0.3)), ("density", (0.1, 0.999, 1.0)))
     other = Operation("ties", ABC, "z", shared=(("lambda", 1.3),), each=each)
     for rows in (SHAPE[0], 33, 64):
         part = base[:rows].clone(), [tensor[:rows].clone() for tensor in tensors]
-        assert_bits_of_single_steps(FUSED, other, part, dtype)
+        assert_bits_of_single_steps(COMPILING, other, part, dtype)
     assert counters["stats"]["unique_graphs"] == before

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from evomerge.merging.operators.order import cuts
 from evomerge.merging.operators.rows import ranks, row_ranks
 from evomerge.merging.operators.sizes import magnitude, size_cuts
 from evomerge.testing.memos import CountingMemo
+from evomerge.testing.single_steps import single_steps
 
 ROWS, LONG = 301, 1000
 """More than one part for several threads, and not a whole number of blocks."""
@@ -78,21 +78,6 @@ def parents(dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 @contextmanager
-def step_by_step() -> Iterator[None]:
-    where = "evomerge.merging.operators."
-    with (
-        patch(where + "linear.can_fuse", lambda *_: False),
-        patch(where + "consensus.can_fuse", lambda *_: False),
-        patch(where + "sparsify.can_sum", lambda *_: False),
-        patch(where + "sizes.can_read", lambda *_: False),
-        patch(where + "rows.can_read", lambda *_: False),
-        patch(where + "sce.can_fuse", lambda *_: False),
-        patch(where + "variances.can_count", lambda *_: False),
-    ):
-        yield
-
-
-@contextmanager
 def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -109,7 +94,7 @@ def test_one_pass_gives_the_bits_of_the_single_steps(name: str) -> None:
     operation = CASES[name]
     base, tensors = parents(torch.bfloat16)
     start = base if operation.base else None
-    with step_by_step():
+    with single_steps():
         expected = apply(operation, tensors, start, "w")
     merged = torch.empty_like(base)
     assert apply_into(merged, operation, tensors, start, "w")
@@ -134,7 +119,7 @@ def test_every_element_type_is_read_and_rounded_as_torch_does(
         values[2] = -0.0
     mixed = [tensors[0].to(torch.bfloat16), tensors[1], tensors[2].to(torch.float32)]
     operation = CASES["task arithmetic"]
-    with step_by_step():
+    with single_steps():
         expected = apply(operation, mixed, base, "w")
     for wanted in (torch.float16, torch.bfloat16, torch.float32):
         merged = torch.empty(base.shape, dtype=wanted)

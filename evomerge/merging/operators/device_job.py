@@ -9,6 +9,7 @@ import torch
 
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.counter import signed
+from evomerge.merging.operators.forms import Total
 from evomerge.merging.operators.formulas import (
     ROW,
     Entries,
@@ -50,6 +51,15 @@ class Form:
     vote: Vote | None
 
 
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A total of its own; see ``operators.forms``."""
+
+    factors: Sequence[float]
+    divisor: float
+    scale: float
+
+
 class Job:
     """One merge as compiled code takes it."""
 
@@ -57,6 +67,7 @@ class Job:
         self,
         deltas: Deltas,
         thin: Thin | None,
+        total: Total,
         vote: Vote | None,
         out: torch.Tensor,
     ) -> None:
@@ -65,6 +76,7 @@ class Job:
         Args:
             deltas: The inputs.
             thin: What is dropped; says what it does.
+            total: The weights, and what becomes of the merged difference.
             vote: How signs are elected; None for the sum.
             out: The result.
         """
@@ -72,6 +84,7 @@ class Job:
         self._deltas = deltas
         self._steps = thin.of if thin else (Step(),) * len(deltas)
         self._thinning = _thinning(thin.of) if thin else None
+        self._total = total
         self._vote = vote
         self._out = out.view(-1)
 
@@ -87,38 +100,17 @@ class Job:
             self._vote,
         )
 
-    def numbers(
-        self, weights: Sequence[float], divisor: float, scale: float
-    ) -> Numbers:
-        """Return what the candidate decides, where the tensors lie."""
-        steps, device = self._steps, self._out.device
-        lows = [step.cut or _EVERYTHING for step in steps]
-        tops = [step.top or _NOTHING for step in steps]
-        singles = [
-            list(weights),
-            [cut.threshold for cut in lows],
-            [cut.threshold for cut in tops],
-            [step.factor for step in steps],
-            [divisor] * len(steps),
-            [scale] * len(steps),
-        ]
-        wholes = [
-            [cut.last for cut in lows],
-            [cut.last for cut in tops],
-            *zip(*(_toss(step.coin) for step in steps), strict=True),
-        ]
-        doubles = [*zip(*(_chances(step.coin) for step in steps), strict=True)]
-        return Numbers(
-            *torch.tensor(singles, dtype=torch.float32, device=device).unbind(),
-            *torch.tensor(wholes, dtype=torch.int64, device=device).unbind(),
-            *torch.tensor(doubles, dtype=torch.float64, device=device).unbind(),
-        )
+    @property
+    def size(self) -> int:
+        """How many entries are read, of all inputs."""
+        return self._deltas.n * len(self._deltas.sources())
 
-    def run(self, merge: Formula, numbers: Numbers) -> bool:
+    def run(self, merge: Formula) -> bool:
         """Merge; tell whether everything written is finite."""
+        numbers, parts = self._numbers(), _parts(self._deltas.n)
         with torch.no_grad():
-            parts = [merge(self._part(*ends), numbers) for ends in _parts(len(self))]
-        return not any(bool(part.any()) for part in parts)
+            amiss = [merge(self._part(*ends), numbers) for ends in parts]
+        return not any(bool(rows.any()) for rows in amiss)
 
     def agrees(self, steps: StepByStep) -> bool:
         """Tell whether what was written is, to the bit, what single steps give."""
@@ -133,8 +125,30 @@ class Job:
             for block in self._deltas.blocks()
         )
 
-    def __len__(self) -> int:
-        return self._deltas.n
+    def _numbers(self) -> Numbers:
+        """Return what the candidate decides, where the tensors lie."""
+        total, steps, device = self._total, self._steps, self._out.device
+        lows = [step.cut or _EVERYTHING for step in steps]
+        tops = [step.top or _NOTHING for step in steps]
+        singles = [
+            list(total.factors),
+            [cut.threshold for cut in lows],
+            [cut.threshold for cut in tops],
+            [step.factor for step in steps],
+            [total.divisor] * len(steps),
+            [total.scale] * len(steps),
+        ]
+        wholes = [
+            [cut.last for cut in lows],
+            [cut.last for cut in tops],
+            *zip(*(_toss(step.coin) for step in steps), strict=True),
+        ]
+        doubles = [*zip(*(_chances(step.coin) for step in steps), strict=True)]
+        return Numbers(
+            *torch.tensor(singles, dtype=torch.float32, device=device).unbind(),
+            *torch.tensor(wholes, dtype=torch.int64, device=device).unbind(),
+            *torch.tensor(doubles, dtype=torch.float64, device=device).unbind(),
+        )
 
     def _part(self, low: int, high: int) -> Entries:
         def rows(tensor: torch.Tensor) -> torch.Tensor:

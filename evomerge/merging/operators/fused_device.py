@@ -5,6 +5,10 @@ kernel is compiled for each form: element types, what drops entries, how signs a
 elected. All numbers of a candidate are given as tensors, so another candidate is no new
 form.
 
+Compiling takes seconds, and an accelerator is fast even step by step: a form is
+compiled once so much was merged by it that it pays. A single merge rarely comes to
+that, a search does.
+
 The bits must be those of the step-by-step path. Compilers are told to round as torch
 does, and are not trusted: what a form writes first is compared with that path, and one
 that differs in a bit, or cannot be compiled, is never used again by this process.
@@ -14,14 +18,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.device_job import Form, Job, StepByStep
+from evomerge.merging.operators.device_job import Factors, Form, Job, StepByStep
 from evomerge.merging.operators.forms import Ballot, Total
-from evomerge.merging.operators.formulas import Formula, Numbers, Vote, formula
+from evomerge.merging.operators.formulas import Formula, Vote, formula
 from evomerge.merging.operators.parts import SMALL
 from evomerge.merging.operators.thinning import Steps, Thin
 
@@ -29,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_INPUTS = 8
 """Code is compiled for each number of inputs; with more of them it is not worth it."""
+_PAYS_FROM = 1 << 35
+"""Entries of inputs that take, step by step, about as long as a form to be compiled."""
 _OPTIONS = {
     # No multiply-add in one rounding, and no rounding left out.
     "emulate_precision_casts": True,
@@ -62,10 +69,17 @@ class Fused:
     """Merges by compiled forms, each of them checked before it is trusted.
 
     Safe to use from several threads.
+
+    Attributes:
+        pays_from: A form is compiled once merges by it have read so many entries.
     """
 
-    def __init__(self, compiler: Compiler = compiled) -> None:
+    def __init__(
+        self, compiler: Compiler = compiled, pays_from: int = _PAYS_FROM
+    ) -> None:
+        self.pays_from = pays_from
         self._compiler = compiler
+        self._read: Counter[Form] = Counter()
         self._code: dict[Form, Formula] = {}
         self._trusted: dict[Form, bool] = {}
         self._lock = threading.Lock()
@@ -90,9 +104,7 @@ class Fused:
         Returns:
             Whether the merge is written and every number of it is finite.
         """
-        job = Job(deltas, thin, None, out)
-        numbers = job.numbers(total.factors, total.divisor, total.scale)
-        return self._merge(job, numbers, steps)
+        return self._merge(Job(deltas, thin, total, None, out), steps)
 
     def elect(
         self,
@@ -116,22 +128,24 @@ class Fused:
         """
         mixed = ballot.normalize and min(ballot.weights) < 0.0
         vote = Vote(ballot.count, ballot.plain, ballot.normalize, mixed)
-        job = Job(deltas, thin, vote, out)
-        return self._merge(job, job.numbers(ballot.weights, 1.0, ballot.scale), steps)
+        total = Factors(ballot.weights, 1.0, ballot.scale)
+        return self._merge(Job(deltas, thin, total, vote, out), steps)
 
-    def _merge(self, job: Job, numbers: Numbers, steps: StepByStep) -> bool:
+    def _merge(self, job: Job, steps: StepByStep) -> bool:
         form = job.form()
         if form not in self._trusted:
             with self._lock:
                 if form not in self._trusted:
-                    return self._run(job, form, numbers) and self._try(job, form, steps)
-        return self._trusted[form] and self._run(job, form, numbers)
+                    self._read[form] += job.size
+                    pays = self._read[form] > self.pays_from
+                    return pays and self._run(job, form) and self._try(job, form, steps)
+        return self._trusted[form] and self._run(job, form)
 
-    def _run(self, job: Job, form: Form, numbers: Numbers) -> bool:
+    def _run(self, job: Job, form: Form) -> bool:
         try:
             if form not in self._code:
                 self._code[form] = self._compiler(form)
-            return job.run(self._code[form], numbers)
+            return job.run(self._code[form])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - compilers fail in any way they like
