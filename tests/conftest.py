@@ -46,6 +46,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Engines and clusters need longer than the usual limit, and one place."""
     for item in items:
@@ -56,6 +57,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.get_closest_marker(group) for group in GROUPS
         ):
             item.add_marker(pytest.mark.timeout(300))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests of one group stay in one process, or the run fails: it would take long."""
+    if not getattr(session.config.option, "loadgroup", False):
+        return
+    for item in session.items:
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+            raise pytest.UsageError(
+                f"pytest-xdist did not put {item.nodeid} in its group. Install the "
+                "versions of pytest and pytest-xdist that requirements/ names."
+            )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
