@@ -5,19 +5,17 @@ only a complete folder, safely on disk, is renamed into place: what has the targ
 name is whole.
 """
 
-import errno
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints import INDEX
 from evomerge.core.recipe import Recipe
 from evomerge.errors import ExportError
+from evomerge.merging.atomic_folder import atomic_folder
 from evomerge.merging.files import COPIED, frame_files
 from evomerge.merging.materialise import describe, materialise, merged_config
 from evomerge.merging.shards import (
@@ -30,10 +28,7 @@ from evomerge.merging.sources import Sources
 
 SHARD_BYTES = 5_000_000_000
 RECIPE_NAME = "recipe.json"
-_MARGIN_BYTES = 1_000_000
-"""Room for headers, index, configuration and the folder itself."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +82,7 @@ def write_model(
     total = sum(shard.size_bytes for shard in shards)
     texts_bytes = sum(len(text.encode()) for text in texts.values())
     copies_bytes = sum(file.stat().st_size for file in copies)
-    with _atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
+    with atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
         _write_weights(folder, shards, recipe, sources, progress)
         for file in copies:
             _write_bytes(folder / file.name, file.read_bytes())
@@ -133,66 +128,8 @@ def _texts(
     return texts
 
 
-@contextmanager
-def _atomic_folder(target: Path, size_bytes: int) -> Iterator[Path]:
-    """Give a hidden folder that becomes ``target`` if the block ends well."""
-    if target.exists() or target.is_symlink():
-        raise ExportError(
-            f"{target} exists already; nothing is overwritten. Choose another folder "
-            "or remove it."
-        )
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(target, size_bytes)
-        # Ours by its process id: whatever lies there was left by a killed namesake.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        _sync(partial)
-        partial.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise ExportError(_explain(target, size_bytes, error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_space(target: Path, size_bytes: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    needed = size_bytes + _MARGIN_BYTES
-    if free < needed:
-        raise ExportError(
-            f"No disk space for {target}: the model needs {_mb(needed)}, but "
-            f"{_mb(free)} are free. Free some space or choose another disk."
-        )
-
-
-def _explain(target: Path, size_bytes: int, error: OSError) -> str:
-    if error.errno in _FULL:
-        return (
-            f"The disk became full while {target} was written ({error.strerror}); it "
-            f"needs {_mb(size_bytes + _MARGIN_BYTES)}. What was written is removed. "
-            "Free some space or choose another disk."
-        )
-    return f"{target} cannot be written: {error.strerror or error}."
-
-
-def _mb(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
-
-
 def _write_bytes(file: Path, data: bytes) -> None:
     with file.open("xb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable, not only the bytes of its files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -319,6 +319,34 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(
     assert partial.startswith(".out.partial-")
     written = write_model(recipe, sources, tmp_path / "out")
     assert read_model(written.path).n_layers == 4
+    assert left_in(tmp_path) == {"a", "b", "out"}
+
+
+_HOLDING = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_another_process_still_writes_is_left_alone(
+    tmp_path: Path, pair: tuple[Recipe, Sources]
+) -> None:
+    partial = tmp_path / ".out.partial-1"
+    partial.mkdir()
+    (tmp_path / ".out.partial-2").mkdir()
+    (tmp_path / ".other.partial-3").mkdir()
+    command = [sys.executable, "-c", _HOLDING, str(partial)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout.readline() == b"held\n"
+        write_model(*pair, tmp_path / "out")
+        assert left_in(tmp_path) - {"a", "b", "out"} == {
+            partial.name,
+            ".other.partial-3",
+        }
+        holder.stdin.close()
 
 
 @pytest.mark.slow
