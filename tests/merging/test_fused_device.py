@@ -13,7 +13,7 @@ from evomerge.merging.operators import apply_into, device_job
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.counter import Coins, lanes_at, signed
 from evomerge.merging.operators.device_job import Form
-from evomerge.merging.operators.formulas import Entries, Formula, Numbers, formula
+from evomerge.merging.operators.formulas import Entries, Formula, Tables, formula
 from evomerge.merging.operators.fused_device import (
     Fused,
     can_fuse_on_device,
@@ -243,9 +243,9 @@ def test_code_that_differs_in_one_bit_is_never_used(
     def wrong(form: Form) -> Formula:
         right = uncompiled(form)
 
-        def merge(entries: Entries, numbers: Numbers) -> torch.Tensor:
+        def merge(entries: Entries, tables: Tables) -> torch.Tensor:
             calls.append(1)
-            amiss = right(entries, numbers)
+            amiss = right(entries, tables)
             bits(entries.out)[-1, -1] ^= 1
             return amiss
 

@@ -14,7 +14,7 @@ from evomerge.merging.operators.formulas import (
     ROW,
     Entries,
     Formula,
-    Numbers,
+    Tables,
     Thinning,
     Vote,
 )
@@ -107,9 +107,9 @@ class Job:
 
     def run(self, merge: Formula) -> bool:
         """Merge; tell whether everything written is finite."""
-        numbers, parts = self._numbers(), _parts(self._deltas.n)
+        tables, parts = self._tables(), _parts(self._deltas.n)
         with torch.no_grad():
-            amiss = [merge(self._part(*ends), numbers) for ends in parts]
+            amiss = [merge(self._part(*ends), tables) for ends in parts]
         return not any(bool(rows.any()) for rows in amiss)
 
     def agrees(self, steps: StepByStep) -> bool:
@@ -125,7 +125,7 @@ class Job:
             for block in self._deltas.blocks()
         )
 
-    def _numbers(self) -> Numbers:
+    def _tables(self) -> Tables:
         """Return what the candidate decides, where the tensors lie."""
         total, steps, device = self._total, self._steps, self._out.device
         lows = [step.cut or _EVERYTHING for step in steps]
@@ -144,10 +144,10 @@ class Job:
             *zip(*(_toss(step.coin) for step in steps), strict=True),
         ]
         doubles = [*zip(*(_chances(step.coin) for step in steps), strict=True)]
-        return Numbers(
-            *torch.tensor(singles, dtype=torch.float32, device=device).unbind(),
-            *torch.tensor(wholes, dtype=torch.int64, device=device).unbind(),
-            *torch.tensor(doubles, dtype=torch.float64, device=device).unbind(),
+        return Tables(
+            torch.tensor(singles, dtype=torch.float32, device=device),
+            torch.tensor(wholes, dtype=torch.int64, device=device),
+            torch.tensor(doubles, dtype=torch.float64, device=device),
         )
 
     def _part(self, low: int, high: int) -> Entries:
