@@ -23,9 +23,10 @@ def _fill(key, start, words):
 
     Seen as uint32, entry ``i`` belongs to element ``start + i``; ``start`` is even.
     """
-    first = key + np.uint64(start // 2 + 1) * _GOLDEN
+    following = key + np.uint64(start // 2 + 1) * _GOLDEN
     for i in range(len(words)):
-        word = first + np.uint64(i) * _GOLDEN
+        word = following
+        following = following + _GOLDEN
         word = (word ^ (word >> np.uint64(30))) * _FIRST
         word = (word ^ (word >> np.uint64(27))) * _SECOND
         words[i] = word ^ (word >> np.uint64(31))
