@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from evomerge.checkpoints import Model, TensorInfo, read_model
@@ -219,7 +220,7 @@ class Sources:
         """
         n_bytes = math.prod(shape) * dtype.itemsize
         if len(self._space) < n_bytes:
-            self._space = torch.empty(n_bytes, dtype=torch.uint8, device=self.device)
+            self._space = _room(n_bytes, self.device)
         return self._space[:n_bytes].view(dtype).view(tuple(shape))
 
     def _window(self, info: TensorInfo) -> torch.Tensor:
@@ -231,6 +232,15 @@ class Sources:
             # Foreign writers may pack mixed types without alignment.
             raw = raw.clone()
         return raw.view(dtype).view(info.shape)
+
+
+def _room(n_bytes: int, device: torch.device) -> torch.Tensor:
+    """Return uninitialised memory, uint8."""
+    if device.type != "cpu":
+        return torch.empty(n_bytes, dtype=torch.uint8, device=device)
+    # numpy asks the system for huge pages, torch does not: filling them takes half the
+    # time.
+    return torch.from_numpy(np.empty(n_bytes, dtype=np.uint8))
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
