@@ -39,7 +39,7 @@ def draw(coins, start, n, words):
         coins: A tuple per input. Without chance: the factor. With one chance for all:
             key, highest lane that stays, factor. With chances by rank: key, ranks of
             all entries, how much the chance grows from rank to rank and that of rank 0,
-            both fp64 in units of 2**-24, and the factor (None for one over the chance).
+            both fp32 in units of 2**-24, and the factor (None for one over the chance).
         start: First entry, even.
         n: How many.
         words: uint64, scratch, shape ``(inputs, half a block)``.
@@ -100,7 +100,7 @@ def _worth_of(drawn, i):
 
     def ranked(drawn, i):
         lanes, ranks, step, least, factor = drawn
-        chance = np.float32(np.rint(np.float64(ranks[i]) * step + least))
+        chance = np.rint(np.float32(ranks[i]) * step + least)
         lane = np.float32(np.int32(u32(lanes[i] ^ _FLIP) >> _REST))
         return _by_chance(factor, chance) if lane < chance else ZERO
 

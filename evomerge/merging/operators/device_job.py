@@ -11,6 +11,7 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.counter import signed
 from evomerge.merging.operators.forms import Total
 from evomerge.merging.operators.formulas import (
+    CERTAIN,
     ROW,
     Entries,
     Formula,
@@ -137,17 +138,16 @@ class Job:
             [step.factor for step in steps],
             [total.divisor] * len(steps),
             [total.scale] * len(steps),
+            *zip(*(_chances(step.coin) for step in steps), strict=True),
         ]
         wholes = [
             [cut.last for cut in lows],
             [cut.last for cut in tops],
             *zip(*(_toss(step.coin) for step in steps), strict=True),
         ]
-        doubles = [*zip(*(_chances(step.coin) for step in steps), strict=True)]
         return Tables(
             torch.tensor(singles, dtype=torch.float32, device=device),
             torch.tensor(wholes, dtype=torch.int64, device=device),
-            torch.tensor(doubles, dtype=torch.float64, device=device),
         )
 
     def _part(self, low: int, high: int) -> Entries:
@@ -207,4 +207,6 @@ def _toss(coin: Coin | RankedCoin | None) -> tuple[int, int]:
 
 def _chances(coin: Coin | RankedCoin | None) -> tuple[float, float]:
     """Return how much chances grow from rank to rank, and that of rank 0."""
-    return (coin.step, coin.least) if isinstance(coin, RankedCoin) else (0.0, 1.0)
+    if not isinstance(coin, RankedCoin):
+        return 0.0, CERTAIN
+    return coin.step * CERTAIN, coin.least * CERTAIN

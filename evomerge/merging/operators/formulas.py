@@ -25,7 +25,7 @@ _OVERFLOWS = {
 }
 """The smallest size that is not finite once it is rounded."""
 _CANCELLED = 1e-6
-_CERTAIN = 2**24
+CERTAIN = 2**24
 _REST = 8
 """As in ``operators.consensus`` and ``operators.della``."""
 
@@ -92,12 +92,12 @@ class Numbers(NamedTuple):
         factors: On what is left.
         divisors: Of the merged difference; all the same, like the scales.
         scales: On it.
+        steps: How much chances grow from rank to rank, in units of 2**-24.
+        leasts: Chance of rank 0, in these.
         low_lasts: int64, like what follows: last entry of just the smallest size.
         top_lasts: Last entry of just the size that is too large.
         keys: Random streams.
         shares: Lanes below this stay.
-        steps: fp64, like what follows: how much chances grow from rank to rank.
-        leasts: Chance of rank 0.
     """
 
     weights: torch.Tensor
@@ -106,12 +106,12 @@ class Numbers(NamedTuple):
     factors: torch.Tensor
     divisors: torch.Tensor
     scales: torch.Tensor
+    steps: torch.Tensor
+    leasts: torch.Tensor
     low_lasts: torch.Tensor
     top_lasts: torch.Tensor
     keys: torch.Tensor
     shares: torch.Tensor
-    steps: torch.Tensor
-    leasts: torch.Tensor
 
 
 class Tables(NamedTuple):
@@ -120,12 +120,10 @@ class Tables(NamedTuple):
     Attributes:
         singles: fp32, shape ``(kinds of them, inputs)``; in the order of ``Numbers``.
         wholes: int64, likewise.
-        doubles: fp64, likewise.
     """
 
     singles: torch.Tensor
     wholes: torch.Tensor
-    doubles: torch.Tensor
 
 
 Formula = Callable[[Entries, Tables], torch.Tensor]
@@ -223,13 +221,12 @@ def _mask(
     lanes = lanes_at(numbers.keys[index], places)
     if not thinning.ranked:
         return (lanes < numbers.shares[index]).to(torch.float32)
-    ranks = entries.ranks[index].to(torch.float64)
-    keep = ranks * numbers.steps[index] + numbers.leasts[index]
-    chances = torch.round(keep * _CERTAIN).to(torch.float32)
-    drawn = ((lanes >> _REST) + _CERTAIN // 2).to(torch.float32)
+    ranks = entries.ranks[index].to(torch.float32)
+    chances = torch.round(ranks * numbers.steps[index] + numbers.leasts[index])
+    drawn = ((lanes >> _REST) + CERTAIN // 2).to(torch.float32)
     mask = (drawn < chances).to(torch.float32)
     if thinning.inverse:
-        mask = mask * torch.reciprocal(chances / _CERTAIN)
+        mask = mask * torch.reciprocal(chances / CERTAIN)
     return mask
 
 

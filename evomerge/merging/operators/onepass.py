@@ -252,7 +252,7 @@ def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
     assert not getattr(coin, "inverse", False) or factor == 1.0
     if isinstance(coin, Coin):
         return key, np.uint32(coin.share - 1), worth
-    step, least = np.float64(coin.step * _CERTAIN), np.float64(coin.least * _CERTAIN)
+    step, least = np.float32(coin.step * _CERTAIN), np.float32(coin.least * _CERTAIN)
     return key, coin.ranks.numpy(), step, least, None if coin.inverse else worth
 
 

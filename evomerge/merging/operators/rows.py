@@ -12,6 +12,9 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.onepass import arrays, can_read
 from evomerge.merging.operators.parts import in_parts
 
+MOST_RANKS = 1 << 16
+"""So many are kept in 16 bits."""
+
 
 def row_length(shape: Sequence[int]) -> int:
     """Return how many entries a row has; a vector is one row, so is a number."""
@@ -41,7 +44,7 @@ def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
         find = sorted_ranks
     else:
         return None
-    if row > 1 << 16:
+    if row > MOST_RANKS:
         return None
     return deltas.recall("ranks", (index,), lambda: find(deltas, index, row))
 
