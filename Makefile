@@ -82,6 +82,7 @@ bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/strategies.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/merge_speed.py
+	$(BIN)/python benchmarks/stack_swap.py
 
 .PHONY: study-dataflow
 study-dataflow: setup ## Does data flow pay? Under 90 min; see docs/dataflow.md
