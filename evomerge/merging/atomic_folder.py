@@ -45,7 +45,7 @@ def atomic_folder(target: Path, size_bytes: int) -> Iterator[Path]:
         # Ours by its process id: whatever lies there was left by a killed namesake.
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        with _locked(partial):
+        with _lock(partial):
             yield partial
             _sync(partial)
             partial.rename(target)
@@ -61,21 +61,24 @@ def _remove_leftovers(target: Path) -> None:
     name = f".{glob.escape(target.name)}.partial-*"
     for left in list(target.parent.glob(name)):
         # A file system without locks: better a folder too many than one too few.
-        with suppress(OSError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError), _lock(left) as is_held:
+            if is_held:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder.
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock on a folder; tell whether it was to be had.
 
-    Raises:
-        OSError: Another process holds it.
+    It is not if another process holds it, or if the file system has none.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        is_held = False
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = True
+        yield is_held
     finally:
         os.close(descriptor)
 

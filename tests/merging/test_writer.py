@@ -1,5 +1,6 @@
 """Writing a merged model: whole, loadable anywhere, or not there at all."""
 
+import errno
 import json
 import resource
 import shutil
@@ -347,6 +348,18 @@ def test_what_another_process_still_writes_is_left_alone(
             ".other.partial-3",
         }
         holder.stdin.close()
+
+
+def test_a_file_system_without_locks_is_written_to_and_loses_nothing(
+    tmp_path: Path, pair: tuple[Recipe, Sources], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".out.partial-1").mkdir()
+    write_model(*pair, tmp_path / "out")
+    assert left_in(tmp_path) == {"a", "b", "out", ".out.partial-1"}
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ class KeepProbabilities:
         if self._rank_by == "row_minmax":
             keep = _min_max(rows).mul_(width)
         else:
-            # Loops and GPUs are twice as fast in fp32, where that holds every rank.
+            # Compiled loops are twice as fast in fp32, which holds these ranks.
             dtype = torch.float32 if self._row <= MOST_RANKS else torch.float64
             keep = ranks(rows).to(dtype).mul_(width / (self._row - 1))
         return keep.add_(low).view(-1)

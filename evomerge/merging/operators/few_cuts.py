@@ -23,7 +23,7 @@ _SAMPLE = (1 << 14, 1 << 16)
 _DEVIATIONS = 5
 """By how many standard deviations a guess may be off."""
 _ROOM = 8
-"""One part of this of the entries may be near a cut."""
+"""At most one entry in so many may be near a cut."""
 
 Array = npt.NDArray[Any]
 

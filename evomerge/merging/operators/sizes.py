@@ -31,7 +31,8 @@ _GROUP = 64
 """High halves whose low halves are counted at a time: 32 MiB of counts."""
 
 _FEW = 4
-"""Up to this many cuts are looked for one by one."""
+"""Up to this many cuts are looked for near where a sample says they are."""
+
 Array = npt.NDArray[Any]
 
 
