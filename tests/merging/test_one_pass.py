@@ -108,6 +108,26 @@ def test_one_pass_gives_the_bits_of_the_single_steps(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", ["linear", "ties", "dare_ties, one input whole"])
+def test_odd_numbers_of_entries_and_odd_places_in_memory_are_merged_alike(
+    name: str, first: int
+) -> None:
+    operation = CASES[name]
+    whole, all_of_them = parents(torch.bfloat16)
+    n = ROWS * LONG - 1
+    base, *tensors = (t.view(-1)[first : first + n] for t in (whole, *all_of_them))
+    start = base if operation.base else None
+    with single_steps():
+        expected = apply(operation, tensors, start, "w").to(torch.bfloat16)
+    merged = torch.full((len(base) + 2,), 7.0, dtype=torch.bfloat16)
+    assert apply_into(merged[1:-1], operation, tensors, start, "w")
+    assert torch.equal(merged[1:-1].view(torch.int16), expected.view(torch.int16))
+    assert merged[0] == merged[-1] == 7.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_every_element_type_is_read_and_rounded_as_torch_does(
     dtype: torch.dtype,

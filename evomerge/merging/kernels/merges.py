@@ -5,7 +5,9 @@ happens in registers. The steps, and their order, are those of ``operators.linea
 ``operators.consensus``: the bits are the same.
 
 Inputs come as tuples, one entry each, so that the compiler sees how many there are and
-unfolds them; that is what the overloads below are for. ``base`` is an array or None.
+unfolds them; that is what the overloads below are for. ``base`` is an array or None. A
+word may hold two entries (see ``numbers.places``); where it holds one, the compiler
+sees that both are the same.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -14,19 +16,25 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import draw
-from evomerge.merging.kernels.entries import windows
+from evomerge.merging.kernels.coins import draw, scratch
+from evomerge.merging.kernels.entries import total, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
     ONE,
+    SIGN,
     ZERO,
+    as_bits,
+    as_float,
     compiled,
     load,
+    places,
     size_bits,
-    store,
+    store_all,
+    u32,
+    width,
 )
-from evomerge.merging.kernels.thinned import thinned
+from evomerge.merging.kernels.thinned import thinned, weighed
 
 _CANCELLED = np.float32(1e-6)
 
@@ -96,38 +104,50 @@ def _lasts_of(under, size, mixed):
     return lambda under, size, mixed: ONE if abs(under) > size * _CANCELLED else ZERO
 
 
-def _agreeing(values, weights, sign):
+def _agreeing(values, weights, flip):
     raise NotImplementedError("only in compiled code")
 
 
 @overload(_agreeing)
-def _agreeing_of(values, weights, sign):
-    """Return three sums over those who agree: of values, of weights, of their sizes."""
+def _agreeing_of(values, weights, flip):
+    """Return three sums over those who agree: of sizes, of weights, of their sizes."""
+    if len(values) == 0:
+        return lambda values, weights, flip: (ZERO, ZERO, ZERO)
 
-    def first(values, weights, sign):
-        value = values[0] * weights[0] * sign
-        under = weights[0] if value > ZERO else ZERO
-        # What is no number is not below zero and stays; zeros lose their sign.
-        return ZERO + (ZERO if value < ZERO else value), under, abs(under)
+    def more(values, weights, flip):
+        sizes, under, size = _agreeing(values[:-1], weights[:-1], flip)
+        value, weight = _flipped(values[-1], flip), weights[-1]
+        # What is no number is not zero or less, and stays.
+        agrees = not (value <= ZERO)
+        return (
+            sizes + value if agrees else sizes,
+            under + weight if agrees else under,
+            size + abs(weight) if agrees else size,
+        )
 
-    def more(values, weights, sign):
-        before, beneath, sizes = _agreeing(values[:-1], weights[:-1], sign)
-        total, under, size = _agreeing(values[-1:], weights[-1:], sign)
-        return before + total, beneath + under, sizes + size
-
-    return first if len(values) == 1 else more
+    return more
 
 
-def _votes(votes, weights):
+@njit
+def _flipped(value, flip):
+    """Return a number, of the other sign where the flip is the sign's bit."""
+    return as_float(u32(as_bits(value) ^ flip))
+
+
+def _votes(xs, i, z, thinning, weights, ballot):
     raise NotImplementedError("only in compiled code")
 
 
 @overload(_votes)
-def _votes_of(votes, weights):
-    """Return what each input's vote weighs; for None as much as its value."""
-    if isinstance(votes, types.NoneType):
-        return lambda votes, weights: weights
-    return lambda votes, weights: votes
+def _votes_of(xs, i, z, thinning, weights, ballot):
+    """Return the sum that elects: of weighed differences, or of the votes there are."""
+    if isinstance(ballot.types[0], types.NoneType):
+        return lambda xs, i, z, thinning, weights, ballot: total(
+            weighed(xs, i, z, thinning[0], thinning[1], weights)
+        )
+    return lambda xs, i, z, thinning, weights, ballot: _tally(
+        thinned(xs, i, z, thinning[0], thinning[1]), ballot[0], ballot[1]
+    )
 
 
 def _ended(value, ends):
@@ -147,31 +167,46 @@ def _ended_with(value, ends):
     return lambda value, ends: value * ends[1]
 
 
-def _put(out, i, value, base, z):
+def _scaled(value, scale):
     raise NotImplementedError("only in compiled code")
 
 
-@overload(_put)
-def _put_with(out, i, value, base, z):
-    """Write a value, with the base where there is one; return the bits of its size."""
+@overload(_scaled)
+def _scaled_by(value, scale):
+    """Return a value times a scale; None for one."""
+    if isinstance(scale, types.NoneType):
+        return lambda value, scale: value
+    return lambda value, scale: value * scale
+
+
+def _on(base, z, value):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_on)
+def _on_base(base, z, value):
+    """Return a value with the base's entry where there is a base."""
     if isinstance(base, types.NoneType):
-
-        def alone(out, i, value, base, z):
-            store(out, i, value)
-            return size_bits(value)
-
-        return alone
-
-    def with_base(out, i, value, base, z):
-        store(out, i, value + z)
-        return size_bits(value + z)
-
-    return with_base
+        return lambda base, z, value: value
+    return lambda base, z, value: value + z
 
 
 @njit
 def _larger(one, other):
     return one if one > other else other
+
+
+@njit
+def _write(out, i, first, second):
+    """Write a word's entries; return the bits of the larger size."""
+    store_all(out, i, first, second)
+    return _larger(size_bits(first), size_bits(second))
+
+
+@njit
+def _added(xs, base, i, weights, ends):
+    z = load(base, i)
+    return _on(base, z, _ended(_sum(xs, i, z, weights), ends))
 
 
 @compiled
@@ -189,11 +224,18 @@ def add(arrays, weights, ends):
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
-        z = load(base, i)
-        most = _larger(
-            most, _put(out, i, _ended(_sum(xs, i, z, weights), ends), base, z)
-        )
+        one, two = places(out, i)
+        first = _added(xs, base, one, weights, ends)
+        second = _added(xs, base, two, weights, ends)
+        most = _larger(most, _write(out, i, first, second))
     return most
+
+
+@njit
+def _added_thinned(xs, base, i, weights, thinning, ends):
+    z = load(base, i)
+    left = thinned(xs, i, z, thinning[0], thinning[1])
+    return _on(base, z, _ended(_dot(left, weights), ends))
 
 
 @compiled
@@ -214,11 +256,24 @@ def add_thinned(arrays, weights, steps, drawn, ends):
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
-        z = load(base, i)
-        left = thinned(xs, i, z, steps, drawn)
-        value = _ended(_dot(left, weights), ends)
-        most = _larger(most, _put(out, i, value, base, z))
+        one, two = places(out, i)
+        first = _added_thinned(xs, base, one, weights, (steps, drawn), ends)
+        second = _added_thinned(xs, base, two, weights, (steps, drawn), ends)
+        most = _larger(most, _write(out, i, first, second))
     return most
+
+
+@njit
+def _elected(xs, base, i, weights, thinning, ballot):
+    _, _, mean, mixed, scale = ballot
+    z = load(base, i)
+    tally = _votes(xs, i, z, thinning, weights, ballot)
+    flip = NO if tally >= ZERO else SIGN
+    values = weighed(xs, i, z, thinning[0], thinning[1], weights)
+    sizes, under, size = _agreeing(values, weights, flip)
+    divisor = under if mean & (under != ZERO) else ONE
+    merged = sizes * _lasts(under, size, mixed) / divisor
+    return _on(base, z, _scaled(_flipped(merged, flip), scale))
 
 
 @compiled
@@ -233,23 +288,18 @@ def elect(arrays, weights, steps, drawn, ballot):
         ballot: What each input's vote weighs (None for as much as its value); whether
             signs vote instead of values (None for no); whether the sum is divided by
             the weights that agree; whether such weights may cancel (None for no); and
-            the scale, fp32.
+            the scale, fp32 (None for one).
 
     Returns:
         The bits of the largest size written.
     """
     xs, base, out = arrays
-    votes, by_sign, mean, mixed, scale = ballot
     most = NO
     for i in range(len(out)):
-        z = load(base, i)
-        left = thinned(xs, i, z, steps, drawn)
-        tally = _tally(left, _votes(votes, weights), by_sign)
-        sign = ONE if tally >= ZERO else -ONE
-        total, under, size = _agreeing(left, weights, sign)
-        divisor = under if mean & (under != ZERO) else ONE
-        merged = total * _lasts(under, size, mixed) / divisor * sign * scale
-        most = _larger(most, _put(out, i, merged, base, z))
+        one, two = places(out, i)
+        first = _elected(xs, base, one, weights, (steps, drawn), ballot)
+        second = _elected(xs, base, two, weights, (steps, drawn), ballot)
+        most = _larger(most, _write(out, i, first, second))
     return most
 
 
@@ -259,12 +309,11 @@ def add_tossed(arrays, weights, start, coins, ends):
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
-    n = len(arrays[2])
-    most = NO
-    words = np.empty((len(coins), BLOCK // 2), np.uint64)
-    for low in range(0, n, BLOCK):
-        high = min(low + BLOCK, n)
-        drawn = draw(coins, start + low, high - low, words)
+    out = arrays[2]
+    most, space, each = NO, scratch(coins, out), width(out)
+    for low in range(0, len(out), BLOCK // each):
+        high = min(low + BLOCK // each, len(out))
+        drawn = draw(coins, start + low * each, (high - low) * each, space)
         found = add_thinned(windows(arrays, low, high), weights, (), drawn, ends)
         most = _larger(most, found)
     return most
@@ -276,12 +325,11 @@ def elect_tossed(arrays, weights, start, coins, ballot):
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block.
     """
-    n = len(arrays[2])
-    most = NO
-    words = np.empty((len(coins), BLOCK // 2), np.uint64)
-    for low in range(0, n, BLOCK):
-        high = min(low + BLOCK, n)
-        drawn = draw(coins, start + low, high - low, words)
+    out = arrays[2]
+    most, space, each = NO, scratch(coins, out), width(out)
+    for low in range(0, len(out), BLOCK // each):
+        high = min(low + BLOCK // each, len(out))
+        drawn = draw(coins, start + low * each, (high - low) * each, space)
         found = elect(windows(arrays, low, high), weights, (), drawn, ballot)
         most = _larger(most, found)
     return most

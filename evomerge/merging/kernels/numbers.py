@@ -23,9 +23,10 @@ _HALF_SCALE = np.float32(2.0**112)
 """Between the exponents of fp16 and fp32, after a shift by 13 bits."""
 _HALF_UNIT = np.float32(2.0**24)
 """One over the smallest fp16 number."""
-_SIGN, _REST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
+SIGN, _REST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
 _FULL = np.uint32(0x7F800000)
 _U13, _U16 = np.uint32(13), np.uint32(16)
+_HIGH = np.uint32(0xFFFF0000)
 
 
 def compiled(function: Any) -> Any:
@@ -62,8 +63,48 @@ def u32(number):
     return np.uint32(number)
 
 
+def places(array, index):
+    """Return the places of the entries that a word holds; twice the same for one entry.
+
+    Words of 32 bits hold two entries of bf16, the first one in the low half: what works
+    on both needs one read and one write where each entry would need its own, and no
+    step that widens 16 bits.
+    """
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(places)
+def _places(array, index):
+    if array.dtype == types.uint32:
+        return lambda array, index: ((index, NO), (index, YES))
+    return lambda array, index: (index, index)
+
+
+def width(array):
+    """Return how many entries a word of an array holds."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(width)
+def _width(array):
+    if array.dtype == types.uint32:
+        return lambda array: 2
+    return lambda array: 1
+
+
+@njit
+def half(word, which):
+    """Return the low (0) or the high (1) half of 32 bits."""
+    return u32(u32(word >> u32(_U16 * which)) & np.uint32(0xFFFF))
+
+
 def load(array, index):
-    """Return an entry as fp32; no array at all is full of zeros."""
+    """Return an entry as fp32; no array at all is full of zeros.
+
+    Args:
+        array: Of fp32, bf16 (uint16), fp16 (int16), pairs of bf16 (uint32); or None.
+        index: A place, for pairs one that ``places`` gave.
+    """
     raise NotImplementedError("only in compiled code")
 
 
@@ -75,8 +116,16 @@ def _load(array, index):
         return lambda array, index: array[index]
     if array.dtype == types.uint16:
         return lambda array, index: as_float(u32(np.uint32(array[index]) << _U16))
+    if array.dtype == types.uint32:
 
-    def half(array, index):
+        def paired(array, index):
+            word, which = index
+            moved = u32(array[word] << u32(_U16 * u32(YES - which)))
+            return as_float(u32(moved & _HIGH))
+
+        return paired
+
+    def single(array, index):
         word = u32(np.uint32(array[index]) & np.uint32(0xFFFF))
         size = as_float(u32(u32(word & np.uint32(0x7FFF)) << _U13)) * _HALF_SCALE
         special = u32(word & np.uint32(0x7C00)) == np.uint32(0x7C00)
@@ -84,7 +133,32 @@ def _load(array, index):
         full = _FULL if special else NO
         return as_float(u32(u32(as_bits(size) | sign) | full))
 
-    return half
+    return single
+
+
+@njit
+def _brain(value):
+    """Round fp32 to nearest, even; the high half of the bits is the bf16 number."""
+    bits = as_bits(value)
+    even = u32(u32(bits >> _U16) & YES)
+    return u32(u32(bits + np.uint32(0x7FFF)) + even)
+
+
+def store_all(array, index, first, second):
+    """Write a word, as ``store`` does; the second entry only where it holds two."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(store_all)
+def _store_all(array, index, first, second):
+    if array.dtype != types.uint32:
+        return lambda array, index, first, second: store(array, index, first)
+
+    def both(array, index, first, second):
+        low, high = u32(_brain(first) >> _U16), u32(_brain(second) & _HIGH)
+        array[index] = u32(low | high)
+
+    return both
 
 
 def store(array, index, value):
@@ -103,16 +177,13 @@ def _store(array, index, value):
     if array.dtype == types.uint16:
 
         def brain(array, index, value):
-            bits = as_bits(value)
-            even = u32(u32(bits >> _U16) & YES)
-            word = u32(u32(u32(bits + np.uint32(0x7FFF)) + even) >> _U16)
-            array[index] = np.uint16(word)
+            array[index] = np.uint16(u32(_brain(value) >> _U16))
 
         return brain
 
     def half(array, index, value):
         bits = as_bits(value)
-        sign = u32(u32(bits & _SIGN) >> _U16)
+        sign = u32(u32(bits & SIGN) >> _U16)
         size = u32(bits & _REST)
         even = u32(u32(size >> _U13) & YES)
         # From the exponents of fp32 to those of fp16, with half a unit to round.

@@ -42,7 +42,7 @@ def thinned(xs, i, z, steps, drawn):
 
     Args:
         xs: Inputs, a tuple of arrays.
-        i: Which entry.
+        i: A place.
         z: The base's entry, fp32.
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
@@ -63,5 +63,53 @@ def _thinned_of(xs, i, z, steps, drawn):
     def tossed(xs, i, z, steps, drawn):
         left = (load(xs[0], i) - z) * worth(drawn[0], i)
         return (left, *thinned(xs[1:], i, z, steps, drawn[1:]))
+
+    return tossed if len(drawn) else cut
+
+
+def _weighed(delta, step, weight):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_weighed)
+def _weighed_by(delta, step, weight):
+    """Return a weight times what a step leaves of a difference."""
+    _, top, factor = step.types
+    if isinstance(top, types.NoneType) and isinstance(factor, types.NoneType):
+        # Nothing is multiplied where nothing is left: one masked step less.
+        return lambda delta, step, weight: (
+            ZERO if abs(delta) < step[0] else delta * weight
+        )
+    return lambda delta, step, weight: _left(delta, step) * weight
+
+
+def weighed(xs, i, z, steps, drawn, weights):
+    """Return what is left of each input's difference times its weight, as a tuple.
+
+    As ``thinned`` times the weights, but for the signs of zeros.
+
+    Args:
+        xs: As for ``thinned``.
+        i: As for ``thinned``.
+        z: As for ``thinned``.
+        steps: As for ``thinned``.
+        drawn: As for ``thinned``.
+        weights: fp32, one per input.
+    """
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(weighed)
+def _weighed_of(xs, i, z, steps, drawn, weights):
+    if len(xs) == 0:
+        return lambda xs, i, z, steps, drawn, weights: ()
+
+    def cut(xs, i, z, steps, drawn, weights):
+        mine = _weighed(load(xs[0], i) - z, steps[0], weights[0])
+        return (mine, *weighed(xs[1:], i, z, steps[1:], drawn, weights[1:]))
+
+    def tossed(xs, i, z, steps, drawn, weights):
+        mine = (load(xs[0], i) - z) * worth(drawn[0], i) * weights[0]
+        return (mine, *weighed(xs[1:], i, z, steps, drawn[1:], weights[1:]))
 
     return tossed if len(drawn) else cut

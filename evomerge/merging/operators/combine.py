@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.arrays import Arrays, Part
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.entrywise import Arrays, Part
 from evomerge.merging.operators.onepass import can_fuse
 
 Merge = Callable[[list[torch.Tensor]], torch.Tensor]

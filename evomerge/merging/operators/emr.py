@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Part
 from evomerge.merging.operators.blocks import Deltas, total
 from evomerge.merging.operators.combine import Combined, stacks
-from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 

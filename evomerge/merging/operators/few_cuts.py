@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merging.operators.arrays import arrays_of
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import arrays
 from evomerge.merging.operators.parts import BLOCK
 
 _SAMPLE = (1 << 14, 1 << 16)
@@ -39,7 +39,7 @@ def few_cuts(
     """
     from evomerge.merging.kernels.orders import collect, keys_at
 
-    x, base = arrays(deltas, index)
+    x, base = arrays_of(deltas, index)
     looked_at = min(max(deltas.n >> 8, _SAMPLE[0]), _SAMPLE[1])
     places = np.arange(looked_at, dtype=np.int64) * deltas.n // looked_at
     sample = np.sort(keys_at(x, base, places))[::-1]

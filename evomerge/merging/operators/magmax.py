@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import Combined
-from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 
 

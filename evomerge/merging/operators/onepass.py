@@ -11,61 +11,45 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from evomerge.merging.operators.arrays import (
+    MOST_INPUTS,
+    Arrays,
+    Part,
+    arrays_of,
+    can_read,
+    is_plain,
+)
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.forms import Ballot, Total
 from evomerge.merging.operators.order import Cut
 from evomerge.merging.operators.parts import BLOCK, SMALL, over_entries
 from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
 
-_MOST_INPUTS = 8
-"""Code is compiled for each number of inputs; with more of them it is not worth it."""
-_WORDS = {torch.float32: None, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
-"""Element type to the words it is seen as; compiled code goes by these."""
 _CERTAIN = 2.0**24
 """What is certain, in the units that chances by rank are counted in."""
 _LEAST, _MOST = np.float32(-1.0), np.float32(math.inf)
 
-Array = npt.NDArray[Any]
 Bounds = tuple[np.float32, np.float32 | None, np.float32 | None]
 """The smallest size that stays, below which size, and the factor on what stays."""
-Merge = Callable[..., int]
+Compiled = Callable[..., int]
 Numbers = tuple[np.float32, ...]
 
 
 def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
     """Tell whether compiled code can do this merge, and is worth it."""
     known = thin is None or (isinstance(thin, Steps) and thin.are_alike)
-    fits = deltas.n >= SMALL and len(deltas) <= _MOST_INPUTS
-    return known and fits and can_read(deltas) and _is_plain(out)
+    fits = deltas.n >= SMALL and len(deltas) <= MOST_INPUTS
+    return known and fits and can_read(deltas) and is_plain(out)
 
 
 def can_sum(deltas: Deltas, thin: Thin) -> bool:
     """Tell whether compiled code can sum up what a thinning leaves."""
     known = isinstance(thin, Steps) and thin.are_alike
     return known and deltas.n >= SMALL and can_read(deltas)
-
-
-def can_read(deltas: Deltas) -> bool:
-    """Tell whether compiled code can read these tensors."""
-    return all(_is_plain(tensor) for tensor in deltas.sources())
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    known = tensor.device.type == "cpu" and tensor.dtype in _WORDS
-    return known and tensor.is_contiguous()
-
-
-def as_array(tensor: torch.Tensor) -> Array:
-    """Return a tensor's flat memory as compiled code knows it."""
-    words = _WORDS[tensor.dtype]
-    flat = tensor.view(-1)
-    return (flat if words is None else flat.view(words)).numpy()
 
 
 def fused_sum(
@@ -78,16 +62,18 @@ def fused_sum(
     """
     from evomerge.merging.kernels.merges import add, add_thinned, add_tossed
 
-    job = _Job.of(deltas, out)
+    arrays = Arrays.of(deltas, out)
     weights = _numbers(total.factors)
     # None instead of one: the compiler leaves out what is not asked for.
     divisor, scale = np.float32(total.divisor), np.float32(total.scale)
     ends = None if divisor == 1.0 else divisor, None if scale == 1.0 else scale
     if thin is None:
-        return over_entries(
-            lambda low, high: job.run(add, low, high, weights, ends), deltas.n
-        )
-    return _Thinned(job, thin, weights).run(add_thinned, add_tossed, ends)
+
+        def merge(part: Part, _: int) -> int:
+            return int(add(part, weights, ends))
+
+        return over_entries(lambda low, high: arrays.merge(merge, low, high), deltas.n)
+    return _Thinned(arrays, thin, weights).run(add_thinned, add_tossed, ends)
 
 
 def fused_election(
@@ -100,7 +86,6 @@ def fused_election(
     """
     from evomerge.merging.kernels.merges import elect, elect_tossed
 
-    job = _Job.of(deltas, out)
     weights = ballot.weights
     # None instead of what is usual: the compiler leaves out what is not asked for.
     votes = None
@@ -110,8 +95,8 @@ def fused_election(
         votes = _numbers([math.copysign(1.0, w) if w else 0.0 for w in weights])
     mixed = ballot.normalize and min(weights) < 0.0
     rule = (ballot.count or None, ballot.normalize, mixed or None)
-    last = (votes, *rule, np.float32(ballot.scale))
-    thinned = _Thinned(job, thin, _numbers(weights))
+    last = (votes, *rule, None if ballot.scale == 1.0 else np.float32(ballot.scale))
+    thinned = _Thinned(Arrays.of(deltas, out), thin, _numbers(weights))
     return thinned.run(elect, elect_tossed, last)
 
 
@@ -119,8 +104,7 @@ def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     """Return the L1 norms of one input's difference, and of what is left of it."""
     from evomerge.merging.kernels.norms import add_sizes_cut, add_sizes_tossed
 
-    x, base = as_array(deltas.tensors()[index]), deltas.start()
-    origin = None if base is None else as_array(base)
+    x, origin = arrays_of(deltas, index)
     only = _Steps((thin.of[index],))
     coins = only.coins
     sums = np.zeros((-(-deltas.n // BLOCK), 2))
@@ -144,61 +128,41 @@ def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     return whole, left
 
 
-class _Job:
-    """The arrays of one merge."""
-
-    def __init__(self, inputs: list[Array], base: Array | None, out: Array) -> None:
-        from evomerge.merging.kernels.numbers import overflow
-
-        self._inputs = inputs
-        self._base = base
-        self._out = out
-        self._limit = overflow(out.dtype)
-        self.n = len(out)
-
-    @classmethod
-    def of(cls, deltas: Deltas, out: torch.Tensor) -> _Job:
-        start = deltas.start()
-        return cls(
-            [as_array(tensor) for tensor in deltas.tensors()],
-            None if start is None else as_array(start),
-            as_array(out),
-        )
-
-    def run(self, merge: Merge, low: int, high: int, *given: object) -> bool:
-        """Merge the entries from one place to another; tell if any is not finite."""
-        part = slice(low, high)
-        inputs = tuple(array[part] for array in self._inputs)
-        base = None if self._base is None else self._base[part]
-        most = merge((inputs, base, self._out[part]), *given)
-        return bool(most >= self._limit)
-
-
 class _Thinned:
     """A merge of thinned inputs, in parts in which the same is done to every entry."""
 
-    def __init__(self, job: _Job, thin: Thin, weights: Numbers) -> None:
+    def __init__(self, arrays: Arrays, thin: Thin, weights: Numbers) -> None:
         assert isinstance(thin, Steps)
-        self._job = job
+        self._arrays = arrays
         self._steps = _Steps(thin.of)
         self._weights = weights
+        self._n = len(arrays.inputs[0])
 
-    def run(self, cut: Merge, tossed: Merge, *given: object) -> bool:
+    def run(self, cut: Compiled, tossed: Compiled, last: object) -> bool:
         """Run the merge that takes cuts, or the one that tosses coins."""
         steps, coins = self._steps, self._steps.coins
+        if coins:
 
-        def toss(low: int, high: int) -> bool:
-            how = (self._weights, np.int64(low), coins)
-            return self._job.run(tossed, low, high, *how, *given)
+            def toss(part: Part, start: int) -> int:
+                return tossed(part, self._weights, np.int64(start), coins, last)
+
+            # An entry that is left over has no coin of its own in a pair.
+            even = self._n % 2 == 0
+            return over_entries(
+                lambda low, high: self._arrays.merge(toss, low, high, paired=even),
+                self._n,
+            )
+
+        def keep(part: Part, start: int) -> int:
+            return cut(part, self._weights, steps.bounds(start), (), last)
 
         def loop(low: int, high: int) -> bool:
-            bad = False
-            for start, stop in steps.windows(low, high):
-                how = (self._weights, steps.bounds(start), ())
-                bad |= self._job.run(cut, start, stop, *how, *given)
-            return bad
+            found = [
+                self._arrays.merge(keep, *ends) for ends in steps.windows(low, high)
+            ]
+            return any(found)
 
-        return over_entries(toss if coins else loop, self._job.n)
+        return over_entries(loop, self._n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +222,3 @@ def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
 
 def _numbers(values: Sequence[float]) -> Numbers:
     return tuple(np.float32(value) for value in values)
-
-
-def arrays(deltas: Deltas, index: int) -> tuple[Array, Array | None]:
-    """Return an input and the base as compiled code sees them, flat."""
-    start = deltas.start()
-    return as_array(deltas.tensors()[index]), None if start is None else as_array(start)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Arrays, Part, can_count
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import Combined, stacks
-from evomerge.merging.operators.entrywise import Arrays, Part, can_count
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from evomerge.merging.operators.arrays import arrays_of, can_read
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.onepass import arrays, can_read
 from evomerge.merging.operators.parts import in_parts
 
 MOST_RANKS = 1 << 16
@@ -63,7 +63,7 @@ def sorted_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
 def _row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
     from evomerge.merging.kernels.orders import pair_rows, spread_ranks
 
-    x, base = arrays(deltas, index)
+    x, base = arrays_of(deltas, index)
     out = np.empty(deltas.n, dtype=np.uint16)
     at_once = max((1 << 15) // row, 1)  # rows whose pairs stay in the cache
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Arrays, Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.energy import CELLS, rounded, squares
-from evomerge.merging.operators.entrywise import Arrays, Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.onepass import can_fuse
 from evomerge.merging.operators.order import Cut, keep_block

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merging.operators.arrays import arrays_of, can_read
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.few_cuts import few_cuts
-from evomerge.merging.operators.onepass import arrays, can_read
 from evomerge.merging.operators.order import Cut, Score, cuts, span
 from evomerge.merging.operators.parts import in_parts
 
@@ -184,7 +184,7 @@ def _count(deltas: Deltas, index: int, keeps: Array) -> tuple[Array, torch.Tenso
     """Find the bits of each threshold and the flat index of its last tie."""
     from evomerge.merging.kernels.orders import HIGH_BINS, count_high
 
-    x, base = arrays(deltas, index)
+    x, base = arrays_of(deltas, index)
     highs = np.zeros(HIGH_BINS, dtype=np.int64)
     count_high(x, base, highs)
     # How many entries are as large as a bin or larger, from the largest bin down.
@@ -214,7 +214,7 @@ def _in_bins(
         find_ties,
     )
 
-    x, base = arrays(deltas, index)
+    x, base = arrays_of(deltas, index)
     rows = np.full(HIGH_BINS, -1, dtype=np.int32)
     rows[group] = np.arange(len(group), dtype=np.int32)
     lows = np.zeros((len(group), LOW_BINS), dtype=np.int64)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import Combined, check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
-from evomerge.merging.operators.entrywise import Part
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import trim
 from evomerge.merging.operators.thinning import Thin

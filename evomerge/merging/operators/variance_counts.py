@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.merging.operators.arrays import Arrays, Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.energy import CELLS
-from evomerge.merging.operators.entrywise import Arrays, Part
 
 Array = npt.NDArray[Any]
 Tables = tuple[Array, Array, Array]

@@ -19,10 +19,10 @@ import torch
 
 from evomerge.core.operators.selected import SELECT_TOPK
 from evomerge.core.space import GRID_STEPS, FloatAxis
+from evomerge.merging.operators.arrays import can_count
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.energy import CELLS, rounded, squares
-from evomerge.merging.operators.entrywise import can_count
 from evomerge.merging.operators.order import Cut, Score, cuts, in_blocks, keep_block
 from evomerge.merging.operators.sparsify import whole
 from evomerge.merging.operators.variance_counts import Counting
