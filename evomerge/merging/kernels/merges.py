@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import draw, scratch
+from evomerge.merging.kernels.coins import draw
 from evomerge.merging.kernels.entries import total, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
@@ -32,7 +32,6 @@ from evomerge.merging.kernels.numbers import (
     size_bits,
     store_all,
     u32,
-    width,
 )
 from evomerge.merging.kernels.thinned import thinned, weighed
 
@@ -128,24 +127,22 @@ def _agreeing_of(values, weights, flip):
     return more
 
 
-@njit
+@njit(forceinline=True)
 def _flipped(value, flip):
     """Return a number, of the other sign where the flip is the sign's bit."""
     return as_float(u32(as_bits(value) ^ flip))
 
 
-def _votes(xs, i, z, thinning, weights, ballot):
+def _votes(values, xs, i, z, thinning, ballot):
     raise NotImplementedError("only in compiled code")
 
 
 @overload(_votes)
-def _votes_of(xs, i, z, thinning, weights, ballot):
+def _votes_of(values, xs, i, z, thinning, ballot):
     """Return the sum that elects: of weighed differences, or of the votes there are."""
     if isinstance(ballot.types[0], types.NoneType):
-        return lambda xs, i, z, thinning, weights, ballot: total(
-            weighed(xs, i, z, thinning[0], thinning[1], weights)
-        )
-    return lambda xs, i, z, thinning, weights, ballot: _tally(
+        return lambda values, xs, i, z, thinning, ballot: total(values)
+    return lambda values, xs, i, z, thinning, ballot: _tally(
         thinned(xs, i, z, thinning[0], thinning[1]), ballot[0], ballot[1]
     )
 
@@ -191,19 +188,19 @@ def _on_base(base, z, value):
     return lambda base, z, value: value + z
 
 
-@njit
+@njit(forceinline=True)
 def _larger(one, other):
     return one if one > other else other
 
 
-@njit
+@njit(forceinline=True)
 def _write(out, i, first, second):
     """Write a word's entries; return the bits of the larger size."""
     store_all(out, i, first, second)
     return _larger(size_bits(first), size_bits(second))
 
 
-@njit
+@njit(forceinline=True)
 def _added(xs, base, i, weights, ends):
     z = load(base, i)
     return _on(base, z, _ended(_sum(xs, i, z, weights), ends))
@@ -231,7 +228,7 @@ def add(arrays, weights, ends):
     return most
 
 
-@njit
+@njit(forceinline=True)
 def _added_thinned(xs, base, i, weights, thinning, ends):
     z = load(base, i)
     left = thinned(xs, i, z, thinning[0], thinning[1])
@@ -263,13 +260,13 @@ def add_thinned(arrays, weights, steps, drawn, ends):
     return most
 
 
-@njit
+@njit(forceinline=True)
 def _elected(xs, base, i, weights, thinning, ballot):
     _, _, mean, mixed, scale = ballot
     z = load(base, i)
-    tally = _votes(xs, i, z, thinning, weights, ballot)
-    flip = NO if tally >= ZERO else SIGN
     values = weighed(xs, i, z, thinning[0], thinning[1], weights)
+    tally = _votes(values, xs, i, z, thinning, ballot)
+    flip = NO if tally >= ZERO else SIGN
     sizes, under, size = _agreeing(values, weights, flip)
     divisor = under if mean & (under != ZERO) else ONE
     merged = sizes * _lasts(under, size, mixed) / divisor
@@ -307,13 +304,15 @@ def elect(arrays, weights, steps, drawn, ballot):
 def add_tossed(arrays, weights, start, coins, ends):
     """As ``add_thinned``, with coins (see ``coins.draw``), block by block.
 
-    The arrays begin at entry ``start`` of their tensors, a multiple of the block.
+    The arrays begin at entry ``start`` of their tensors, a multiple of the block. Words
+    hold one entry: to sort lanes into halves would cost what pairs save.
     """
-    out = arrays[2]
-    most, space, each = NO, scratch(coins, out), width(out)
-    for low in range(0, len(out), BLOCK // each):
-        high = min(low + BLOCK // each, len(out))
-        drawn = draw(coins, start + low * each, (high - low) * each, space)
+    n = len(arrays[2])
+    most = NO
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
+    for low in range(0, n, BLOCK):
+        high = min(low + BLOCK, n)
+        drawn = draw(coins, start + low, high - low, words)
         found = add_thinned(windows(arrays, low, high), weights, (), drawn, ends)
         most = _larger(most, found)
     return most
@@ -321,15 +320,13 @@ def add_tossed(arrays, weights, start, coins, ends):
 
 @compiled
 def elect_tossed(arrays, weights, start, coins, ballot):
-    """As ``elect``, with coins (see ``coins.draw``), block by block.
-
-    The arrays begin at entry ``start`` of their tensors, a multiple of the block.
-    """
-    out = arrays[2]
-    most, space, each = NO, scratch(coins, out), width(out)
-    for low in range(0, len(out), BLOCK // each):
-        high = min(low + BLOCK // each, len(out))
-        drawn = draw(coins, start + low * each, (high - low) * each, space)
+    """As ``elect``, with coins, and otherwise as ``add_tossed``."""
+    n = len(arrays[2])
+    most = NO
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
+    for low in range(0, n, BLOCK):
+        high = min(low + BLOCK, n)
+        drawn = draw(coins, start + low, high - low, words)
         found = elect(windows(arrays, low, high), weights, (), drawn, ballot)
         most = _larger(most, found)
     return most

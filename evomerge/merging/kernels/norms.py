@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from evomerge.merging.kernels.coins import draw, scratch
+from evomerge.merging.kernels.coins import draw
 from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import BLOCK, compiled, load
 from evomerge.merging.kernels.thinned import thinned
@@ -79,8 +79,8 @@ def add_sizes_cut(arrays, steps, first, start, sums):
 def add_sizes_tossed(arrays, start, coins, sums):
     """As ``add_sizes_cut``, with coins; ``start`` is a multiple of the block."""
     n = len(arrays[0][0])
-    space = scratch(coins, arrays[0][0])
+    words = np.empty((len(coins), BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
-        drawn = draw(coins, start + low, high - low, space)
+        drawn = draw(coins, start + low, high - low, words)
         add_sizes(windows(arrays, low, high), (), drawn, sums[low // BLOCK])

@@ -80,24 +80,6 @@ def _places(array, index):
     return lambda array, index: (index, index)
 
 
-def width(array):
-    """Return how many entries a word of an array holds."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(width)
-def _width(array):
-    if array.dtype == types.uint32:
-        return lambda array: 2
-    return lambda array: 1
-
-
-@njit
-def half(word, which):
-    """Return the low (0) or the high (1) half of 32 bits."""
-    return u32(u32(word >> u32(_U16 * which)) & np.uint32(0xFFFF))
-
-
 def load(array, index):
     """Return an entry as fp32; no array at all is full of zeros.
 

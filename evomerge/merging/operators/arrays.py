@@ -130,10 +130,10 @@ class Arrays:
         One that is left over at an end is merged as both of a pair.
 
         Args:
-            merge: Compiled code that knows pairs of bf16, as words of 32 bits.
+            merge: Compiled code that knows pairs, as words of 32 bits.
             low: The first entry.
             high: Where it ends.
-            paired: False where a pair may not begin and end anywhere.
+            paired: False for code that does not know them.
 
         Returns:
             Whether something that was written is not finite.

@@ -146,10 +146,8 @@ class _Thinned:
             def toss(part: Part, start: int) -> int:
                 return tossed(part, self._weights, np.int64(start), coins, last)
 
-            # An entry that is left over has no coin of its own in a pair.
-            even = self._n % 2 == 0
             return over_entries(
-                lambda low, high: self._arrays.merge(toss, low, high, paired=even),
+                lambda low, high: self._arrays.merge(toss, low, high, paired=False),
                 self._n,
             )
 
