@@ -45,7 +45,7 @@ _FORMS: Mapping[str, type] = {
 
 _LASTING = (
     *("sizes", "ranks", "variances", "dot products", "mean cosine"),
-    *("svd", "shared", "core"),
+    *("svd", "shared", "core", "ends", "scores"),
 )
 """Kinds that serve every candidate; others hold for one value of a knob."""
 

@@ -24,14 +24,19 @@ CASES: dict[str, tuple[str, int, dict[str, float | str]]] = {
     "ram": ("ram", 3, {"epsilon": 1e-3, "lambda": 0.7}),
     "ram plus": ("ramplus_tl", 2, {"epsilon": 1e-3, "r": 0.5, "alpha": 1.0}),
     "consensus": ("consensus", 3, {"lambda_t": 0.5, "k": 2, "lambda": 0.7}),
+    "consensus of ties": (
+        "consensus",
+        3,
+        {"lambda_t": 0.9, "k": 2, "lambda": 0.7, "source": "ties"},
+    ),
 }
 
 
 def operation(name: str) -> Operation:
     operator, n_inputs, shared = CASES[name]
-    return Operation(
-        operator, tuple("abc"[:n_inputs]), "z", shared=tuple(shared.items())
-    )
+    inputs = tuple("abc"[:n_inputs])
+    each = (("density", (0.3, 0.5, 0.777)),) if "source" in shared else ()
+    return Operation(operator, inputs, "z", tuple(shared.items()), each)
 
 
 def parents(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -51,6 +56,7 @@ def step_by_step() -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
         patch(where + "combine.can_fuse", lambda *_: False),
+        patch(where + "tall.can_fuse", lambda *_: False),
         patch(where + "ram.can_count", lambda *_: False),
     ):
         yield
@@ -110,6 +116,19 @@ def test_what_overflows_is_told() -> None:
     for dtype, fits in ((torch.float32, True), (torch.float16, False)):
         merged = torch.empty(N, dtype=dtype)
         assert apply_into(merged, larger, tensors, base, "w") is fits
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_ties_trims_for_a_consensus_is_looked_up() -> None:
+    base, tensors = parents("consensus of ties", torch.bfloat16)
+    memo = CountingMemo()
+    for scale in (0.1, 1.0):
+        shared = (("source", "ties"), ("lambda", scale))
+        merge = Operation("consensus", ("a", "b", "c"), "z", shared)
+        merged = apply(merge, tensors, base, "w", memo)
+        assert torch.equal(merged, apply(merge, tensors, base, "w"))
+    assert [what[0] for what in memo.computed] == ["sizes"] * 3
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
+from evomerge.core.operation import Operation
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.emr import factor, tasks
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import dyadic, operation
 
 DELTAS = [
@@ -129,6 +131,23 @@ def test_pcb_is_as_defined(n, inter, clip):
     assert_close(
         merged, expected, 2e-4
     )  # where few win little, a ratio of small numbers
+
+
+@pytest.mark.parametrize("inter", ["pairwise", "product"])
+def test_pcb_looks_at_the_order_of_scores_once_for_all_candidates(inter):
+    tensors = [delta_of(n) for n in range(3)]
+    base, memo = torch.zeros_like(tensors[0]), CountingMemo()
+    for part, weight in ((0.05, 1.2), (0.2, 0.7), (0.2, 1.1)):
+        each = (("weight", (weight,) * 3),)
+        shared = (("r", part), ("inter", inter))
+        operation = Operation("pcb", ("a", "b", "c"), "z", shared, each)
+        merged = apply(operation, tensors, base, "w", memo)
+        assert torch.equal(merged, apply(operation, tensors, base, "w"))
+    assert len(memo.computed) == 4  # the ends of three inputs, and one table
+
+
+def delta_of(seed):
+    return torch.randn(50_001, generator=torch.Generator().manual_seed(seed))
 
 
 def test_pcb_of_constant_sizes_is_harmless():

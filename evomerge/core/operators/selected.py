@@ -76,7 +76,7 @@ _ALPHA = Knob(
     high=1.0,
     lowest=0.0,
 )
-_BEST = Knob(
+BEST = Knob(
     "r",
     "float",
     0.05,
@@ -173,7 +173,7 @@ SELECTED = (
         "Average every entry by weights won within each input and between inputs.",
         "Du et al. 2024 (2410.02396)",
         (
-            _BEST,
+            BEST,
             replace(
                 WEIGHT,
                 default=1.2,

@@ -46,7 +46,7 @@ def _largest_bits_of(values):
 
 
 @compiled
-def _put(out, i, value, found):
+def put(out, i, value, found):
     """Write a value; return the largest bits written and read, with those before."""
     store(out, i, value)
     size = size_bits(value)
@@ -55,7 +55,7 @@ def _put(out, i, value, found):
 
 
 @compiled
-def _wider(deltas, found):
+def wider(deltas, found):
     """Return the largest bits written and read, with what is read now."""
     most, widest = found
     size = _largest_bits(deltas)
@@ -63,7 +63,8 @@ def _wider(deltas, found):
 
 
 @compiled
-def _said(found):
+def said(found):
+    """Return the largest bits written; more than any number's if those read have it."""
     most, widest = found
     return most if widest < _INFINITE else np.uint32(0xFFFFFFFF)
 
@@ -76,12 +77,12 @@ def nearswap(arrays, t):
     for i in range(len(out)):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
-        found = _wider(deltas, found)
+        found = wider(deltas, found)
         size = abs(deltas[0])
         share = ONE / (size if size > _NO_STEP else _NO_STEP) * t
         share = share if share < ONE else ONE
-        found = _put(out, i, deltas[0] * share + z, found)
-    return _said(found)
+        found = put(out, i, deltas[0] * share + z, found)
+    return said(found)
 
 
 def _largest(values, last):
@@ -116,9 +117,9 @@ def magmax(arrays, scale, last):
     for i in range(len(out)):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
-        found = _wider(deltas, found)
-        found = _put(out, i, _largest(deltas, last) * scale + z, found)
-    return _said(found)
+        found = wider(deltas, found)
+        found = put(out, i, _largest(deltas, last) * scale + z, found)
+    return said(found)
 
 
 def _largest_of_sign(values, sign):
@@ -146,11 +147,11 @@ def emr(arrays, scale):
     for i in range(len(out)):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
-        found = _wider(deltas, found)
+        found = wider(deltas, found)
         sign = ONE if total(deltas) > ZERO else -ONE
         value = _largest_of_sign(deltas, sign) * sign * scale + z
-        found = _put(out, i, value, found)
-    return _said(found)
+        found = put(out, i, value, found)
+    return said(found)
 
 
 def _active(values, epsilon):
@@ -196,12 +197,12 @@ def ram(arrays, scale, epsilon, factors):
     for i in range(len(out)):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
-        found = _wider(deltas, found)
+        found = wider(deltas, found)
         count = _active(deltas, epsilon)
         merged = _sum_active(deltas, epsilon, factors, count == ONE)
         value = merged / (count if count > ONE else ONE) * scale + z
-        found = _put(out, i, value, found)
-    return _said(found)
+        found = put(out, i, value, found)
+    return said(found)
 
 
 def _flags(values, epsilon):
@@ -259,35 +260,3 @@ def count_active(arrays, epsilon, counts):
         flags = _flags(deltas, epsilon)
         counts = _count_each(counts, flags, _active(deltas, epsilon))
     return counts
-
-
-def _users(values, merged, share):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_users)
-def _users_of(values, merged, share):
-    """Return how many values are above a share of what the others add up to."""
-    if len(values) == 0:
-        return lambda values, merged, share: ZERO
-
-    def more(values, merged, share):
-        mine = ONE if abs(values[-1]) > abs(merged - values[-1]) * share else ZERO
-        return _users(values[:-1], merged, share) + mine
-
-    return more
-
-
-@compiled
-def consensus(arrays, scale, share, least):
-    """Add the scaled differences of entries that at least so many inputs use."""
-    xs, base, out = arrays
-    found = (NO, NO)
-    for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = _wider(deltas, found)
-        merged = total(deltas)
-        kept = ONE if _users(deltas, merged, share) >= least else ZERO
-        found = _put(out, i, merged * kept * scale + z, found)
-    return _said(found)

@@ -261,16 +261,31 @@ def add_thinned(arrays, weights, steps, drawn, ends):
 
 
 @njit(forceinline=True)
-def _elected(xs, base, i, weights, thinning, ballot):
+def elected(xs, i, z, weights, thinning, ballot):
+    """Return the merged differences of those who agree, at one place.
+
+    Args:
+        xs: Inputs, a tuple.
+        i: A place.
+        z: The base's entry, fp32.
+        weights: As for ``elect``, like the ballot.
+        thinning: The steps, and what was drawn instead.
+        ballot: How it is merged.
+    """
     _, _, mean, mixed, scale = ballot
-    z = load(base, i)
     values = weighed(xs, i, z, thinning[0], thinning[1], weights)
     tally = _votes(values, xs, i, z, thinning, ballot)
     flip = NO if tally >= ZERO else SIGN
     sizes, under, size = _agreeing(values, weights, flip)
     divisor = under if mean & (under != ZERO) else ONE
     merged = sizes * _lasts(under, size, mixed) / divisor
-    return _on(base, z, _scaled(_flipped(merged, flip), scale))
+    return _scaled(_flipped(merged, flip), scale)
+
+
+@njit(forceinline=True)
+def _elected(xs, base, i, weights, thinning, ballot):
+    z = load(base, i)
+    return _on(base, z, elected(xs, i, z, weights, thinning, ballot))
 
 
 @compiled

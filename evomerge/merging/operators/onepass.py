@@ -100,6 +100,27 @@ def fused_election(
     return thinned.run(elect, elect_tossed, last)
 
 
+def fused_use(
+    deltas: Deltas, thin: Thin, use: tuple[float, float, float], out: torch.Tensor
+) -> bool:
+    """Write what TIES merges where enough inputs use it, scaled, with the base.
+
+    Args:
+        deltas: What to merge.
+        thin: What each input keeps, by its size.
+        use: Scale; which share of what the others add up to an input must exceed; and
+            how many must.
+        out: The result.
+
+    Returns:
+        Whether every difference and every number written is finite.
+    """
+    from evomerge.merging.kernels.used import consensus_of_ties
+
+    thinned = _Thinned(Arrays.of(deltas, out), thin, _numbers([1.0] * len(deltas)))
+    return thinned.cut(consensus_of_ties, _numbers(use), paired=False)
+
+
 def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     """Return the L1 norms of one input's difference, and of what is left of it."""
     from evomerge.merging.kernels.norms import add_sizes_cut, add_sizes_tossed
@@ -140,23 +161,27 @@ class _Thinned:
 
     def run(self, cut: Compiled, tossed: Compiled, last: object) -> bool:
         """Run the merge that takes cuts, or the one that tosses coins."""
-        steps, coins = self._steps, self._steps.coins
-        if coins:
+        coins = self._steps.coins
+        if not coins:
+            return self.cut(cut, last)
 
-            def toss(part: Part, start: int) -> int:
-                return tossed(part, self._weights, np.int64(start), coins, last)
+        def toss(part: Part, start: int) -> int:
+            return tossed(part, self._weights, np.int64(start), coins, last)
 
-            return over_entries(
-                lambda low, high: self._arrays.merge(toss, low, high, paired=False),
-                self._n,
-            )
+        return over_entries(
+            lambda low, high: self._arrays.merge(toss, low, high, paired=False), self._n
+        )
+
+    def cut(self, cut: Compiled, last: object, *, paired: bool = True) -> bool:
+        """Run a merge that takes cuts; ``paired`` if it knows pairs of bf16."""
 
         def keep(part: Part, start: int) -> int:
-            return cut(part, self._weights, steps.bounds(start), (), last)
+            return cut(part, self._weights, self._steps.bounds(start), (), last)
 
         def loop(low: int, high: int) -> bool:
             found = [
-                self._arrays.merge(keep, *ends) for ends in steps.windows(low, high)
+                self._arrays.merge(keep, *ends, paired=paired)
+                for ends in self._steps.windows(low, high)
             ]
             return any(found)
 

@@ -6,17 +6,22 @@ with. Every entry is averaged by what its inputs won.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 
+from evomerge.core.operators.selected import BEST
 from evomerge.core.settings import Settings
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.order import in_blocks, values_at
+from evomerge.merging.operators.scale import drawn_from
 from evomerge.merging.operators.sizes import magnitude
 from evomerge.merging.operators.sparsify import whole
 
+_FEW = 2
+"""Up to this many places are looked for one by one."""
 _NO_WEIGHT = 1e-12
 """Weights of an entry are divided by this at least."""
 
@@ -29,12 +34,12 @@ def pcb(
     memo: Memo = NOTHING_KEPT,
 ) -> torch.Tensor:
     """Average every entry by the weights that its differences win in competition."""
-    deltas = Deltas(tensors, base)
+    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
     out = deltas.fresh()
     if deltas.n == 0:
         return out
     contest = _Contest(settings, deltas)
-    ranges = [contest.range(index) for index in range(len(deltas))]
+    ranges = contest.ranges()
     into = out.view(-1)
     factors = settings.numbers("weight")
     for block, start, read in stacks(deltas):
@@ -69,6 +74,25 @@ class _Range:
         return values.clamp_(self.low, self.high).sub_(self.low).div_(width)
 
 
+def _place(part: float, n: int) -> int:
+    """Return where the best part of so many scores begins, in ascending order."""
+    return min(whole((1.0 - part) * n), n - 1)
+
+
+@lru_cache(maxsize=1)
+def _scale() -> tuple[float, ...]:
+    """Return the parts that a search over the usual range draws, and hundredths."""
+    return drawn_from(BEST)
+
+
+def _sorted(values: torch.Tensor) -> torch.Tensor:
+    """Return fp32 numbers in ascending order, in their place."""
+    if values.device.type == "cpu":
+        values.numpy().sort()  # several times faster than torch's
+        return values
+    return values.sort().values
+
+
 class _Contest:
     """How well every entry of every input does."""
 
@@ -77,12 +101,11 @@ class _Contest:
         self._part = settings.number("r")
         self._pairwise = settings.choice("inter") == "pairwise"
         clip = settings.number("clip")
-        self._sizes = []
-        for index in range(len(deltas)):
-            sizes = magnitude(deltas, index)
-            ends = [int(share * (deltas.n - 1)) for share in (clip, 1.0 - clip)]
-            low, high = values_at(deltas, sizes, ends)
-            self._sizes.append(_Range(low, high))
+        self._clip = clip
+        self._sizes = [
+            _Range(*deltas.recall(f"ends {clip}", (index,), partial(self._ends, index)))
+            for index in range(len(deltas))
+        ]
         self._own, self._other, self._sum = (deltas.scratch() for _ in range(3))
 
     def clip(self, index: int, delta: torch.Tensor) -> torch.Tensor:
@@ -91,17 +114,47 @@ class _Contest:
         sign = delta.sign()
         return delta.abs_().clamp_(size.low, size.high).mul_(sign)
 
-    def range(self, index: int) -> _Range:
-        """Return from where to where the best part of an input's scores runs."""
+    def ranges(self) -> list[_Range]:
+        """Return from where to where the best part of each input's scores runs.
+
+        In a search the places of all parts on the scale are looked up together, once
+        for the inputs and a base.
+        """
         n = self._deltas.n
+        place = _place(self._part, n)
+        usual = {_place(part, n) for part in _scale()} if self._deltas.is_known else ()
+        places = sorted({place, n - 1, *usual})
+        off = "" if place in usual else f" at {place}"
+        table = self._deltas.recall(
+            f"scores {'each' if self._pairwise else 'sum'} {self._clip}{off}",
+            range(len(self._deltas)),
+            lambda: torch.stack(
+                [self._scores_at(index, places) for index in range(len(self._deltas))]
+            ),
+        )
+        at = places.index(place)
+        # Plus zero, because either zero may stand there.
+        return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in table]
+
+    def _scores_at(self, index: int, places: Sequence[int]) -> torch.Tensor:
+        """Return an input's scores at some places of their order, fp32."""
 
         def score(block: slice) -> torch.Tensor:
             return self.score(index, block)
 
-        place = min(whole((1.0 - self._part) * n), n - 1)
-        scores = in_blocks(self._deltas, score)
-        low, high = values_at(self._deltas, scores, (place, n - 1), signed=True)
-        return _Range(low, high)
+        if len(places) <= _FEW:
+            scores = in_blocks(self._deltas, score)
+            return torch.tensor(values_at(self._deltas, scores, places, signed=True))
+        whole = self._deltas.scratch(self._deltas.n)
+        for block in self._deltas.blocks():
+            whole[block] = score(block)
+        return _sorted(whole)[list(places)].cpu()
+
+    def _ends(self, index: int) -> tuple[float, ...]:
+        """Return the sizes that an input's differences are brought between."""
+        ends = (self._clip, 1.0 - self._clip)
+        places = [int(share * (self._deltas.n - 1)) for share in ends]
+        return tuple(values_at(self._deltas, magnitude(self._deltas, index), places))
 
     def score(self, index: int, block: slice) -> torch.Tensor:
         """Return a block of an input's scores: within itself, and between inputs."""

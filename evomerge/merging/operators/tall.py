@@ -4,7 +4,10 @@ A task uses an entry of the merged difference if its own difference is not much 
 than all the rest; what too few tasks use is dropped.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +17,8 @@ from evomerge.merging.operators.arrays import Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import Combined, check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.onepass import can_fuse, fused_use
 from evomerge.merging.operators.sparsify import trim
 from evomerge.merging.operators.thinning import Thin
 
@@ -25,13 +29,13 @@ def consensus(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Combined:
+) -> Combined | Used:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
-    deltas = Deltas(tensors, base)
-    scale = settings.number("lambda")
+    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
     if settings.choice("source") == "ties":
-        return _of_ties(settings, deltas, key, scale)
-    return _of_sum(settings, deltas, key, scale)
+        thin = trim(deltas, settings.numbers("density"))
+        return Used(deltas, thin, settings, key)
+    return _of_sum(settings, deltas, key, settings.number("lambda"))
 
 
 def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combined:
@@ -45,7 +49,7 @@ def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combi
         return merged.mul_(_enough(settings, merged, read)).mul_(scale)
 
     def one_pass(part: Part) -> int:
-        from evomerge.merging.kernels.choices import consensus
+        from evomerge.merging.kernels.used import consensus
 
         how = (np.float32(scale), np.float32(share), np.float32(least))
         return int(consensus(part, *how))
@@ -89,20 +93,58 @@ class _Use:
         delta.mul_(self._kept[: len(delta)])
 
 
-def _of_ties(
-    settings: Settings, deltas: Deltas, key: str, scale: float
-) -> torch.Tensor:
-    """Drop entries of the difference that TIES merges."""
-    out = deltas.fresh()
-    thin = trim(deltas, settings.numbers("density"))
-    rule = Rule((1.0,) * len(deltas), 1.0)
-    merged = merged_blocks(deltas, thin, rule, out.view(-1))
-    for (_, base, part), (_, _, read) in zip(merged, stacks(deltas), strict=True):
-        check_finite(read, key)
-        part.mul_(_enough(settings, part, read)).mul_(scale)
-        if base is not None:
-            part.add_(base)
-    return out
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What TIES merges where enough tasks use it, decided and not carried out yet.
+
+    Attributes:
+        deltas: What to merge.
+        thin: What each input keeps.
+        settings: Read for ``lambda``, ``lambda_t`` and ``k``.
+        key: Name of the tensor, for messages.
+    """
+
+    deltas: Deltas
+    thin: Thin
+    settings: Settings
+    key: str
+
+    def into(self, out: torch.Tensor) -> bool:
+        """Write the result, rounded once to the type of ``out``.
+
+        Returns:
+            Whether every number written is known to be finite.
+
+        Raises:
+            CandidateError: An input is not finite.
+        """
+        number = self.settings.number
+        use = (number("lambda"), number("lambda_t"), number("k"))
+        if can_fuse(self.deltas, self.thin, out) and fused_use(
+            self.deltas, self.thin, use, out
+        ):
+            return True
+        whole = self.deltas.fresh()
+        self._step_by_step(whole.view(-1))
+        out.copy_(whole)
+        return False
+
+    def fresh(self) -> torch.Tensor:
+        """Return the result as a new fp32 tensor."""
+        out = self.deltas.fresh()
+        self.into(out)
+        return out
+
+    def _step_by_step(self, into: torch.Tensor) -> None:
+        scale = self.settings.number("lambda")
+        rule = Rule((1.0,) * len(self.deltas), 1.0)
+        merged = merged_blocks(self.deltas, self.thin, rule, into)
+        stacked = zip(merged, stacks(self.deltas), strict=True)
+        for (_, base, part), (_, _, read) in stacked:
+            check_finite(read, self.key)
+            part.mul_(_enough(self.settings, part, read)).mul_(scale)
+            if base is not None:
+                part.add_(base)
 
 
 def _enough(

@@ -18,16 +18,15 @@ import numpy.typing as npt
 import torch
 
 from evomerge.core.operators.selected import SELECT_TOPK
-from evomerge.core.space import GRID_STEPS, FloatAxis
 from evomerge.merging.operators.arrays import can_count
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.energy import CELLS, rounded, squares
 from evomerge.merging.operators.order import Cut, Score, cuts, in_blocks, keep_block
+from evomerge.merging.operators.scale import drawn_from
 from evomerge.merging.operators.sparsify import whole
 from evomerge.merging.operators.variance_counts import Counting
 
-_HUNDREDTHS = 100
 _INFINITE = 0x7F800000
 """The key of infinity."""
 
@@ -170,12 +169,7 @@ def _usual(varied: int) -> Sequence[int]:
 
 @lru_cache(maxsize=1)
 def _scale() -> tuple[float, ...]:
-    """Return the parts that a search over the usual range draws, and hundredths."""
-    assert SELECT_TOPK.low is not None
-    assert SELECT_TOPK.high is not None
-    axis = FloatAxis("", SELECT_TOPK.low, SELECT_TOPK.high, log=SELECT_TOPK.log)
-    drawn = {axis.value(step / GRID_STEPS) for step in range(GRID_STEPS)}
-    return tuple(sorted(drawn | {k / _HUNDREDTHS for k in range(1, _HUNDREDTHS)}))
+    return drawn_from(SELECT_TOPK)
 
 
 def _table(deltas: Deltas, wanted: Callable[[int], Sequence[int]]) -> Selections:
