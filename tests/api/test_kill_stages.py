@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from evomerge import api
 from evomerge.testing.contents import NOTHING, contents, verdict
 from evomerge.testing.doomed import Life
+from evomerge.testing.postgres import running
 from evomerge.testing.study_files import staged_study, write_models, write_study
 
 SCRIPT = Path(__file__).with_name("doomed_stages.py")
@@ -56,10 +58,12 @@ def joint_study(models: Path) -> dict[str, Any]:
 class Siege:
     """One study in stages whose processes are killed."""
 
-    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
+    def __init__(
+        self, folder: Path, rng: np.random.Generator, new_url: Callable[[], str]
+    ) -> None:
         self._folder = folder
         self._rng = rng
-        self._numbers = count()
+        self._url = new_url
         self.kills = dict.fromkeys((*STAGES, "between"), 0)
         write_study(folder / "two.yaml", joint_study(write_models(folder / "models")))
         calm = self._url()
@@ -107,9 +111,6 @@ class Siege:
             seen = verdict(calm, found, self._folder / "nothing", over=over)
             assert not any(asdict(seen).values()), f"{name}: {seen}"
 
-    def _url(self) -> str:
-        return f"sqlite:///{self._folder}/{next(self._numbers)}.db"
-
 
 def taken(url: str) -> Any:
     """Return what the second stage took."""
@@ -127,6 +128,17 @@ def at(url: str) -> str:
     return "between" if first.state == "trial budget used" else "two.ps"
 
 
+def besiege(
+    folder: Path, new_url: Callable[[], str], n_studies: int, kills: int
+) -> None:
+    siege = Siege(folder, np.random.default_rng(5), new_url)
+    assert all(len(calm.candidates) > 13 for calm in siege.calm.values())
+    for _ in range(n_studies):
+        siege.study(kills)
+    sys.stdout.write(f"\nkills: {siege.kills}\n")
+    assert min(siege.kills.values()) >= n_studies * (kills - 1)
+
+
 @pytest.mark.parametrize(
     ("n_studies", "n_kills"),
     [
@@ -137,9 +149,14 @@ def at(url: str) -> str:
 def test_killed_in_stages_and_between_them_a_study_equals_the_undisturbed_one(
     tmp_path: Path, n_studies: int, n_kills: int
 ) -> None:
-    siege = Siege(tmp_path, np.random.default_rng(5))
-    assert all(len(calm.candidates) > 13 for calm in siege.calm.values())
-    for _ in range(n_studies):
-        siege.study(n_kills)
-    sys.stdout.write(f"\nkills: {siege.kills}\n")
-    assert min(siege.kills.values()) >= n_studies * (n_kills - 1)
+    numbers = count()
+    besiege(
+        tmp_path, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db", n_studies, n_kills
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_so_does_a_study_in_stages_on_postgresql(tmp_path: Path) -> None:
+    with running() as server:
+        besiege(tmp_path, server.database, n_studies=4, kills=4)

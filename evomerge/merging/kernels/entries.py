@@ -35,6 +35,21 @@ def _times(values, factor):
     return lambda values, factor: (values[0] * factor, *times(values[1:], factor))
 
 
+def weighted(values, weights):
+    """Return every value times its weight."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(weighted)
+def _weighted(values, weights):
+    if len(values) == 0:
+        return lambda values, weights: ()
+    return lambda values, weights: (
+        values[0] * weights[0],
+        *weighted(values[1:], weights[1:]),
+    )
+
+
 def total(values):
     """Return the sum, first to last."""
     raise NotImplementedError("only in compiled code")

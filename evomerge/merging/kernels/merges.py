@@ -103,19 +103,25 @@ def _lasts_of(under, size, mixed):
     return lambda under, size, mixed: ONE if abs(under) > size * _CANCELLED else ZERO
 
 
-def _agreeing(values, weights, flip):
+def agreeing(values, weights, flip):
+    """Return three sums over those who agree: of sizes, of weights, of their sizes.
+
+    Args:
+        values: Weighted, a tuple of fp32.
+        weights: One each.
+        flip: ``SIGN`` where negative values agree, else 0.
+    """
     raise NotImplementedError("only in compiled code")
 
 
-@overload(_agreeing)
+@overload(agreeing)
 def _agreeing_of(values, weights, flip):
-    """Return three sums over those who agree: of sizes, of weights, of their sizes."""
     if len(values) == 0:
         return lambda values, weights, flip: (ZERO, ZERO, ZERO)
 
     def more(values, weights, flip):
-        sizes, under, size = _agreeing(values[:-1], weights[:-1], flip)
-        value, weight = _flipped(values[-1], flip), weights[-1]
+        sizes, under, size = agreeing(values[:-1], weights[:-1], flip)
+        value, weight = flipped(values[-1], flip), weights[-1]
         # What is no number is not zero or less, and stays.
         agrees = not (value <= ZERO)
         return (
@@ -128,7 +134,7 @@ def _agreeing_of(values, weights, flip):
 
 
 @njit(forceinline=True)
-def _flipped(value, flip):
+def flipped(value, flip):
     """Return a number, of the other sign where the flip is the sign's bit."""
     return as_float(u32(as_bits(value) ^ flip))
 
@@ -189,15 +195,16 @@ def _on_base(base, z, value):
 
 
 @njit(forceinline=True)
-def _larger(one, other):
+def larger(one, other):
+    """Return the larger one."""
     return one if one > other else other
 
 
 @njit(forceinline=True)
-def _write(out, i, first, second):
+def write(out, i, first, second):
     """Write a word's entries; return the bits of the larger size."""
     store_all(out, i, first, second)
-    return _larger(size_bits(first), size_bits(second))
+    return larger(size_bits(first), size_bits(second))
 
 
 @njit(forceinline=True)
@@ -224,7 +231,7 @@ def add(arrays, weights, ends):
         one, two = places(out, i)
         first = _added(xs, base, one, weights, ends)
         second = _added(xs, base, two, weights, ends)
-        most = _larger(most, _write(out, i, first, second))
+        most = larger(most, write(out, i, first, second))
     return most
 
 
@@ -256,7 +263,7 @@ def add_thinned(arrays, weights, steps, drawn, ends):
         one, two = places(out, i)
         first = _added_thinned(xs, base, one, weights, (steps, drawn), ends)
         second = _added_thinned(xs, base, two, weights, (steps, drawn), ends)
-        most = _larger(most, _write(out, i, first, second))
+        most = larger(most, write(out, i, first, second))
     return most
 
 
@@ -276,10 +283,10 @@ def elected(xs, i, z, weights, thinning, ballot):
     values = weighed(xs, i, z, thinning[0], thinning[1], weights)
     tally = _votes(values, xs, i, z, thinning, ballot)
     flip = NO if tally >= ZERO else SIGN
-    sizes, under, size = _agreeing(values, weights, flip)
+    sizes, under, size = agreeing(values, weights, flip)
     divisor = under if mean & (under != ZERO) else ONE
     merged = sizes * _lasts(under, size, mixed) / divisor
-    return _scaled(_flipped(merged, flip), scale)
+    return _scaled(flipped(merged, flip), scale)
 
 
 @njit(forceinline=True)
@@ -311,7 +318,7 @@ def elect(arrays, weights, steps, drawn, ballot):
         one, two = places(out, i)
         first = _elected(xs, base, one, weights, (steps, drawn), ballot)
         second = _elected(xs, base, two, weights, (steps, drawn), ballot)
-        most = _larger(most, _write(out, i, first, second))
+        most = larger(most, write(out, i, first, second))
     return most
 
 
@@ -329,7 +336,7 @@ def add_tossed(arrays, weights, start, coins, ends):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)
         found = add_thinned(windows(arrays, low, high), weights, (), drawn, ends)
-        most = _larger(most, found)
+        most = larger(most, found)
     return most
 
 
@@ -343,5 +350,5 @@ def elect_tossed(arrays, weights, start, coins, ballot):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)
         found = elect(windows(arrays, low, high), weights, (), drawn, ballot)
-        most = _larger(most, found)
+        most = larger(most, found)
     return most

@@ -7,20 +7,21 @@ the bits are the same. Inputs come as tuples, which the overloads below unfold.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.entries import deltas_of, times, total, windows
+from evomerge.merging.kernels.entries import deltas_of, times, total, weighted, windows
+from evomerge.merging.kernels.merges import agreeing, flipped, larger, write
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
     ONE,
+    SIGN,
     YES,
     ZERO,
     compiled,
     load,
-    size_bits,
-    store,
+    places,
     u32,
 )
 
@@ -57,13 +58,33 @@ def _squares_of(xs, i, z, mean):
     return more
 
 
+@njit(forceinline=True)
+def _reaches(xs, base, i, edge):
+    """Return 1.0 where the squared distances sum to an edge or more, else 0.0."""
+    z = load(base, i)
+    mean = wide_sum(xs, i, z) / np.float64(len(xs))
+    return ONE if squares(xs, i, z, mean) >= edge else ZERO
+
+
 @compiled
 def _mark(xs, base, edge, kept):
-    """Write 1.0 where the squared distances sum to an edge or more, else 0.0."""
-    for i in range(len(kept)):
-        z = load(base, i)
-        mean = wide_sum(xs, i, z) / np.float64(len(xs))
-        kept[i] = ONE if squares(xs, i, z, mean) >= edge else ZERO
+    """Write which entries stay: for the first ones of words, and for the second."""
+    first, second = kept
+    for i in range(len(xs[0])):
+        one, two = places(xs[0], i)
+        first[i] = _reaches(xs, base, one, edge)
+        second[i] = _reaches(xs, base, two, edge)
+
+
+def _flag(kept, i):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_flag)
+def _flag_at(kept, i):
+    if isinstance(i, types.Integer):
+        return lambda kept, i: kept[0][i]
+    return lambda kept, i: kept[1][i[0]] if i[1] else kept[0][i[0]]
 
 
 def _left(values, kept, i):
@@ -76,27 +97,7 @@ def _left_of(values, kept, i):
     if isinstance(kept, types.NoneType):
         return lambda values, kept, i: values
     # Times zero, so that what is no number stays none.
-    return lambda values, kept, i: times(values, kept[i])
-
-
-def _agreeing(values, weights, sign):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_agreeing)
-def _agreeing_of(values, weights, sign):
-    """Return the sums over those who agree of weighted values and of weights."""
-    if len(values) == 0:
-        return lambda values, weights, sign: (ZERO, ZERO)
-
-    def more(values, weights, sign):
-        before, under = _agreeing(values[:-1], weights[:-1], sign)
-        value = values[-1] * weights[-1] * sign
-        mine = weights[-1] if value > ZERO else ZERO
-        # Not a choice by size: what is no number must stay none.
-        return before + (ZERO if value < ZERO else value), under + mine
-
-    return more
+    return lambda values, kept, i: times(values, _flag(kept, i))
 
 
 def _apart(values, first):
@@ -117,7 +118,7 @@ def _apart_of(values, first):
     return more
 
 
-@compiled
+@njit(forceinline=True)
 def _guess(deltas, bounds):
     """Tell in fp32 whether squared distances reach an edge, and whether that is sure.
 
@@ -133,13 +134,20 @@ def _guess(deltas, bounds):
     return kept, unsure
 
 
-@compiled
+@njit(forceinline=True)
 def _merged(left, weights, scale):
     """Return the scaled mean of those who agree."""
-    sign = ONE if total(left) >= ZERO else -ONE
-    merged, under = _agreeing(left, weights, sign)
+    flip = NO if total(left) >= ZERO else SIGN
+    merged, under, _ = agreeing(weighted(left, weights), weights, flip)
     divisor = under if under != ZERO else ONE
-    return merged / divisor * sign * scale
+    return flipped(merged / divisor, flip) * scale
+
+
+@njit(forceinline=True)
+def _averaged(xs, base, i, weights, scale, kept):
+    z = load(base, i)
+    left = _left(deltas_of(xs, i, z), kept, i)
+    return _merged(left, weights, scale) + z
 
 
 @compiled
@@ -147,12 +155,19 @@ def _average(arrays, weights, scale, kept):
     xs, base, out = arrays
     most = NO
     for i in range(len(out)):
-        z = load(base, i)
-        left = _left(deltas_of(xs, i, z), kept, i)
-        value = _merged(left, weights, scale) + z
-        store(out, i, value)
-        most = max(most, size_bits(value))
+        one, two = places(out, i)
+        first = _averaged(xs, base, one, weights, scale, kept)
+        second = _averaged(xs, base, two, weights, scale, kept)
+        most = larger(most, write(out, i, first, second))
     return most
+
+
+@njit(forceinline=True)
+def _averaged_guessed(xs, base, i, weights, scale, bounds):
+    z = load(base, i)
+    deltas = deltas_of(xs, i, z)
+    kept, doubt = _guess(deltas, bounds)
+    return _merged(times(deltas, kept), weights, scale) + z, doubt
 
 
 @compiled
@@ -161,13 +176,11 @@ def _average_guessed(arrays, weights, scale, bounds):
     xs, base, out = arrays
     most, unsure = NO, NO
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        kept, doubt = _guess(deltas, bounds)
-        unsure = u32(unsure | doubt)
-        value = _merged(times(deltas, kept), weights, scale) + z
-        store(out, i, value)
-        most = max(most, size_bits(value))
+        one, two = places(out, i)
+        first, doubt = _averaged_guessed(xs, base, one, weights, scale, bounds)
+        second, more = _averaged_guessed(xs, base, two, weights, scale, bounds)
+        unsure = u32(unsure | u32(doubt | more))
+        most = larger(most, write(out, i, first, second))
     return most, unsure
 
 
@@ -203,7 +216,7 @@ def average_where(arrays, weights, scale, edge, bounds):
     """
     n = len(arrays[2])
     most = NO
-    flags = np.empty(BLOCK, np.float32)
+    flags = np.empty((2, BLOCK), np.float32)
     ahead, patience = 0, 1
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
@@ -216,7 +229,7 @@ def average_where(arrays, weights, scale, edge, bounds):
             ahead = patience
         ahead -= 1
         if unsure:
-            kept = flags[: high - low]
+            kept = (flags[0][: high - low], flags[1][: high - low])
             _mark(part[0], part[1], edge, kept)
             found = _average(part, weights, scale, kept)
         most = max(most, found)

@@ -98,12 +98,13 @@ class Arrays:
 
         over_entries(loop, len(self.inputs[0]))
 
-    def are_finite(self, merge: Merge, split: int = 0) -> bool:
+    def are_finite(self, merge: Merge, split: int = 0, *, paired: bool = False) -> bool:
         """Merge part by part, on several threads.
 
         Args:
             merge: Called from several threads at once.
             split: An entry that a part begins with.
+            paired: As for :meth:`merge`.
 
         Returns:
             Whether everything that was written is finite.
@@ -111,8 +112,10 @@ class Arrays:
 
         def loop(low: int, high: int) -> int:
             edges = sorted({low, min(max(split, low), high), high})
-            parts = (merge(self.part(*ends), ends[0]) for ends in pairwise(edges))
-            return max(parts) >= self.limit
+            found = [
+                self.merge(merge, *ends, paired=paired) for ends in pairwise(edges)
+            ]
+            return any(found)
 
         return over_entries(loop, len(self.inputs[0]))
 
@@ -124,7 +127,7 @@ class Arrays:
         assert self.out is not None
         return overflow(self.out.dtype)
 
-    def merge(self, merge: Merge, low: int, high: int, *, paired: bool = True) -> bool:
+    def merge(self, merge: Merge, low: int, high: int, *, paired: bool) -> bool:
         """Merge the entries from one place to another, those of bf16 in pairs.
 
         One that is left over at an end is merged as both of a pair.

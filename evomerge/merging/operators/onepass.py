@@ -72,7 +72,7 @@ def fused_sum(
         def merge(part: Part, _: int) -> int:
             return int(add(part, weights, ends))
 
-        return over_entries(lambda low, high: arrays.merge(merge, low, high), deltas.n)
+        return arrays.are_finite(merge, paired=True)
     return _Thinned(arrays, thin, weights).run(add_thinned, add_tossed, ends)
 
 

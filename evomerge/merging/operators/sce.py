@@ -92,7 +92,7 @@ class Average:
         how = (weights, np.float32(self.rule.scale))
         arrays, cut = Arrays.of(self.deltas, out), self.found.cut
         if cut is None or not self.everywhere:
-            return arrays.are_finite(lambda part, _: average(part, *how))
+            return arrays.are_finite(lambda part, _: average(part, *how), paired=True)
         split = cut.last + 1
         first, others = _edges(self.found, cut, len(self.deltas))
 
@@ -100,7 +100,7 @@ class Average:
             where = first if low < split else others
             return int(average_where(part, *how, *where))
 
-        return arrays.are_finite(merge, split)
+        return arrays.are_finite(merge, split, paired=True)
 
 
 def _edges(
