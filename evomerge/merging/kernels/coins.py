@@ -6,12 +6,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from evomerge.merging.kernels.numbers import ZERO, compiled, u32
+from evomerge.merging.kernels.numbers import ZERO, compiled
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
-_FLIP = np.uint32(0x80000000)
+_FLIPS = np.uint64(0x8000000080000000)
+"""Lanes compare as numbers without a sign here, and with one in torch."""
 _REST = np.uint32(8)
 """Bits of a lane that a chance by rank does not look at."""
 _CERTAIN = np.float32(2.0**24)
@@ -22,6 +23,7 @@ def _fill(key, start, words):
     """Fill ``words`` (uint64) with the stream of a key from element ``start`` on.
 
     Seen as uint32, entry ``i`` belongs to element ``start + i``; ``start`` is even.
+    Their highest bits are flipped.
     """
     following = key + np.uint64(start // 2 + 1) * _GOLDEN
     for i in range(len(words)):
@@ -29,7 +31,7 @@ def _fill(key, start, words):
         following = following + _GOLDEN
         word = (word ^ (word >> np.uint64(30))) * _FIRST
         word = (word ^ (word >> np.uint64(27))) * _SECOND
-        words[i] = word ^ (word >> np.uint64(31))
+        words[i] = word ^ (word >> np.uint64(31)) ^ _FLIPS
 
 
 def draw(coins, start, n, words):
@@ -42,7 +44,7 @@ def draw(coins, start, n, words):
             both fp32 in units of 2**-24, and the factor (None for one over the chance).
         start: First entry, even.
         n: How many.
-        words: uint64, scratch, shape ``(inputs, half a block)``.
+        words: uint64, scratch, shape ``(inputs + 1, half a block)``.
 
     Returns:
         What :func:`worth` takes, for each input.
@@ -73,12 +75,28 @@ def _draw_each(coins, start, n, words):
 
     def ranked(coins, start, n, words):
         key, ranks, step, least, factor = coins[0]
-        mine = words[0][: (n + 1) // 2]
-        _fill(key, start, mine)
-        drawn = (mine.view(np.uint32), ranks[start : start + n], step, least, factor)
-        return (drawn, *draw(coins[1:], start, n, words[1:]))
+        lanes = words[-1][: (n + 1) // 2]
+        _fill(key, start, lanes)
+        mine, chances = ranks[start : start + n], (step, least, factor)
+        found = words[0].view(np.float32)[:n]
+        _toss(lanes.view(np.uint32), mine, chances, found)
+        return ((found,), *draw(coins[1:], start, n, words[1:]))
 
     return ranked
+
+
+@compiled
+def _toss(lanes, ranks, chances, found):
+    """Write what ``worth`` returns for coins with chances by rank.
+
+    A loop of its own, because with that of several inputs in one the processor's
+    registers do not suffice.
+    """
+    step, least, factor = chances
+    for i in range(len(found)):
+        chance = np.rint(np.float32(ranks[i]) * step + least)
+        lane = np.float32(np.int32(lanes[i] >> _REST))
+        found[i] = _by_chance(factor, chance) if lane < chance else ZERO
 
 
 def worth(drawn, i):
@@ -88,23 +106,16 @@ def worth(drawn, i):
 
 @overload(worth)
 def _worth_of(drawn, i):
-    if len(drawn) == 1:
-        return lambda drawn, i: drawn[0]
     if len(drawn) == 3:
 
         def plain(drawn, i):
             lanes, highest, factor = drawn
-            return factor if u32(lanes[i] ^ _FLIP) <= highest else ZERO
+            return factor if lanes[i] <= highest else ZERO
 
         return plain
-
-    def ranked(drawn, i):
-        lanes, ranks, step, least, factor = drawn
-        chance = np.rint(np.float32(ranks[i]) * step + least)
-        lane = np.float32(np.int32(u32(lanes[i] ^ _FLIP) >> _REST))
-        return _by_chance(factor, chance) if lane < chance else ZERO
-
-    return ranked
+    if isinstance(drawn[0], types.Array):
+        return lambda drawn, i: drawn[0][i]
+    return lambda drawn, i: drawn[0]
 
 
 def _by_chance(factor, chance):

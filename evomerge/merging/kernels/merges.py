@@ -331,7 +331,7 @@ def add_tossed(arrays, weights, start, coins, ends):
     """
     n = len(arrays[2])
     most = NO
-    words = np.empty((len(coins), BLOCK // 2), np.uint64)
+    words = np.empty((len(coins) + 1, BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)
@@ -345,7 +345,7 @@ def elect_tossed(arrays, weights, start, coins, ballot):
     """As ``elect``, with coins, and otherwise as ``add_tossed``."""
     n = len(arrays[2])
     most = NO
-    words = np.empty((len(coins), BLOCK // 2), np.uint64)
+    words = np.empty((len(coins) + 1, BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)

@@ -79,7 +79,7 @@ def add_sizes_cut(arrays, steps, first, start, sums):
 def add_sizes_tossed(arrays, start, coins, sums):
     """As ``add_sizes_cut``, with coins; ``start`` is a multiple of the block."""
     n = len(arrays[0][0])
-    words = np.empty((len(coins), BLOCK // 2), np.uint64)
+    words = np.empty((len(coins) + 1, BLOCK // 2), np.uint64)
     for low in range(0, n, BLOCK):
         high = min(low + BLOCK, n)
         drawn = draw(coins, start + low, high - low, words)
