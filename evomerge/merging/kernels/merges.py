@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from evomerge.merging.kernels.coins import draw
-from evomerge.merging.kernels.entries import total, windows
+from evomerge.merging.kernels.entries import total, weighted, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
@@ -33,7 +33,7 @@ from evomerge.merging.kernels.numbers import (
     store_all,
     u32,
 )
-from evomerge.merging.kernels.thinned import thinned, weighed
+from evomerge.merging.kernels.thinned import left_weighted, thinned
 
 _CANCELLED = np.float32(1e-6)
 
@@ -55,22 +55,6 @@ def _sum_of(xs, i, z, weights):
     return more
 
 
-def _dot(values, weights):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_dot)
-def _dot_of(values, weights):
-    """Return ``sum(v_k w_k)``, first to last."""
-    if len(values) == 1:
-        return lambda values, weights: values[0] * weights[0]
-
-    def more(values, weights):
-        return _dot(values[:-1], weights[:-1]) + values[-1] * weights[-1]
-
-    return more
-
-
 def _tally(values, votes, by_sign):
     raise NotImplementedError("only in compiled code")
 
@@ -79,7 +63,7 @@ def _tally(values, votes, by_sign):
 def _tally_of(values, votes, by_sign):
     """Return the sum of the votes: of values, or of signs, times what a vote weighs."""
     if isinstance(by_sign, types.NoneType):
-        return lambda values, votes, by_sign: _dot(values, votes)
+        return lambda values, votes, by_sign: total(weighted(values, votes))
     if len(values) == 0:
         return lambda values, votes, by_sign: ZERO
 
@@ -145,7 +129,7 @@ def _votes(values, xs, i, z, thinning, ballot):
 
 @overload(_votes)
 def _votes_of(values, xs, i, z, thinning, ballot):
-    """Return the sum that elects: of weighed differences, or of the votes there are."""
+    """Return the sum that elects: of weighted differences, or of the votes there are."""
     if isinstance(ballot.types[0], types.NoneType):
         return lambda values, xs, i, z, thinning, ballot: total(values)
     return lambda values, xs, i, z, thinning, ballot: _tally(
@@ -239,7 +223,7 @@ def add(arrays, weights, ends):
 def _added_thinned(xs, base, i, weights, thinning, ends):
     z = load(base, i)
     left = thinned(xs, i, z, thinning[0], thinning[1])
-    return _on(base, z, _ended(_dot(left, weights), ends))
+    return _on(base, z, _ended(total(weighted(left, weights)), ends))
 
 
 @compiled
@@ -280,7 +264,7 @@ def elected(xs, i, z, weights, thinning, ballot):
         ballot: How it is merged.
     """
     _, _, mean, mixed, scale = ballot
-    values = weighed(xs, i, z, thinning[0], thinning[1], weights)
+    values = left_weighted(xs, i, z, thinning[0], thinning[1], weights)
     tally = _votes(values, xs, i, z, thinning, ballot)
     flip = NO if tally >= ZERO else SIGN
     sizes, under, size = agreeing(values, weights, flip)

@@ -67,12 +67,12 @@ def _thinned_of(xs, i, z, steps, drawn):
     return tossed if len(drawn) else cut
 
 
-def _weighed(delta, step, weight):
+def _left_weighted(delta, step, weight):
     raise NotImplementedError("only in compiled code")
 
 
-@overload(_weighed)
-def _weighed_by(delta, step, weight):
+@overload(_left_weighted)
+def _left_weighted_by(delta, step, weight):
     """Return a weight times what a step leaves of a difference."""
     _, top, factor = step.types
     if isinstance(top, types.NoneType) and isinstance(factor, types.NoneType):
@@ -83,7 +83,7 @@ def _weighed_by(delta, step, weight):
     return lambda delta, step, weight: _left(delta, step) * weight
 
 
-def weighed(xs, i, z, steps, drawn, weights):
+def left_weighted(xs, i, z, steps, drawn, weights):
     """Return what is left of each input's difference times its weight, as a tuple.
 
     As ``thinned`` times the weights, but for the signs of zeros.
@@ -99,17 +99,17 @@ def weighed(xs, i, z, steps, drawn, weights):
     raise NotImplementedError("only in compiled code")
 
 
-@overload(weighed)
-def _weighed_of(xs, i, z, steps, drawn, weights):
+@overload(left_weighted)
+def _left_weighted_of(xs, i, z, steps, drawn, weights):
     if len(xs) == 0:
         return lambda xs, i, z, steps, drawn, weights: ()
 
     def cut(xs, i, z, steps, drawn, weights):
-        mine = _weighed(load(xs[0], i) - z, steps[0], weights[0])
-        return (mine, *weighed(xs[1:], i, z, steps[1:], drawn, weights[1:]))
+        mine = _left_weighted(load(xs[0], i) - z, steps[0], weights[0])
+        return (mine, *left_weighted(xs[1:], i, z, steps[1:], drawn, weights[1:]))
 
     def tossed(xs, i, z, steps, drawn, weights):
         mine = (load(xs[0], i) - z) * worth(drawn[0], i) * weights[0]
-        return (mine, *weighed(xs[1:], i, z, steps, drawn[1:], weights[1:]))
+        return (mine, *left_weighted(xs[1:], i, z, steps, drawn[1:], weights[1:]))
 
     return tossed if len(drawn) else cut
