@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "merge_speed.py"
-SMALL = ("--parameters", "1e6", "--experts", "2", "--methods", "ties", "linear")
+TA = "task_arithmetic"
+SMALL = ("--parameters", "1e6", "--experts", "2", "--methods", TA, "linear")
 QUICK = ("--seconds", "0", "--copy-mb", "16", "--threads", "1", "--no-mergekit")
 
 
@@ -28,7 +29,7 @@ def test_a_merge_from_disk_to_disk_is_timed_and_its_memory_watched(
     report: dict[str, Any],
 ) -> None:
     rows = [row for row in report["disk"] if row["device"] == "cpu"]
-    assert [row["method"] for row in rows] == ["ties", "ties", "linear"]
+    assert [row["method"] for row in rows] == [TA, TA, "linear"]
     tiny, *real = rows
     assert tiny["parameters"] < report["facts"]["parameters"]
     for row in real:
@@ -48,5 +49,5 @@ def test_the_floor_is_every_source_read_and_the_result_written(
     moved = {row["method"]: row["floor"] * row["bandwidth"] for row in rows}
     checkpoint = 2 * report["facts"]["parameters"]
     # Two experts, the base where there is one, and the result.
-    assert moved == pytest.approx({"ties": 4 * checkpoint, "linear": 3 * checkpoint})
+    assert moved == pytest.approx({TA: 4 * checkpoint, "linear": 3 * checkpoint})
     assert all(row["evomerge"] > 0.0 for row in rows)
