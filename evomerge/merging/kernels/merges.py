@@ -129,7 +129,7 @@ def _votes(values, xs, i, z, thinning, ballot):
 
 @overload(_votes)
 def _votes_of(values, xs, i, z, thinning, ballot):
-    """Return the sum that elects: of weighted differences, or of the votes there are."""
+    """Return the sum that elects: of weighted differences, or of votes."""
     if isinstance(ballot.types[0], types.NoneType):
         return lambda values, xs, i, z, thinning, ballot: total(values)
     return lambda values, xs, i, z, thinning, ballot: _tally(
