@@ -94,7 +94,7 @@ def merge(
 
 
 def _load_arithmetic() -> None:
-    import evomerge.merging.kernels.merges
+    import evomerge.merging.kernels.elections
     import evomerge.merging.writer  # noqa: F401 - loaded for later
 
 

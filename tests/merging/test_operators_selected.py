@@ -137,13 +137,14 @@ def test_pcb_is_as_defined(n, inter, clip):
 def test_pcb_looks_at_the_order_of_scores_once_for_all_candidates(inter):
     tensors = [delta_of(n) for n in range(3)]
     base, memo = torch.zeros_like(tensors[0]), CountingMemo()
-    for part, weight in ((0.05, 1.2), (0.2, 0.7), (0.2, 1.1)):
+    for part, weight in ((0.05, 1.2), (0.2, 0.7), (0.2, 1.1), (0.1234567, 1.0)):
         each = (("weight", (weight,) * 3),)
         shared = (("r", part), ("inter", inter))
         operation = Operation("pcb", ("a", "b", "c"), "z", shared, each)
         merged = apply(operation, tensors, base, "w", memo)
         assert torch.equal(merged, apply(operation, tensors, base, "w"))
-    assert len(memo.computed) == 4  # the ends of three inputs, and one table
+    # The ends of three inputs, one table, and what is not on the scale.
+    assert len(memo.computed) == 5
 
 
 def delta_of(seed):

@@ -62,6 +62,18 @@ def _total(values):
     return lambda values: total(values[:-1]) + values[-1]
 
 
+def on_base(base, z, value):
+    """Return a value with the base's entry where there is a base."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(on_base)
+def _on_base(base, z, value):
+    if isinstance(base, types.NoneType):
+        return lambda base, z, value: value
+    return lambda base, z, value: value + z
+
+
 def windows(arrays, start, stop):
     """Return a part of every array, also of those in tuples; nothing of nothing."""
     raise NotImplementedError("only in compiled code")

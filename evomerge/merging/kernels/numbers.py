@@ -187,6 +187,19 @@ def size_bits(value):
     return u32(as_bits(value) & _REST)
 
 
+@njit(forceinline=True)
+def larger(one, other):
+    """Return the larger one."""
+    return one if one > other else other
+
+
+@njit(forceinline=True)
+def write(out, i, first, second):
+    """Write a word's entries; return the bits of the larger size."""
+    store_all(out, i, first, second)
+    return larger(size_bits(first), size_bits(second))
+
+
 def overflow(dtype: np.dtype[Any]) -> int:
     """Return the least :func:`size_bits` that is not finite once it is stored.
 

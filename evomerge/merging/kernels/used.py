@@ -5,11 +5,12 @@ The steps, and their order, are those of ``operators.tall``: the bits are the sa
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
+from numba import njit
 from numba.extending import overload
 
 from evomerge.merging.kernels.choices import put, said, wider
+from evomerge.merging.kernels.elections import elected
 from evomerge.merging.kernels.entries import deltas_of, total
-from evomerge.merging.kernels.merges import elected
 from evomerge.merging.kernels.numbers import NO, ONE, ZERO, compiled, load
 
 
@@ -30,18 +31,29 @@ def _users_of(values, merged, share):
     return more
 
 
+@njit(forceinline=True)
+def _used(deltas, merged, use):
+    """Return what is merged, scaled, where enough inputs use it, else zero."""
+    scale, share, least = use
+    kept = ONE if _users(deltas, merged, share) >= least else ZERO
+    return merged * kept * scale
+
+
 @compiled
-def consensus(arrays, scale, share, least):
-    """Add the scaled differences of entries that at least so many inputs use."""
+def consensus(arrays, use):
+    """Add the scaled differences of entries that enough inputs use.
+
+    Args:
+        arrays: Inputs, a tuple; base; and result.
+        use: Scale, share, and how many at least; fp32.
+    """
     xs, base, out = arrays
     found = (NO, NO)
     for i in range(len(out)):
         z = load(base, i)
         deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
-        merged = total(deltas)
-        kept = ONE if _users(deltas, merged, share) >= least else ZERO
-        found = put(out, i, merged * kept * scale + z, found)
+        value = _used(deltas, total(deltas), use) + z
+        found = put(out, i, value, wider(deltas, found))
     return said(found)
 
 
@@ -50,21 +62,19 @@ def consensus_of_ties(arrays, weights, steps, drawn, use):
     """As ``consensus``, of the differences that TIES merges.
 
     Args:
-        arrays: Inputs, a tuple; base; and result.
+        arrays: As for ``consensus``, like the use.
         weights: fp32, one per input.
-        steps: As for ``merges.elect``.
-        drawn: As for ``merges.elect``.
-        use: Scale, share, and how many at least; fp32.
+        steps: As for ``elections.elect``.
+        drawn: As for ``elections.elect``.
+        use: Scale, share, and how many at least.
     """
     xs, base, out = arrays
-    scale, share, least = use
     found = (NO, NO)
     for i in range(len(out)):
         z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
         ballot = (None, None, True, None, None)
         merged = elected(xs, i, z, weights, (steps, drawn), ballot)
-        kept = ONE if _users(deltas, merged, share) >= least else ZERO
-        found = put(out, i, merged * kept * scale + z, found)
+        deltas = deltas_of(xs, i, z)
+        value = _used(deltas, merged, use) + z
+        found = put(out, i, value, wider(deltas, found))
     return said(found)

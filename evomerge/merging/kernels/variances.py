@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from evomerge.merging.kernels.elections import agreeing, flipped
 from evomerge.merging.kernels.entries import deltas_of, times, total, weighted, windows
-from evomerge.merging.kernels.merges import agreeing, flipped, larger, write
 from evomerge.merging.kernels.numbers import (
     BLOCK,
     NO,
@@ -20,9 +20,11 @@ from evomerge.merging.kernels.numbers import (
     YES,
     ZERO,
     compiled,
+    larger,
     load,
     places,
     u32,
+    write,
 )
 
 _MOST_AHEAD = 16

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
@@ -13,6 +12,7 @@ from evomerge.core.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.della import della, della_linear
 from evomerge.merging.operators.emr import emr
 from evomerge.merging.operators.fusion import arcee_fusion
@@ -33,17 +33,6 @@ from evomerge.merging.operators.tall import consensus
 from evomerge.merging.operators.ties import ties
 from evomerge.merging.operators.tsv import tsv
 from evomerge.merging.operators.wudi import wudi
-
-
-class Decided(Protocol):
-    """A merge that is decided and not carried out yet."""
-
-    def into(self, out: torch.Tensor) -> bool:
-        """Write the result; return whether every number is known to be finite."""
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-
 
 Merge = torch.Tensor | Decided
 """A fresh fp32 tensor, or what it takes to write one anywhere."""

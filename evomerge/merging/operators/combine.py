@@ -8,6 +8,7 @@ import torch
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.arrays import Arrays, Part
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.onepass import can_fuse
 
 Merge = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -15,7 +16,7 @@ Merge = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Combined:
+class Combined(Decided):
     """``base + scale * merge(differences)``, decided and not carried out yet.
 
     Attributes:
@@ -35,14 +36,7 @@ class Combined:
     key: str
 
     def into(self, out: torch.Tensor) -> bool:
-        """Write the result, rounded once to the type of ``out``.
-
-        Returns:
-            Whether every number written is known to be finite.
-
-        Raises:
-            CandidateError: An input is not finite.
-        """
+        """See :meth:`Decided.into`."""
         if not can_fuse(self.deltas, None, out):
             out.copy_(combine(self.deltas, self.scale, self.merge, self.key))
             return False
@@ -52,12 +46,6 @@ class Combined:
         for _, _, read in stacks(self.deltas):
             check_finite(read, self.key)
         return False
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-        out = self.deltas.fresh()
-        self.into(out)
-        return out
 
 
 def stacks(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.fused_device import FUSED, can_fuse_on_device
 from evomerge.merging.operators.onepass import can_fuse, fused_election
 from evomerge.merging.operators.thinning import Thin
@@ -39,7 +40,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Election:
+class Election(Decided):
     """A merge of those who agree, decided and not carried out yet."""
 
     deltas: Deltas
@@ -47,14 +48,7 @@ class Election:
     rule: Rule
 
     def into(self, out: torch.Tensor) -> bool:
-        """Write ``base + scale * (merged agreeing differences)``.
-
-        Args:
-            out: The result is rounded once to its type.
-
-        Returns:
-            Whether every number written is known to be finite.
-        """
+        """See :meth:`Decided.into`."""
         rule = self.rule
         # A majority is known only after all entries were seen. What compiled code finds
         # not finite is left to torch to tell.
@@ -70,19 +64,8 @@ class Election:
             and FUSED.elect(self.deltas, self.thin, rule, out, self._step_by_step)
         ):
             return True
-        whole = out
-        if out.dtype != torch.float32 or not out.is_contiguous():
-            whole = self.deltas.fresh()
-        self._step_by_step(whole.view(-1))
-        if whole is not out:
-            out.copy_(whole)
+        self.by_steps(out, self._step_by_step)
         return False
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-        out = self.deltas.fresh()
-        self.into(out)
-        return out
 
     def _step_by_step(self, into: torch.Tensor) -> None:
         merged = merged_blocks(self.deltas, self.thin, self.rule, into)

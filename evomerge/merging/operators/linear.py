@@ -10,6 +10,7 @@ import torch
 from evomerge.core.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.fused_device import FUSED, can_fuse_on_device
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.onepass import can_fuse, fused_sum
@@ -91,7 +92,7 @@ def whole_factors(settings: Settings) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(Decided):
     """A merge that is decided and not carried out yet.
 
     ``base + scale * sum(f_i thin(x_i - base)) / divisor``; without a base the sum over
@@ -105,11 +106,7 @@ class Sum:
     thin: Thin | None = None
 
     def into(self, out: torch.Tensor) -> bool:
-        """Write the result, rounded once to the type of ``out``.
-
-        Returns:
-            Whether every number written is known to be finite.
-        """
+        """See :meth:`Decided.into`."""
         if can_fuse(self.deltas, self.thin, out) and fused_sum(
             self.deltas, self, self.thin, out
         ):
@@ -119,19 +116,8 @@ class Sum:
         ):
             return True
         # Also what compiled code found not finite: torch keeps what is no number one.
-        if out.dtype == torch.float32 and out.is_contiguous():
-            self._step_by_step(out.view(-1))
-        else:
-            whole = self.deltas.fresh()
-            self._step_by_step(whole.view(-1))
-            out.copy_(whole)
+        self.by_steps(out, self._step_by_step)
         return False
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-        out = self.deltas.fresh()
-        self.into(out)
-        return out
 
     def _step_by_step(self, into: torch.Tensor) -> None:
         deltas, space = self.deltas, self.deltas.scratch()

@@ -60,7 +60,7 @@ def fused_sum(
     Returns:
         Whether every number written is finite.
     """
-    from evomerge.merging.kernels.merges import add, add_thinned, add_tossed
+    from evomerge.merging.kernels.sums import add, add_thinned, add_tossed
 
     arrays = Arrays.of(deltas, out)
     weights = _numbers(total.factors)
@@ -84,7 +84,7 @@ def fused_election(
     Returns:
         Whether every number written is finite.
     """
-    from evomerge.merging.kernels.merges import elect, elect_tossed
+    from evomerge.merging.kernels.elections import elect, elect_tossed
 
     weights = ballot.weights
     # None instead of what is usual: the compiler leaves out what is not asked for.

@@ -100,8 +100,7 @@ class _Contest:
         self._deltas = deltas
         self._part = settings.number("r")
         self._pairwise = settings.choice("inter") == "pairwise"
-        clip = settings.number("clip")
-        self._clip = clip
+        self._clip = clip = settings.number("clip")
         self._sizes = [
             _Range(*deltas.recall(f"ends {clip}", (index,), partial(self._ends, index)))
             for index in range(len(deltas))
@@ -123,18 +122,27 @@ class _Contest:
         n = self._deltas.n
         place = _place(self._part, n)
         usual = {_place(part, n) for part in _scale()} if self._deltas.is_known else ()
-        places = sorted({place, n - 1, *usual})
-        off = "" if place in usual else f" at {place}"
-        table = self._deltas.recall(
-            f"scores {'each' if self._pairwise else 'sum'} {self._clip}{off}",
-            range(len(self._deltas)),
-            lambda: torch.stack(
-                [self._scores_at(index, places) for index in range(len(self._deltas))]
+        kind = f"{'each' if self._pairwise else 'sum'} {self._clip}"
+        table = self._table(f"scores {kind}", {n - 1, *usual}) if usual else None
+        if table is None or place not in table[0]:  # not on the scale
+            table = self._table(f"a score {kind} {place}", {n - 1, place})
+        places, scores = table
+        at = int(torch.searchsorted(places, place))
+        # Plus zero, because either zero may stand there.
+        return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in scores]
+
+    def _table(self, kind: str, places: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return places, ascending, and each input's scores there, a row each."""
+        everything = range(len(self._deltas))
+        wanted = sorted(places)
+        return self._deltas.recall(
+            kind,
+            everything,
+            lambda: (
+                torch.tensor(wanted),
+                torch.stack([self._scores_at(index, wanted) for index in everything]),
             ),
         )
-        at = places.index(place)
-        # Plus zero, because either zero may stand there.
-        return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in table]
 
     def _scores_at(self, index: int, places: Sequence[int]) -> torch.Tensor:
         """Return an input's scores at some places of their order, fp32."""

@@ -14,6 +14,7 @@ from evomerge.merging.operators.arrays import Arrays, Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import stacks
 from evomerge.merging.operators.consensus import Election, Rule
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.energy import CELLS, rounded, squares
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.onepass import can_fuse
@@ -50,7 +51,7 @@ def sce(
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class Average(Decided):
     """An average of those who agree, decided and not carried out yet.
 
     Attributes:
@@ -66,24 +67,11 @@ class Average:
     everywhere: bool
 
     def into(self, out: torch.Tensor) -> bool:
-        """Write ``base + scale * (merged agreeing differences)``.
-
-        Args:
-            out: The result is rounded once to its type.
-
-        Returns:
-            Whether every number written is known to be finite.
-        """
+        """See :meth:`Decided.into`."""
         if self.deltas.start() is None or not can_fuse(self.deltas, None, out):
             thin = _thin(self.deltas, self.found.cut if self.everywhere else None)
             return Election(self.deltas, thin, self.rule).into(out)
         return self._in_one_pass(out)
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-        out = self.deltas.fresh()
-        self.into(out)
-        return out
 
     def _in_one_pass(self, out: torch.Tensor) -> bool:
         from evomerge.merging.kernels.variances import average, average_where

@@ -17,6 +17,7 @@ from evomerge.merging.operators.arrays import Part
 from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.combine import Combined, check_finite, stacks
 from evomerge.merging.operators.consensus import Rule, merged_blocks
+from evomerge.merging.operators.decided import Decided
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.onepass import can_fuse, fused_use
 from evomerge.merging.operators.sparsify import trim
@@ -51,8 +52,8 @@ def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combi
     def one_pass(part: Part) -> int:
         from evomerge.merging.kernels.used import consensus
 
-        how = (np.float32(scale), np.float32(share), np.float32(least))
-        return int(consensus(part, *how))
+        use = (np.float32(scale), np.float32(share), np.float32(least))
+        return int(consensus(part, use))
 
     return Combined(deltas, 1.0, merge, one_pass, key)
 
@@ -94,7 +95,7 @@ class _Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class Used(Decided):
     """What TIES merges where enough tasks use it, decided and not carried out yet.
 
     Attributes:
@@ -110,30 +111,15 @@ class Used:
     key: str
 
     def into(self, out: torch.Tensor) -> bool:
-        """Write the result, rounded once to the type of ``out``.
-
-        Returns:
-            Whether every number written is known to be finite.
-
-        Raises:
-            CandidateError: An input is not finite.
-        """
+        """See :meth:`Decided.into`."""
         number = self.settings.number
         use = (number("lambda"), number("lambda_t"), number("k"))
         if can_fuse(self.deltas, self.thin, out) and fused_use(
             self.deltas, self.thin, use, out
         ):
             return True
-        whole = self.deltas.fresh()
-        self._step_by_step(whole.view(-1))
-        out.copy_(whole)
+        self.by_steps(out, self._step_by_step)
         return False
-
-    def fresh(self) -> torch.Tensor:
-        """Return the result as a new fp32 tensor."""
-        out = self.deltas.fresh()
-        self.into(out)
-        return out
 
     def _step_by_step(self, into: torch.Tensor) -> None:
         scale = self.settings.number("lambda")
