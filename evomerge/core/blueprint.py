@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.core.catalogue import ROLES
+from evomerge.core.catalogue import ROLES, Choices, holds
 from evomerge.core.digest import Scalar
 from evomerge.core.recipe import ANY_ROLE, Input, Operation, Recipe, Slot
 from evomerge.core.trial import Point
@@ -121,7 +121,7 @@ class KnobPlan:
     name: str
     schedules: tuple[tuple[str, tuple[Schedule, ...]], ...]
     per_input: bool = False
-    only_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+    only_with: Choices = ()
 
     def of(self, group: str) -> tuple[Schedule, ...]:
         """Return the schedules of a role group."""
@@ -157,7 +157,7 @@ class OperatorPlan:
         shared: dict[str, Scalar] = {}
         each: dict[str, tuple[Scalar, ...]] = {}
         for knob in self.knobs:
-            if any(shared.get(name) not in values for name, values in knob.only_with):
+            if not holds(knob.only_with, shared):
                 continue  # what means nothing here is not part of the merge's name
             values = tuple(value(schedule) for schedule in knob.of(group))
             if not knob.per_input:

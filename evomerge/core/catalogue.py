@@ -18,6 +18,19 @@ own weights, or the base's value."""
 ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
 """Tensor roles: matrices of attention and feed-forward blocks, and all the rest."""
 
+Choices = tuple[tuple[str, tuple[Scalar, ...]], ...]
+"""Knobs that are choices, each with the values that will do."""
+
+
+def holds(wanted: Choices, chosen: Mapping[str, Scalar]) -> bool:
+    """Tell whether every one of some knobs has a value that will do.
+
+    Args:
+        wanted: The knobs and the values.
+        chosen: Knob name to value; what is not in it has none.
+    """
+    return all(chosen.get(name) in values for name, values in wanted)
+
 
 @dataclass(frozen=True, slots=True)
 class Knob:
@@ -54,7 +67,7 @@ class Knob:
     searchable: bool = True
     lowest: float | None = None
     highest: float | None = None
-    only_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+    only_with: Choices = ()
 
     def allows(self, value: Scalar) -> bool:
         """Tell whether one value of this knob makes sense at all."""
@@ -74,7 +87,7 @@ class Knob:
         Args:
             chosen: Knob name to value, of shared knobs that matter themselves.
         """
-        return all(chosen.get(name) in values for name, values in self.only_with)
+        return holds(self.only_with, chosen)
 
     @property
     def allowed(self) -> str:
@@ -100,6 +113,9 @@ class Operator:
             a weighted sum itself.
         spectral_with: Choices of knobs with which embedding and head are left to the
             plain weighted sum too: rows of tokens have no common singular vectors.
+        factors_with: Choices of knobs with which it works on adapters' factors, so that
+            every input must be the same model with an adapter; empty for always, None
+            for never.
         share: Factor on the weights (1 each, if it has none) where a role is left to
             the plain weighted sum: ``whole``, 1/N each (``mean``) or ``half``; or
             ``stages``: the whole sum where its stages add up differences, else the
@@ -119,7 +135,8 @@ class Operator:
     n_inputs: int | None = None
     least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
-    spectral_with: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
+    spectral_with: Choices = ()
+    factors_with: Choices | None = None
     share: Literal["whole", "mean", "half", "stages"] = "whole"
     either: tuple[str, str] | None = None
     random: bool = False

@@ -71,6 +71,14 @@ MU = Knob(
     per_input=True,
     lowest=0.0,
 )
+LORA_SPACE = Knob(
+    "lora_space",
+    "choice",
+    "delta",
+    "Of one model with several adapters: average what the adapters add (delta), or "
+    "their factors, A and B each on their own (factors).",
+    choices=("delta", "factors"),
+)
 LAMBDA = Knob(
     "lambda",
     "float",

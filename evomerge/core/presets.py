@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.core.catalogue import Knob, Operator, Policy
+from evomerge.core.catalogue import Knob, Operator, Policy, holds
 from evomerge.core.checkpoint_weights import (
     ALPHA,
     BEYOND,
@@ -22,6 +22,7 @@ from evomerge.core.checkpoint_weights import (
     DECAY,
     LAMBDA,
     LATEST,
+    LORA_SPACE,
     MU,
     SPACING,
     START,
@@ -52,7 +53,8 @@ class Preset:
     Attributes:
         operator: Its name, knobs and needs, in the form of the catalogue.
         weights: The weight of every checkpoint.
-        becomes: The operator of the catalogue that carries it out.
+        becomes: The operator of the catalogue that carries it out; ``lora_linear``
+            where adapters' factors are averaged.
     """
 
     operator: Operator
@@ -75,17 +77,19 @@ def expand(operation: Operation) -> Operation:
             f"Preset {operator.name!r} merges {operator.wanted_inputs} input(s), but "
             f"got {len(inputs)}: {list(inputs)}."
         )
-    weights = preset.weights(len(inputs), _values(operator, operation))
-    if preset.becomes == "task_arithmetic":
+    values = _values(operator, operation)
+    weights = preset.weights(len(inputs), values)
+    becomes = "lora_linear" if _averages_factors(operator, values) else preset.becomes
+    if becomes == "task_arithmetic":
         shared: tuple[tuple[str, Scalar], ...] = (("lambda", 1.0), ("normalize", False))
     else:
-        shared = (("normalize", True),)
+        shared = (("normalize", True),) if becomes == "linear" else ()
         # What has no part in an average need not be read.
         kept = [i for i, weight in enumerate(weights) if weight] or range(len(inputs))
         inputs = tuple(inputs[i] for i in kept)
         weights = tuple(weights[i] for i in kept)
     each = (("weight", weights),)
-    return Operation(preset.becomes, inputs, operation.base, shared, each)
+    return Operation(becomes, inputs, operation.base, shared, each)
 
 
 def operator_named(name: str) -> Operator | None:
@@ -105,6 +109,12 @@ def _values(operator: Operator, operation: Operation) -> Values:
     return given
 
 
+def _averages_factors(operator: Operator, values: Values) -> bool:
+    wanted = operator.factors_with
+    chosen = {name: each[0] for name, each in values.items()}
+    return wanted is not None and holds(wanted, chosen)
+
+
 _BASE_KEPT: Mapping[str, Policy] = {
     "embed": "base",
     "head": "base",
@@ -117,7 +127,9 @@ _BASE_KEPT: Mapping[str, Policy] = {
 def _average(
     name: str, summary: str, source: str, weights: Weights, *knobs: Knob
 ) -> Preset:
-    return Preset(Operator(name, summary, source, knobs), weights)
+    with_factors = ((LORA_SPACE.name, ("factors",)),) if LORA_SPACE in knobs else None
+    found = Operator(name, summary, source, knobs, factors_with=with_factors)
+    return Preset(found, weights)
 
 
 def _difference(
@@ -218,6 +230,7 @@ _ALL = (
         "Rame et al. 2023 (2306.04488)",
         preferred,
         MU,
+        LORA_SPACE,
     ),
     _difference(
         (

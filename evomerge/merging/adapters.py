@@ -7,20 +7,62 @@ folded when it is read, so memory holds one tensor and its factors.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 
 from evomerge.checkpoints import Model, Place, TensorInfo
-from evomerge.checkpoints.adapter import Factors, Folding, fold
+from evomerge.checkpoints.adapter import Folding, fold
 from evomerge.core.recipe import Adapted
 from evomerge.errors import CheckpointError
-from evomerge.merging.inputs import Stored, View
+from evomerge.merging.inputs import Stored, Where
 from evomerge.merging.sources import Sources, is_finite
 
 
-def open_adapted(source: Adapted, sources: Sources) -> View:
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A tensor of the base, and what an adapter adds to it: ``scale * left @ right``.
+
+    Attributes:
+        base: Shape ``(rows, columns)``, or any where there are no factors.
+        factors: Shapes ``(rows, rank)`` and ``(rank, columns)``, fp32; None where the
+            adapter leaves the tensor alone.
+    """
+
+    base: torch.Tensor
+    factors: tuple[torch.Tensor, torch.Tensor] | None = None
+    scale: float = 1.0
+
+    def folded(self) -> torch.Tensor:
+        """Return the sum, rounded once: fp32, or the base itself."""
+        if self.factors is None:
+            return self.base
+        return torch.addmm(self.base.float(), *self.factors, alpha=self.scale)
+
+
+class AdaptedModel(Stored):
+    """A base with an adapter folded in as a view, of which the factors can be had."""
+
+    def __init__(self, source: AdaptedSource, name: str) -> None:
+        super().__init__(source, name)
+        self._source = source
+
+    @property
+    def folding(self) -> Folding:
+        """What the adapter changes in the base."""
+        return self._source.folding
+
+    def change(self, where: Where, name: str) -> LowRank | None:
+        """Return what the adapter adds to a tensor; None if it takes its place.
+
+        Raises:
+            CheckpointError: The adapter holds NaN or infinity there.
+        """
+        return self._source.change(self.stored_name(where, name))
+
+
+def open_adapted(source: Adapted, sources: Sources) -> AdaptedModel:
     """Return the view of an adapted model, the same one each time it is asked for.
 
     Raises:
@@ -28,9 +70,9 @@ def open_adapted(source: Adapted, sources: Sources) -> View:
             is for another base.
     """
     name = f"{source.fingerprint}+{source.adapter}"
-    found: View | None = sources.views.get(name)
+    found: AdaptedModel | None = sources.views.get(name)
     if found is None:
-        found = Stored(AdaptedSource(sources, source), name)
+        found = AdaptedModel(AdaptedSource(sources, source), name)
         sources.views[name] = found
     sources.check_unchanged(source.fingerprint)
     sources.check_unchanged(source.adapter)
@@ -56,8 +98,8 @@ class AdaptedSource:
         self._sources = sources
         self._base = sources.model(source.fingerprint)
         self._adapter = sources.adapter(source.adapter)
-        self._folding = fold(self._adapter, self._base)
-        self._model = _folded(self._base, self._folding)
+        self.folding = fold(self._adapter, self._base)
+        self._model = _folded(self._base, self.folding)
 
     def model(self, fingerprint: str) -> Model:
         """Return what is known of the folded model; its tensors cannot be mapped."""
@@ -69,23 +111,33 @@ class AdaptedSource:
         Raises:
             CheckpointError: The adapter holds NaN or infinity there.
         """
-        if whole := self._folding.whole.get(name):
-            return self._part(whole)
+        change = self.change(name)
+        if change is None:
+            return self._part(self.folding.whole[name])
+        return change.folded()
+
+    def change(self, name: str) -> LowRank | None:
+        """Return what the adapter adds to a tensor; None if it takes its place.
+
+        Raises:
+            CheckpointError: The adapter holds NaN or infinity there.
+        """
+        if name in self.folding.whole:
+            return None
         stored = name
         layout = self._base.layout
         if name == layout.head and self._base.tied:
             stored = layout.embed
         tensor = self._sources.tensor(self._base.fingerprint, stored)
-        pair = self._folding.factors.get(name)
-        return tensor if pair is None else self._fold(tensor, pair)
-
-    def _fold(self, tensor: torch.Tensor, pair: Factors) -> torch.Tensor:
+        pair = self.folding.factors.get(name)
+        if pair is None:
+            return LowRank(tensor)
         a, b = (
             self._part(part).to(tensor.device, torch.float32)
             for part in (pair.a, pair.b)
         )
-        left, right = (a.T, b.T) if pair.is_transposed(tuple(tensor.shape)) else (b, a)
-        return torch.addmm(tensor.float(), left, right, alpha=pair.scale)
+        turned = pair.is_transposed(tuple(tensor.shape))
+        return LowRank(tensor, (a.T, b.T) if turned else (b, a), pair.scale)
 
     def _part(self, info: TensorInfo) -> torch.Tensor:
         part = self._sources.adapter_tensor(self._adapter.fingerprint, info.name)

@@ -1,12 +1,31 @@
-"""The configuration of a merged model: its frame's, and what the merge changes."""
+"""What a merged model is beside its weights: its frame, and what the merge changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from evomerge.checkpoints import LayerType, restacked
+from evomerge.checkpoints import LayerType, Layout, restacked
+from evomerge.core.recipe import Recipe
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.merging.inputs import View
+
+
+def is_tied(recipe: Recipe, views: Mapping[str, View]) -> bool:
+    """Tell whether the head is the embedding: in every input that shapes either."""
+    operations = [op for slot in (recipe.embed, recipe.head) for _, op in slot.roles]
+    read = {name for operation in operations for name in operation.reads}
+    return all(views[name].tied for name in read)
+
+
+def layout_of(recipe: Recipe, views: Mapping[str, View]) -> Layout:
+    """Return the frame's names; a tied frame has no head to be named by."""
+    frame = views[recipe.frame]
+    untied = [views[name] for name in sorted(views) if not views[name].tied]
+    if frame.tied and untied:
+        return replace(frame.layout, head=untied[0].layout.head)
+    return frame.layout
 
 
 def rewritten(

@@ -23,15 +23,15 @@ def cut(tensor: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     return window.flatten(0, 1).contiguous()
 
 
-def paste(whole: torch.Tensor, piece: Piece, merged: torch.Tensor) -> None:
+def paste(whole: torch.Tensor, piece: Piece | None, merged: torch.Tensor) -> None:
     """Write a merged piece to its place, cast to the element type there.
 
     Args:
         whole: As stored, contiguous; written into.
-        piece: Where to write.
-        merged: [out, in] or [out].
+        piece: Where to write; None for the whole tensor.
+        merged: [out, in] or [out], or shaped like the whole tensor.
     """
-    window = _window(whole, piece)
+    window = whole if piece is None else _window(whole, piece)
     window.copy_(merged.reshape(window.shape))
 
 

@@ -120,6 +120,10 @@ class Stored:
             return self.layout.full_name(where, piece.name)
         return self._names[where, name]
 
+    def stored_name(self, where: Where, name: str) -> str:
+        """Return what a tensor is called where it is stored."""
+        return self._names[where, name]
+
     def read(self, where: Where, name: str) -> torch.Tensor:
         """Return a tensor without copying it; never write into it."""
         return self._sources.tensor(self._fingerprint, self._names[where, name])

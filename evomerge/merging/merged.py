@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evomerge.checkpoints import BUFFER, LayerType, Layout, Piece
+from evomerge.checkpoints import BUFFER, LayerType, Piece
 from evomerge.checkpoints.foldable import Fold
 from evomerge.core.digest import digest
 from evomerge.core.recipe import (
@@ -28,7 +28,8 @@ from evomerge.core.recipe import (
 from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.adapters import open_adapted
-from evomerge.merging.configuration import rewritten
+from evomerge.merging.configuration import is_tied, layout_of, rewritten
+from evomerge.merging.factors import Tensor, check_factors, merge_factors
 from evomerge.merging.fitting import Feed
 from evomerge.merging.folding import fold_into, recipe_folds
 from evomerge.merging.fused import cut, paste
@@ -73,8 +74,8 @@ class Merged:
         self._passing = {n for n, one in recipe.inputs if isinstance(one, Nested)}
         lasting = NOTHING_KEPT if self._passing else sources.statistics
         self._shares = ModelShares(self._members, lasting)
-        self.tied = self._is_tied()
-        self.layout = self._names()
+        self.tied = is_tied(recipe, self._views)
+        self.layout = layout_of(recipe, self._views)
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
         slots |= dict(enumerate(recipe.slots))
         self._feeds = {
@@ -82,9 +83,14 @@ class Merged:
             for where, slot in slots.items()
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
-        for where in self._sections:
-            for name, piece in self._merged_pieces(where):
-                resolve(self._operation(where, name, piece))
+        operations = {
+            self._operation(where, name, piece): None
+            for where in self._sections
+            for name, piece in self._merged_pieces(where)
+        }
+        for operation in operations:
+            resolve(operation)
+        check_factors(operations, recipe, self._views)
         frame, stack = self._views[recipe.frame].config, self._stack()
         self._config = rewritten(frame, stack, tied=self.tied, dtype=recipe.dtype)
         self._folds: Mapping[tuple[Where, str], Fold] = {}
@@ -162,10 +168,13 @@ class Merged:
     ) -> bool:
         """Merge a tensor, or its piece; tell whether it is known to be finite."""
         operation = self._operation(where, name, piece)
-
+        key = self._key(where, name, piece, operation)
+        find = partial(self._find, where, name)
+        if (merged := merge_factors(operation, find, key)) is not None:
+            paste(out, piece, cut(merged, piece))
+            return False
         tensors = [cut(read(source), piece) for source in operation.inputs]
         base = None if operation.base is None else cut(read(operation.base), piece)
-        key = self._key(where, name, piece, operation)
         memo = self._memo(where, name, piece, operation)
         if piece is None:
             return apply_into(out, operation, tensors, base, key, memo)
@@ -212,10 +221,15 @@ class Merged:
         return Member(n_entries, partial(self._holds, where, name, piece), read)
 
     def _read(self, where: Where, name: str, source: str) -> torch.Tensor:
+        one = self._find(where, name, source)
+        return one.view.read(one.where, one.name)
+
+    def _find(self, where: Where, name: str, source: str) -> Tensor:
+        """Return what an input has for a tensor of the merge."""
         view = self._views[source]
         if where == "head" and name == self.layout.head:
             name = view.layout.head
-        return view.read(self._feeds[where].place(source), name)
+        return Tensor(view, self._feeds[where].place(source), name)
 
     def _key(
         self, where: Where, name: str, piece: Piece | None, operation: Operation
@@ -231,24 +245,6 @@ class Merged:
         if piece is not None and piece.name in dict(slot.roles):
             name = piece.name
         return slot.operation(part.role, name)
-
-    def _is_tied(self) -> bool:
-        """Tied only if every input that shapes the embedding or the head is."""
-        recipe = self.recipe
-        operations = [
-            op for slot in (recipe.embed, recipe.head) for _, op in slot.roles
-        ]
-        read = {name for operation in operations for name in operation.reads}
-        return all(self._views[name].tied for name in read)
-
-    def _names(self) -> Layout:
-        """Return the frame's names; a tied frame has no head to be named by."""
-        views = self._views
-        layout = views[self.recipe.frame].layout
-        untied = [views[name] for name in sorted(views) if not views[name].tied]
-        if views[self.recipe.frame].tied and untied:
-            layout = replace(layout, head=untied[0].layout.head)
-        return layout
 
     def _stack(self) -> list[tuple[dict[str, Any], int, LayerType]]:
         """Return whose configuration, index and type each layer of the merge has."""

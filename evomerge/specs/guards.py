@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.blueprint import Coordinate, Term
-from evomerge.core.catalogue import Knob, Operator
+from evomerge.core.catalogue import Choices, Operator
 from evomerge.core.space import Condition
 from evomerge.specs.knobs import Draft
 
@@ -30,18 +30,18 @@ Guard = Condition | Never | None
 """When a knob means something; None for always."""
 
 
-def guard(knob: Knob, drafts: Mapping[str, Draft]) -> Guard:
-    """Return when a knob means something.
+def guard(needs: Choices, drafts: Mapping[str, Draft]) -> Guard:
+    """Return when something is as a knob needs it to mean something.
 
     Of several open choices the first guards the axes; a choice that varies over the
     model guards nothing, as the knob may matter somewhere.
 
     Args:
-        knob: The knob.
+        needs: Choices of other knobs that must hold.
         drafts: Plans of the operator's knobs that were planned before it.
     """
     found: Condition | None = None
-    for name, values in knob.only_with:
+    for name, values in needs:
         term = _single(drafts[name])
         if isinstance(term, Coordinate):
             found = found or Condition(term.axis, values)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from evomerge.checkpoints import Model
 from evomerge.core.recipe import Input
 from evomerge.core.space import Blueprint, SearchSpace
 
@@ -22,7 +23,7 @@ class Setting:
         frame: The source that gives config and tokenizer.
         dtype: Element type of merged weights.
         seed: Seed of random operators.
-        depths: Layers of each source that could be read.
+        models: The sources that could be read.
     """
 
     inputs: Mapping[str, Input]
@@ -30,7 +31,12 @@ class Setting:
     frame: str
     dtype: str
     seed: int
-    depths: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Layers of each source that could be read."""
+        return {name: model.n_layers for name, model in self.models.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evomerge.checkpoints.adapter import Folding, fold
+from evomerge.checkpoints.factors import explain_unlike
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, OperatorPlan, Term
 from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
@@ -125,6 +127,29 @@ class _Planner:
                 f"{': ' + ', '.join(self.spec.experts) if n else ''}.",
             )
 
+    def _check_factors(self, operator: Operator, drafts: Mapping[str, Draft]) -> None:
+        """Note why factors that may be averaged cannot be; guesses are not judged."""
+        needs, experts = operator.factors_with, self.spec.experts
+        models = self.setting.models
+        if needs is None or isinstance(guard(needs, drafts), Never):
+            return
+        if not set(experts) <= models.keys():
+            return
+
+        def folding(name: str) -> Folding:
+            adapter = models[name].adapter
+            assert adapter is not None
+            return fold(adapter, models[name])
+
+        inputs = {name: self.setting.inputs[name] for name in experts}
+        said = explain_unlike(inputs, folding)
+        if said:
+            self.mistakes.add(
+                _at(self.key, "experts"),
+                f"expected one model with adapters of like shape: {operator.name!r} "
+                f"averages their factors. {' '.join(said)}",
+            )
+
     def _check_names(self, operators: list[Operator]) -> None:
         """Note knobs that no operator has."""
         names = [knob.name for operator in operators for knob in operator.knobs]
@@ -146,7 +171,7 @@ class _Planner:
         drafts: dict[str, dict[str, Draft]] = {o.name: {} for o in operators}
         for name in in_order(operators):
             guards = {
-                o.name: guard(knob, drafts[o.name])
+                o.name: guard(knob.only_with, drafts[o.name])
                 for o in operators
                 for knob in self._decided(o)
                 if knob.name == name
@@ -162,6 +187,8 @@ class _Planner:
             self._add_axes(first, guards, [o.name for o in operators], axes)
             for operator, draft in first.items():
                 drafts[operator][name] = draft
+        for o in operators:
+            self._check_factors(o, drafts[o.name])
         return tuple(
             OperatorPlan(
                 operator=o.name,

@@ -220,6 +220,7 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
         frame=frame,
         dtype=spec.dtype or dtype_of(models.get(frame)),
         seed=spec.seed,
+        models=models,
     )
     planned = plan_space(spec, setting, "", mistakes)
     if planned is not None and planned.space.axes:

@@ -244,7 +244,7 @@ class _Resolver:
             frame=str(spec.frame),
             dtype=str(spec.dtype),
             seed=spec.seed,
-            depths={name: model.n_layers for name, model in self._all.items()},
+            models=self._all,
         )
 
     def _engine(self, parts: _Parts) -> EngineSettings:

@@ -44,6 +44,8 @@ def knob_row(operator: Operator, knob: Knob) -> list[str]:
 def operator_row(operator: Operator) -> list[str]:
     bases = {True: "needed", False: "optional" if operator.takes_base else "none"}
     inputs = "any number" if operator.n_inputs is None else str(operator.n_inputs)
+    if operator.factors_with == ():
+        inputs += ", one model with adapters"
     roles = ", ".join(r for r, p in (operator.policies or {}).items() if p == "linear")
     if operator.spectral_with:
         roles += "; embed, head with a basis or a flat spectrum"
@@ -76,6 +78,8 @@ def test_every_knob_stands_in_the_page_as_the_catalogue_has_it():
 def preset_row(preset: Preset) -> list[str]:
     operator = preset.operator
     becomes, name = f"`{preset.becomes}`", f"`{operator.name}`"
+    for knob, values in operator.factors_with or ():
+        becomes += f"; with `{knob}: {values[0]}` `lora_linear`"
     return [name, operator.summary, operator.source, becomes, operator.wanted_inputs]
 
 

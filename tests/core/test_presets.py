@@ -101,6 +101,15 @@ def test_rewarded_soups_weigh_by_preference_and_drop_what_is_not_preferred():
     assert soup.knobs("weight") == (0.75, 0.25)
 
 
+def test_rewarded_soups_of_adapters_may_average_their_factors():
+    soup = preset("rewarded_soups", 3, mu=(0.75, 0.0, 0.25), lora_space="factors")
+    assert expand(soup) == Operation(
+        "lora_linear", ("c1", "c3"), each=(("weight", (0.75, 0.25)),)
+    )
+    same = preset("rewarded_soups", 3, mu=(0.75, 0.0, 0.25), lora_space="delta")
+    assert expand(same) == expand(preset("rewarded_soups", 3, mu=(0.75, 0.0, 0.25)))
+
+
 def test_a_round_of_cold_fusion_steps_towards_the_mean():
     assert difference(preset("cold_fusion", 2, **{"lambda": 0.5}), (2, 4)) == 1.5
 
@@ -148,9 +157,10 @@ def test_every_preset_explains_itself_and_comes_to_an_operation_that_stands(name
     assert "(" in operator.source
     for knob in operator.knobs:
         assert knob.help.endswith(".")
-        assert knob.low < knob.high
-        assert knob.default is None or knob.low <= knob.default <= knob.high
         assert knob.default is None or knob.allows(knob.default)
+        if knob.kind != "choice":
+            assert knob.low < knob.high
+            assert knob.default is None or knob.low <= knob.default <= knob.high
     for role in ROLES:
         plain = for_role(preset(name, operator.n_inputs or 3), role)
         assert plain.operator in ("linear", "task_arithmetic")

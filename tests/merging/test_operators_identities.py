@@ -59,16 +59,6 @@ def test_bcwi_of_several_new_models_is_that_of_their_soup():
     torch.testing.assert_close(several, one, rtol=1e-6, atol=1e-6)
 
 
-def test_rewarded_soups_average_differences_and_not_factors():
-    first, second = (
-        torch.diag(torch.tensor([1.0, 0.0])),
-        torch.diag(torch.tensor([0.0, 1.0])),
-    )
-    soup = Operation("rewarded_soups", ("m1", "m2"), each=(("mu", (0.5, 0.5)),))
-    merged = apply(expand(soup), [first, second], None, "w")
-    assert torch.equal(merged, torch.diag(torch.tensor([0.5, 0.5])))
-
-
 def test_wise_ft_is_the_average_of_both_ends():
     (tuned, *_), base = normal()
     way = Operation("wise_ft", ("m1",), "base", shared=(("alpha", 0.25),))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.adapter import read_adapter
 from evomerge.checkpoints.finite import non_finite
-from evomerge.core.recipe import Adapted, Checkpoint
+from evomerge.core.recipe import Adapted, Checkpoint, Operation
 from evomerge.errors import SpecError
 from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import load_recipe
@@ -129,6 +129,83 @@ def test_the_self_test_swaps_in_a_plain_parent_if_there_is_one(
     both = {**sources, "zh": str(zoo / "ja")}
     study = read_study(write({**minimal, "sources": both}))
     assert study.probe == "zh"
+
+
+def soup(sources: dict[str, str], **knobs: Any) -> dict[str, Any]:
+    return {
+        "sources": sources,
+        "experts": ["math", "ja"],
+        "operator": "rewarded_soups",
+        "knobs": {"mu": {"math": 0.75, "ja": 0.25}, **knobs},
+    }
+
+
+def test_a_recipe_says_whether_factors_are_averaged(
+    sources: dict[str, str], write: Write
+) -> None:
+    recipe, _ = load_recipe(write(soup(sources, lora_space="factors")))
+    names, weights = ("math", "ja"), (("weight", (0.75, 0.25)),)
+    operation = recipe.slots[0].operation("attn")
+    assert operation == Operation("lora_linear", names, each=weights)
+    usual, _ = load_recipe(write(soup(sources)))
+    assert usual.slots[0].operation("attn").operator == "linear"
+    weight = {"weight": {"math": 0.75, "ja": 0.25}}
+    by_hand = {**soup(sources), "operator": "lora_linear", "knobs": weight}
+    again, _ = load_recipe(write(by_hand))
+    assert again.digest == recipe.digest
+
+
+def test_a_space_may_leave_open_whether_factors_are_averaged(
+    sources: dict[str, str], minimal: dict[str, Any], write: Write
+) -> None:
+    knobs = {"mu": "search", "lora_space": "search"}
+    space = {
+        "operator": "rewarded_soups",
+        "experts": ["math", "ja"],
+        "knobs": knobs,
+    }
+    changes = {"sources": sources, "space": space, "strategy": {"kind": "tpe"}}
+    study = read_study(write({**minimal, **changes}))
+    point = {"mu.math": 0.5, "mu.ja": 0.5}
+    for lora_space, operator in (("factors", "lora_linear"), ("delta", "linear")):
+        recipe = study.blueprint.recipe({**point, "lora_space": lora_space})
+        assert recipe.slots[0].operation("mlp").operator == operator
+
+
+@pytest.mark.parametrize("lora_space", ["factors", "search"])
+def test_factors_of_models_without_adapters_are_a_mistake_of_the_experts(
+    sources: dict[str, str],
+    minimal: dict[str, Any],
+    write: Write,
+    zoo: Path,
+    lora_space: str,
+) -> None:
+    space = {
+        "operator": "rewarded_soups",
+        "experts": ["math", "ja", "zh"],
+        "knobs": {"mu": "search", "lora_space": lora_space},
+    }
+    changes = {
+        "sources": {**sources, "zh": str(zoo / "ja")},
+        "space": space,
+        "strategy": {"kind": "tpe"},
+    }
+    with pytest.raises(SpecError) as caught:
+        read_study(write({**minimal, **changes}))
+    said = str(caught.value)
+    assert "space.experts: expected one model with adapters of like shape" in said
+    assert "'zh': no model+adapter" in said
+    space["knobs"] = {"mu": "search", "lora_space": "delta"}
+    assert read_study(write({**minimal, **changes})).blueprint
+
+
+def test_factors_of_two_ranks_are_a_mistake_of_the_experts(
+    sources: dict[str, str], zoo: Path, tmp_path: Path, write: Write
+) -> None:
+    wide = tiny_adapter(tmp_path / "wide", zoo / "base", rank=6)
+    written = soup({**sources, "ja": f"{zoo / 'base'}+{wide}"}, lora_space="factors")
+    with pytest.raises(SpecError, match=r"experts: .*'ja': A \[6, .*'math' has A \[4"):
+        load_recipe(write(written))
 
 
 def test_a_changed_adapter_ends_a_study(

@@ -11,11 +11,12 @@ from evomerge.core.operators import CATALOGUE
 from evomerge.core.settings import resolve
 from evomerge.errors import SpecError
 from evomerge.specs.reader import read_study
+from evomerge.testing.adapters import tiny_adapter
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_knob_of_every_operator_can_be_searched(
-    name: str, minimal: dict[str, Any], write: Callable[..., Path]
+    name: str, minimal: dict[str, Any], write: Callable[..., Path], tmp_path: Path
 ) -> None:
     operator = CATALOGUE[name]
     spare = operator.either[1] if operator.either else None
@@ -27,7 +28,13 @@ def test_every_knob_of_every_operator_can_be_searched(
     }
     if operator.needs_base:
         space["base"] = "base"
-    study = read_study(write(minimal | {"space": space, "strategy": {"kind": "tpe"}}))
+    sources = dict(minimal["sources"])
+    if operator.factors_with == ():
+        base = sources["base"]
+        for one in ("math", "ja"):
+            sources[one] = f"{base}+{tiny_adapter(tmp_path / one, base)}"
+    changes = {"space": space, "sources": sources, "strategy": {"kind": "tpe"}}
+    study = read_study(write(minimal | changes))
     assert {axis.name.split(".")[0] for axis in study.space.axes} == set(knobs)
     for seed in range(5):
         point = study.space.random(np.random.default_rng(seed))

@@ -19,6 +19,13 @@ AVERAGES = (
         (SHARE, replace(NORMALIZE, default=True)),
     ),
     Operator(
+        "lora_linear",
+        "Weighted average of adapters' factors, A and B each on their own.",
+        "Rame et al. 2023 (2306.04488), Huang et al. 2023 (2307.13269)",
+        (SHARE,),
+        factors_with=(),
+    ),
+    Operator(
         "task_arithmetic",
         "Base plus a weighted sum of the inputs' differences from it.",
         "Ilharco et al. 2022 (2212.04089)",

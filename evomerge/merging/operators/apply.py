@@ -19,7 +19,12 @@ from evomerge.merging.operators.fusion import arcee_fusion
 from evomerge.merging.operators.iso import iso_c, iso_cts
 from evomerge.merging.operators.karcher import karcher, multislerp
 from evomerge.merging.operators.knots import core_space, knots
-from evomerge.merging.operators.linear import bcwi, linear, task_arithmetic
+from evomerge.merging.operators.linear import (
+    bcwi,
+    linear,
+    lora_linear,
+    task_arithmetic,
+)
 from evomerge.merging.operators.magmax import magmax
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.model_stock import model_stock
@@ -44,6 +49,7 @@ Arithmetic = Callable[
 
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
+    "lora_linear": lora_linear,
     "task_arithmetic": task_arithmetic,
     "model_stock": model_stock,
     "bcwi": bcwi,

@@ -32,16 +32,40 @@ def linear(
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
-    weights = settings.numbers("weight")
     if settings.flag("normalize"):
-        total = sum(weights)
-        if abs(total) < _TINY:
-            raise CandidateError(
-                f"{key}: the weights {list(weights)} of a normalised linear merge sum "
-                "to zero, so there is no average. Change one, or set normalize off."
-            )
-        weights = tuple(weight / total for weight in weights)
-    return Sum(Deltas(tensors, None), weights)
+        return Sum(Deltas(tensors, None), shares(settings, key))
+    return Sum(Deltas(tensors, None), settings.numbers("weight"))
+
+
+def lora_linear(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> Sum:
+    """Average tensors that adapters replace: there are no factors to be averaged.
+
+    Raises:
+        CandidateError: The weights sum to zero, so there is no average.
+    """
+    return Sum(Deltas(tensors, None), shares(settings, key))
+
+
+def shares(settings: Settings, key: str) -> tuple[float, ...]:
+    """Return each input's part in an average: its weight over their sum.
+
+    Raises:
+        CandidateError: The weights sum to zero, so there is no average.
+    """
+    weights = settings.numbers("weight")
+    total = sum(weights)
+    if abs(total) < _TINY:
+        raise CandidateError(
+            f"{key}: the weights {list(weights)} of a weighted average sum to zero, so "
+            "there is none. Change one, or set normalize off where there is that knob."
+        )
+    return tuple(weight / total for weight in weights)
 
 
 def task_arithmetic(
