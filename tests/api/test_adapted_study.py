@@ -46,7 +46,10 @@ def test_adapters_are_searched_resumed_and_exported(tmp_path: Path) -> None:
                 "math": "tiny/base@main+tiny/math-lora",
                 "ja": f"tiny/base+./{local.name}",
             },
-            "space": {"operator": "linear", "knobs": {"weight": "search"}},
+            "space": {
+                "operator": "rewarded_soups",
+                "knobs": {"mu": "search", "lora_space": "factors"},
+            },
             "tasks": {"arc": {"task": "arc_easy", "metric": "acc_norm"}},
             "strategy": {"kind": "random", "generation_size": 2},
             "engine": {"kind": "hf"},

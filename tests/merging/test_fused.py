@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from evomerge.checkpoints import Piece, read_model
 from evomerge.core.catalogue import ROLES
-from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.roles import for_role
 from evomerge.merging.fused import cut, paste
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.testing.fused import FUSIONS, Fusion, fused_twins, unfuse
-from evomerge.testing.operations import operation
+from evomerge.testing.operations import ON_MODELS, operation
 
 NAMES = ("base", "m1", "m2")
 
@@ -62,7 +61,7 @@ def merge(
         return dict(materialise(recipe, sources))
 
 
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
+@pytest.mark.parametrize("name", ON_MODELS)
 @settings(max_examples=8)
 @given(fusion=st.sampled_from(FUSIONS), seed=st.integers(0, 1))
 def test_a_fused_checkpoint_merges_exactly_as_its_split_twin(

@@ -7,13 +7,12 @@ import torch
 
 from evomerge.checkpoints import read_model
 from evomerge.core.catalogue import ROLES
-from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.roles import for_role
 from evomerge.merging.materialise import describe, materialise
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
-from evomerge.testing.operations import operation
+from evomerge.testing.operations import ON_MODELS, operation
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("norm_policy", [None, "self"])
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", ON_MODELS)
 def test_whole_models_are_merged_tensor_by_tensor(name, norm_policy, models):
     sources = {path.name: fingerprint for fingerprint, path in models.items()}
     merge = operation(name)
