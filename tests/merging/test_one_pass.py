@@ -48,6 +48,21 @@ CASES = {
     "dare_ties, one input whole": Operation(
         "dare_ties", ("a", "b", "c"), "z", each=(("density", (0.3, 1.0, 0.7)),)
     ),
+    "dare_ties of columns, one input whole": Operation(
+        "dare_ties",
+        ("a", "b", "c"),
+        "z",
+        shared=(("unit", "column"),),
+        each=(("density", (0.3, 1.0, 0.7)),),
+    ),
+    "dare_linear of columns, same norm": Operation(
+        "dare_linear",
+        ("a", "b", "c"),
+        "z",
+        shared=(("unit", "column"), ("rescale", "l1")),
+        each=(WEIGHTS, DENSITIES),
+    ),
+    "mixout": Operation("mixout", ("a",), "z"),
     "della": Operation(
         "della", ("a", "b", "c"), "z", each=(("density", (0.3, 0.5, 0.7)),)
     ),
@@ -93,6 +108,7 @@ def threads(number: int) -> Iterator[None]:
 def test_one_pass_gives_the_bits_of_the_single_steps(name: str) -> None:
     operation = CASES[name]
     base, tensors = parents(torch.bfloat16)
+    tensors = tensors[: len(operation.inputs)]
     start = base if operation.base else None
     with single_steps():
         expected = apply(operation, tensors, start, "w")

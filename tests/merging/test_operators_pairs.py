@@ -1,10 +1,13 @@
 """Operators that bring parts of one model into another: arcee_fusion and nearswap."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
 from evomerge.errors import CandidateError
-from evomerge.merging.operators import apply
+from evomerge.merging.operators import apply, apply_into
+from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 
@@ -52,6 +55,28 @@ def test_arcee_fusion_of_nearly_equal_models_is_as_defined():
     taken = merged != base
     assert torch.equal(merged[taken], (base + (other - base))[taken])
     assert 0.0 < float(taken.float().mean()) < 0.5
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_arcee_fusion_in_one_pass_gives_the_bits_of_its_steps(dtype):
+    base = (0.1 * randn(301, 1000, seed=1)).to(dtype)
+    other = (base.float() + 0.01 * randn(301, 1000, seed=2)).to(dtype)
+    base[0, :3] = torch.tensor([0.0, -0.0, 0.0])
+    with patch("evomerge.merging.operators.fusion.can_fuse", lambda *_: False):
+        expected = apply(operation("arcee_fusion"), [other], base, "w").to(dtype)
+    merged = torch.empty_like(base)
+    assert apply_into(merged, operation("arcee_fusion"), [other], base, "w")
+    assert torch.equal(merged.view(torch.uint8), expected.view(torch.uint8))
+
+
+def test_arcee_fusion_looks_at_a_pair_of_models_once():
+    base, other = 0.1 * randn(40, 50, seed=1), 0.1 * randn(40, 50, seed=2)
+    memo = CountingMemo()
+    for kappa in (0.5, 1.5):
+        found = apply(operation("arcee_fusion", kappa=kappa), [other], base, "w", memo)
+        assert torch.equal(found, merge("arcee_fusion", base, other, kappa=kappa))
+    assert memo.computed == [("importance", "w", "base", "m1")]
 
 
 def test_nearswap_takes_steps_of_at_most_t():

@@ -38,10 +38,11 @@ def draw(coins, start, n, words):
     """Draw the random lanes of a block of entries for every input's coin.
 
     Args:
-        coins: A tuple per input. Without chance: the factor. With one chance for all:
-            key, highest lane that stays, factor. With chances by rank: key, ranks of
-            all entries, how much the chance grows from rank to rank and that of rank 0,
-            both fp32 in units of 2**-24, and the factor (None for one over the chance).
+        coins: A tuple per input. Without chance: the factor. Where whole columns go:
+            the factor of every column, fp32. With one chance for all: key, highest lane
+            that stays, factor. With chances by rank: key, ranks of all entries, how
+            much the chance grows from rank to rank and that of rank 0, both fp32 in
+            units of 2**-24, and the factor (None for one over the chance).
         start: First entry, even.
         n: How many.
         words: uint64, scratch, shape ``(inputs + 1, half a block)``.
@@ -56,6 +57,14 @@ def draw(coins, start, n, words):
 def _draw_each(coins, start, n, words):
     if len(coins) == 0:
         return lambda coins, start, n, words: ()
+    if isinstance(coins[0][0], types.Array):
+
+        def tiled(coins, start, n, words):
+            found = words[0].view(np.float32)[:n]
+            _tile(coins[0][0], start, found)
+            return ((found,), *draw(coins[1:], start, n, words[1:]))
+
+        return tiled
     if len(coins[0]) == 1:
 
         def none(coins, start, n, words):
@@ -83,6 +92,16 @@ def _draw_each(coins, start, n, words):
         return ((found,), *draw(coins[1:], start, n, words[1:]))
 
     return ranked
+
+
+@compiled
+def _tile(row, start, found):
+    """Write a row over and over, from the column that an entry stands in."""
+    low, at = 0, start % len(row)
+    while low < len(found):
+        high = min(low + len(row) - at, len(found))
+        found[low:high] = row[at : at + high - low]
+        low, at = high, 0
 
 
 @compiled

@@ -15,7 +15,7 @@ from evomerge.merging.operators.counter import Coins, share_of, stream_key
 from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.sparsify import keep_l1
-from evomerge.merging.operators.thinning import Coin, Step, Steps, Thin
+from evomerge.merging.operators.thinning import Coin, ColumnCoin, Step, Steps, Thin
 
 
 def dare_linear(
@@ -110,32 +110,39 @@ class _Masks:
         self._keys = [
             stream_key(seed, operation.operator, name, key) for name in operation.inputs
         ]
-        self._columns = 0
-        longest = len(deltas.scratch())
+        self._coins = Coins(len(deltas.scratch()), deltas.device)
+        self._rows: list[torch.Tensor] = []
         if settings.choice("unit") == "column" and deltas.shape:
-            self._columns = longest = deltas.shape[-1]
-        self._coins = Coins(longest, deltas.device)
+            self._rows = [self._row(index, deltas) for index in range(len(deltas))]
+
+    def _row(self, index: int, deltas: Deltas) -> torch.Tensor:
+        """Return the mask of an input's columns."""
+        columns = deltas.shape[-1]
+        coins = Coins(columns, deltas.device)
+        return coins.flip(self._keys[index], slice(0, columns), self._densities[index])
 
     def steps(self, factors: Sequence[float]) -> tuple[Step, ...] | None:
-        """Return what is done to each input; None where whole columns go."""
-        if self._columns:
+        """Return what is done to each input; None where no compiled code does it."""
+        if any(row.device.type != "cpu" for row in self._rows):
             return None
         return tuple(
-            Step(coin=Coin(key, share_of(density)), factor=factor)
-            if density < 1.0
-            else Step()
-            for key, density, factor in zip(
-                self._keys, self._densities, factors, strict=True
+            Step(coin=self._coin(index), factor=factor) if density < 1.0 else Step()
+            for index, (density, factor) in enumerate(
+                zip(self._densities, factors, strict=True)
             )
         )
 
+    def _coin(self, index: int) -> Coin | ColumnCoin:
+        if self._rows:
+            return ColumnCoin(self._rows[index])
+        return Coin(self._keys[index], share_of(self._densities[index]))
+
     def mask(self, index: int, block: slice) -> torch.Tensor:
         """Return the mask of a block, fp32; may be overwritten by the next call."""
-        key, density = self._keys[index], self._densities[index]
-        if not self._columns:
-            return self._coins.flip(key, block, density)
-        row = self._coins.flip(key, slice(0, self._columns), density)
-        first = block.start % self._columns
+        if not self._rows:
+            return self._coins.flip(self._keys[index], block, self._densities[index])
+        row = self._rows[index]
+        first = block.start % len(row)
         n = block.stop - block.start
-        rows = -(-(first + n) // self._columns)
+        rows = -(-(first + n) // len(row))
         return row.repeat(rows)[first : first + n]

@@ -20,7 +20,14 @@ from evomerge.merging.operators.formulas import (
     Vote,
 )
 from evomerge.merging.operators.order import Cut
-from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
+from evomerge.merging.operators.thinning import (
+    AnyCoin,
+    Coin,
+    RankedCoin,
+    Step,
+    Steps,
+    Thin,
+)
 
 _MOST_ROWS = (1 << 30) // ROW
 """Rows merged at a time: their entries are counted in 32 bits."""
@@ -199,13 +206,14 @@ def _thinning(steps: Sequence[Step]) -> Thinning:
     )
 
 
-def _toss(coin: Coin | RankedCoin | None) -> tuple[int, int]:
+def _toss(coin: AnyCoin | None) -> tuple[int, int]:
     """Return the random stream, and the lane from which on an entry goes."""
     share = coin.share if isinstance(coin, Coin) else 1 << 32
-    return signed(coin.key if coin else 0), share - (1 << 31)
+    key = coin.key if isinstance(coin, Coin | RankedCoin) else 0
+    return signed(key), share - (1 << 31)
 
 
-def _chances(coin: Coin | RankedCoin | None) -> tuple[float, float]:
+def _chances(coin: AnyCoin | None) -> tuple[float, float]:
     """Return how much chances grow from rank to rank, and that of rank 0."""
     if not isinstance(coin, RankedCoin):
         return 0.0, CERTAIN

@@ -27,7 +27,14 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.forms import Ballot, Total
 from evomerge.merging.operators.order import Cut
 from evomerge.merging.operators.parts import BLOCK, SMALL, over_entries
-from evomerge.merging.operators.thinning import Coin, RankedCoin, Step, Steps, Thin
+from evomerge.merging.operators.thinning import (
+    AnyCoin,
+    Coin,
+    ColumnCoin,
+    Step,
+    Steps,
+    Thin,
+)
 
 _CERTAIN = 2.0**24
 """What is certain, in the units that chances by rank are counted in."""
@@ -230,11 +237,13 @@ def _edge(cut: Cut, start: int) -> np.float32:
     return threshold if start <= cut.last else np.nextafter(threshold, _MOST)
 
 
-def _coin(coin: Coin | RankedCoin | None, factor: float) -> tuple[object, ...]:
+def _coin(coin: AnyCoin | None, factor: float) -> tuple[object, ...]:
     """Return a coin as compiled code knows it, with the factor on what stays."""
     worth = np.float32(factor)
     if coin is None:
         return (worth,)
+    if isinstance(coin, ColumnCoin):
+        return (coin.mask.numpy() * worth,)
     key = np.uint64(coin.key)
     assert not getattr(coin, "inverse", False) or factor == 1.0
     if isinstance(coin, Coin):

@@ -32,6 +32,17 @@ class Coin:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnCoin:
+    """An entry stays if its column does.
+
+    Attributes:
+        mask: fp32, one per column: 1.0 for what stays, 0.0 for what goes.
+    """
+
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class RankedCoin:
     """An entry stays with a probability that grows with its rank in its row.
 
@@ -50,6 +61,9 @@ class RankedCoin:
     inverse: bool
 
 
+AnyCoin = Coin | ColumnCoin | RankedCoin
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What is done to one input's difference, in this order.
@@ -63,7 +77,7 @@ class Step:
 
     cut: Cut | None = None
     top: Cut | None = None
-    coin: Coin | RankedCoin | None = None
+    coin: AnyCoin | None = None
     factor: float = 1.0
 
 
