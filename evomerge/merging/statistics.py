@@ -35,7 +35,7 @@ RAM_BYTES = 512 << 20
 """How much is also kept in memory, beside what lies in mapped files."""
 _LARGE = 1 << 20
 """A value of this size is left to its file once it is written."""
-_VERSION = 1
+_VERSION = 2
 """Part of every name: raise it when what is computed changes."""
 _SPARE = 4
 """A value is only written if the disk has this many times its size left, and 1 GB."""
@@ -45,7 +45,7 @@ _FORMS: Mapping[str, type] = {
 
 _LASTING = (
     *("sizes", "ranks", "variances", "dot products", "mean cosine"),
-    *("svd", "shared", "core", "ends", "scores"),
+    *("svd", "shared", "core", "ends", "scores", "importance"),
 )
 """Kinds that serve every candidate; others hold for one value of a knob."""
 

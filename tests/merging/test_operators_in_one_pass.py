@@ -23,6 +23,8 @@ CASES: dict[str, tuple[str, int, dict[str, float | str]]] = {
     "emr": ("emr", 3, {"lambda": 0.7}),
     "ram": ("ram", 3, {"epsilon": 1e-3, "lambda": 0.7}),
     "ram plus": ("ramplus_tl", 2, {"epsilon": 1e-3, "r": 0.5, "alpha": 1.0}),
+    "pcb": ("pcb", 3, {"r": 0.2}),
+    "pcb, with the sum": ("pcb", 2, {"inter": "product", "clip": 0.0}),
     "consensus": ("consensus", 3, {"lambda_t": 0.5, "k": 2, "lambda": 0.7}),
     "consensus of ties": (
         "consensus",
@@ -58,6 +60,7 @@ def step_by_step() -> Iterator[None]:
         patch(where + "combine.can_fuse", lambda *_: False),
         patch(where + "tall.can_fuse", lambda *_: False),
         patch(where + "ram.can_count", lambda *_: False),
+        patch(where + "pcb.can_count", lambda *_: False),
     ):
         yield
 

@@ -14,6 +14,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+INLINED = {"forceinline": True}
+"""How overloads are compiled in loops so long that the compiler would call them: no
+loop with a call takes several entries at a time."""
 BLOCK = 2048
 """Entries worked on at a time where scratch space must stay in the nearest cache."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)

@@ -4,16 +4,19 @@ Within an input large differences win; between inputs those win that the others 
 with. Every entry is averaged by what its inputs won.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
+import numpy as np
 import torch
 
 from evomerge.core.operators.selected import BEST
 from evomerge.core.settings import Settings
+from evomerge.merging.operators.arrays import Arrays, Part, arrays_of, can_count
 from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.combine import check_finite, stacks
+from evomerge.merging.operators.combine import Combined
+from evomerge.merging.operators.elementary import exp_, tanh_, tanh_of_part_
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.order import in_blocks, values_at
 from evomerge.merging.operators.scale import drawn_from
@@ -22,8 +25,15 @@ from evomerge.merging.operators.sparsify import whole
 
 _FEW = 2
 """Up to this many places are looked for one by one."""
+_MOST = 88.0
+"""Exponentials of more are no fp32 numbers; it takes as many inputs."""
 _NO_WEIGHT = 1e-12
 """Weights of an entry are divided by this at least."""
+_NO_WIDTH = 1e-37
+"""A range of less is a point: nothing is divided by it."""
+
+Ends = tuple[np.float32, np.float32, np.float32]
+"""A range as compiled code knows it: low, high, and one over the width."""
 
 
 def pcb(
@@ -32,31 +42,21 @@ def pcb(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+) -> torch.Tensor | Combined:
     """Average every entry by the weights that its differences win in competition."""
     deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
-    out = deltas.fresh()
     if deltas.n == 0:
-        return out
+        return deltas.fresh()
     contest = _Contest(settings, deltas)
     ranges = contest.ranges()
-    into = out.view(-1)
     factors = settings.numbers("weight")
-    for block, start, read in stacks(deltas):
-        check_finite(read, key)
-        won = [
-            ranges[index].part(contest.score(index, block).clone())
-            for index in range(len(read))
-        ]
-        part, under = into[block].zero_(), torch.zeros_like(won[0])
-        for index, (delta, weight) in enumerate(zip(read, won, strict=True)):
-            contest.clip(index, delta).mul_(factors[index])
-            part.add_(delta.mul_(weight))
-            under.add_(weight)
-        part.div_(under.clamp_min_(_NO_WEIGHT))
-        if start is not None:
-            part.add_(start)
-    return out
+    return Combined(
+        deltas,
+        1.0,
+        partial(contest.merge, ranges, factors),
+        partial(contest.one_pass, ranges, factors),
+        key,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,20 @@ class _Range:
     low: float
     high: float
 
+    @property
+    def factor(self) -> float:
+        """One over the width; zero if it is a point."""
+        width = self.high - self.low
+        return 1.0 / width if width > _NO_WIDTH else 0.0
+
     def part(self, values: torch.Tensor) -> torch.Tensor:
         """Map the range to [0, 1], in place; to zero if it is a point."""
-        width = self.high - self.low
-        if width <= 0.0:
-            return values.zero_()
-        return values.clamp_(self.low, self.high).sub_(self.low).div_(width)
+        return values.clamp_(self.low, self.high).sub_(self.low).mul_(self.factor)
+
+    @property
+    def ends(self) -> Ends:
+        """The range as compiled code knows it."""
+        return np.float32(self.low), np.float32(self.high), np.float32(self.factor)
 
 
 def _place(part: float, n: int) -> int:
@@ -79,10 +87,9 @@ def _place(part: float, n: int) -> int:
     return min(whole((1.0 - part) * n), n - 1)
 
 
-@lru_cache(maxsize=1)
-def _scale() -> tuple[float, ...]:
-    """Return the parts that a search over the usual range draws, and hundredths."""
-    return drawn_from(BEST)
+def _usual_places(n: int) -> list[int]:
+    """Return where the parts begin that a search over the usual range draws."""
+    return sorted({n - 1, *(_place(part, n) for part in drawn_from(BEST))})
 
 
 def _sorted(values: torch.Tensor) -> torch.Tensor:
@@ -105,13 +112,50 @@ class _Contest:
             _Range(*deltas.recall(f"ends {clip}", (index,), partial(self._ends, index)))
             for index in range(len(deltas))
         ]
-        self._own, self._other, self._sum = (deltas.scratch() for _ in range(3))
+        self._spaces = [deltas.scratch() for _ in range(len(deltas))]
 
-    def clip(self, index: int, delta: torch.Tensor) -> torch.Tensor:
-        """Bring the sizes of an input's differences into their range, in place."""
-        size = self._sizes[index]
-        sign = delta.sign()
-        return delta.abs_().clamp_(size.low, size.high).mul_(sign)
+    def merge(
+        self,
+        ranges: Sequence[_Range],
+        factors: Sequence[float],
+        read: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """Merge a block of every input's differences, which may be changed.
+
+        Args:
+            ranges: Of each input, from where to where the scores run that count.
+            factors: On each input's differences.
+            read: The block.
+        """
+        won = [
+            ranges[index].part(self._scores(index, read)) for index in range(len(read))
+        ]
+        merged, under = torch.zeros_like(read[0]), torch.zeros_like(read[0])
+        for index, (delta, weight) in enumerate(zip(read, won, strict=True)):
+            size, sign = self._sizes[index], delta.sign()
+            clipped = delta.abs_().clamp_(size.low, size.high).mul_(sign)
+            merged.add_(clipped.mul_(factors[index]).mul_(weight))
+            under.add_(weight)
+        return merged.div_(under.clamp_min_(_NO_WEIGHT))
+
+    def one_pass(
+        self, ranges: Sequence[_Range], factors: Sequence[float], part: Part
+    ) -> int:
+        """Do the same for a part of all tensors, in compiled code."""
+        from evomerge.merging.kernels.contest import compete
+
+        scores = tuple(one.ends for one in ranges)
+        weights = tuple(np.float32(factor) for factor in factors)
+        return int(compete(part, self._ends_of_sizes, scores, weights, self._kind))
+
+    @property
+    def _ends_of_sizes(self) -> tuple[Ends, ...]:
+        return tuple(size.ends for size in self._sizes)
+
+    @property
+    def _kind(self) -> bool | None:
+        """How inputs compete, as compiled code knows it."""
+        return True if self._pairwise else None
 
     def ranges(self) -> list[_Range]:
         """Return from where to where the best part of each input's scores runs.
@@ -121,42 +165,65 @@ class _Contest:
         """
         n = self._deltas.n
         place = _place(self._part, n)
-        usual = {_place(part, n) for part in _scale()} if self._deltas.is_known else ()
         kind = f"{'each' if self._pairwise else 'sum'} {self._clip}"
-        table = self._table(f"scores {kind}", {n - 1, *usual}) if usual else None
+        table = None
+        if self._deltas.is_known:
+            table = self._table(f"scores {kind}", lambda: _usual_places(n))
         if table is None or place not in table[0]:  # not on the scale
-            table = self._table(f"a score {kind} {place}", {n - 1, place})
+            table = self._table(f"a score {kind} {place}", lambda: [place, n - 1])
         places, scores = table
         at = int(torch.searchsorted(places, place))
         # Plus zero, because either zero may stand there.
         return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in scores]
 
-    def _table(self, kind: str, places: set[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _table(
+        self, kind: str, places: Callable[[], list[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return places, ascending, and each input's scores there, a row each."""
         everything = range(len(self._deltas))
-        wanted = sorted(places)
-        return self._deltas.recall(
-            kind,
-            everything,
-            lambda: (
-                torch.tensor(wanted),
-                torch.stack([self._scores_at(index, wanted) for index in everything]),
-            ),
-        )
+
+        def compute() -> tuple[torch.Tensor, torch.Tensor]:
+            wanted = places()
+            rows = [self._scores_at(index, wanted) for index in everything]
+            return torch.tensor(wanted), torch.stack(rows)
+
+        return self._deltas.recall(kind, everything, compute)
 
     def _scores_at(self, index: int, places: Sequence[int]) -> torch.Tensor:
         """Return an input's scores at some places of their order, fp32."""
 
         def score(block: slice) -> torch.Tensor:
-            return self.score(index, block)
+            base = self._deltas.base(block)
+            read = [
+                self._deltas.read(other, block, base, space)
+                for other, space in enumerate(self._spaces)
+            ]
+            return self._scores(index, read)
 
         if len(places) <= _FEW:
             scores = in_blocks(self._deltas, score)
             return torch.tensor(values_at(self._deltas, scores, places, signed=True))
         whole = self._deltas.scratch(self._deltas.n)
-        for block in self._deltas.blocks():
-            whole[block] = score(block)
+        if can_count(self._deltas):
+            self._write_scores(index, whole)
+        else:
+            for block in self._deltas.blocks():
+                whole[block] = score(block)
         return _sorted(whole)[list(places)].cpu()
+
+    def _write_scores(self, index: int, out: torch.Tensor) -> None:
+        """Write an input's scores, in compiled code."""
+        from evomerge.merging.kernels.contest import scores
+
+        sizes, kind, whole = self._ends_of_sizes, self._kind, out.numpy()
+        own, _ = arrays_of(self._deltas, index)
+
+        def work(part: Part, start: int) -> None:
+            stop = start + len(part[0][0])
+            mine = own[start:stop], sizes[index]
+            scores(part[:2], sizes, mine, kind, whole[start:stop])
+
+        Arrays.of(self._deltas).each(work)
 
     def _ends(self, index: int) -> tuple[float, ...]:
         """Return the sizes that an input's differences are brought between."""
@@ -164,21 +231,19 @@ class _Contest:
         places = [int(share * (self._deltas.n - 1)) for share in ends]
         return tuple(values_at(self._deltas, magnitude(self._deltas, index), places))
 
-    def score(self, index: int, block: slice) -> torch.Tensor:
-        """Return a block of an input's scores: within itself, and between inputs."""
-        base = self._deltas.base(block)
-        own = self._deltas.read(index, block, base, self._own)
-        inter = self._sum[: len(own)].zero_()
-        for other in range(len(self._deltas)):
-            theirs = self._deltas.read(other, block, base, self._other)
-            if self._pairwise:
-                theirs = self._normal(other, theirs).mul_(self._normal(index, own))
-                theirs.tanh_()
-            inter.add_(theirs)
-        if not self._pairwise:
-            inter.mul_(own).tanh_()
-        within = self._sizes[index].part(own.abs_()).square_()
-        return within.mul_(len(self._deltas)).exp_().mul_(inter)
+    def _scores(self, index: int, read: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return an input's scores: within itself, and between inputs; fresh."""
+        inter = torch.zeros_like(read[0])
+        if self._pairwise:
+            own = self._normal(index, read[index])
+            for other, theirs in enumerate(read):
+                inter.add_(tanh_of_part_(self._normal(other, theirs).mul_(own)))
+        else:
+            for theirs in read:
+                inter.add_(theirs)
+            tanh_(inter.mul_(read[index]))
+        within = self._sizes[index].part(read[index].abs()).square_()
+        return exp_(within.mul_(len(read)).clamp_max_(_MOST)).mul_(inter)
 
     def _normal(self, index: int, delta: torch.Tensor) -> torch.Tensor:
         """Return differences by size from 0 to 1, with their signs; fresh."""
