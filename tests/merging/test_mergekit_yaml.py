@@ -93,8 +93,8 @@ def kept_by(operation: Operation, models: dict[str, Tensors], key: str):
         keep = torch.full_like(delta, density)
         if operation.operator.startswith("della"):
             probabilities = KeepProbabilities(knobs, deltas)
-            keep = probabilities.of(index, delta.view(-1)).to(torch.float32)
-            keep = keep.view_as(delta)
+            whole = slice(0, deltas.n)
+            keep = probabilities.of(index, whole, delta.view(-1)).view_as(delta)
         mask = torch.bernoulli(keep)
         assert knobs.choice("rescale") == "l1"
         out.append(delta * mask * (delta.abs().sum() / (delta * mask).abs().sum()))

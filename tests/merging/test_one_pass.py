@@ -79,6 +79,27 @@ CASES = {
         "z",
         each=(DENSITIES, ("gamma", (0.0, 0.0203, 0.1))),
     ),
+    "breadcrumbs of rows, one input whole": Operation(
+        "breadcrumbs",
+        ("a", "b", "c"),
+        "z",
+        shared=(("axis", "row"),),
+        each=(("density", (0.3, 1.0, 0.7)), ("gamma", (0.0, 0.0203, 0.1))),
+    ),
+    "breadcrumbs_ties of rows, same norm": Operation(
+        "breadcrumbs_ties",
+        ("a", "b"),
+        "z",
+        shared=(("axis", "row"), ("rescale", "l1")),
+        each=(("density", (0.3, 0.7)),),
+    ),
+    "della by rank in the tensor": Operation(
+        "della",
+        ("a", "b", "c"),
+        "z",
+        shared=(("rank_by", "tensor_rank"),),
+        each=(("density", (0.3, 1.0, 0.7)),),
+    ),
     "sce": Operation("sce", ("a", "b", "c"), "z"),
 }
 

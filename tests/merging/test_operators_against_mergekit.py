@@ -132,7 +132,7 @@ def drawn(density, deltas, index, operation):
     )
     if operation.operator.startswith("della"):
         probabilities = KeepProbabilities(resolve(operation), deltas)
-        keep = probabilities.of(index, delta).to(torch.float32)
+        keep = probabilities.of(index, slice(0, deltas.n), delta).to(torch.float32)
     else:
         keep = torch.full_like(delta, density)
     return torch.bernoulli(keep)

@@ -39,7 +39,9 @@ def test_della_without_a_spread_has_the_probabilities_of_dare(rank_by):
     knobs = {"density": (0.3,), "eps_frac": (0.0,), "rank_by": rank_by}
     settings = resolve(operation("della", 1, **knobs))
     deltas = Deltas([expert], base)
-    kept = KeepProbabilities(settings, deltas).of(0, (expert - base).flatten())
+    kept = KeepProbabilities(settings, deltas).of(
+        0, slice(0, deltas.n), (expert - base).flatten()
+    )
     assert torch.equal(kept, torch.full_like(kept, 0.3))
 
 

@@ -41,8 +41,10 @@ def draw(coins, start, n, words):
         coins: A tuple per input. Without chance: the factor. Where whole columns go:
             the factor of every column, fp32. With one chance for all: key, highest lane
             that stays, factor. With chances by rank: key, ranks of all entries, how
-            much the chance grows from rank to rank and that of rank 0, both fp32 in
-            units of 2**-24, and the factor (None for one over the chance).
+            much the chance grows from rank to rank and that of rank 0, both fp32 (fp64
+            for more ranks than it holds) in units of 2**-24, and the factor (None for
+            one over the chance). By rank without chance: ranks of all entries, the
+            first that stays and the first above, and the factor.
         start: First entry, even.
         n: How many.
         words: uint64, scratch, shape ``(inputs + 1, half a block)``.
@@ -53,11 +55,9 @@ def draw(coins, start, n, words):
     raise NotImplementedError("only in compiled code")
 
 
-@overload(draw)
-def _draw_each(coins, start, n, words):
-    if len(coins) == 0:
-        return lambda coins, start, n, words: ()
-    if isinstance(coins[0][0], types.Array):
+def _without_chance(coin):
+    """Return how a coin is drawn whose worth is read off: by column, or by rank."""
+    if len(coin) == 1:
 
         def tiled(coins, start, n, words):
             found = words[0].view(np.float32)[:n]
@@ -65,6 +65,22 @@ def _draw_each(coins, start, n, words):
             return ((found,), *draw(coins[1:], start, n, words[1:]))
 
         return tiled
+
+    def banded(coins, start, n, words):
+        ranks, low, high, factor = coins[0]
+        found = words[0].view(np.float32)[:n]
+        _stay(ranks[start : start + n], (low, high, factor), found)
+        return ((found,), *draw(coins[1:], start, n, words[1:]))
+
+    return banded
+
+
+@overload(draw)
+def _draw_each(coins, start, n, words):
+    if len(coins) == 0:
+        return lambda coins, start, n, words: ()
+    if isinstance(coins[0][0], types.Array):
+        return _without_chance(coins[0])
     if len(coins[0]) == 1:
 
         def none(coins, start, n, words):
@@ -105,6 +121,15 @@ def _tile(row, start, found):
 
 
 @compiled
+def _stay(ranks, band, found):
+    """Write the factor where a rank lies in a band, and else zero."""
+    low, high, factor = band
+    for i in range(len(found)):
+        rank = np.int32(ranks[i])
+        found[i] = factor if (rank >= low) & (rank < high) else ZERO
+
+
+@compiled
 def _toss(lanes, ranks, chances, found):
     """Write what ``worth`` returns for coins with chances by rank.
 
@@ -113,9 +138,21 @@ def _toss(lanes, ranks, chances, found):
     """
     step, least, factor = chances
     for i in range(len(found)):
-        chance = np.rint(np.float32(ranks[i]) * step + least)
+        chance = np.float32(np.rint(_like(step, ranks[i]) * step + least))
         lane = np.float32(np.int32(lanes[i] >> _REST))
         found[i] = _by_chance(factor, chance) if lane < chance else ZERO
+
+
+def _like(step, rank):
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(_like)
+def _like_of(step, rank):
+    """Return a rank as a number of the step's type."""
+    if step == types.float32:
+        return lambda step, rank: np.float32(rank)
+    return lambda step, rank: np.float64(rank)
 
 
 def worth(drawn, i):

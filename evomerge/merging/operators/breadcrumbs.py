@@ -15,10 +15,10 @@ from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
 from evomerge.merging.operators.order import Cut, keep_block
-from evomerge.merging.operators.rows import ranks, row_length
+from evomerge.merging.operators.rows import ranks, row_length, row_ranks
 from evomerge.merging.operators.sizes import each_size_cuts
 from evomerge.merging.operators.sparsify import keep_count, keep_l1, whole
-from evomerge.merging.operators.thinning import Step, Steps, Thin
+from evomerge.merging.operators.thinning import RankBand, Step, Steps, Thin
 
 
 def breadcrumbs(
@@ -82,7 +82,7 @@ def band(settings: Settings, deltas: Deltas) -> Thin:
     pairs = zip(settings.numbers("density"), settings.numbers("gamma"), strict=True)
     guard = settings.choice("rounding") != "int"
     bands = [band_of(density, gamma, n, guard=guard) for density, gamma in pairs]
-    thin = _in_rows(bands, n) if by_row else _in_tensor(bands, deltas)
+    thin = _in_rows(bands, deltas, n) if by_row else _in_tensor(bands, deltas)
     return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
 
 
@@ -128,13 +128,32 @@ def _step(found: Sequence[Cut]) -> Step:
     return Step(cut=found[-1] if found else None, top=top)
 
 
-def _in_rows(bands: Sequence[Band], length: int) -> Thin:
+def _in_rows(bands: Sequence[Band], deltas: Deltas, length: int) -> Thin:
+    known = [
+        None if at.keep == length else row_ranks(deltas, index, length)
+        for index, at in enumerate(bands)
+    ]
+
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         top, keep = bands[index].top, bands[index].keep
         if keep == length:
             return
-        rows = delta.view(-1, length)
-        places = length - 1 - ranks(rows.abs())
-        rows.mul_((places >= top) & (places < top + keep))
+        found = known[index]
+        if found is None:  # a row too long to be kept
+            rank = ranks(delta.view(-1, length).abs()).view(-1)
+        else:
+            rank = found[block].to(torch.int32)
+        delta.mul_((rank >= length - top - keep) & (rank < length - top))
 
-    return thin
+    if deltas.device.type != "cpu":
+        return thin
+    steps: list[Step] = []
+    for at, found in zip(bands, known, strict=True):
+        if at.keep == length:
+            steps.append(Step())
+        elif found is None:
+            return thin
+        else:
+            first = length - at.top - at.keep
+            steps.append(Step(coin=RankBand(found, first, first + at.keep)))
+    return Steps(thin, tuple(steps))

@@ -16,7 +16,13 @@ from evomerge.merging.operators.consensus import Election, Rule
 from evomerge.merging.operators.counter import Coins, stream_key
 from evomerge.merging.operators.linear import Sum, delta_factors
 from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.rows import MOST_RANKS, ranks, row_length, row_ranks
+from evomerge.merging.operators.rows import (
+    MOST_RANKS,
+    ranks,
+    row_length,
+    row_ranks,
+    whole_ranks,
+)
 from evomerge.merging.operators.sparsify import keep_l1
 from evomerge.merging.operators.thinning import RankedCoin, Step, Steps, Thin
 
@@ -73,7 +79,7 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if densities[index] < 1.0:
-            keep = probabilities.of(index, delta)
+            keep = probabilities.of(index, block, delta)
             mask = flips.mask(index, block, keep * _CERTAIN)
             if inverse:
                 mask.mul_(keep.reciprocal_())
@@ -91,16 +97,19 @@ def _by_rows(
     known: Known,
 ) -> Deltas:
     whole = settings.choice("rank_by") == "tensor_rank"
-    length = base.numel() if whole else row_length(base.shape)
+    length = 1 if whole else row_length(base.shape)
     return Deltas(tensors, base, multiple_of=length, known=known)
 
 
 def _steps(
     settings: Settings, deltas: Deltas, flips: _Flips, *, inverse: bool
 ) -> tuple[Step, ...] | None:
-    """Return what is done to each input where ranks in rows decide, else None."""
-    row = row_length(deltas.shape)
-    if settings.choice("rank_by") != "row_rank" or row < 2 or not deltas.n:
+    """Return what is done to each input where ranks decide, else None."""
+    by_row = settings.choice("rank_by") == "row_rank"
+    row = row_length(deltas.shape) if by_row else deltas.n
+    if settings.choice("rank_by") == "row_minmax" or row < 2 or not deltas.n:
+        return None
+    if not by_row and deltas.device.type != "cpu":
         return None
     steps = []
     for index, (density, spread) in enumerate(
@@ -109,7 +118,7 @@ def _steps(
         if density >= 1.0:
             steps.append(Step())
             continue
-        ranks = row_ranks(deltas, index, row)
+        ranks = row_ranks(deltas, index, row) if by_row else whole_ranks(deltas, index)
         if ranks is None:
             return None
         step, least = 2.0 * spread / (row - 1), density - spread
@@ -125,6 +134,7 @@ class KeepProbabilities:
     """
 
     def __init__(self, settings: Settings, deltas: Deltas) -> None:
+        self._deltas = deltas
         self._rank_by = settings.choice("rank_by")
         whole = self._rank_by == "tensor_rank"
         self._row = deltas.n if whole else row_length(deltas.shape)
@@ -135,22 +145,28 @@ class KeepProbabilities:
             )
         ]
 
-    def of(self, index: int, delta: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of a block of whole rows, flat, fp32."""
-        return self._chances(index, delta).round_().to(torch.float32).div_(_CERTAIN)
+    def of(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of a block of differences, flat, fp32.
 
-    def _chances(self, index: int, delta: torch.Tensor) -> torch.Tensor:
+        The block is one of whole rows, except where entries are ranked in the tensor.
+        """
+        chances = self._chances(index, block, delta)
+        return chances.round_().to(torch.float32).div_(_CERTAIN)
+
+    def _chances(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
         low, width = (_CERTAIN * end for end in self._ends[index])
         if self._row == 1:
             return torch.full_like(delta, low + width / 2, dtype=torch.float64)
+        growth = width / (self._row - 1)
+        if self._rank_by == "tensor_rank":
+            found = whole_ranks(self._deltas, index)[block]
+            return found.to(torch.float64).mul_(growth).add_(low)
         rows = delta.view(-1, self._row).abs()
         if self._rank_by == "row_minmax":
-            keep = _min_max(rows).mul_(width)
-        else:
-            # Compiled loops are twice as fast in fp32, which holds these ranks.
-            dtype = torch.float32 if self._row <= MOST_RANKS else torch.float64
-            keep = ranks(rows).to(dtype).mul_(width / (self._row - 1))
-        return keep.add_(low).view(-1)
+            return _min_max(rows).mul_(width).add_(low).view(-1)
+        # Compiled loops are twice as fast in fp32, which holds these ranks.
+        dtype = torch.float32 if self._row <= MOST_RANKS else torch.float64
+        return ranks(rows).to(dtype).mul_(growth).add_(low).view(-1)
 
 
 class _Flips:

@@ -31,6 +31,7 @@ from evomerge.merging.operators.thinning import (
     AnyCoin,
     Coin,
     ColumnCoin,
+    RankBand,
     Step,
     Steps,
     Thin,
@@ -244,11 +245,15 @@ def _coin(coin: AnyCoin | None, factor: float) -> tuple[object, ...]:
         return (worth,)
     if isinstance(coin, ColumnCoin):
         return (coin.mask.numpy() * worth,)
+    if isinstance(coin, RankBand):
+        return coin.ranks.numpy(), np.int32(coin.low), np.int32(coin.high), worth
     key = np.uint64(coin.key)
     assert not getattr(coin, "inverse", False) or factor == 1.0
     if isinstance(coin, Coin):
         return key, np.uint32(coin.share - 1), worth
-    step, least = np.float32(coin.step * _CERTAIN), np.float32(coin.least * _CERTAIN)
+    # More ranks than 16 bits hold are more than fp32 tells apart.
+    number = np.float32 if coin.ranks.dtype == torch.uint16 else np.float64
+    step, least = number(coin.step * _CERTAIN), number(coin.least * _CERTAIN)
     return key, coin.ranks.numpy(), step, least, None if coin.inverse else worth
 
 

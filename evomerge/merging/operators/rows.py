@@ -49,6 +49,17 @@ def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
     return deltas.recall("ranks", (index,), lambda: find(deltas, index, row))
 
 
+def whole_ranks(deltas: Deltas, index: int) -> torch.Tensor:
+    """Return each entry's rank in the whole tensor, int32, flat."""
+
+    def compute() -> torch.Tensor:
+        whole = slice(0, deltas.n)
+        delta = deltas.read(index, whole, deltas.base(whole), deltas.scratch(deltas.n))
+        return ranks(delta.abs_().view(1, -1)).to(torch.int32).view(-1)
+
+    return deltas.recall("ranks in all", (index,), compute)
+
+
 def sorted_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:
     """Return each entry's rank in its row, uint16, flat, by sorting on the device."""
     size = max(deltas.block_size // row, 1) * row

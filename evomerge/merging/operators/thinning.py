@@ -43,12 +43,28 @@ class ColumnCoin:
 
 
 @dataclass(frozen=True, slots=True)
+class RankBand:
+    """An entry stays if its rank in its row lies in a band; nothing is tossed.
+
+    Attributes:
+        ranks: As for :class:`RankedCoin`.
+        low: The first rank that stays.
+        high: The first above those that stay.
+    """
+
+    ranks: torch.Tensor
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class RankedCoin:
     """An entry stays with a probability that grows with its rank in its row.
 
     Attributes:
         key: The random stream.
-        ranks: uint16, flat, as long as the tensor; 0 for the smallest of its row.
+        ranks: uint16 or int32, flat, as long as the tensor; 0 for the smallest of its
+            row.
         step: By how much the probability grows from rank to rank.
         least: Probability of rank 0.
         inverse: What stays is divided by its probability.
@@ -61,7 +77,7 @@ class RankedCoin:
     inverse: bool
 
 
-AnyCoin = Coin | ColumnCoin | RankedCoin
+AnyCoin = Coin | ColumnCoin | RankBand | RankedCoin
 
 
 @dataclass(frozen=True, slots=True)
