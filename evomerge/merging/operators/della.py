@@ -85,7 +85,7 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
                 mask.mul_(keep.reciprocal_())
             delta.mul_(mask)
 
-    steps = _steps(settings, deltas, flips, inverse=inverse)
+    steps = _steps(settings, probabilities, flips, inverse=inverse)
     known = thin if steps is None else Steps(thin, steps)
     return keep_l1(deltas, known) if settings.choice("rescale") == "l1" else known
 
@@ -102,15 +102,13 @@ def _by_rows(
 
 
 def _steps(
-    settings: Settings, deltas: Deltas, flips: _Flips, *, inverse: bool
+    settings: Settings,
+    probabilities: KeepProbabilities,
+    flips: _Flips,
+    *,
+    inverse: bool,
 ) -> tuple[Step, ...] | None:
-    """Return what is done to each input where ranks decide, else None."""
-    by_row = settings.choice("rank_by") == "row_rank"
-    row = row_length(deltas.shape) if by_row else deltas.n
-    if settings.choice("rank_by") == "row_minmax" or row < 2 or not deltas.n:
-        return None
-    if not by_row and deltas.device.type != "cpu":
-        return None
+    """Return what is done to each input where compiled code knows ranks, else None."""
     steps = []
     for index, (density, spread) in enumerate(
         zip(settings.numbers("density"), spreads(settings), strict=True)
@@ -118,12 +116,12 @@ def _steps(
         if density >= 1.0:
             steps.append(Step())
             continue
-        ranks = row_ranks(deltas, index, row) if by_row else whole_ranks(deltas, index)
+        ranks = probabilities.compiled_ranks(index)
         if ranks is None:
             return None
-        step, least = 2.0 * spread / (row - 1), density - spread
-        key = flips.keys[index]
-        steps.append(Step(coin=RankedCoin(key, ranks, step, least, inverse)))
+        step = 2.0 * spread / (probabilities.row - 1)
+        coin = RankedCoin(flips.keys[index], ranks, step, density - spread, inverse)
+        steps.append(Step(coin=coin))
     return tuple(steps)
 
 
@@ -131,13 +129,17 @@ class KeepProbabilities:
     """With which probability every entry stays, in whole units of 2**-24.
 
     By steps that every device rounds alike, so that the same entries stay everywhere.
+
+    Attributes:
+        row: How many entries are ranked together.
     """
 
     def __init__(self, settings: Settings, deltas: Deltas) -> None:
         self._deltas = deltas
         self._rank_by = settings.choice("rank_by")
         whole = self._rank_by == "tensor_rank"
-        self._row = deltas.n if whole else row_length(deltas.shape)
+        self.row = deltas.n if whole else row_length(deltas.shape)
+        self._ranks: dict[int, torch.Tensor | None] = {}
         self._ends = [
             (density - spread, 2.0 * spread)
             for density, spread in zip(
@@ -153,20 +155,41 @@ class KeepProbabilities:
         chances = self._chances(index, block, delta)
         return chances.round_().to(torch.float32).div_(_CERTAIN)
 
+    def compiled_ranks(self, index: int) -> torch.Tensor | None:
+        """Return an input's ranks where compiled code can take them, else None."""
+        if self.row < 2 or not self._deltas.n or self._rank_by == "row_minmax":
+            return None
+        if self._rank_by == "tensor_rank" and self._deltas.device.type != "cpu":
+            return None
+        return self._known(index)
+
+    def _known(self, index: int) -> torch.Tensor | None:
+        """Return an input's ranks; None if rows are too long for them to be kept."""
+        if index not in self._ranks:
+            whole = self._rank_by == "tensor_rank"
+            self._ranks[index] = (
+                whole_ranks(self._deltas, index)
+                if whole
+                else row_ranks(self._deltas, index, self.row)
+            )
+        return self._ranks[index]
+
     def _chances(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
         low, width = (_CERTAIN * end for end in self._ends[index])
-        if self._row == 1:
+        if self.row == 1:
             return torch.full_like(delta, low + width / 2, dtype=torch.float64)
-        growth = width / (self._row - 1)
-        if self._rank_by == "tensor_rank":
-            found = whole_ranks(self._deltas, index)[block]
-            return found.to(torch.float64).mul_(growth).add_(low)
-        rows = delta.view(-1, self._row).abs()
         if self._rank_by == "row_minmax":
+            rows = delta.view(-1, self.row).abs()
             return _min_max(rows).mul_(width).add_(low).view(-1)
-        # Compiled loops are twice as fast in fp32, which holds these ranks.
-        dtype = torch.float32 if self._row <= MOST_RANKS else torch.float64
-        return ranks(rows).to(dtype).mul_(growth).add_(low).view(-1)
+        known = self._known(index)
+        if known is None:
+            found = ranks(delta.view(-1, self.row).abs()).view(-1)
+        else:
+            found = known[block]
+        # Compiled loops are twice as fast in fp32, which holds ranks of 16 bits.
+        short = self._rank_by == "row_rank" and self.row <= MOST_RANKS
+        dtype = torch.float32 if short else torch.float64
+        return found.to(dtype).mul_(width / (self.row - 1)).add_(low)
 
 
 class _Flips:

@@ -134,10 +134,10 @@ def _entries(
 def _whole(settings: Settings, base: torch.Tensor) -> int:
     """Return how many entries have to be seen together."""
     sparsify = settings.choice("sparsify")
-    if sparsify == "rank_bernoulli" and settings.choice("rank_by") == "tensor_rank":
-        return base.numel()
-    by_row = sparsify == "two_sided" and settings.choice("axis") == "row"
-    return row_length(base.shape) if by_row or sparsify == "rank_bernoulli" else 1
+    by_row = (sparsify == "two_sided" and settings.choice("axis") == "row") or (
+        sparsify == "rank_bernoulli" and settings.choice("rank_by") != "tensor_rank"
+    )
+    return row_length(base.shape) if by_row else 1
 
 
 def _thin(settings: Settings, deltas: Deltas, key: str) -> Thin | None:
