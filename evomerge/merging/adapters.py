@@ -17,7 +17,8 @@ from evomerge.checkpoints.adapter import Folding, fold
 from evomerge.core.recipe import Adapted
 from evomerge.errors import CheckpointError
 from evomerge.merging.inputs import Stored, Where
-from evomerge.merging.sources import Sources, is_finite
+from evomerge.merging.operators.finite import is_finite
+from evomerge.merging.sources import Sources
 
 
 @dataclass(frozen=True, slots=True)

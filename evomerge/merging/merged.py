@@ -36,9 +36,10 @@ from evomerge.merging.fused import cut, paste
 from evomerge.merging.inputs import Part, Stored, View, Where
 from evomerge.merging.model_shares import Member, ModelShares
 from evomerge.merging.operators import apply, apply_into
+from evomerge.merging.operators.finite import is_finite
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.model_sizes import InModel, trims_model
-from evomerge.merging.sources import Sources, Space, is_finite
+from evomerge.merging.sources import Sources, Space
 from evomerge.merging.statistics import Scoped
 from evomerge.merging.vocabulary import open_transformed
 

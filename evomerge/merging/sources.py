@@ -243,13 +243,6 @@ def _room(n_bytes: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.empty(n_bytes, dtype=np.uint8))
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether every entry is a finite number, in one pass for good tensors."""
-    # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
-    total = float(tensor.sum(dtype=torch.float32))
-    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
-
-
 def _check_content(path: str | Path, expected: str, found: str) -> None:
     if found != expected:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from evomerge.core.operation import Operation
 from evomerge.core.operators import CATALOGUE
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply_into
+from evomerge.merging.operators.finite import is_finite
 from evomerge.testing.operations import experts, operation
 
 HALF = {"density": 0.5, "gamma": 0.1, "k": 1}
@@ -89,3 +90,24 @@ def test_large_tensors_tell_what_is_no_number(
 ) -> None:
     for bad in (math.nan, math.inf):
         check(thinning(name), shape, bad)
+
+
+def test_large_finite_values_are_finite() -> None:
+    largest = torch.finfo(torch.float32).max
+    assert is_finite(torch.full((100,), largest))
+    assert is_finite(torch.full((100,), 60000.0, dtype=torch.float16))
+    assert not is_finite(torch.tensor([largest, largest, float("-inf")]))
+    assert not is_finite(torch.tensor([float("inf"), float("-inf")]))
+    assert is_finite(torch.empty(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [100, 100_001])  # one call after another, and compiled
+def test_one_entry_that_is_no_number_is_found_anywhere(n, dtype) -> None:
+    tensor = torch.full((n,), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(tensor)
+    for place in (0, n // 2, n - 1):
+        for bad in (float("nan"), float("inf"), float("-inf")):
+            spoilt = tensor.clone()
+            spoilt[place] = bad
+            assert not is_finite(spoilt)

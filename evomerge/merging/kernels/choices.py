@@ -14,6 +14,7 @@ from numba.extending import overload
 
 from evomerge.merging.kernels.entries import deltas_of, total
 from evomerge.merging.kernels.numbers import (
+    FULL,
     NO,
     ONE,
     YES,
@@ -25,7 +26,6 @@ from evomerge.merging.kernels.numbers import (
     u32,
 )
 
-_INFINITE = np.uint32(0x7F800000)
 _NO_STEP = np.float32(1e-6)
 
 
@@ -66,7 +66,7 @@ def wider(deltas, found):
 def said(found):
     """Return the largest bits written; more than any number's if those read have it."""
     most, widest = found
-    return most if widest < _INFINITE else np.uint32(0xFFFFFFFF)
+    return most if widest < FULL else np.uint32(0xFFFFFFFF)
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""L1 norms of differences, and of what is left of them, block by block, compiled."""
+"""Sizes of differences, and of what is left of them, looked at and summed, compiled."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
@@ -6,8 +6,25 @@ import numpy as np
 
 from evomerge.merging.kernels.coins import draw
 from evomerge.merging.kernels.entries import windows
-from evomerge.merging.kernels.numbers import BLOCK, compiled, load
+from evomerge.merging.kernels.numbers import (
+    BLOCK,
+    FULL,
+    NO,
+    compiled,
+    larger,
+    load,
+    size_bits,
+)
 from evomerge.merging.kernels.thinned import thinned
+
+
+@compiled
+def is_any_infinite(array):
+    """Tell whether any entry is infinite or no number."""
+    most = NO
+    for i in range(len(array)):
+        most = larger(most, size_bits(load(array, i)))
+    return most >= FULL
 
 
 @compiled

@@ -27,7 +27,8 @@ _HALF_SCALE = np.float32(2.0**112)
 _HALF_UNIT = np.float32(2.0**24)
 """One over the smallest fp16 number."""
 SIGN, _REST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
-_FULL = np.uint32(0x7F800000)
+FULL = np.uint32(0x7F800000)
+"""The bits of infinity."""
 _U13, _U16 = np.uint32(13), np.uint32(16)
 _HIGH = np.uint32(0xFFFF0000)
 
@@ -115,7 +116,7 @@ def _load(array, index):
         size = as_float(u32(u32(word & np.uint32(0x7FFF)) << _U13)) * _HALF_SCALE
         special = u32(word & np.uint32(0x7C00)) == np.uint32(0x7C00)
         sign = u32(u32(word & np.uint32(0x8000)) << _U16)
-        full = _FULL if special else NO
+        full = FULL if special else NO
         return as_float(u32(u32(as_bits(size) | sign) | full))
 
     return single

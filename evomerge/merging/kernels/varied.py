@@ -13,7 +13,14 @@ import numpy as np
 from numba.extending import overload
 
 from evomerge.merging.kernels.entries import windows
-from evomerge.merging.kernels.numbers import BLOCK, as_bits, compiled, load, u32
+from evomerge.merging.kernels.numbers import (
+    BLOCK,
+    ZERO,
+    as_bits,
+    compiled,
+    load,
+    u32,
+)
 from evomerge.merging.kernels.variances import squares, wide_sum
 
 HIGH_BINS = 1 << 15
@@ -135,6 +142,13 @@ def _add_squares_of(xs, i, z, sums):
         _add_squares(xs[:-1], i, z, sums)
 
     return more
+
+
+@compiled
+def add_squares(values, sums):
+    """Add the squares of fp32 numbers, without rounding, to cells (one row)."""
+    for i in range(len(values)):
+        _add_squares((values,), i, ZERO, sums)
 
 
 @compiled

@@ -12,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merging.operators.arrays import as_array, is_plain
+
 CELLS = 64
 """One for every four exponents of fp32; one more counts what is infinite."""
 _LEAST = -150
 """Power of two that a whole number in the first cell stands for."""
 _HALF = 32
+_FEW = 1 << 12
+"""Below this compiled code saves nothing worth compiling it for."""
 
 Sums = npt.NDArray[np.int64]
 
@@ -31,6 +35,8 @@ def squares(values: torch.Tensor) -> torch.Tensor:
         int64, shape ``(CELLS + 1,)``, on the same device. Cells of several blocks can
         be added.
     """
+    if is_plain(values) and len(values) >= _FEW:
+        return _squares_compiled(values)
     bits = values.square().view(torch.int32)
     exponents = bits >> 23
     parts = bits & 0x7FFFFF
@@ -42,6 +48,14 @@ def squares(values: torch.Tensor) -> torch.Tensor:
     scaled.masked_fill_(infinite, 1.0)
     cells = (cells >> 2).masked_fill_(infinite, CELLS)
     return torch.bincount(cells, weights=scaled, minlength=CELLS + 1).to(torch.int64)
+
+
+def _squares_compiled(values: torch.Tensor) -> torch.Tensor:
+    from evomerge.merging.kernels.varied import add_squares
+
+    sums = np.zeros((1, CELLS + 1), np.int64)
+    add_squares(as_array(values), sums)
+    return torch.from_numpy(sums[0])
 
 
 def rounded(sums: Sums) -> npt.NDArray[np.float64]:

@@ -1,0 +1,26 @@
+"""Whether every entry is a number: asked of merges that no single loop has written."""
+
+import math
+
+import torch
+
+from evomerge.merging.operators.arrays import as_array, is_plain
+from evomerge.merging.operators.parts import SMALL, over_entries
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every entry is a finite number, in one pass for good tensors."""
+    if is_plain(tensor) and tensor.numel() >= SMALL:
+        return _is_finite_compiled(tensor)
+    # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
+    total = float(tensor.sum(dtype=torch.float32))
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def _is_finite_compiled(tensor: torch.Tensor) -> bool:
+    from evomerge.merging.kernels.norms import is_any_infinite
+
+    array = as_array(tensor)
+    return over_entries(
+        lambda low, high: int(is_any_infinite(array[low:high])), tensor.numel()
+    )
