@@ -43,7 +43,7 @@ from merging import machine
 from merging.disk import Disk
 from merging.floor import Copy
 from merging.loop import Candidates, Setting, candidates
-from merging.methods import BASE, METHODS, Merge, merges
+from merging.methods import BASE, METHODS, USUAL, Merge, merges
 from merging.patience import Patience
 from merging.rival import VERSION, MissingError, Server, install
 from merging.synthetic import TINY, Shape, shape_of, write_checkpoint
@@ -98,7 +98,8 @@ class Bench:
     def _on_disk(
         self, merge: Merge, device: str, shape: Shape, patience: Patience
     ) -> DiskRow:
-        commands = self.commands if device == "cpu" else None
+        has_rival = device == "cpu" and merge.method.has_rival
+        commands = self.commands if has_rival else None
         disk = Disk(
             self._checkpoints(merge, shape),
             Path(sys.executable).with_name("evomerge"),
@@ -120,7 +121,8 @@ class Bench:
             for n_experts in self.given.experts:
                 with self._server(device) as server:
                     for merge in merges(self.given.methods, n_experts):
-                        yield self._in_loop(merge, copy, server, device)
+                        rival = server if merge.method.has_rival else None
+                        yield self._in_loop(merge, copy, rival, device)
 
     @contextmanager
     def _server(self, device: str) -> Iterator[Server | None]:
@@ -216,7 +218,8 @@ def main() -> None:
     add = parser.add_argument
     add("--parameters", type=float, default=1e9, help="of each checkpoint, about")
     add("--experts", type=int, nargs="+", default=[2, 4], metavar="N")
-    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
+    known = f"of {', '.join(METHODS)}; the first {len(USUAL)} if not given"
+    add("--methods", nargs="+", choices=METHODS, default=USUAL, metavar="M", help=known)
     add("--part", choices=["both", "disk", "loop"], default="both")
     add("--profile", choices=["default", "identical"], default="default")
     add("--threads", type=int, default=os.cpu_count() or 1)

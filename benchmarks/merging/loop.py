@@ -22,8 +22,16 @@ from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit import Profile
 from evomerge.specs.recipes import load_recipe
 
-_DRAWN = {"weight": (0.2, 0.8), "density": (0.3, 0.7), "t": (0.1, 0.9)} | {
-    "select_topk": (0.3, 0.7)
+_DRAWN = {
+    "weight": (0.2, 0.8),
+    "density": (0.3, 0.7),
+    "t": (0.1, 0.9),
+    "select_topk": (0.3, 0.7),
+    "lambda": (0.3, 1.2),
+    "lambda_t": (0.2, 0.8),
+    "kappa": (1.0, 2.0),
+    "p": (0.3, 0.7),
+    "r": (0.05, 0.3),
 }
 """What differs between candidates, and between which values; in steps of 0.01."""
 

@@ -16,9 +16,10 @@ MOST_EXPERTS = len(_WEIGHTS)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of mergekit that evomerge has too.
+    """A method that evomerge has, and mergekit perhaps.
 
     Attributes:
+        has_rival: mergekit has it too.
         base: ``checkpoint`` if experts are seen as differences from one, ``expert`` if
             the first expert is called the base.
         has_weight: There is a weight for each expert.
@@ -33,6 +34,7 @@ class Method:
     has_density: bool = False
     shared: Mapping[str, float] = field(default_factory=dict)
     most: int = MOST_EXPERTS
+    has_rival: bool = True
 
     def merge(self, n_experts: int) -> Merge:
         """Return this method's merge of so many experts."""
@@ -73,7 +75,12 @@ class Merge:
         return out
 
     def config(self, folder: Path) -> str:
-        """Return mergekit's configuration, which evomerge reads too; JSON is YAML."""
+        """Return the configuration; JSON is YAML.
+
+        It is mergekit's, which evomerge reads too, or else a recipe.
+        """
+        if not self.method.has_rival:
+            return self._recipe(folder)
         each = self.each()
         models = [
             {
@@ -89,6 +96,20 @@ class Merge:
             whole["parameters"] = dict(self.method.shared)
         return json.dumps({**whole, "dtype": "bfloat16"}, indent=1)
 
+    def _recipe(self, folder: Path) -> str:
+        base = {} if self.base is None else {"base": self.base}
+        return json.dumps(
+            {
+                "sources": {name: str(folder / name) for name in self.reads},
+                "operator": self.method.name,
+                "experts": [name for name in self.experts if name != self.base],
+                "knobs": {**self.each(), **self.method.shared},
+                "dtype": "bfloat16",
+                **base,
+            },
+            indent=1,
+        )
+
 
 METHODS: Mapping[str, Method] = {
     method.name: method
@@ -103,9 +124,23 @@ METHODS: Mapping[str, Method] = {
         Method("breadcrumbs", has_density=True),
         Method("sce", has_weight=False, shared={"select_topk": 0.5}),
         Method("karcher", base=None, has_weight=False),
+        Method("breadcrumbs_ties", has_density=True),
+        Method("dare_linear", has_density=True),
+        Method("della_linear", has_density=True),
+        Method("arcee_fusion", base="expert", has_weight=False, most=2),
+        Method("nearswap", base="expert", has_weight=False, shared={"t": 1e-3}, most=2),
+        Method("magmax", has_weight=False, has_rival=False),
+        Method("ram", has_weight=False, has_rival=False),
+        Method("ramplus_tl", has_weight=False, has_rival=False),
+        Method("consensus", has_weight=False, has_rival=False),
+        Method("emr", has_weight=False, has_rival=False),
+        Method("pcb", has_rival=False),
+        Method("mixout", base="expert", has_weight=False, most=2, has_rival=False),
     )
 }
 """By name, in the order they are measured."""
+USUAL = tuple(METHODS)[:10]
+"""Those that are measured unless others are asked for."""
 
 
 def merges(names: Sequence[str], n_experts: int) -> list[Merge]:

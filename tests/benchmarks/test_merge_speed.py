@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from evomerge.merging.sources import Sources
+from evomerge.specs.recipes import load_recipe
+from evomerge.testing.models import tiny_model
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "merge_speed.py"
 TA = "task_arithmetic"
 SMALL = ("--parameters", "1e6", "--experts", "2", "--methods", TA, "linear")
@@ -51,3 +55,25 @@ def test_the_floor_is_every_source_read_and_the_result_written(
     # Two experts, the base where there is one, and the result.
     assert moved == pytest.approx({TA: 4 * checkpoint, "linear": 3 * checkpoint})
     assert all(row["evomerge"] > 0.0 for row in rows)
+
+
+def test_every_method_that_is_measured_is_a_merge_that_candidates_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from merging.loop import Candidates
+    from merging.methods import METHODS, merges
+
+    for seed, name in enumerate(("base", "expert1", "expert2")):
+        tiny_model(tmp_path / name, n_layers=1, seed=seed)
+    for merge in merges(list(METHODS), 2):
+        file = tmp_path / "merge.yml"
+        file.write_text(merge.config(tmp_path))
+        recipe, paths = load_recipe(file, profile="default")
+        assert len(paths) == len(merge.reads)
+        operators = {op.operator for _, slot in recipe.places() for _, op in slot.roles}
+        assert merge.method.name in operators
+        with Sources(paths) as sources:
+            stream = Candidates(recipe, sources)
+            assert stream.n_reads == len(merge.reads)
+            assert stream.next() > 0.0
