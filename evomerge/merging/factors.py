@@ -11,7 +11,7 @@ import torch
 from evomerge.checkpoints.adapter import Folding
 from evomerge.checkpoints.factors import explain_unlike
 from evomerge.core.operation import Operation
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import Recipe, Slot
 from evomerge.core.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.adapters import AdaptedModel, LowRank
@@ -34,18 +34,22 @@ def works_on_factors(operation: Operation) -> bool:
 
 
 def check_factors(
-    operations: Iterable[Operation], recipe: Recipe, views: Mapping[str, View]
+    operations: Iterable[Operation],
+    recipe: Recipe,
+    slot: Slot,
+    views: Mapping[str, View],
 ) -> None:
     """Make sure that the factors that operations average can be.
 
     Args:
-        operations: Those of the recipe, averaging factors or not.
+        operations: Those of a slot, averaging factors or not.
         recipe: What is merged.
+        slot: Which layers of the inputs are merged.
         views: Its inputs, by name.
 
     Raises:
-        RecipeError: An input is not the same model with an adapter as the others, or
-            its factors have other shapes.
+        RecipeError: An input is not the same model with an adapter as the others, its
+            factors have other shapes, or another layer of it is merged.
     """
 
     def folding(name: str) -> Folding:
@@ -59,6 +63,13 @@ def check_factors(
             raise RecipeError(
                 f"Operator {operation.operator!r} averages factors of one model's "
                 f"adapters: {' '.join(said)} Average what adapters add with 'linear'."
+            )
+        layers = {layer for name, layer in slot.layers if name in operation.inputs}
+        if len(layers) > 1:
+            raise RecipeError(
+                f"Operator {operation.operator!r} averages factors of one layer, but "
+                f"is given layers {sorted(layers)}. Take the same layer of every "
+                "input, or average what adapters add with 'linear'."
             )
 
 

@@ -84,14 +84,14 @@ class Merged:
             for where, slot in slots.items()
         }
         self._sections = {where: self._merge_section(where) for where in self._feeds}
-        operations = {
-            self._operation(where, name, piece): None
-            for where in self._sections
-            for name, piece in self._merged_pieces(where)
-        }
-        for operation in operations:
-            resolve(operation)
-        check_factors(operations, recipe, self._views)
+        for where in self._sections:
+            operations = {
+                self._operation(where, name, piece): None
+                for name, piece in self._merged_pieces(where)
+            }
+            for operation in operations:
+                resolve(operation)
+            check_factors(operations, recipe, self._feeds[where].slot, self._views)
         frame, stack = self._views[recipe.frame].config, self._stack()
         self._config = rewritten(frame, stack, tied=self.tied, dtype=recipe.dtype)
         self._folds: Mapping[tuple[Where, str], Fold] = {}

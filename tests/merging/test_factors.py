@@ -250,6 +250,8 @@ def test_tensors_that_adapters_replace_are_averaged(bench: Bench) -> None:
     torch.testing.assert_close(found, norm + 2.5, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow  # transformers makes the model
+@pytest.mark.timeout(300)
 def test_a_fused_tensor_has_its_factors_averaged_whole_and_its_pieces_chosen(
     tmp_path: Path,
 ) -> None:
@@ -347,6 +349,18 @@ def test_adapters_of_two_models_are_refused(bench: Bench) -> None:
     other = tiny_model(bench.folder / "other", n_layers=LAYERS, seed=1)
     bench.add(tiny_adapter(bench.folder / "a", other), base=other)
     refused(bench, "'m2': another model than that of 'm1'")
+
+
+def test_factors_of_two_layers_are_refused(bench: Bench) -> None:
+    bench.random(0)
+    bench.random(1)
+    recipe = recipe_of(soup(0.5, 0.5), bench.inputs)
+    crossed = replace(recipe.slots[0], layers=(("m1", 0), ("m2", 1)))
+    with (
+        Sources(bench.paths) as sources,
+        pytest.raises(RecipeError, match=r"factors of one layer.*\[0, 1\]"),
+    ):
+        Merged(replace(recipe, slots=(crossed, *recipe.slots[1:])), sources)
 
 
 def test_factors_of_two_ranks_are_refused(bench: Bench) -> None:
