@@ -145,11 +145,24 @@ def test_self_equal_experts_give_themselves(name, n, knobs, dtype, shape, seed):
     base = None if merge.base is None else nearby
     merged = apply(merge, [expert] * n, base, "w")
     if dtype is torch.bfloat16:
-        # Equal in every bit, but a zero that went through a basis or a system of
-        # equations in fp64 is none any more.
-        torch.testing.assert_close(merged.to(dtype), expert, rtol=0.0, atol=1e-12)
+        assert torch.equal(merged.to(dtype), expert)
     else:
         assert_close(merged, expert, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "shape", "seed"),
+    [
+        ("knots", {"inner": "sum", "join": "out"}, (3, 5, 2), 353),
+        ("wudi", {"anchor": "mean"}, (4, 6), 6356),
+    ],
+)
+def test_a_zero_that_goes_through_equations_stays_one(name, knobs, shape, seed):
+    expert = dyadic(shape, seed).bfloat16()
+    nearby = (expert.float() * (1 + 0.1 * dyadic(shape, seed + 1))).bfloat16()
+    merged = apply(operation(name, 3, **knobs), [expert] * 3, nearby, "w")
+    assert (expert == 0).any()
+    assert torch.equal(merged.bfloat16(), expert)
 
 
 @pytest.mark.parametrize(("name", "extra"), VARIANTS)

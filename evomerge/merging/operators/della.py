@@ -69,7 +69,7 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
     Args:
         settings: Read for ``density``, ``epsilon`` or ``eps_frac``, ``rank_by``,
             ``rescale`` and ``seed``.
-        deltas: What to thin; its blocks are whole rows.
+        deltas: What to thin; its blocks are whole rows, unless all entries are ranked.
         key: Name of the tensor.
     """
     probabilities = KeepProbabilities(settings, deltas)

@@ -32,6 +32,8 @@ FLOOR = 1e-10
 _ROUNDING = 2.0**-22
 """Four times half a unit in the last place of fp32: entries of random rounding errors
 are below it, and a few of them added up."""
+_FAINT = 1e-12
+"""Part of the largest entry of a merged difference up to which one is rounding."""
 _WIDEST = 8192**2
 """Elements of the largest matrix worked on in fp64."""
 
@@ -146,8 +148,18 @@ def by_matrix(
             matrices = Matrices(
                 deltas, operation.inputs, operation.base, name, noise, memo
             )
-            out[place] = below.add_(merge(matrices), alpha=scale)
+            merged = _without_rounding(merge(matrices))
+            out[place] = below.add_(merged, alpha=scale)
     return out.reshape(base.shape)
+
+
+def _without_rounding(merged: torch.Tensor) -> torch.Tensor:
+    """Return a merged difference without what only rounding in fp64 left in it.
+
+    A weight that is zero everywhere stays one, though it went to a basis and back.
+    """
+    sizes = merged.abs()
+    return merged.masked_fill(sizes <= _FAINT * sizes.amax(), 0.0)
 
 
 def in_fp32(
