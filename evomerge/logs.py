@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Iterable
 
 _SECRET = re.compile(r"(?P<head>://[^/\s:@]*:)[^@/\s]+(?=@)")
 
@@ -15,6 +16,12 @@ def masked(text: str) -> str:
 class _Masking(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return masked(super().format(record))
+
+
+def say(warnings: Iterable[object]) -> None:
+    """Show warnings that were collected, each once, in their order."""
+    for warning in dict.fromkeys(map(str, warnings)):
+        logging.getLogger("evomerge").warning("%s", warning)
 
 
 def set_up(*, verbose: bool = False) -> None:

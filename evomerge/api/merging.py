@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.api.exporting import Progress
 from evomerge.errors import CandidateError
+from evomerge.logs import say
 
 if TYPE_CHECKING:
     from evomerge.checkpoints import Model
@@ -77,6 +78,7 @@ def merge(
     from evomerge.merging.sources import Sources
     from evomerge.merging.writer import write_model
 
+    say(opened.warnings)
     recipe = opened.recipe
     if means.dtype is not None:
         recipe = replace(recipe, dtype=means.dtype)

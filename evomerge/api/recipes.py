@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evomerge.errors import RecipeError
+from evomerge.logs import say
 
 if TYPE_CHECKING:
     from evomerge.specs.mergekit import Profile
@@ -63,6 +64,7 @@ def convert_recipe(
 
     with remembered(cache_dir):
         opened = open_recipe(file, profile=profile)
+    say(opened.warnings)
     recipe = opened.recipe
     form: Form = to or ("own" if opened.form == "mergekit" else "mergekit")
     if form == "own":

@@ -9,6 +9,7 @@ from evomerge.core.recipe import Checkpoint, Recipe
 from evomerge.core.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
+from evomerge.logs import say
 
 if TYPE_CHECKING:
     from evomerge.specs.resolved import ResolvedStudy
@@ -30,7 +31,9 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
     from evomerge.specs.reader import read_studies
     from evomerge.strategies.registry import problems
 
-    return read_studies(study_file, cache_dir=cache_dir, judge=problems)
+    studies = read_studies(study_file, cache_dir=cache_dir, judge=problems)
+    say(warning for study in studies for warning in study.warnings)
+    return studies
 
 
 def refuse_other_configuration(

@@ -1,4 +1,4 @@
-"""Collects mistakes, so that all are reported together."""
+"""Collects mistakes and warnings, so that all are reported together."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from evomerge.errors import Problem, SpecError
 
 @dataclass(slots=True)
 class Mistakes:
-    """The mistakes found so far in one file.
+    """The mistakes found so far in one file, and what is worth a warning.
 
     Attributes:
         file: Its name, as messages show it.
         places: Outermost key to where it stands instead: the keys of a stage.
+        warnings: What the user is told although nothing is refused.
     """
 
     file: str
     found: list[Problem] = field(default_factory=list)
     places: Mapping[str, str] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""
         where = self.where(key)
         if all(problem.where != where for problem in self.found):
             self.found.append(Problem(where, message))
+
+    def warn(self, key: str, message: str) -> None:
+        """Note something that is not refused but must be seen."""
+        warning = Problem(self.where(key), message)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def where(self, key: str) -> str:
         """Return how a message calls a key."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.layer_types import LayerType
 from evomerge.core.recipe import Input, Recipe, Transformed, contents
-from evomerge.errors import RecipeError, SpecError
+from evomerge.errors import Problem, RecipeError, SpecError
 from evomerge.specs.base import Name
 from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
 from evomerge.specs.mistakes import Mistakes
@@ -67,11 +67,13 @@ class OpenedRecipe:
     Attributes:
         models: Input name to model; also sources of the file that nothing reads.
         form: How the file is written.
+        warnings: What the user must see although nothing is refused.
     """
 
     recipe: Recipe
     models: Mapping[str, Model]
     form: Form
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def folders(self) -> dict[str, str]:
@@ -112,12 +114,13 @@ def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRe
     data = read_yaml(file)
     if is_mergekit(data):
         read = read_mergekit(data, file, profile=profile)
-        return OpenedRecipe(read.recipe, read.models, "mergekit")
+        return OpenedRecipe(read.recipe, read.models, "mergekit", read.warnings)
     mistakes = Mistakes(file.name)
     if "slots" in data:
         return _canonical(data, file, mistakes)
     if "stack" in data:
-        return OpenedRecipe(*read_stack(data, file, mistakes), "short")
+        stacked = read_stack(data, file, mistakes)
+        return OpenedRecipe(*stacked, "short", tuple(mistakes.warnings))
     return _short(data, file, mistakes)
 
 
@@ -158,7 +161,7 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
             )
     _check_slots(recipe, models, mistakes)
     mistakes.stop_if_any()
-    return OpenedRecipe(recipe, models, "canonical")
+    return OpenedRecipe(recipe, models, "canonical", tuple(mistakes.warnings))
 
 
 def _check_slots(
@@ -228,4 +231,5 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
         mistakes.add("", f"expected every choice decided, got open ones: {opened}.")
     mistakes.stop_if_any()
     assert planned is not None
-    return OpenedRecipe(planned.blueprint.recipe({}), models, "short")
+    recipe = planned.blueprint.recipe({})
+    return OpenedRecipe(recipe, models, "short", tuple(mistakes.warnings))

@@ -203,6 +203,7 @@ class _Resolver:
                 **allowance_of(spec, self._models, self._around.file),
                 **({LATER: list(self._around.later)} if self._around.later else {}),
             },
+            warnings=tuple(self._mistakes.warnings),
         )
 
     def _config(self, parts: _Parts) -> dict[str, Any]:

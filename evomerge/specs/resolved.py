@@ -12,6 +12,7 @@ from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Point
 from evomerge.core.work import EngineSettings, TaskSettings
+from evomerge.errors import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class ResolvedStudy:
         n_blocks: Blocks a trial is scored in, over all tasks.
         config: What may not change when the study is resumed; plain JSON data.
         allowance: What may: budget, workers, paths, placement; plain JSON data.
+        warnings: What the user must see although nothing is refused.
     """
 
     name: str
@@ -68,3 +70,4 @@ class ResolvedStudy:
     n_blocks: int
     config: Mapping[str, Any]
     allowance: Mapping[str, Any]
+    warnings: tuple[Problem, ...] = ()

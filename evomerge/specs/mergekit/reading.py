@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model, compatibility
 from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
-from evomerge.errors import CheckpointError, SpecError
+from evomerge.errors import CheckpointError, Problem, SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS
 from evomerge.specs.mergekit.operations import Profile
@@ -34,10 +34,12 @@ class ReadMerge:
     Attributes:
         recipe: The merge.
         models: Input name to model.
+        warnings: What the user must see although nothing is refused.
     """
 
     recipe: Recipe
     models: Mapping[str, Model]
+    warnings: tuple[Problem, ...] = ()
 
 
 def is_mergekit(data: Mapping[str, Any]) -> bool:
@@ -132,7 +134,8 @@ class _Reader:
             head=head,
         )
         among = {n for _, one in recipe.inputs for n in _among(one)}
-        return ReadMerge(recipe, {n: models[n] for n in sorted({*inputs, *among})})
+        read_of = {n: models[n] for n in sorted({*inputs, *among})}
+        return ReadMerge(recipe, read_of, tuple(self.mistakes.warnings))
 
     def _called(
         self,
