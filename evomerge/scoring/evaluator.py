@@ -54,6 +54,9 @@ class Evaluator:
     def __init__(self, setup: WorkerSetup) -> None:
         started = time.perf_counter()
         _refuse_equal_names(setup.tasks)
+        if any(settings.task != landscape.TASK for settings in setup.tasks):
+            # Another version of lm-eval is told now, not after the engine's start.
+            import evomerge.scoring.lm_insides  # noqa: F401
         setup = at_hand(setup)
         self._engine = open_engine(setup)
         try:

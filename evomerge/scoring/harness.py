@@ -2,8 +2,7 @@
 
 The evaluator owns one ``LmEvalTasks`` a worker. Tasks, prompts and tokens are built
 once; for each block the answers are asked for, filtered and measured by the task's own
-methods, so every figure equals that of ``lm_eval.evaluator.evaluate``. This module
-and its siblings named ``lm_*`` are the only ones that load lm-eval.
+methods, so every figure equals that of ``lm_eval.evaluator.evaluate``.
 """
 
 from __future__ import annotations
@@ -12,10 +11,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
-from lm_eval.api.task import ConfigurableTask
 
 from evomerge.core.protocol import (
     BlockKey,
@@ -29,6 +24,13 @@ from evomerge.core.work import TaskSettings
 from evomerge.errors import WorkerError
 from evomerge.scoring.engine import Completion, Engine
 from evomerge.scoring.lm_adapter import EngineLM
+from evomerge.scoring.lm_insides import (
+    ConfigurableTask,
+    Instance,
+    filter_names,
+    filtered,
+    mean,
+)
 from evomerge.scoring.lm_protocol import protocol_settings
 from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
 from evomerge.scoring.lm_tasks import load_task, wrong
@@ -110,8 +112,7 @@ class _Task:
         asked = [self._questions[name] for name in ids]
         instances = [i for question in asked for i in question.instances]
         completions = _answer(self._lm, instances)
-        self._task._instances = instances
-        self._task.apply_filters()
+        filtered(self._task, instances)
         return tuple(
             self._outcome(name, question, completions)
             for name, question in zip(ids, asked, strict=True)
@@ -187,7 +188,7 @@ def _offered(
 
     A task with one filter offers ``metric``, one with several ``metric,filter``.
     """
-    filters = [ensemble.name for ensemble in task._filters]
+    filters = filter_names(task)
     aggregations = task.aggregation()
     has_own = task.config.process_results is not None
     has_pairs = task.OUTPUT_TYPE == "multiple_choice" and not has_own

@@ -13,9 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from evomerge.core.digest import digest
 from evomerge.errors import CandidateError, Problem, SpecError
@@ -24,6 +21,12 @@ from evomerge.scoring.engine import (
     Engine,
     GenerateRequest,
     LoglikelihoodRequest,
+)
+from evomerge.scoring.lm_insides import (
+    Instance,
+    TemplateLM,
+    handle_stop_sequences,
+    normalize_gen_kwargs,
 )
 
 DEFAULT_MAX_GEN_TOKS = 256

@@ -8,19 +8,17 @@ or library must not.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
 from evomerge.core.digest import digest
 from evomerge.core.work import TaskSettings
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.items import item_id
+from evomerge.scoring.lm_insides import VERSION, ConfigurableTask
 from evomerge.scoring.lm_questions import Questions
 from evomerge.scoring.lm_tasks import FEWSHOT_SEED
 
@@ -56,7 +54,7 @@ def protocol_settings(
     tokenizer = engine.tokenizer
     template = tokenizer.chat_template if settings.apply_chat_template else None
     return {
-        "harness": f"lm_eval {importlib.metadata.version('lm_eval')}",
+        "harness": f"lm_eval {VERSION}",
         "config": _plain(kept),
         "dataset": dataset,
         "fewshot": {

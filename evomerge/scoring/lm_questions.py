@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.samplers import FirstNSampler
-from lm_eval.api.task import ConfigurableTask
-
 from evomerge.core.protocol import Item, ItemRole
 from evomerge.core.work import TaskSettings
 from evomerge.scoring.items import item_id, split_items
 from evomerge.scoring.lm_adapter import EngineLM
+from evomerge.scoring.lm_insides import ConfigurableTask, FirstNSampler, Instance
 from evomerge.scoring.lm_tasks import FEWSHOT_SEED, TASK_ERRORS, wrong
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,16 +17,16 @@ from typing import Any, NoReturn
 
 import datasets
 import jinja2
-import lm_eval
-import lm_eval.tasks._yaml_loader as yaml_loader
-import lm_eval.utils
-from jinja2 import Environment, Template
-from jinja2.sandbox import SandboxedEnvironment
-from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks import TaskManager
 
 from evomerge.core.work import TaskSettings
 from evomerge.errors import Problem, SpecError
+from evomerge.scoring.lm_insides import (
+    LIBRARY,
+    ConfigurableTask,
+    TaskManager,
+    calm,
+    yaml_loader,
+)
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, so that prompts equal those of its command line."""
@@ -74,7 +73,7 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
             offered here; the message names the task and the nearest known names.
         CodeRefusedError: It would run code without permission.
     """
-    _calm()
+    calm()
     path = _find(settings)
     config = _read(settings, path)
     _point_at_data(config, path.parent, cache_dir)
@@ -111,9 +110,8 @@ def _find(settings: TaskSettings) -> Path:
             raise wrong(settings, f"the folder of task files {str(root)!r} is missing.")
         local = TaskManager(include_path=str(root.resolve()), include_defaults=False)
         return _indexed(settings, local, str(root))
-    library = Path(lm_eval.__file__).parent / "tasks"
     # Most tasks stand in a file of their name; reading the whole library takes long.
-    for path in library.rglob(f"{settings.task}.yaml"):
+    for path in LIBRARY.rglob(f"{settings.task}.yaml"):
         if yaml_loader.load_yaml(path, resolve_func=False).get("task") == settings.task:
             return path
     return _indexed(settings, _library(), "lm-eval's library")
@@ -239,37 +237,3 @@ def _override(config: dict[str, Any], settings: TaskSettings) -> None:
     if any(name in changes for name in _LENGTH_NAMES):
         own = {k: v for k, v in own.items() if k not in _LENGTH_NAMES}
     config["generation_kwargs"] = own | changes
-
-
-@functools.cache
-def _calm() -> None:
-    """Quieten both libraries, and make lm-eval's templates safe and quick, once.
-
-    Templates run in jinja's sandbox, so a task file cannot reach Python through them.
-    Each is compiled once: compiling is four fifths of lm-eval's own time otherwise.
-    """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    lm_eval.utils.env = _Sandbox(lm_eval.utils.env)
-
-
-class _Sandbox(SandboxedEnvironment):
-    """lm-eval's templates in jinja's sandbox, each compiled once."""
-
-    def __init__(self, plain: Environment) -> None:
-        super().__init__(
-            loader=plain.loader,
-            undefined=plain.undefined,
-            keep_trailing_newline=plain.keep_trailing_newline,
-        )
-        self.filters.update(plain.filters)
-        self._compiled: dict[str, Template] = {}
-
-    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
-        """Return a compiled template; lm-eval gives its text and nothing else."""
-        found = self._compiled.get(source)
-        if found is None:
-            found = super().from_string(source, *args, **kwargs)
-            self._compiled[source] = found
-        return found
