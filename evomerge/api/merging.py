@@ -29,6 +29,7 @@ class Means:
         threads: Processor threads; None takes as many as there are cores.
         memory_bytes: Most memory to use; None takes what is free.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        shard_bytes: Largest weight file.
     """
 
     device: str = "cpu"
@@ -36,6 +37,7 @@ class Means:
     threads: int | None = None
     memory_bytes: int | None = None
     cache_dir: Path | None = None
+    shard_bytes: int = 5 * 10**9
 
 
 def merge(
@@ -43,7 +45,7 @@ def merge(
     out: Path,
     *,
     profile: Profile = "identical",
-    shard_bytes: int = 5 * 10**9,
+    strict: bool = False,
     means: Means | None = None,
     progress: Progress | None = None,
 ) -> Written:
@@ -54,8 +56,8 @@ def merge(
         out: Folder to make.
         profile: Of a mergekit file: ``identical`` gives mergekit's result; with
             ``default`` what it does not say is as in recipes of our own.
-        shard_bytes: Largest weight file.
-        means: How it is computed.
+        strict: Refuse what would only be warned of: keys that mergekit passes over.
+        means: How it is computed and written.
         progress: Told written bytes and all bytes.
 
     Raises:
@@ -72,7 +74,7 @@ def merge(
     # Fingerprints are hashed outside of the interpreter: torch loads in the meantime.
     with ThreadPoolExecutor(1) as aside, remembered(means.cache_dir):
         aside.submit(_load_arithmetic)
-        opened = open_recipe(recipe_file, profile=profile)
+        opened = open_recipe(recipe_file, profile=profile, strict=strict)
     from evomerge.merging.devices import check_device, on_threads
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
     from evomerge.merging.sources import Sources
@@ -91,8 +93,17 @@ def merge(
     ):
         check_memory(recipe, sources, means.memory_bytes)
         return write_model(
-            recipe, sources, out, shard_bytes=shard_bytes, progress=progress
+            recipe,
+            sources,
+            out,
+            shard_bytes=means.shard_bytes,
+            progress=progress,
+            extra=_template(opened.chat_template),
         )
+
+
+def _template(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"chat_template.jinja": text}
 
 
 def _load_arithmetic() -> None:

@@ -39,6 +39,7 @@ def convert_recipe(
     *,
     to: Form | None = None,
     profile: Profile = "identical",
+    strict: bool = False,
     lossy: bool = False,
     cache_dir: Path | None = None,
 ) -> Conversion:
@@ -50,6 +51,7 @@ def convert_recipe(
             None takes mergekit's for a file of our own and ``own`` for mergekit's.
         profile: Of a mergekit file: ``identical`` gives mergekit's result; with
             ``default`` what it does not say is as in recipes of our own.
+        strict: Refuse what would only be warned of: keys that mergekit passes over.
         lossy: Write what mergekit can say of a recipe that it cannot say in full.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
 
@@ -63,7 +65,7 @@ def convert_recipe(
     from evomerge.specs.rendering import canonical_text, own_text, yaml_text
 
     with remembered(cache_dir):
-        opened = open_recipe(file, profile=profile)
+        opened = open_recipe(file, profile=profile, strict=strict)
     say(opened.warnings)
     recipe = opened.recipe
     form: Form = to or ("own" if opened.form == "mergekit" else "mergekit")

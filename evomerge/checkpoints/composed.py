@@ -22,8 +22,8 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
 
     Args:
         recipe: The merge. Its layers are layers that its inputs have.
-        models: The folders it is made of, by the names that its inputs have; inputs
-            that are recipes themselves need no folder.
+        models: The folders it is made of, by the names that its inputs have; those of
+            an input that is itself a recipe as ``input/name``, or by their own names.
 
     Returns:
         The frame's model with the layers of the merge. Its fingerprint is the recipe's
@@ -34,7 +34,7 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
         KeyError: An input is missing.
     """
     known = {
-        name: composed(source.recipe, models)
+        name: composed(source.recipe, _within(models, name))
         if isinstance(source, Nested)
         else models[name]
         for name, source in recipe.inputs
@@ -64,6 +64,13 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
         origin=None,
         adapter=None,
     )
+
+
+def _within(models: Mapping[str, Model], name: str) -> Mapping[str, Model]:
+    """Return the folders of an input that is itself a recipe."""
+    start = f"{name}/"
+    found = {n.removeprefix(start): m for n, m in models.items() if n.startswith(start)}
+    return found or models
 
 
 def _layers(model: Model) -> list[list[tuple[TensorInfo, Place]]]:

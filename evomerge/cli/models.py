@@ -15,6 +15,7 @@ from evomerge.cli.options import (
     merge_options,
     profile_option,
     shard_option,
+    strict_option,
 )
 
 if TYPE_CHECKING:
@@ -83,12 +84,14 @@ def export(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @profile_option
+@strict_option
 @shard_option
 @merge_options
 def merge(
     recipe: Path,
     out: Path,
     profile: Profile,
+    strict: bool,
     shard_gb: float,
     device: str,
     dtype: str | None,
@@ -107,13 +110,14 @@ def merge(
             recipe,
             out,
             profile=profile,
-            shard_bytes=int(shard_gb * _GIGA),
+            strict=strict,
             means=api.Means(
                 device,
                 dtype,
                 threads,
                 None if memory_gb is None else int(memory_gb * _GIGA),
                 cache_dir(),
+                int(shard_gb * _GIGA),
             ),
             progress=progress,
         )

@@ -89,6 +89,16 @@ def profile_option(command: _F) -> _F:
     )(command)
 
 
+def strict_option(command: _F) -> _F:
+    """Add ``--strict``."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse a file for what is otherwise a warning, such as keys that "
+        "mergekit passes over.",
+    )(command)
+
+
 def placement_options(command: _F) -> _F:
     """Add ``--workers``, ``--address`` and ``--in-process``."""
     workers = click.option(

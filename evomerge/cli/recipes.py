@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evomerge.cli.options import cache_dir, profile_option
+from evomerge.cli.options import cache_dir, profile_option, strict_option
 
 if TYPE_CHECKING:
     from evomerge.api import RecipeForm
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     "own for a mergekit file, mergekit for any other.",
 )
 @profile_option
+@strict_option
 @click.option(
     "--lossy",
     is_flag=True,
@@ -41,6 +42,7 @@ def recipe(
     file: Path,
     to: RecipeForm | None,
     profile: Profile,
+    strict: bool,
     lossy: bool,
     out: Path | None,
     as_json: bool,
@@ -50,7 +52,12 @@ def recipe(
     from evomerge.cli.tables import print_json
 
     done = api.convert_recipe(
-        file, to=to, profile=profile, lossy=lossy, cache_dir=cache_dir()
+        file,
+        to=to,
+        profile=profile,
+        strict=strict,
+        lossy=lossy,
+        cache_dir=cache_dir(),
     )
     for loss in done.losses:
         click.echo(f"Not expressed: {loss}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.checkpoints import TOKENIZER_FILES
@@ -13,7 +14,10 @@ from evomerge.merging.sources import Sources
 from evomerge.merging.vocabulary import name_within, opened_alignment
 
 GENERATION = "generation_config.json"
+TEMPLATE = "chat_template.jinja"
 COPIED = (*TOKENIZER_FILES, GENERATION)
+_TEMPLATES = (TEMPLATE, "chat_template.json")
+_SETTINGS = "tokenizer_config.json"
 _OF_ONE_VOCABULARY = frozenset(
     ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 )
@@ -39,6 +43,17 @@ def frame_files(recipe: Recipe, sources: Sources) -> dict[str, Path | str]:
     if isinstance(source, Transformed):
         return _transformed(source, sources)
     return _there(sources.model(source.fingerprint).path, COPIED)
+
+
+def without_template(files: Mapping[str, Path | str]) -> dict[str, Path | str]:
+    """Return the same files without the chat template they hold."""
+    out = {name: file for name, file in files.items() if name not in _TEMPLATES}
+    written = out.get(_SETTINGS)
+    if isinstance(written, Path):
+        settings = read_json(written)
+        if settings.pop("chat_template", None) is not None:
+            out[_SETTINGS] = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    return out
 
 
 def _there(folder: Path, names: tuple[str, ...]) -> dict[str, Path | str]:

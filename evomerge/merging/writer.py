@@ -16,7 +16,7 @@ from evomerge.checkpoints import INDEX
 from evomerge.core.recipe import Recipe
 from evomerge.errors import ExportError
 from evomerge.merging.atomic_folder import atomic_folder
-from evomerge.merging.files import COPIED, frame_files
+from evomerge.merging.files import COPIED, TEMPLATE, frame_files, without_template
 from evomerge.merging.materialise import describe, materialise, merged_config
 from evomerge.merging.shards import (
     Shard,
@@ -62,7 +62,8 @@ def write_model(
         out: Folder to make; must not exist.
         shard_bytes: Largest weight file, in bytes.
         progress: Told bytes written and bytes in all, after each tensor.
-        extra: Further text files, by name: the model card.
+        extra: Further text files, by name: the model card, or a chat template that
+            goes before the tokenizer's own.
 
     Raises:
         ExportError: The folder exists, the disk is too small or refuses, or an extra
@@ -74,6 +75,8 @@ def write_model(
     target = Path(out)
     texts = _texts(recipe, sources, extra or {})
     files = frame_files(recipe, sources)
+    if TEMPLATE in texts:
+        files = without_template(files)
     texts |= {name: file for name, file in files.items() if isinstance(file, str)}
     copies = [file for file in files.values() if isinstance(file, Path)]
     shards = plan_shards(describe(recipe, sources), shard_bytes)
@@ -116,7 +119,7 @@ def _texts(
         RECIPE_NAME: recipe.to_json(),
     }
     texts = {name: json.dumps(data, indent=2) + "\n" for name, data in own.items()}
-    taken = {*texts, *COPIED, INDEX}
+    taken = {*texts, *COPIED, INDEX} - {TEMPLATE}
     for name, text in extra.items():
         plain = _PLAIN_NAME.fullmatch(name)
         if not plain or name in taken or name.endswith(".safetensors"):

@@ -16,12 +16,14 @@ class Mistakes:
         file: Its name, as messages show it.
         places: Outermost key to where it stands instead: the keys of a stage.
         warnings: What the user is told although nothing is refused.
+        strict: What would be a warning is a mistake.
     """
 
     file: str
     found: list[Problem] = field(default_factory=list)
     places: Mapping[str, str] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
+    strict: bool = False
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""
@@ -31,6 +33,9 @@ class Mistakes:
 
     def warn(self, key: str, message: str) -> None:
         """Note something that is not refused but must be seen."""
+        if self.strict:
+            self.add(key, message)
+            return
         warning = Problem(self.where(key), message)
         if warning not in self.warnings:
             self.warnings.append(warning)

@@ -16,9 +16,18 @@ S = TypeVar("S", bound=Spec)
 
 
 def validate(
-    model: type[S], data: Mapping[str, Any], file: str
+    model: type[S],
+    data: Mapping[str, Any],
+    file: str,
+    unknown_keys: list[Problem] | None = None,
 ) -> tuple[S | None, list[Problem]]:
     """Read plain data into a model, and go on after unknown keys.
+
+    Args:
+        model: Of the file.
+        data: What it holds.
+        file: Its name.
+        unknown_keys: Takes unknown keys, where they are no mistakes.
 
     Returns:
         The model, or None where what is wrong leaves nothing to work with; and every
@@ -28,8 +37,15 @@ def validate(
         return model.model_validate(data), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-    problems = [_problem(model, detail, file) for detail in details]
     unknown = [d["loc"] for d in details if d["type"] == "extra_forbidden"]
+    if unknown_keys is not None:
+        odd = [d for d in details if d["loc"] in unknown]
+        unknown_keys += _once([_problem(model, detail, file) for detail in odd])
+    problems = [
+        _problem(model, detail, file)
+        for detail in details
+        if unknown_keys is None or detail["loc"] not in unknown
+    ]
     if len(unknown) < len(details):
         return None, _once(problems)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.chain import resolve_parts
 from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mergekit import other_file
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.resolve import check_names
@@ -54,6 +55,9 @@ def load_parts(path: str | Path) -> tuple[Part, ...]:
     file = Path(path)
     mistakes = Mistakes(file.name)
     data = read_yaml(file)
+    if said := other_file(data):
+        mistakes.add("", said)
+        mistakes.stop_if_any()
     data.setdefault("name", file.stem)
     _take_evaluators(data, file.parent, mistakes)
     parts = _parts(data, mistakes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,15 @@ from pydantic import Field
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.layer_types import LayerType
-from evomerge.core.recipe import Input, Recipe, Transformed, contents
+from evomerge.core.recipe import Input, Nested, Recipe, Transformed, contents
 from evomerge.errors import Problem, RecipeError, SpecError
 from evomerge.specs.base import Name
-from evomerge.specs.mergekit import Profile, is_mergekit, read_mergekit
+from evomerge.specs.mergekit import (
+    Profile,
+    is_mergekit,
+    other_file,
+    read_documents_of,
+)
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planned import Setting
 from evomerge.specs.planner import plan_space
@@ -31,7 +36,7 @@ from evomerge.specs.space import MergeSpec
 from evomerge.specs.stacks import read_stack
 from evomerge.specs.study import Dtype
 from evomerge.specs.vocabulary import Vocabulary, check_source, settle
-from evomerge.specs.yamlfile import read_yaml
+from evomerge.specs.yamlfile import read_documents
 
 
 class RecipeSpec(MergeSpec):
@@ -68,12 +73,14 @@ class OpenedRecipe:
         models: Input name to model; also sources of the file that nothing reads.
         form: How the file is written.
         warnings: What the user must see although nothing is refused.
+        chat_template: Instead of the tokenizer's own, where the file asks for one.
     """
 
     recipe: Recipe
     models: Mapping[str, Model]
     form: Form
     warnings: tuple[Problem, ...] = ()
+    chat_template: str | None = None
 
     @property
     def folders(self) -> dict[str, str]:
@@ -96,7 +103,9 @@ def load_recipe(
     return opened.recipe, opened.folders
 
 
-def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRecipe:
+def open_recipe(
+    path: str | Path, *, profile: Profile = "identical", strict: bool = False
+) -> OpenedRecipe:
     """Read a recipe file of any form.
 
     The canonical form is a recipe's JSON with ``paths:`` beside it, from the name of
@@ -106,16 +115,23 @@ def open_recipe(path: str | Path, *, profile: Profile = "identical") -> OpenedRe
     Args:
         path: The file.
         profile: Of a mergekit file: whether what it does not say is as mergekit has it.
+        strict: What would be a warning is a mistake.
 
     Raises:
         SpecError: Anything is wrong with the file or the folders it names.
     """
     file = Path(path)
-    data = read_yaml(file)
-    if is_mergekit(data):
-        read = read_mergekit(data, file, profile=profile)
-        return OpenedRecipe(read.recipe, read.models, "mergekit", read.warnings)
-    mistakes = Mistakes(file.name)
+    documents = read_documents(file)
+    if len(documents) > 1 or is_mergekit(documents[0]):
+        read = read_documents_of(documents, file, profile=profile, strict=strict)
+        return OpenedRecipe(
+            read.recipe, read.models, "mergekit", read.warnings, read.chat_template
+        )
+    (data,) = documents
+    mistakes = Mistakes(file.name, strict=strict)
+    if said := other_file(data):
+        mistakes.add("", said)
+        mistakes.stop_if_any()
     if "slots" in data:
         return _canonical(data, file, mistakes)
     if "stack" in data:
@@ -137,7 +153,7 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
         mistakes.add("paths", "expected a mapping from input to model folder.")
         raise SpecError(mistakes.found)
     inputs = dict(recipe.inputs)
-    further = {n: one for i in inputs.values() for n, one in _among(i)}
+    further = {n: one for i in inputs.items() for n, one in _among(*i)}
     for name in paths:
         if name not in inputs and name not in further:
             mistakes.add(f"paths.{name}", f"expected an input: {', '.join(inputs)}.")
@@ -191,9 +207,14 @@ def _check_slots(
                 )
 
 
-def _among(source: Input) -> tuple[tuple[str, Input], ...]:
-    """Return further models that an input is worked out from, by name."""
-    return source.among if isinstance(source, Transformed) else ()
+def _among(name: str, source: Input) -> Iterator[tuple[str, Input]]:
+    """Yield further models that an input is worked out from, by name."""
+    if isinstance(source, Transformed):
+        yield from source.among
+    if isinstance(source, Nested):
+        for part, one in source.recipe.inputs:
+            below = f"{name}/{part}"
+            yield from ((below, one), *_among(below, one))
 
 
 def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:

@@ -21,6 +21,7 @@ def own_text(recipe: Recipe, models: Mapping[str, Model]) -> str:
     for _, source in recipe.inputs:
         if isinstance(source, Transformed):
             names |= {name for name, _ in source.among}
+    names |= {name for name in models if "/" in name}  # what merges within it read
     paths = {name: whereabouts(models[name]) for name in sorted(names & models.keys())}
     known: dict[Any, dict[str, Any]] = {}
     data = recipe.to_json() | {

@@ -44,6 +44,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
             something else than a mapping, or holds values that are not plain data;
             every mistake that can be told apart is listed.
     """
+    return parse_yaml(_text(path), path.name)
+
+
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """Read a file that holds mappings, one or several documents of them.
+
+    Raises:
+        SpecError: As for ``read_yaml``.
+    """
+    return parse_documents(_text(path), path.name)
+
+
+def _text(path: Path) -> str:
     file = path.name
     try:
         size = path.stat().st_size
@@ -57,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise _refusal(
             file, "expected text in UTF-8; save the file as such."
         ) from error
-    return parse_yaml(text, file)
+    return text
 
 
 def parse_yaml(text: str, file: str) -> dict[str, Any]:
@@ -66,12 +79,26 @@ def parse_yaml(text: str, file: str) -> dict[str, Any]:
     Raises:
         SpecError: As for ``read_yaml``.
     """
+    first, *others = parse_documents(text, file)
+    if others:
+        raise _refusal(
+            file, f"expected one document, got {len(others) + 1}, parted by `---`."
+        )
+    return first
+
+
+def parse_documents(text: str, file: str) -> list[dict[str, Any]]:
+    """Read text that holds one or several mappings, parted by ``---``.
+
+    Raises:
+        SpecError: As for ``read_yaml``.
+    """
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        problems = _node_problems(node, file)
+        nodes = list(yaml.compose_all(text, Loader=_Loader))
+        problems = [found for node in nodes for found in _node_problems(node, file)]
         if problems:
             raise SpecError(problems)
-        value = yaml.load(text, Loader=_Loader)
+        values = [v for v in yaml.load_all(text, Loader=_Loader) if v is not None]
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error, file)]) from error
     except yaml.YAMLError as error:
@@ -80,16 +107,17 @@ def parse_yaml(text: str, file: str) -> dict[str, Any]:
         raise _refusal(file, _too_deep()) from error
     except ValueError as error:
         raise _refusal(file, f"holds a value that cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise _refusal(
-            file,
-            "expected a mapping of keys (one `key: value` a line), "
-            f"got {_kind(value)}.",
-        )
-    odd = list(_odd_values(value, file, ""))
+    for value in values or [None]:
+        if not isinstance(value, dict):
+            raise _refusal(
+                file,
+                "expected a mapping of keys (one `key: value` a line), "
+                f"got {_kind(value)}.",
+            )
+    odd = [problem for value in values for problem in _odd_values(value, file, "")]
     if odd:
         raise SpecError(odd)
-    return value
+    return values
 
 
 def join(path: str, key: object) -> str:

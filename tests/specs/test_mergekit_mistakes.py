@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evomerge.errors import SpecError
-from evomerge.specs.recipes import load_recipe
+from evomerge.specs.recipes import load_recipe, open_recipe
 from evomerge.testing.models import tiny_model
 
 TWO = """
@@ -23,6 +23,10 @@ def folder(tmp_path_factory):
         tiny_model(folder / name, seed=seed)
     tiny_model(folder / "wide", seed=9, hidden=64)
     tiny_model(folder / "deep", seed=9, n_layers=5)
+    mute = tiny_model(folder / "mute", seed=7)
+    settings = json.loads((mute / "tokenizer_config.json").read_text())
+    settings.pop("chat_template")
+    (mute / "tokenizer_config.json").write_text(json.dumps(settings))
     config = tiny_model(folder / "turned", seed=8) / "config.json"
     other = json.loads(config.read_text()) | {
         "rope_theta": 5e5,
@@ -42,50 +46,13 @@ def mistakes(folder):
         with pytest.raises(SpecError) as caught:
             load_recipe(file)
         found = {p.where: p.message for p in caught.value.problems}
-        return {
-            where.removeprefix("merge.yml").removeprefix(": "): message
-            for where, message in found.items()
-        }
+        return {without_file(where): message for where, message in found.items()}
 
     return _mistakes
 
 
 ONE_MISTAKE = {
-    "unknown key": (
-        "merge_method: linear\nbanana: 3" + TWO,
-        "banana",
-        "unknown key",
-    ),
-    "misspelt key": (
-        "merge_method: linear\nbase_modle: base" + TWO,
-        "base_modle",
-        "did you mean 'base_model'?",
-    ),
     "unknown method": ("merge_method: tiess" + TWO, "merge_method", "'ties'"),
-    "unknown parameter": (
-        "merge_method: linear\nparameters: {normalise: true}" + TWO,
-        "parameters.normalise",
-        "did you mean 'normalize'?",
-    ),
-    "parameter of another method": (
-        "merge_method: karcher\nmodels: [{model: m1}, {model: m2}]\n"
-        "parameters: {weight: 1}",
-        "parameters.weight",
-        "unknown parameter of karcher",
-    ),
-    "parameter of a method without any": (
-        "merge_method: arcee_fusion\nbase_model: m1\nmodels: [{model: m2}]\n"
-        "parameters: {t: 1}",
-        "parameters.t",
-        "it has none",
-    ),
-    "one value for all given to an input": (
-        "merge_method: slerp\nbase_model: m1\n"
-        "models: [{model: m1}, {model: m2, parameters: {t: 0.5}}]\n"
-        "parameters: {t: 0.1}",
-        "models.1.parameters.t",
-        "one value for all inputs",
-    ),
     "no parameter that is needed": (
         "merge_method: ties\nbase_model: base\n"
         "models: [{model: m1, parameters: {weight: 1}}, {model: m2}]",
@@ -137,11 +104,11 @@ ONE_MISTAKE = {
         "slices.0.sources.0.layer_range",
         "negative range [0, -1]",
     ),
-    "an empty range": (
+    "no layer at all": (
         "merge_method: passthrough\nslices:\n"
         "  - sources: [{model: m1, layer_range: [2, 2]}]",
-        "slices.0.sources.0.layer_range",
-        "empty range [2, 2]",
+        "slices",
+        "at least one layer",
     ),
     "a range beyond the model": (
         "merge_method: passthrough\nslices:\n"
@@ -190,18 +157,6 @@ ONE_MISTAKE = {
         "merge_method: model_stock\nbase_model: base\nmodels: [{model: m1}]",
         "models",
         "at least 3",
-    ),
-    "a method inside a slice": (
-        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
-        "  - sources: [{model: m1, layer_range: [0, 2]}]\n    merge_method: slerp",
-        "slices.0.merge_method",
-        "one method for the whole merge",
-    ),
-    "a residual weight": (
-        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
-        "  - sources: [{model: m1, layer_range: [0, 2]}]\n    residual_weight: 0.5",
-        "slices.0.residual_weight",
-        "does nothing with it",
     ),
     "two ways to say what is merged": (
         "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
@@ -283,12 +238,6 @@ ONE_MISTAKE = {
         "parameters.weight.1",
         "like its neighbours",
     ),
-    "a misspelt filter": (
-        "merge_method: linear\nmodels: [{model: m1}]\n"
-        "parameters: {weight: [{fliter: mlp, value: 1}]}",
-        "parameters.weight.0.fliter",
-        "did you mean 'filter'?",
-    ),
     "a filter without a value": (
         "merge_method: linear\nmodels: [{model: m1}]\n"
         "parameters: {weight: [{filter: mlp}]}",
@@ -316,12 +265,6 @@ ONE_MISTAKE = {
         "m1+./lora",
         "expected a model",
     ),
-    "an architecture that is overridden": (
-        "merge_method: passthrough\n"
-        "models: [{model: {model: m1, override_architecture: X}}]",
-        "models.0.model.override_architecture",
-        "expected no such key",
-    ),
     "both tokenizer keys": (
         "merge_method: linear\ntokenizer_source: base\ntokenizer: {source: union}"
         + TWO,
@@ -335,6 +278,125 @@ ONE_MISTAKE = {
         "token or token_id",
     ),
 }
+
+
+PASSED_OVER = {
+    "unknown key": (
+        "merge_method: linear\nbanana: 3" + TWO,
+        "banana",
+        "unknown key",
+    ),
+    "misspelt key": (
+        "merge_method: linear\nbase_modle: base" + TWO,
+        "base_modle",
+        "did you mean 'base_model'?",
+    ),
+    "unknown parameter": (
+        "merge_method: linear\nparameters: {normalise: true}" + TWO,
+        "parameters.normalise",
+        "did you mean 'normalize'?",
+    ),
+    "parameter of another method": (
+        "merge_method: karcher\nmodels: [{model: m1}, {model: m2}]\n"
+        "parameters: {weight: 1}",
+        "parameters.weight",
+        "unknown parameter of karcher",
+    ),
+    "parameter of a method without any": (
+        "merge_method: arcee_fusion\nbase_model: m1\nmodels: [{model: m2}]\n"
+        "parameters: {t: 1}",
+        "parameters.t",
+        "it has none",
+    ),
+    "one value for all given to an input": (
+        "merge_method: slerp\nbase_model: m1\n"
+        "models: [{model: m1}, {model: m2, parameters: {t: 0.5}}]\n"
+        "parameters: {t: 0.1}",
+        "models.1.parameters.t",
+        "one value for all inputs",
+    ),
+    "a method inside a slice": (
+        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+        "  - sources: [{model: m1, layer_range: [0, 2]}]\n    merge_method: slerp",
+        "slices.0.merge_method",
+        "one method for the whole merge",
+    ),
+    "a residual weight": (
+        "merge_method: linear\nparameters: {weight: 1}\nslices:\n"
+        "  - sources: [{model: m1, layer_range: [0, 2]}]\n    residual_weight: 0.5",
+        "slices.0.residual_weight",
+        "does nothing with it",
+    ),
+    "a misspelt filter": (
+        "merge_method: linear\nmodels: [{model: m1}]\n"
+        "parameters: {weight: [{fliter: mlp, value: 1}]}",
+        "parameters.weight.0.fliter",
+        "did you mean 'filter'?",
+    ),
+    "an architecture that is overridden": (
+        "merge_method: passthrough\n"
+        "models: [{model: {model: m1, override_architecture: X}}]",
+        "models.0.model.override_architecture",
+        "names and shapes tell",
+    ),
+    "layers of whole models": (
+        "merge_method: linear\nparameters: {weight: 1}\n"
+        "models: [{model: m1, layer_range: [0, 2]}, {model: m2}]",
+        "models.0.layer_range",
+        "models are merged whole",
+    ),
+    "a parameter of the base": (
+        "merge_method: ties\nbase_model: base\nmodels:\n"
+        "  - {model: base, parameters: {weight: 1}}\n"
+        "  - {model: m1, parameters: {weight: 1}}",
+        "models.0.parameters",
+        "the base has no parameters",
+    ),
+    "a filter that matches nothing": (
+        "merge_method: linear\nmodels: [{model: m1}]\n"
+        "parameters: {weight: [{filter: block_sparse_moe, value: 1}, {value: 1}]}",
+        "parameters.weight",
+        "no tensor has 'block_sparse_moe' in its name",
+    ),
+    "a filter that is nearly a name": (
+        "merge_method: linear\nmodels:\n"
+        "  - {model: m1, parameters: {weight: [{filter: self_atn, value: 2}, {value: "
+        "1}]}}",
+        "models.0.parameters.weight",
+        "did you mean 'self_attn'?",
+    ),
+    "a template that no model has": (
+        "merge_method: passthrough\nchat_template: auto\nmodels: [{model: mute}]",
+        "chat_template",
+        "no model has a chat template",
+    ),
+}
+
+
+def without_file(where: str) -> str:
+    return where.removeprefix("merge.yml").removeprefix(": ")
+
+
+@pytest.mark.parametrize("case", PASSED_OVER, ids=lambda case: case.replace(" ", "-"))
+def test_what_mergekit_passes_over_is_a_warning_and_with_strict_a_mistake(case, folder):
+    text, where, words = PASSED_OVER[case]
+    file = folder / "merge.yml"
+    file.write_text(text, encoding="utf-8")
+    warned = {without_file(w.where): w.message for w in open_recipe(file).warnings}
+    assert list(warned) == [where]
+    assert words in warned[where]
+    with pytest.raises(SpecError) as caught:
+        open_recipe(file, strict=True)
+    (found,) = caught.value.problems
+    assert (without_file(found.where), found.message) == (where, warned[where])
+
+
+def test_a_key_that_is_passed_over_does_not_change_the_merge(folder):
+    plain, more = folder / "plain.yml", folder / "more.yml"
+    text = "merge_method: karcher\nmodels: [{model: m1}, {model: m2}]"
+    plain.write_text(text)
+    more.write_text(f"banana: {{a: [1]}}\nname: mine\n{text}")
+    assert open_recipe(plain).recipe.digest == open_recipe(more).recipe.digest
 
 
 @pytest.mark.parametrize("case", ONE_MISTAKE, ids=lambda case: case.replace(" ", "-"))

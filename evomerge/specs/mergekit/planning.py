@@ -46,6 +46,7 @@ class Planner:
         seed: Of random masks.
         mistakes: Where to note what is wrong.
         rows_move: The rows of embedding and head are brought to one vocabulary.
+        seen: Names, as mergekit has them, of all tensors that were decided.
     """
 
     method: Method
@@ -54,6 +55,7 @@ class Planner:
     seed: int
     mistakes: Mistakes
     rows_move: bool = False
+    seen: set[str] = field(default_factory=set)
     _known: dict[tuple[Decided, str | None], Operation | None] = field(
         default_factory=dict
     )
@@ -114,7 +116,7 @@ class Planner:
             inputs = self._inputs(cut, feeds, suffix)
             if inputs is None:
                 continue
-            name = tensor.in_layer(where) if isinstance(where, int) else tensor.name
+            name = tensor.called_in(where) if isinstance(where, int) else tensor.called
             decided = self._decide(cut, inputs, name, at)
             operation = self._operation(decided, tensor.role, cut) if decided else None
             if operation is not None:
@@ -180,7 +182,8 @@ class Planner:
         name: str,
         at: Position,
     ) -> Decided | None:
-        named = [(source, tensor.name) for source, tensor in inputs]
+        named = [(source, tensor.called) for source, tensor in inputs]
+        self.seen.update(tensor for _, tensor in named)
         values = Values(self.method, self.profile, self.mistakes, cut, at)
         return values.decide(named, name)
 

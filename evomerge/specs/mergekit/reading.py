@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,32 @@ from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import CheckpointError, Problem, SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS
+from evomerge.specs.mergekit.opening import Earlier, Named
 from evomerge.specs.mergekit.operations import Profile
 from evomerge.specs.mergekit.planning import Planner
-from evomerge.specs.mergekit.references import Reference, name_of, read_reference
 from evomerge.specs.mergekit.schema import MergekitSpec
-from evomerge.specs.mergekit.slices import OutSlice, Slicer
+from evomerge.specs.mergekit.slices import OutSlice, Slicer, warn_of_filters
+from evomerge.specs.mergekit.templates import read_template
 from evomerge.specs.mergekit.tensors import Parts, common_dtype
 from evomerge.specs.mergekit.vocabularies import VocabularyWish, read_vocabulary
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import input_of, missing, open_pair, source_folder
 from evomerge.specs.vocabulary import brought
 
 METHOD_KEY = "merge_method"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadMerge:
+class ReadMerge(Earlier):
     """A merge as a file has it.
 
     Attributes:
-        recipe: The merge.
-        models: Input name to model.
         warnings: What the user must see although nothing is refused.
+        chat_template: Instead of the tokenizer's own; None leaves that.
     """
 
-    recipe: Recipe
-    models: Mapping[str, Model]
     warnings: tuple[Problem, ...] = ()
+    chat_template: str | None = None
 
 
 def is_mergekit(data: Mapping[str, Any]) -> bool:
@@ -52,48 +50,47 @@ def read_mergekit(
     file: Path,
     *,
     profile: Profile = "identical",
-    opened: Mapping[str, Model] | None = None,
+    named: Named | None = None,
 ) -> ReadMerge:
     """Read a mergekit file.
 
     Args:
         data: What it holds.
-        file: Where it lies; relative paths start there.
+        file: Where it lies.
         profile: ``identical`` gives mergekit's own result; with ``default`` whatever
             the file does not say is as in recipes of our own.
-        opened: Models that are open already, by what the file calls them.
+        named: Names its models, and notes what is wrong.
 
     Raises:
-        SpecError: Carries every mistake found.
+        SpecError: Carries every mistake found, and what mergekit passes over.
     """
-    return _Reader(data, file, profile, Mistakes(file.name), opened or {}).read()
+    named = named or Named(file, Mistakes(file.name))
+    try:
+        return _Reader(data, profile, named.mistakes, named).read()
+    except SpecError as error:
+        raise SpecError([*error.problems, *named.mistakes.warnings]) from error
 
 
 @dataclass(slots=True)
 class _Reader:
     data: Mapping[str, Any]
-    file: Path
     profile: Profile
     mistakes: Mistakes
-    opened: Mapping[str, Model]
-    references: dict[str, Reference] = field(default_factory=dict)
+    named: Named
 
     def read(self) -> ReadMerge:
-        spec, problems = validate(MergekitSpec, self.data, self.file.name)
-        self.mistakes.found += problems
-        if spec is None:
-            raise SpecError(self.mistakes.found)
+        spec = self._spec()
         self._check_words(spec)
         method = METHODS.get(spec.merge_method)
         if method is None:
             hint = did_you_mean(spec.merge_method, list(METHODS))
             self.mistakes.add(METHOD_KEY, f"unknown method{hint}")
             raise SpecError(self.mistakes.found)
-        self._own_names(spec)
-        slices = Slicer(spec, method, self._name_of, self.mistakes).slices()
-        wish = read_vocabulary(spec, self._name_of, self.mistakes)
-        self._refuse_template(spec)
-        models = self._open()
+        self.named.take(spec.evomerge.inputs or {} if spec.evomerge else {})
+        slices = Slicer(spec, method, self.named.name, self.mistakes).slices()
+        wish = read_vocabulary(spec, self.named.name, self.mistakes)
+        models = self.named.open()
+        template = read_template(spec.chat_template, models, self.mistakes)
         self._check_ranges(slices, models)
         known = {name: Parts(model) for name, model in models.items()}
         planner = Planner(
@@ -113,6 +110,7 @@ class _Reader:
             self.mistakes.stop_if_any()
         slots = planner.slots(slices)
         embed, head = planner.embed(slices), planner.head(slices)
+        warn_of_filters(slices, planner.seen, self.mistakes)
         frame = self._frame(spec, slices)
         read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
         ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
@@ -134,8 +132,25 @@ class _Reader:
             head=head,
         )
         among = {n for _, one in recipe.inputs for n in _among(one)}
-        read_of = {n: models[n] for n in sorted({*inputs, *among})}
-        return ReadMerge(recipe, read_of, tuple(self.mistakes.warnings))
+        folders: dict[str, Model] = {}
+        for name in sorted({*inputs, *among}):
+            below = self.named.below(name)
+            folders |= below or {name: models[name]}
+        warnings = tuple(self.mistakes.warnings)
+        return ReadMerge(recipe, folders, warnings, template)
+
+    def _spec(self) -> MergekitSpec:
+        unknown: list[Problem] = []
+        spec, problems = validate(
+            MergekitSpec, self.data, self.mistakes.file, unknown_keys=unknown
+        )
+        self.mistakes.found += problems
+        for key in unknown:
+            where = key.where.removeprefix(self.mistakes.file).removeprefix(": ")
+            self.mistakes.warn(where, f"{key.message} mergekit passes over it.")
+        if spec is None:
+            raise SpecError(self.mistakes.found)
+        return spec
 
     def _called(
         self,
@@ -146,13 +161,21 @@ class _Reader:
     ) -> dict[str, Input]:
         """Return what the recipe calls each model: in the wished vocabulary, if any."""
         if wish is None:
-            return {name: input_of(model) for name, model in models.items()}
-        base = spec.base_model and self._name_of(spec.base_model, "base_model")
+            return {n: self.named.input(n, model) for n, model in models.items()}
+        key = "tokenizer" if spec.tokenizer else "tokenizer_source"
+        if merges := [name for name in models if self.named.is_merge(name)]:
+            self.mistakes.add(
+                key,
+                f"expected folders whose tokens are known, but {merges[0]!r} is a "
+                "merge of this file. Give the key to that document, or write the merge "
+                "to a folder first.",
+            )
+            return {}
+        base = spec.base_model and self.named.name(spec.base_model, "base_model")
         plan = wish.plan(base, frame, exact=self.profile == "identical")
         try:
             return brought(models, plan)
         except CheckpointError as error:
-            key = "tokenizer" if spec.tokenizer else "tokenizer_source"
             self.mistakes.add(key, f"expected one vocabulary for all: {error}")
             return {}
 
@@ -179,61 +202,6 @@ class _Reader:
             if said is not None and _dtype(said) not in DTYPES:
                 hint = did_you_mean(_dtype(said), DTYPES)
                 self.mistakes.add(key, f"unknown element type {said!r}{hint}")
-
-    def _refuse_template(self, spec: MergekitSpec) -> None:
-        if spec.chat_template is not None:
-            self.mistakes.add(
-                "chat_template",
-                "expected no such key: the result has the chat template of its "
-                "tokenizer. Put another into the result's chat_template.jinja.",
-            )
-
-    def _own_names(self, spec: MergekitSpec) -> None:
-        """Take the names that the file itself gives to its models."""
-        named = spec.evomerge.inputs if spec.evomerge else None
-        for name, written in (named or {}).items():
-            key = f"evomerge.inputs.{name}"
-            reference = self._reference(written, key)
-            if reference is not None:
-                self.references[name] = reference
-
-    def _reference(self, written: Any, key: str) -> Reference | None:
-        return read_reference(written, key, self.file.parent, self.mistakes)
-
-    def _name_of(self, written: Any, key: str) -> str | None:
-        """Return the name of a written model; a new one the first time."""
-        reference = self._reference(written, key)
-        if reference is None:
-            return None
-        for name, known in self.references.items():
-            if known == reference:
-                return name
-        name = name_of(reference, self.references)
-        self.references[name] = reference
-        return name
-
-    def _open(self) -> dict[str, Model]:
-        """Open every model; from a hub only if the file is right so far."""
-        models: dict[str, Model] = {}
-        sound = not self.mistakes.found
-        for name, reference in self.references.items():
-            if str(reference) in self.opened:
-                models[name] = self.opened[str(reference)]
-                continue
-            parts = [str(part) for part in reference.parts]
-            base, added, folder = parts[0], parts[1:], self.file.parent
-            here = all(source_folder(part, folder).is_dir() for part in parts)
-            try:
-                if sound or here:
-                    models[name] = open_pair(base, next(iter(added), None), folder)
-                elif (problem := missing(str(reference), folder)) is not None:
-                    self._note(name, problem)
-            except (CheckpointError, OSError, RuntimeError) as error:
-                self._note(name, f"expected a model: {error}")
-        return models
-
-    def _note(self, name: str, problem: str) -> None:
-        self.mistakes.add(str(self.references[name]), problem)
 
     def _check_ranges(
         self, slices: list[OutSlice], models: Mapping[str, Model]
@@ -267,15 +235,15 @@ class _Reader:
         """The base gives config and tokenizer, or else the first model."""
         own = spec.evomerge.frame if spec.evomerge else None
         if own is not None:
-            if own not in self.references:
-                known = list(self.references)
+            if own not in self.named.references:
+                known = list(self.named.references)
                 self.mistakes.add(
                     "evomerge.frame", f"unknown input{did_you_mean(own, known)}"
                 )
                 self.mistakes.stop_if_any()
             return own
         if spec.base_model is not None:
-            name = self._name_of(spec.base_model, "base_model")
+            name = self.named.name(spec.base_model, "base_model")
             assert name is not None
             return name
         return slices[0].sources[0].name
@@ -287,7 +255,10 @@ def _among(source: Input) -> tuple[str, ...]:
 
 
 def _fits(layers: tuple[int, int] | None, model: Model) -> bool:
-    return layers is None or 0 <= layers[0] < layers[1] <= model.n_layers
+    if layers is None:
+        return True
+    first, end = layers
+    return 0 <= first == end or 0 <= first < end <= model.n_layers
 
 
 def _dtype(said: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,51 @@ _EXPECTED = "expected a model as path[@revision][+adapter[@revision]]"
 
 @dataclass(frozen=True, slots=True)
 class ModelPath:
-    """A folder or hub id, and which revision of it."""
+    """A folder, from the root, or a hub id, and which revision of it.
+
+    Attributes:
+        said: How a folder is written in the file.
+    """
 
     path: str
     revision: str | None = None
+    said: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """Return the written form."""
         return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where relative paths start: in the first of these folders that has such a one.
+
+    Attributes:
+        folders: In order.
+        names: What is no folder, whatever lies there.
+    """
+
+    folders: tuple[Path, ...]
+    names: Collection[str] = ()
+
+    def find(self, text: str) -> Path | None:
+        """Return the folder that is meant, if there is one."""
+        return next(iter(self.all(text)), None)
+
+    def all(self, text: str) -> list[Path]:
+        """Return every folder that could be meant, each once."""
+        if text in self.names:
+            return []
+        found = (source_folder(text, folder) for folder in self.folders)
+        return list(dict.fromkeys(folder for folder in found if folder.is_dir()))
+
+    def split(self, text: str) -> tuple[str, str | None]:
+        """Tell a model from the adapter that may be written after it."""
+        if self.find(text) is not None:
+            return text, None
+        found = [split(text, folder) for folder in self.folders]
+        whole = [(a, b) for a, b in found if b and self.find(a) and self.find(b)]
+        return (whole or found)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,54 +80,61 @@ class Reference:
         """The model, and its adapter if it has one."""
         return (self.model,) if self.adapter is None else (self.model, self.adapter)
 
+    @property
+    def said(self) -> str:
+        """The form that the file has."""
+        return "+".join(part.said or str(part) for part in self.parts)
+
     def __str__(self) -> str:
-        """Return the written form."""
+        """Return the written form, folders from the root."""
         return "+".join(str(part) for part in self.parts)
 
 
+def passed_over(word: str, known: Sequence[str]) -> str:
+    """Say of a key that mergekit does not know it."""
+    return f"unknown key{did_you_mean(word, known)} mergekit passes over it."
+
+
 def read_reference(
-    value: Any, key: str, folder: Path, mistakes: Mistakes
+    value: Any, key: str, places: Places, mistakes: Mistakes
 ) -> Reference | None:
     """Read a written model; None, and a mistake noted, if it is none.
 
     Args:
         value: As written.
         key: Where it stands.
-        folder: Where relative paths start; a folder that is there may have ``+`` or
+        places: Where relative paths start; a folder that is there may have ``+`` or
             ``@`` in its name.
         mistakes: Where to note what is wrong.
     """
     if isinstance(value, Mapping):
-        return _from_map(value, key, folder, mistakes)
+        return _from_map(value, key, places, mistakes)
     if not isinstance(value, str) or not value.strip():
         got = "nothing" if value is None else repr(value)
         mistakes.add(key, f"{_EXPECTED}, got {got}.")
         return None
-    base, adapter = split(value, folder)
-    if adapter is None and base.count("+") > 1 and not _is_folder(base, folder):
+    base, adapter = places.split(value)
+    if adapter is None and base.count("+") > 1 and places.find(base) is None:
         mistakes.add(key, f"{_EXPECTED}, with one adapter at most, got {value!r}.")
         return None
-    model = _from_text(base, key, folder, mistakes)
+    model = _from_text(base, key, places, mistakes)
     if model is None or adapter is None:
         return None if model is None else Reference(model)
-    found = _from_text(adapter, key, folder, mistakes)
+    found = _from_text(adapter, key, places, mistakes)
     return None if found is None else Reference(model, found)
 
 
-def _is_folder(text: str, folder: Path) -> bool:
-    return source_folder(text, folder).is_dir()
-
-
 def _from_text(
-    text: str, key: str, folder: Path, mistakes: Mistakes
+    text: str, key: str, places: Places, mistakes: Mistakes
 ) -> ModelPath | None:
-    if _is_folder(text, folder):
-        return ModelPath(text)
+    folder = places.find(text)
+    if folder is not None:
+        return ModelPath(os.path.normpath(folder), said=text)
     path, at, revision = text.partition("@")
     if not path or (at and not revision) or "@" in revision:
         mistakes.add(key, f"{_EXPECTED}, got {text!r}.")
         return None
-    if at and _is_folder(path, folder):
+    if at and places.find(path) is not None:
         mistakes.add(
             key,
             f"expected no revision: {path!r} is a folder, which has none, got "
@@ -100,40 +144,41 @@ def _from_text(
 
 
 def _from_map(
-    value: Mapping[str, Any], key: str, folder: Path, mistakes: Mistakes
+    value: Mapping[str, Any], key: str, places: Places, mistakes: Mistakes
 ) -> Reference | None:
     for name in value:
         if name not in _KEYS:
-            mistakes.add(f"{key}.{name}", f"unknown key{did_you_mean(name, _KEYS)}")
+            mistakes.warn(f"{key}.{name}", passed_over(name, _KEYS))
     if value.get("override_architecture") is not None:
-        mistakes.add(
+        mistakes.warn(
             f"{key}.override_architecture",
-            "expected no such key: names and shapes tell what the tensors are for.",
+            "changes nothing here: names and shapes tell what the tensors are for.",
         )
-    model = _path(value.get("model"), f"{key}.model", folder, mistakes)
+    model = _path(value.get("model"), f"{key}.model", places, mistakes)
     lora = value.get("lora")
-    adapter = None if lora is None else _path(lora, f"{key}.lora", folder, mistakes)
+    adapter = None if lora is None else _path(lora, f"{key}.lora", places, mistakes)
     if model is None or (lora is not None and adapter is None):
         return None
     return Reference(model, adapter)
 
 
-def _path(value: Any, key: str, folder: Path, mistakes: Mistakes) -> ModelPath | None:
+def _path(value: Any, key: str, places: Places, mistakes: Mistakes) -> ModelPath | None:
     if isinstance(value, str) and value.strip():
-        return _from_text(value, key, folder, mistakes)
+        return _from_text(value, key, places, mistakes)
     if not isinstance(value, Mapping):
         got = "nothing" if value is None else repr(value)
         mistakes.add(key, f"expected a path, got {got}.")
         return None
     for name in value:
         if name not in _PATH_KEYS:
-            hint = did_you_mean(name, _PATH_KEYS)
-            mistakes.add(f"{key}.{name}", f"unknown key{hint}")
+            mistakes.warn(f"{key}.{name}", passed_over(name, _PATH_KEYS))
     path, revision = value.get("path"), value.get("revision")
     if not isinstance(path, str) or not isinstance(revision, str | None):
         mistakes.add(key, "expected a path and perhaps a revision, both text.")
         return None
-    return ModelPath(path, revision)
+    folder = places.find(path) if revision is None else None
+    here = path if folder is None else os.path.normpath(folder)
+    return ModelPath(here, revision, path)
 
 
 def name_of(reference: Reference, taken: Collection[str]) -> str:

@@ -1,8 +1,8 @@
 """The keys of a mergekit file, as mergekit 0.1.5 has them.
 
-Unlike mergekit, which passes over what it does not know, every other key is refused.
-Settings and references have several written forms; they are read in ``settings`` and
-``references``.
+mergekit passes over what it does not know; here that is a warning, or with ``strict``
+a mistake. Settings and references have several written forms; they are read in
+``settings`` and ``references``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ class ModelSpec(Spec):
     """A whole model as an input."""
 
     model: Any = Field(description="The model: `path[@revision][+adapter[@revision]]`.")
+    layer_range: Any = Field(
+        default=None, description="Changes nothing: mergekit passes over it."
+    )
     parameters: Parameters | None = Field(
         default=None, description="Settings of this input."
     )
@@ -29,7 +32,7 @@ class SourceSpec(Spec):
     """Some layers of a model as an input of a slice."""
 
     model: Any = Field(description="The model: `path[@revision][+adapter[@revision]]`.")
-    layer_range: tuple[StrictInt, StrictInt] = Field(
+    layer_range: tuple[int, int] = Field(
         description="First layer, and the layer after the last."
     )
     parameters: Parameters | None = Field(
@@ -48,10 +51,11 @@ class SliceSpec(Spec):
         default=None, description="Settings of this slice."
     )
     residual_weight: Any = Field(
-        default=None, description="Refused: mergekit reads it and does nothing with it."
+        default=None,
+        description="Changes nothing: mergekit reads it and does nothing with it.",
     )
     merge_method: Any = Field(
-        default=None, description="Refused: mergekit passes over it."
+        default=None, description="Changes nothing: mergekit passes over it."
     )
 
 
@@ -68,7 +72,7 @@ class ModuleSpec(Spec):
         default=None, description="Settings of this module."
     )
     merge_method: Any = Field(
-        default=None, description="Refused: mergekit passes over it."
+        default=None, description="Changes nothing: mergekit passes over it."
     )
 
 
@@ -113,6 +117,9 @@ class OwnSpec(Spec):
 class MergekitSpec(Spec):
     """A mergekit file."""
 
+    name: Any = Field(
+        default=None, description="What later documents of the file call the result."
+    )
     merge_method: str = Field(description="The method, the same for the whole merge.")
     models: tuple[ModelSpec, ...] | None = Field(
         default=None, description="Whole models to merge."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.core.digest import Scalar
-from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mergekit.references import passed_over
 from evomerge.specs.mistakes import Mistakes
 
 Kind = Literal["float", "int", "bool"]
@@ -125,8 +125,7 @@ def _case(written: Any, kind: Kind, key: str, mistakes: Mistakes) -> Case | None
         return None
     for name in written:
         if name not in _CASE_KEYS:
-            hint = did_you_mean(str(name), _CASE_KEYS)
-            mistakes.add(f"{key}.{name}", f"unknown key{hint}")
+            mistakes.warn(f"{key}.{name}", passed_over(str(name), _CASE_KEYS))
     wanted = written.get("filter")
     if wanted is not None and not isinstance(wanted, str):
         mistakes.add(

@@ -6,8 +6,7 @@ source. Settings are read here, against the parameters of the method.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,13 @@ from evomerge.specs.mergekit.schema import (
 from evomerge.specs.mergekit.settings import Setting, read_setting
 from evomerge.specs.mistakes import Mistakes
 
-_log = logging.getLogger(__name__)
+_PASSED_OVER = {
+    "merge_method": "changes nothing: mergekit has one method for the whole merge and "
+    "passes over this one. Merge in two steps, the second one a passthrough of slices.",
+    "residual_weight": "changes nothing: mergekit reads it and does nothing with it.",
+    "layer_range": "changes nothing: models are merged whole, and mergekit passes over "
+    "it here. Say which layers under slices.",
+}
 
 Settings = Mapping[str, Setting]
 NameOf = Callable[[Any, str], str | None]
@@ -65,6 +70,33 @@ class OutSlice:
     def has_base(self) -> bool:
         """The base is one of the sources."""
         return any(source.name == self.base for source in self.sources)
+
+
+def warn_of_filters(
+    slices: Iterable[OutSlice], names: Collection[str], mistakes: Mistakes
+) -> None:
+    """Warn of filters that no tensor's name has in it.
+
+    Args:
+        slices: All of them.
+        names: Of all tensors that are merged, as mergekit calls them.
+        mistakes: Where to note it.
+    """
+    if not names:
+        return
+    for cut in slices:
+        own = (source.settings for source in cut.sources)
+        for setting in (s for found in (*own, *cut.settings) for s in found.values()):
+            for case in setting.cases:
+                word = case.filter
+                if word is not None and not any(word in name for name in names):
+                    parts = {part for name in names for part in name.split(".")}
+                    known = sorted(part for part in parts if not part.isdigit())
+                    mistakes.warn(
+                        setting.key,
+                        f"no tensor has {word!r} in its name, so its value is never "
+                        f"used{did_you_mean(word, known)}",
+                    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +148,7 @@ class Slicer:
                 f"expected one module, got {len(modules)}: {', '.join(modules)}. Only "
                 "text models are merged; save the text model alone and merge that.",
             )
-        self._refuse_method(module, key)
+        self._pass_over(module, key, "merge_method")
         if bool(module.models) == bool(module.slices):
             got = "both" if module.models else "none"
             self.mistakes.add(key, f"expected models or slices, got {got}.")
@@ -137,6 +169,7 @@ class Slicer:
         for i, model in enumerate(models):
             here = f"{key}.{i}"
             name = self.name_of(model.model, f"{here}.model")
+            self._pass_over(model, here, "layer_range")
             own = self._settings(model.parameters, f"{here}.parameters", name, base)
             sources.append(Source(name or f"?{i}", None, own, here))
         if base is not None and all(source.name != base for source in sources):
@@ -153,12 +186,8 @@ class Slicer:
         out = []
         for i, written in enumerate(slices):
             here = f"{key}.{i}"
-            self._refuse_method(written, here)
-            if written.residual_weight is not None:
-                self.mistakes.add(
-                    f"{here}.residual_weight",
-                    "expected no such key: mergekit reads it and does nothing with it.",
-                )
+            self._pass_over(written, here, "merge_method")
+            self._pass_over(written, here, "residual_weight")
             own_base = base
             if written.base_model is not None:
                 own_base = self.name_of(written.base_model, f"{here}.base_model")
@@ -175,14 +204,9 @@ class Slicer:
             out.append(OutSlice(tuple(sources), own_base, (own, *settings), here))
         return self._checked(out)
 
-    def _refuse_method(self, written: Any, key: str) -> None:
-        if written.merge_method is not None:
-            self.mistakes.add(
-                f"{key}.merge_method",
-                "expected merge_method at the top alone: mergekit has one method for "
-                "the whole merge and passes over this one. Merge in two steps, the "
-                "second one a passthrough of slices.",
-            )
+    def _pass_over(self, written: Any, key: str, word: str) -> None:
+        if getattr(written, word) is not None:
+            self.mistakes.warn(f"{key}.{word}", _PASSED_OVER[word])
 
     def _settings(
         self,
@@ -198,31 +222,37 @@ class Slicer:
             parameter = self.method.parameter(word)
             if parameter is None:
                 known = [p.name for p in self.method.parameters]
-                self.mistakes.add(
+                hint = did_you_mean(word, known) if known else "; it has none."
+                self.mistakes.warn(
                     here,
-                    f"unknown parameter of {self.method.name}"
-                    f"{did_you_mean(word, known) if known else '; it has none.'}",
+                    f"unknown parameter of {self.method.name}{hint} mergekit passes "
+                    "over it.",
                 )
                 continue
             if name != "" and parameter.scope == "shared":
-                self.mistakes.add(
+                self.mistakes.warn(
                     here,
-                    f"expected {word} in the parameters of the slice or the file: it "
-                    "is one value for all inputs, and mergekit passes over it here.",
+                    f"changes nothing: {word} is one value for all inputs, read from "
+                    "the parameters of the slice or the file; mergekit passes over it "
+                    "here.",
                 )
                 continue
             setting = read_setting(value, parameter.kind, here, self.mistakes)
             if setting is not None:
                 out[word] = setting
         if out and name and name == base and self.method.base != "ignored":
-            _log.warning(
-                "%s: %s: the base has no parameters of its own; these change nothing.",
-                self.mistakes.file,
-                key,
+            self.mistakes.warn(
+                key, "change nothing: the base has no parameters of its own."
             )
         return out
 
     def _checked(self, slices: list[OutSlice]) -> list[OutSlice]:
+        if slices and all(
+            source.layers is not None and source.layers[0] == source.layers[1]
+            for cut in slices
+            for source in cut.sources
+        ):
+            self.mistakes.add("slices", "expected at least one layer, got none.")
         for cut in slices:
             self._check_names(cut)
             self._check_counts(cut)
@@ -269,11 +299,10 @@ class Slicer:
             if source.layers is None:
                 continue
             first, end = source.layers
-            if first < 0 or end < 0 or end <= first:
-                what = "negative" if min(first, end) < 0 else "empty"
+            if not 0 <= first <= end:
                 self.mistakes.add(
                     f"{source.key}.layer_range",
-                    f"expected [first layer, layer after the last], got the {what} "
+                    "expected [first layer, layer after the last], got the negative "
                     f"range [{first}, {end}].",
                 )
                 continue

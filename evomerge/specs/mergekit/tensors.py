@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.checkpoints import BUFFER, Model
+from evomerge.checkpoints.together import called
 from evomerge.core.recipe import DTYPES
 
 Where = int | str
@@ -23,14 +24,25 @@ class Tensor:
     Attributes:
         name: In the model.
         suffix: Within its part; the whole name outside the layers.
+        family: The model's.
     """
 
     name: str
     suffix: str
     role: str
     shape: tuple[int, ...]
+    family: str
 
-    def in_layer(self, layer: int) -> str:
+    @property
+    def called(self) -> str:
+        """The name mergekit has for it: the one of transformers."""
+        return called(self.name, self.family)
+
+    def called_in(self, layer: int | str) -> str:
+        """Return the name mergekit has for it in another layer."""
+        return called(self.in_layer(layer), self.family)
+
+    def in_layer(self, layer: int | str) -> str:
         """Return the name it has in another layer."""
         prefix = self.name.removesuffix(f".{self.suffix}").rpartition(".")[0]
         return f"{prefix}.{layer}.{self.suffix}"
@@ -42,6 +54,10 @@ class Parts:
 
     model: Model
 
+    @property
+    def _family(self) -> str:
+        return str(self.model.config.get("model_type", ""))
+
     @cached_property
     def _parts(self) -> Mapping[Where, dict[str, Tensor]]:
         out: dict[Where, dict[str, Tensor]] = {}
@@ -50,7 +66,7 @@ class Parts:
             if place.role == BUFFER or info is None:  # a tied head is not stored
                 continue
             where: Where = place.section if place.layer is None else place.layer
-            tensor = Tensor(name, place.suffix, place.role, info.shape)
+            tensor = Tensor(name, place.suffix, place.role, info.shape, self._family)
             out.setdefault(where, {})[place.suffix] = tensor
         return out
 
@@ -64,7 +80,7 @@ class Parts:
         if found is None and where == "head" and suffix == self.model.layout.head:
             embed = self.of("embed").get(self.model.layout.embed)
             if self.model.tied and embed is not None:
-                return Tensor(suffix, suffix, "head", embed.shape)
+                return Tensor(suffix, suffix, "head", embed.shape, self._family)
         return found
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.checkpoints.alignment import Plan
 from evomerge.core.recipe import Recipe, Transformed
 from evomerge.specs.keys import did_you_mean
+from evomerge.specs.mergekit.references import passed_over
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import NameOf
 from evomerge.specs.mistakes import Mistakes
@@ -141,9 +142,7 @@ def _token(written: Any, key: str, name_of: NameOf, mistakes: Mistakes) -> Token
         return TokenWish(model=name_of(written, key))
     for word in written:
         if word not in _TOKEN_KEYS:
-            mistakes.add(
-                f"{key}.{word}", f"unknown key{did_you_mean(word, _TOKEN_KEYS)}"
-            )
+            mistakes.warn(f"{key}.{word}", passed_over(word, _TOKEN_KEYS))
     kind = written["kind"]
     if kind == "zero":
         return TokenWish(zero=True)

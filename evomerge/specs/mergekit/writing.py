@@ -17,9 +17,15 @@ from evomerge.specs.mergekit.differences import differences
 from evomerge.specs.mergekit.exports import Told, method_for, tell
 from evomerge.specs.mergekit.filters import Column, NoFilterError, write_setting
 from evomerge.specs.mergekit.methods import Method, Parameter
+from evomerge.specs.mergekit.opening import Named
 from evomerge.specs.mergekit.operations import operator_of
 from evomerge.specs.mergekit.reading import read_mergekit
-from evomerge.specs.mergekit.references import name_of, read_reference, reference_of
+from evomerge.specs.mergekit.references import (
+    Places,
+    name_of,
+    read_reference,
+    reference_of,
+)
 from evomerge.specs.mergekit.stretches import LAYER, Stretch, columns_of
 from evomerge.specs.mergekit.tensors import Parts, Where
 from evomerge.specs.mergekit.vocabularies import plan_of, write_vocabulary
@@ -82,7 +88,11 @@ def _losses(
         again = read_mergekit(
             data,
             Path("merge.yml"),
-            opened={reference_of(model): model for model in models.values()},
+            named=Named(
+                Path("merge.yml"),
+                Mistakes("merge.yml"),
+                {reference_of(model): model for model in models.values()},
+            ),
         )
     except SpecError as error:
         raise RecipeError(
@@ -162,8 +172,8 @@ class _Writer:
             part = layers[name] if isinstance(where, int) else where
             for suffix, tensor in self.parts[name].of(part).items():
                 operation = slot.operation(tensor.role, suffix)
-                full = tensor.in_layer(0).replace(".0.", f".{LAYER}.", 1)
-                word = full if isinstance(where, int) else tensor.name
+                full = tensor.called_in(LAYER)
+                word = full if isinstance(where, int) else tensor.called
                 out.setdefault(word, tell(operation, self.method))
         return out
 
@@ -271,7 +281,7 @@ class _Writer:
             order += [source["model"] for source in cut["sources"]]
         out: dict[str, str] = {}
         for written in order:
-            reference = read_reference(written, "", Path(), Mistakes(""))
+            reference = read_reference(written, "", Places((Path(),)), Mistakes(""))
             if reference is not None and written not in out:
                 out[written] = name_of(reference, out.values())
         return out
