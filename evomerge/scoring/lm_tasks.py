@@ -3,30 +3,41 @@
 The harness calls ``load_task`` once a task. Local task files are data, not code: a
 file that would run Python is refused before any of it runs, unless the operator
 allows it. lm-eval's own library ships with the package and may use its functions,
-but a task that executes what a model wrote needs the same permission.
+but a metric that must be fetched from the hub and a task that executes what a model
+wrote need the same permission.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import datasets
 import jinja2
 
 from evomerge.core.work import TaskSettings
-from evomerge.errors import Problem, SpecError
+from evomerge.errors import EvomergeError, Problem, SpecError
+from evomerge.scoring.lm_files import (
+    CodeRefusedError,
+    point_at_data,
+    read_task_file,
+    refuse_tags,
+)
 from evomerge.scoring.lm_insides import (
     LIBRARY,
     ConfigurableTask,
     TaskManager,
     calm,
-    yaml_loader,
+    hub_metrics,
+    load_yaml,
+    local_tasks,
+    missing_metrics,
 )
+from evomerge.scoring.lm_keys import complaints
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, so that prompts equal those of its command line."""
@@ -40,22 +51,20 @@ TASK_ERRORS = (
     ImportError,
     LookupError,
     OSError,
+    RecursionError,
+    SyntaxError,
     TypeError,
     ValueError,
 )
 """What a task's own files, templates and functions raise when they are wrong."""
 
-_FILE_BUILDERS = ("arrow", "csv", "json", "parquet", "text")
+_TRUST = "Read that code, then set trust_code: true for this task, or do without it."
 _LENGTH_NAMES = (
     "max_gen_toks",
     "max_new_tokens",
     "max_tokens",
     "max_completion_tokens",
 )
-
-
-class CodeRefusedError(SpecError):
-    """A task would run code, and the operator did not allow that."""
 
 
 def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
@@ -76,16 +85,17 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
     calm()
     path = _find(settings)
     config = _read(settings, path)
-    _point_at_data(config, path.parent, cache_dir)
-    _override(config, settings)
+    if settings.include_path is not None:
+        _look_through(settings, path, config)
+    elif config.get("unsafe_code", False) and not settings.trust_code:
+        said = f"{settings.task!r} executes code that models write (unsafe_code)."
+        raise _refused(settings, [said])
     try:
-        manager = TaskManager(include_defaults=False)
-        (task,) = manager.load([config])["tasks"].values()
-    except TASK_ERRORS as error:
-        raise wrong(
-            settings,
-            f"{settings.task!r} cannot be built: {type(error).__name__}: {error}",
-        ) from error
+        point_at_data(config, path.parent, cache_dir)
+    except SpecError as error:
+        raise wrong(settings, str(error)) from None
+    _override(config, settings)
+    task = _build(settings, config)
     if getattr(task, "MULTIMODAL", False):
         raise wrong(settings, f"{settings.task!r} shows images or plays sound.")
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -102,28 +112,88 @@ def wrong(settings: TaskSettings, message: str) -> SpecError:
     return SpecError([Problem(f"task {settings.name}", message)])
 
 
+def _refused(settings: TaskSettings, said: list[str]) -> CodeRefusedError:
+    where = f"task {settings.name}"
+    return CodeRefusedError([Problem(where, f"{text} {_TRUST}") for text in said])
+
+
+def _build(settings: TaskSettings, config: dict[str, Any]) -> ConfigurableTask:
+    """Let lm-eval make the task; no metric is fetched without permission."""
+
+    def refuse(name: str) -> Exception:
+        said = f"metric {name!r} is not lm-eval's own and would run code from the hub."
+        return _refused(settings, [said])
+
+    try:
+        with hub_metrics(None if settings.trust_code else refuse):
+            loaded = TaskManager(include_defaults=False).load([config])
+        (task,) = loaded["tasks"].values()
+    except EvomergeError:
+        raise
+    except Exception as error:  # lm-eval and data sets raise what they like
+        raise wrong(
+            settings, f"{settings.task!r} cannot be built: {_reason(error)}"
+        ) from error
+    if lost := missing_metrics(task):
+        raise wrong(settings, f"metric {', '.join(lost)} cannot be found or loaded.")
+    return task
+
+
+def _reason(error: BaseException) -> str:
+    """Say what happened and, where it stands in another error, why."""
+    why = error.__cause__
+    first = f"{type(error).__name__}: {error}".rstrip(".")
+    return first if why is None else f"{first} ({type(why).__name__}: {why})"
+
+
 def _find(settings: TaskSettings) -> Path:
     """Return the file a task stands in."""
     if settings.include_path is not None:
         root = Path(settings.include_path)
         if not root.is_dir():
             raise wrong(settings, f"the folder of task files {str(root)!r} is missing.")
-        local = TaskManager(include_path=str(root.resolve()), include_defaults=False)
-        return _indexed(settings, local, str(root))
+        return _indexed(settings, *_local(root.resolve(), settings), str(root))
+    if not re.fullmatch(
+        r"[^./\\~*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*", settings.task
+    ):
+        raise wrong(
+            settings,
+            f"expected the name of one of lm-eval's tasks, got {settings.task!r}; for "
+            "task files of your own set include to their folder.",
+        )
     # Most tasks stand in a file of their name; reading the whole library takes long.
     for path in LIBRARY.rglob(f"{settings.task}.yaml"):
-        if yaml_loader.load_yaml(path, resolve_func=False).get("task") == settings.task:
+        if load_yaml(path, resolve_func=False).get("task") == settings.task:
             return path
-    return _indexed(settings, _library(), "lm-eval's library")
+    return _indexed(settings, _library(), [], "lm-eval's library")
 
 
-def _indexed(settings: TaskSettings, manager: TaskManager, where: str) -> Path:
+def _local(root: Path, settings: TaskSettings) -> tuple[TaskManager, list[str]]:
+    """Index a folder of task files; also say which files could not be read, and why."""
+    unread: list[str] = []
+    if settings.trust_code:
+        return TaskManager(include_path=str(root), include_defaults=False), unread
+
+    def read(path: Path) -> dict[str, Any]:
+        try:
+            return read_task_file(path, root)
+        except SpecError as error:
+            unread.extend(map(str, error.problems))
+            raise
+
+    return local_tasks(root, read), unread
+
+
+def _indexed(
+    settings: TaskSettings, manager: TaskManager, unread: list[str], where: str
+) -> Path:
     entry = manager.task_index.get(settings.task)
     names = manager.all_subtasks
     if entry is None:
         near = get_close_matches(settings.task, names, n=3)
         known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
-        raise wrong(settings, f"no task {settings.task!r} in {where}; {known}.")
+        found = "".join(f" Not read: {said}" for said in unread[:3])
+        raise wrong(settings, f"no task {settings.task!r} in {where}; {known}.{found}")
     if settings.task not in names or entry.yaml_path is None:
         members = sorted(entry.tags) or [str(t) for t in (entry.cfg or {})["task"]]
         raise wrong(
@@ -136,85 +206,43 @@ def _indexed(settings: TaskSettings, manager: TaskManager, where: str) -> Path:
 
 def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
     """Return a task's whole config, includes and, where allowed, functions resolved."""
-    may_run = settings.include_path is None or settings.trust_code
+    if settings.include_path is None or settings.trust_code:
+        try:
+            return load_yaml(path)
+        except Exception as error:  # YAML's errors, and what the task's code raises
+            raise wrong(settings, f"{path} cannot be read: {_reason(error)}") from error
     try:
-        # As data first: resolving a function runs the file it stands in.
-        _refuse_unsafe(settings, yaml_loader.load_yaml(path, resolve_func=False))
-        with contextlib.nullcontext() if may_run else _no_functions(settings):
-            return yaml_loader.load_yaml(path)
-    except TASK_ERRORS as error:
-        raise wrong(
-            settings, f"{path} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        config = read_task_file(path, Path(settings.include_path))
+        refuse_tags(config, path.name)
+    except CodeRefusedError as error:
+        raise _refused(
+            settings, [f"{problem}." for problem in error.problems]
+        ) from None
+    except SpecError as error:
+        where = f"task {settings.name}"
+        raise SpecError(Problem(where, str(p)) for p in error.problems) from None
+    return config
+
+
+def _look_through(
+    settings: TaskSettings, path: Path, config: Mapping[str, Any]
+) -> None:
+    """Look at every key of a local file, and report all that is wrong with them."""
+    found = complaints(config, may_run=settings.trust_code)
+    if any(complaint.code for complaint in found):
+        said = [f"{path.name}: {c.key}: {c.text}." for c in found if c.code]
+        raise _refused(settings, said)
+    if found:
+        raise SpecError(
+            Problem(f"task {settings.name}", f"{path.name}: {c.key}: {c.text}.")
+            for c in found
+        )
 
 
 @functools.cache
 def _library() -> TaskManager:
     """Read lm-eval's whole library: fourteen thousand files, many seconds."""
     return TaskManager()
-
-
-@contextlib.contextmanager
-def _no_functions(settings: TaskSettings) -> Iterator[None]:
-    """Refuse at the place where a task file would import Python, before it does.
-
-    Looking for ``!function`` in the text would miss its escaped spellings.
-    """
-
-    def refuse(qualified: str, base_dir: Path) -> NoReturn:
-        raise CodeRefusedError(
-            [
-                Problem(
-                    f"task {settings.name}",
-                    f"{settings.task!r} runs Python code ({qualified!r}, from a file "
-                    f"in {base_dir}). Read that code, then set trust_code: true for "
-                    "this task, or use a task without !function.",
-                )
-            ]
-        )
-
-    original = yaml_loader._import_func_in_yml
-    yaml_loader._import_func_in_yml = refuse
-    try:
-        yield
-    finally:
-        yaml_loader._import_func_in_yml = original
-
-
-def _refuse_unsafe(settings: TaskSettings, config: Mapping[str, Any]) -> None:
-    if config.get("unsafe_code", False) and not settings.trust_code:
-        raise CodeRefusedError(
-            [
-                Problem(
-                    f"task {settings.name}",
-                    f"{settings.task!r} executes code that models write "
-                    "(unsafe_code). Set trust_code: true for this task only where "
-                    "that can do no harm.",
-                )
-            ]
-        )
-
-
-def _point_at_data(config: dict[str, Any], folder: Path, cache_dir: str) -> None:
-    """Find data files beside the task's file, whatever the current folder is."""
-    options = dict(config.get("dataset_kwargs") or {})
-    options.pop("trust_remote_code", None)
-    files = options.get("data_files")
-    if files is not None:
-        options["data_files"] = _beside(files, folder)
-        if config.get("dataset_path") in _FILE_BUILDERS:
-            options.setdefault("cache_dir", str(Path(cache_dir) / "datasets"))
-    if options or "dataset_kwargs" in config:
-        config["dataset_kwargs"] = options
-
-
-def _beside(files: Any, folder: Path) -> Any:
-    if isinstance(files, Mapping):
-        return {split: _beside(part, folder) for split, part in files.items()}
-    if isinstance(files, list):
-        return [_beside(part, folder) for part in files]
-    beside = folder / str(files)
-    return str(beside) if beside.exists() else files
 
 
 def _override(config: dict[str, Any], settings: TaskSettings) -> None:
@@ -227,6 +255,9 @@ def _override(config: dict[str, Any], settings: TaskSettings) -> None:
         changes["max_gen_toks"] = settings.max_gen_toks
     if not changes:
         return
+    for complaint in complaints({"generation_kwargs": changes}, may_run=False):
+        said = complaint.key.replace("generation_kwargs", "gen_kwargs")
+        raise wrong(settings, f"{said}: {complaint.text}.")
     if config.get("output_type", "generate_until") != "generate_until":
         raise wrong(
             settings,

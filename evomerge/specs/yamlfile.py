@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,40 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A value under a tag that is none of YAML's own; nothing was built from it."""
+
+    tag: str
+    text: str
+
+
+class _TagLoader(_Loader):
+    """The same loader, which leaves values under foreign tags as they are written."""
+
+
+def _tagged(_: yaml.Loader, node: yaml.Node) -> Tagged:
+    is_text = isinstance(node, yaml.ScalarNode)
+    return Tagged(node.tag, str(node.value) if is_text else "")
+
+
+_TagLoader.add_constructor(None, _tagged)
+
+
+def read_yaml(path: Path, *, tags: bool = False) -> dict[str, Any]:
     """Read a file that holds one mapping.
+
+    Args:
+        path: The file.
+        tags: Whether values under foreign tags are kept, as ``Tagged``; otherwise a
+            mistake.
 
     Raises:
         SpecError: The file is missing, unreadable or too large, is not YAML, holds
             something else than a mapping, or holds values that are not plain data;
             every mistake that can be told apart is listed.
     """
-    return parse_yaml(_text(path), path.name)
+    return parse_yaml(_text(path), path.name, tags=tags)
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:
@@ -73,13 +99,13 @@ def _text(path: Path) -> str:
     return text
 
 
-def parse_yaml(text: str, file: str) -> dict[str, Any]:
+def parse_yaml(text: str, file: str, *, tags: bool = False) -> dict[str, Any]:
     """Read text that holds one mapping; ``file`` names it in messages.
 
     Raises:
         SpecError: As for ``read_yaml``.
     """
-    first, *others = parse_documents(text, file)
+    first, *others = parse_documents(text, file, tags=tags)
     if others:
         raise _refusal(
             file, f"expected one document, got {len(others) + 1}, parted by `---`."
@@ -87,7 +113,9 @@ def parse_yaml(text: str, file: str) -> dict[str, Any]:
     return first
 
 
-def parse_documents(text: str, file: str) -> list[dict[str, Any]]:
+def parse_documents(
+    text: str, file: str, *, tags: bool = False
+) -> list[dict[str, Any]]:
     """Read text that holds one or several mappings, parted by ``---``.
 
     Raises:
@@ -98,7 +126,8 @@ def parse_documents(text: str, file: str) -> list[dict[str, Any]]:
         problems = [found for node in nodes for found in _node_problems(node, file)]
         if problems:
             raise SpecError(problems)
-        values = [v for v in yaml.load_all(text, Loader=_Loader) if v is not None]
+        loader = _TagLoader if tags else _Loader
+        values = [v for v in yaml.load_all(text, Loader=loader) if v is not None]
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error, file)]) from error
     except yaml.YAMLError as error:
@@ -209,7 +238,7 @@ def _odd_values(value: Any, file: str, path: str) -> list[Problem]:
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
         said = f"expected a number of 64 bits, got one of {value.bit_length()}."
         return [Problem(f"{file}: {path}", said)]
-    if value is not None and not isinstance(value, str | int | float | bool):
+    if value is not None and not isinstance(value, str | int | float | bool | Tagged):
         return [
             Problem(
                 f"{file}: {path}",
