@@ -49,9 +49,18 @@ def read_task_file(path: Path, root: Path) -> dict[str, Any]:
 
     Raises:
         SpecError: A file is missing, lies elsewhere, includes itself, is no regular
-            file, or is not plain YAML.
+            file, is not plain YAML, or has a name that is none.
     """
-    return _merged(path.resolve(), root.resolve(), set())
+    config = _merged(path.resolve(), root.resolve(), set())
+    kind = "group" if "group" in config else "task"
+    tags = config.get("tag") or []
+    if kind in config and not isinstance(config[kind], str):
+        raise _wrong(path, f"{kind}: expected a name, got {config[kind]!r:.80}.")
+    if not all(
+        isinstance(tag, str) for tag in (tags if isinstance(tags, list) else [tags])
+    ):
+        raise _wrong(path, f"tag: expected a name or names, got {tags!r:.80}.")
+    return config
 
 
 def refuse_tags(config: Mapping[str, Any], file: str) -> None:
