@@ -111,6 +111,31 @@ def unfoldable(model: Model) -> str | None:
     return why_not(model.config, _layers(model))
 
 
+def writers(model: Model) -> tuple[str, ...]:
+    """Return what the layers of a model add to the hidden state by.
+
+    Returns:
+        Names within a layer of the matrices and biases whose output is added, and of
+        the pieces that fused ones are merged by.
+
+    Raises:
+        RecipeError: They cannot be told, or a norm behind them takes every factor away.
+    """
+    if reason := unfoldable(model):
+        raise RecipeError(reason)
+    wiring = WIRINGS[str(model.config["model_type"])]
+    if wiring.behind:
+        raise RecipeError(
+            "its layers have a norm behind their outputs, which takes a scale away "
+            "again."
+        )
+    names: dict[str, None] = {}
+    for place in model.places.values():
+        if place.layer is not None and word_of(place.suffix) in wiring.writes:
+            names |= dict.fromkeys((place.suffix, *(p.name for p in place.pieces)))
+    return tuple(names)
+
+
 def check_folds(model: Model, scales: Sequence[float], dtype: str) -> None:
     """Make sure that scales fold into the weights of a model; see ``folds_of``.
 

@@ -35,6 +35,7 @@ class Wiring:
 
 
 _PAIR = frozenset({"input_layernorm", "post_attention_layernorm"})
+_ONE = frozenset({"input_layernorm"})
 _BEHIND = frozenset({"post_attention_layernorm", "post_feedforward_layernorm"})
 
 _BEFORE = Wiring(_PAIR, frozenset({"o_proj", "down_proj", "w2", "output_linear"}))
@@ -54,6 +55,8 @@ _AFTER = Wiring(
 _LLAMAS = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "smollm3"),
     *("mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "gpt_oss"),
+    *("stablelm", "arcee", "seed_oss", "glm", "helium", "nemotron", "ernie4_5"),
+    *("olmoe", "glm4_moe", "deepseek_v2", "deepseek_v3", "granitemoeshared"),
 )
 
 WIRINGS: Mapping[str, Wiring] = {
@@ -67,7 +70,15 @@ WIRINGS: Mapping[str, Wiring] = {
         frozenset({"dense", "dense_4h_to_h"}),
         needs=(("apply_residual_connection_post_layernorm", False),),
     ),
-    "gpt2": Wiring(frozenset({"ln_1", "ln_2"}), frozenset({"c_proj"})),
+    **dict.fromkeys(
+        ("gpt2", "gpt_bigcode"),
+        Wiring(frozenset({"ln_1", "ln_2"}), frozenset({"c_proj"})),
+    ),
+    "gpt_neo": Wiring(frozenset({"ln_1", "ln_2"}), frozenset({"out_proj", "c_proj"})),
+    "gptj": Wiring(frozenset({"ln_1"}), frozenset({"out_proj", "fc_out"})),
+    "phi": Wiring(_ONE, frozenset({"dense", "fc2"})),
+    **dict.fromkeys(("cohere", "cohere2"), Wiring(_ONE, _BEFORE.writes)),
+    "persimmon": Wiring(_PAIR, frozenset({"dense", "dense_4h_to_h"})),
     "opt": Wiring(
         frozenset({"self_attn_layer_norm", "final_layer_norm"}),
         frozenset({"out_proj", "fc2"}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.foldable import writers
 from evomerge.core.recipe import Recipe
 from evomerge.core.stacks import (
     Frame,
@@ -33,11 +33,6 @@ from evomerge.specs.sources import (
     refuse_misfits,
 )
 from evomerge.specs.study import Dtype
-
-_OUTPUT = re.compile(r"(^|\.)(o_proj|down_proj|w2)(\.(weight|bias))?$")
-"""Tensors of a layer that write to the hidden state, by the end of their names."""
-_NORM_OF_OUTPUT = "post_feedforward_layernorm"
-"""A norm behind the outputs takes every scale away again."""
 
 _Index = Annotated[int, Field(ge=0)]
 
@@ -173,8 +168,9 @@ def read_stack(
     try:
         layers = _layers(spec.stack, models)
         _check(layers, models, mistakes)
+        outputs = _outputs(layers, models, mistakes)
         mistakes.stop_if_any()
-        recipe = recipe_of(layers, _frame(spec, layers, models))
+        recipe = recipe_of(layers, _frame(spec, layers, models, outputs))
     except RecipeError as error:
         mistakes.add("stack", f"{error}")
         raise SpecError(mistakes.found) from error
@@ -199,7 +195,7 @@ def _layers(spec: StackSpec, models: Mapping[str, Model]) -> tuple[Layer, ...]:
 def _check(
     layers: tuple[Layer, ...], models: Mapping[str, Model], mistakes: Mistakes
 ) -> None:
-    """Note layers that a source does not have, or that cannot be scaled."""
+    """Note layers that a source does not have."""
     for name, n in {
         layer.source: models[layer.source].n_layers for layer in layers
     }.items():
@@ -209,17 +205,26 @@ def _check(
                 "stack",
                 f"expected layers 0 to {n - 1} of {name!r}, got {highest}.",
             )
-        scaled = any(layer.scale != 1.0 for layer in layers if layer.source == name)
-        if scaled and any(_NORM_OF_OUTPUT in key for key in models[name].tensors):
-            mistakes.add(
-                "stack",
-                f"expected a scale of 1 for {name!r}: its layers have a norm behind "
-                "their outputs, which takes a scale away again.",
-            )
+
+
+def _outputs(
+    layers: tuple[Layer, ...], models: Mapping[str, Model], mistakes: Mistakes
+) -> dict[str, tuple[str, ...]]:
+    """Return by which tensors scaled layers write to the hidden state."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name in dict.fromkeys(layer.source for layer in layers if layer.scale != 1.0):
+        try:
+            out[name] = writers(models[name])
+        except RecipeError as error:
+            mistakes.add("stack", f"expected a scale of 1 for {name!r}: {error}")
+    return out
 
 
 def _frame(
-    spec: StackedSpec, layers: tuple[Layer, ...], models: Mapping[str, Model]
+    spec: StackedSpec,
+    layers: tuple[Layer, ...],
+    models: Mapping[str, Model],
+    outputs: Mapping[str, tuple[str, ...]],
 ) -> Frame:
     frame = spec.frame or layers[0].source
     dtype = spec.dtype or dtype_of(models[frame])
@@ -227,18 +232,7 @@ def _frame(
         frame=frame,
         dtype=dtype,
         inputs={name: input_of(model) for name, model in models.items()},
-        outputs={name: _outputs(model) for name, model in models.items()},
+        outputs=outputs,
         embed=spec.stack.embed,
         head=spec.stack.head,
     )
-
-
-def _outputs(model: Model) -> tuple[str, ...]:
-    """Return what layers write to the hidden state by, by names within a layer."""
-    names: dict[str, None] = {}
-    for place in model.places.values():
-        if place.layer is not None:
-            for name in (place.suffix, *(piece.name for piece in place.pieces)):
-                if _OUTPUT.search(name):
-                    names[name] = None
-    return tuple(names)
