@@ -20,6 +20,7 @@ from evomerge.checkpoints.adapter_config import (
     AdapterConfig,
     read_adapter_config,
 )
+from evomerge.checkpoints.documents import refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo, read_header
 from evomerge.checkpoints.shards import PICKLES
@@ -129,6 +130,7 @@ def read_adapter(path: str | Path, *, cache_dir: str | Path | None = None) -> Ad
             f"{folder}: has no {ADAPTER_CONFIG}, so it is no adapter. After the + "
             "belongs the folder of an adapter saved by PEFT."
         )
+    refuse_links_out(folder, (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
     config = read_adapter_config(folder)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(_explain_nothing(folder))

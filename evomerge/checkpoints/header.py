@@ -5,7 +5,6 @@ tensors' bytes. Everything the header claims is compared with the file before an
 is mapped.
 """
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -13,13 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints.documents import MAX_BYTES, parse_json
 from evomerge.errors import CheckpointError
 
 HEADER_ALIGNMENT = 8
 """Headers are padded to a multiple of this, so the first tensor is aligned."""
 
-HEADER_LIMIT = 100_000_000
-"""Longest header accepted, in bytes: the safetensors library's own limit."""
+HEADER_LIMIT = MAX_BYTES
+"""Longest header accepted, in bytes; half a million tensors have such a one."""
+
+MAX_AXES = 8
+"""Most axes of a tensor."""
+_MOST = 1 << 63
+"""No number of a header may be as large: files are shorter."""
 
 ITEM_BYTES: Mapping[str, int] = {
     "F64": 8,
@@ -107,15 +112,9 @@ def _header_text(file: Path, prefix: bytes, size: int, read: Any) -> tuple[int, 
 
 
 def _parse(file: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return out
-
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(text, unique=True)
+    except ValueError as error:
         raise CheckpointError(
             f"{file}: the header is not valid JSON ({error}); the file is corrupt. "
             "Download it again."
@@ -143,11 +142,12 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
             f"{where}: element type {dtype!r} cannot be merged; accepted are "
             f"{', '.join(ITEM_BYTES)}. Use the unquantised model."
         )
-    numbers = [*shape, start, end] if isinstance(shape, list) else [None]
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    axes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else [None]
+    if not all(type(n) is int and 0 <= n < _MOST for n in (*axes, start, end)):
         raise CheckpointError(
-            f"{where}: shape {shape!r} or offsets {[start, end]!r} are not whole "
-            "numbers from 0 up; the header is corrupt."
+            f"{where}: shape {shape!r} or offsets {[start, end]!r} are "
+            f"not whole numbers from 0 up, {MAX_AXES} axes at most; the header is "
+            "corrupt."
         )
     expected = math.prod(shape) * ITEM_BYTES[dtype]
     if end - start != expected:

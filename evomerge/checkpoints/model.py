@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoints.documents import read_json
+from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.layer_types import LayerType, read_layer_types
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evomerge.checkpoints.adapter import Adapter
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
         raise CheckpointError(
             f"{folder}: {what}. Give the folder of a model saved by transformers."
         )
+    refuse_links_out(folder, (CONFIG, GENERATION, *TOKENIZER_FILES))
     config = read_json(folder / CONFIG)
     if "quantization_config" in config:
         raise CheckpointError(

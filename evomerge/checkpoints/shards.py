@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from evomerge.checkpoints.documents import read_json
+from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.header import TensorInfo, read_header
 from evomerge.errors import CheckpointError
 
@@ -19,6 +19,7 @@ def read_shards(folder: Path) -> dict[str, TensorInfo]:
         CheckpointError: There are no weights, only pickle files, or the files
             contradict their index.
     """
+    refuse_links_out(folder, (SINGLE, INDEX))
     # The order transformers looks in: one file wins over an index.
     if (folder / SINGLE).is_file():
         tensors = read_header(folder / SINGLE)
@@ -33,8 +34,10 @@ def read_shards(folder: Path) -> dict[str, TensorInfo]:
 
 def _read_indexed(folder: Path) -> dict[str, TensorInfo]:
     weight_map = _weight_map(folder)
+    shards = sorted(set(weight_map.values()))
+    refuse_links_out(folder, shards)
     tensors: dict[str, TensorInfo] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shards:
         found = read_header(folder / shard)
         for name, info in found.items():
             if weight_map.get(name) != shard:

@@ -47,7 +47,8 @@ def find_stack(tensors: Mapping[str, TensorInfo], n_layers: int) -> Stack:
             "no tensor belongs to a layer: expected names such as "
             f"'model.layers.0.mlp.up_proj.weight', got {_some(tensors)}."
         )
-    fitting = [p for p in stacks if set(stacks[p]) == set(range(n_layers))]
+    # A configuration may speak of a thousand million layers: what is stored is counted.
+    fitting = [p for p, found in stacks.items() if len(found) == n_layers > max(found)]
     if len(stacks) > 1:
         raise CheckpointError(
             "the tensors form several stacks, "
@@ -58,7 +59,13 @@ def find_stack(tensors: Mapping[str, TensorInfo], n_layers: int) -> Stack:
         )
     (prefix,) = stacks
     if not fitting:
-        odd = sorted(set(stacks[prefix]) ^ set(range(n_layers)))
+        found = stacks[prefix]
+        odd = [
+            layer
+            for layer in range(min(n_layers, len(found) + 8))
+            if layer not in found
+        ]
+        odd += sorted(layer for layer in found if layer >= n_layers)
         raise CheckpointError(
             f"config.json speaks of {n_layers} layers (0 to {n_layers - 1}), but "
             f"layers {odd[:8]} are missing or too many. The folder is incomplete."

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.checkpoints.documents import parse_json, read_bytes
 from evomerge.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
@@ -102,13 +103,11 @@ def read_vocabulary(folder: Path) -> Vocabulary:
             "vocabulary."
         )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(read_bytes(file))
         model, kind = data["model"], str(data["model"].get("type", "BPE"))
         ids = dict(_model_tokens(model, kind))
         added = [(t["content"], t["id"]) for t in data.get("added_tokens") or ()]
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{file}: is not a tokenizer ({error!r}). Download it again."
         ) from error

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from evomerge.checkpoints import TOKENIZER_FILES
 from evomerge.checkpoints.documents import read_json
+from evomerge.checkpoints.model import GENERATION
 from evomerge.checkpoints.vocabulary import TOKENIZER
 from evomerge.core.recipe import Nested, Recipe, Transformed
 from evomerge.merging.sources import Sources
 from evomerge.merging.vocabulary import name_within, opened_alignment
 
-GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 COPIED = (*TOKENIZER_FILES, GENERATION)
 _TEMPLATES = (TEMPLATE, "chat_template.json")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.checkpoints import INDEX
+from evomerge.checkpoints.documents import read_bytes
 from evomerge.core.recipe import Recipe
 from evomerge.errors import ExportError
 from evomerge.merging.atomic_folder import atomic_folder
@@ -88,7 +89,7 @@ def write_model(
     with atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
         _write_weights(folder, shards, recipe, sources, progress)
         for file in copies:
-            _write_bytes(folder / file.name, file.read_bytes())
+            _write_bytes(folder / file.name, read_bytes(file))
         for name, text in texts.items():
             _write_bytes(folder / name, text.encode())
     return Written(target, total, tuple(shard.name for shard in shards))

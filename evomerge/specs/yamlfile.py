@@ -8,13 +8,32 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.resolver import Resolver
+from yaml.scanner import Scanner
 
-from evomerge.errors import Problem, SpecError
+from evomerge.checkpoints.documents import read_bytes
+from evomerge.errors import CheckpointError, Problem, SpecError
+
+try:
+    from yaml.cyaml import CParser as _Events  # type: ignore[attr-defined]
+except ImportError:  # a build without libyaml: the same, five times slower
+
+    class _Events(Reader, Scanner, Parser):  # type: ignore[no-redef]
+        def __init__(self, stream: Any) -> None:
+            Reader.__init__(self, stream)
+            Scanner.__init__(self)
+            Parser.__init__(self)
+
 
 MAX_BYTES = 4 << 20
 """Longest file read, in bytes: a recipe of ten models of 128 layers has a good one."""
@@ -26,8 +45,42 @@ _LARGEST = 1 << 63
 """No whole number may be as large as this, so that each is a float64 as well."""
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with YAML 1.2's idea of a number in scientific notation."""
+class _Loader(Composer, _Events, SafeConstructor, Resolver):
+    """The safe loader within bounds, with YAML 1.2's idea of a scientific number.
+
+    Nodes are composed in Python: libyaml's own composer overflows the stack.
+    """
+
+    def __init__(self, text: str) -> None:
+        _Events.__init__(self, text)
+        for part in (Composer, SafeConstructor, Resolver):
+            part.__init__(self)
+        self._depth = self._written = 0
+
+    def nodes(self) -> list[yaml.Node]:
+        """Compose every document, all of them within one bound."""
+        nodes: list[yaml.Node] = []
+        while self.check_node():
+            if (node := self.get_node()) is not None:
+                nodes.append(node)
+        if sum(_measure(node, {})[0] for node in nodes) > MAX_NODES:
+            raise _TooLargeError(_too_many())
+        return nodes
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self._written += 1
+        if self._written > MAX_NODES:
+            raise _TooLargeError(_too_many())
+        if self._depth >= MAX_DEPTH:
+            raise _TooLargeError(_too_deep())
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class _TooLargeError(Exception):
+    """A document that is not read to its end."""
 
 
 _Loader.add_implicit_resolver(
@@ -85,13 +138,10 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
 def _text(path: Path) -> str:
     file = path.name
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise _refusal(file, f"expected at most {MAX_BYTES} bytes, got {size}.")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise _refusal(str(path), f"cannot be read: {reason}.") from error
+        text = read_bytes(path, MAX_BYTES).decode("utf-8")
+    except CheckpointError as error:
+        where, _, said = str(error).partition(": ")
+        raise _refusal(where, said) from error
     except UnicodeDecodeError as error:
         raise _refusal(
             file, "expected text in UTF-8; save the file as such."
@@ -122,18 +172,21 @@ def parse_documents(
         SpecError: As for ``read_yaml``.
     """
     try:
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
-        problems = [found for node in nodes for found in _node_problems(node, file)]
+        loader = (_TagLoader if tags else _Loader)(text)
+        nodes = loader.nodes()
+        problems: list[Problem] = []
+        for node in nodes:
+            _duplicates(node, file, "", problems)
         if problems:
             raise SpecError(problems)
-        loader = _TagLoader if tags else _Loader
-        values = [v for v in yaml.load_all(text, Loader=loader) if v is not None]
+        found = [loader.construct_document(node) for node in nodes]
+        values = [value for value in found if value is not None]
+    except _TooLargeError as error:
+        raise _refusal(file, str(error)) from error
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax(error, file)]) from error
     except yaml.YAMLError as error:
         raise _refusal(file, f"expected YAML: {error}") from error
-    except RecursionError as error:
-        raise _refusal(file, _too_deep()) from error
     except ValueError as error:
         raise _refusal(file, f"holds a value that cannot be read: {error}.") from error
     for value in values or [None]:
@@ -154,36 +207,26 @@ def join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _node_problems(node: yaml.Node | None, file: str) -> list[Problem]:
-    """Check the size of a document and its keys before anything is built from it."""
-    if node is None:
-        return []
-    if _size(node, {}, 0) > MAX_NODES:
-        return [
-            Problem(
-                file,
-                f"expected at most {MAX_NODES} values once anchors are unfolded; "
-                "write shorter lists or fewer aliases.",
-            )
-        ]
-    problems: list[Problem] = []
-    _duplicates(node, file, "", problems)
-    return problems
+def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Count the values of a node and its levels, an alias as often as it is used."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = (1, MAX_DEPTH)  # for an anchor that holds itself
+    below = [_measure(inner, known) for inner in _inner(node)]
+    size = 1 + sum(size for size, _ in below)
+    depth = 1 + max((depth for _, depth in below), default=0)
+    if depth > MAX_DEPTH:
+        raise _TooLargeError(_too_deep())
+    known[id(node)] = (size, depth)
+    return size, depth
 
 
-def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Count the values below a node, an alias as often as it is used."""
-    if depth > MAX_DEPTH:  # also ends an anchor that holds itself
-        raise RecursionError
-    if id(node) not in known:
-        total = 1
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                total += _size(key, known, depth + 1) + _size(value, known, depth + 1)
-        elif isinstance(node, yaml.SequenceNode):
-            total += sum(_size(value, known, depth + 1) for value in node.value)
-        known[id(node)] = total
-    return known[id(node)]
+def _inner(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from (key, value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
 
 
 def _duplicates(node: yaml.Node, file: str, path: str, problems: list[Problem]) -> None:
@@ -260,6 +303,13 @@ def _kind(value: object) -> str:
         return "nothing"
     names = {"list": "a list", "str": "text", "dict": "a mapping"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+def _too_many() -> str:
+    return (
+        f"expected at most {MAX_NODES} values once anchors are unfolded; write shorter "
+        "lists or fewer aliases."
+    )
 
 
 def _too_deep() -> str:

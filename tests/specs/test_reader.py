@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,8 +6,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import SpecError
+from evomerge.specs import yamlfile
 from evomerge.specs.reader import load_evaluators, load_parts, load_study
-from evomerge.specs.yamlfile import MAX_BYTES, parse_yaml
+from evomerge.specs.yamlfile import MAX_BYTES, parse_yaml, read_yaml
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -119,3 +121,30 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(SpecError, match="levels of nesting"):
         parse_yaml("a: " + "[" * 5000 + "]" * 5000, "f")
+
+
+def test_anchors_that_nest_each_other_too_deep_are_refused() -> None:
+    links = "".join(f"a{i}: &a{i} [[[*a{i - 1}]]]\n" for i in range(1, 400))
+    with pytest.raises(SpecError, match="at most 40 levels"):
+        parse_yaml(f"a0: &a0 1\n{links}", "f")
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "[[1],", "? "])
+def test_nesting_without_end_is_refused_in_any_notation(opening: str) -> None:
+    with pytest.raises(SpecError, match=r"at most 40 levels|expected YAML"):
+        parse_yaml(opening * 100_000, "f")
+
+
+def test_a_file_of_too_many_values_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(yamlfile, "MAX_NODES", 1000)
+    with pytest.raises(SpecError, match="at most 1000 values"):
+        parse_yaml("a: [" + "1," * 1000 + "{{ no YAML", "f")
+
+
+def test_a_study_that_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "study.yaml")
+    for file in (tmp_path / "study.yaml", Path("/dev/zero"), tmp_path):
+        with pytest.raises(SpecError, match="expected a regular file"):
+            read_yaml(file)
