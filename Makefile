@@ -65,7 +65,7 @@ check: setup ## Format, lint, types, import contract and the quick tests (under 
 
 .PHONY: test
 test: setup ## Every test but the GPU ones and the long sweeps (under 25 min)
-	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest $(SIDE_BY_SIDE) -m "not (gpu or long)"
+	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long)"
 
 .PHONY: test-long
 test-long: setup ## The long sweeps

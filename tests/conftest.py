@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +34,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # Read when huggingface_hub is imported, which collecting tests may already do.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Loops compiled once serve every process of every run, whatever its cache folder.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache").expanduser()))
 
 GROUPS = ("engine", "ray", "slow")
 _ran: Counter[str] = Counter()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from evomerge.testing.contents import Contents, contents, verdict
 from evomerge.testing.doomed import UNREACHABLE, Doom, Life, live, promised
+from evomerge.testing.forks import ForkServer
 from evomerge.testing.postgres import Server
 
 _KILLS = (-signal.SIGKILL, -signal.SIGALRM)
@@ -66,7 +66,7 @@ class Siege:
     which cuts a generation short, and all of it when that is used.
 
     Args:
-        script: Runs one ``Life``.
+        forks: Of a script that runs one ``Life``, given as JSON; of different salts.
         new_url: Makes a database.
         life: What all the lives have in common.
         rng: Decides when and how they end.
@@ -76,14 +76,14 @@ class Siege:
 
     def __init__(
         self,
-        script: Path,
+        forks: Sequence[ForkServer],
         new_url: Callable[[], str],
         life: Life,
         rng: np.random.Generator,
         span: int,
         server: Server | None = None,
     ) -> None:
-        self._script = script
+        self._forks = forks
         self._new_url = new_url
         self._rng = rng
         self._span = span
@@ -137,38 +137,24 @@ class Siege:
 
     def _live(self, life: Life) -> int:
         """Run a process to its end, and return its exit code."""
-        log = f"{life.folder}/log"
-        child = os.posix_spawn(
-            sys.executable,
-            [sys.executable, str(self._script), json.dumps(asdict(life))],
-            {**os.environ, "PYTHONHASHSEED": str(life.salt)},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT, 0o600)
-            ],
+        log = Path(life.folder) / "log"
+        forks = self._forks[life.salt % len(self._forks)]
+        code = forks.run(
+            json.dumps(asdict(life)), log, lambda pid: self._strike_server(forks, pid)
         )
-        status = None
-        try:
-            while status is None or os.WIFSTOPPED(status):
-                if status is not None:
-                    self._strike_server(child)
-                status = os.waitpid(child, os.WUNTRACED)[1]
-        except BaseException:
-            os.kill(child, signal.SIGKILL)
-            raise
-        code = os.waitstatus_to_exitcode(status)
         self._count(kills=code in _KILLS, gave_up=code == UNREACHABLE)
         known = (0, *_KILLS) if life.stop_at == 0 else (0, UNREACHABLE, *_KILLS)
-        assert code in known, f"{life} ended with {code}: {Path(log).read_text()}"
+        assert code in known, f"{life} ended with {code}: {log.read_text()}"
         return code
 
-    def _strike_server(self, child: int) -> None:
+    def _strike_server(self, forks: ForkServer, child: int) -> None:
         """Kill the server at the child's step, or a little later, and start it."""
         assert self._server is not None
         is_at_once = self._rng.random() < 1 / 2
         if not is_at_once:
             os.kill(child, signal.SIGCONT)
             time.sleep(self._rng.uniform(0, _LATE_S))
-        self._count(server_kills=_is_alive(child))
+        self._count(server_kills=forks.is_running())
         self._server.kill()
         if is_at_once:
             os.kill(child, signal.SIGCONT)
@@ -195,8 +181,3 @@ class Siege:
         life = replace(self._life, url=url, folder=str(folder))
         live(life, Doom(life))
         return contents(url)
-
-
-def _is_alive(child: int) -> bool:
-    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, child, ended) is None

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import os
-import subprocess
-import sys
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Proposal, Strategy, Told
 from evomerge.strategies.registry import make_strategy
 from evomerge.testing import strategy_lives
+from evomerge.testing.forks import ForkServer
 from evomerge.testing.strategy_lives import digest_of, live, recorded, resume
 from evomerge.testing.strategy_spaces import MIXED, SPACES, distance, results
 
@@ -68,8 +69,10 @@ class StrategyContract:
                 told = results(proposal.points, self.n_objectives, 4)
                 strategy.tell(generation, proposal, told)
 
-    @pytest.mark.slow
-    def test_a_process_with_other_string_hashes_proposes_the_same(self) -> None:
+    @pytest.mark.timeout(300)  # the first one waits for the server's imports
+    def test_a_process_with_other_string_hashes_proposes_the_same(
+        self, tmp_path: Path
+    ) -> None:
         here = live(self.make(), self.n_generations, self.n_objectives)
         brief = {
             "kind": self.settings.kind,
@@ -79,15 +82,9 @@ class StrategyContract:
             "n_objectives": self.n_objectives,
             "history": [[list(p.points), dict(p.memory)] for p in here],
         }
-        run = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", strategy_lives.__name__],
-            input=json.dumps(brief),
-            env={**os.environ, "PYTHONHASHSEED": "1"},  # 0 would switch salting off
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        fresh, resumed = run.stdout.split()
+        log = tmp_path / "log"
+        assert _other_salt().run(json.dumps(brief), log) == 0, log.read_text()
+        fresh, resumed = log.read_text().split()
         assert fresh == digest_of(here)
         assert resumed == digest_of(here[-1:])
 
@@ -214,6 +211,14 @@ class LearningContract(StrategyContract):
         first = np.median([distance(p) for p in history[0].points])
         last = np.median([distance(p) for p in history[-1].points])
         assert last < 0.7 * first
+
+
+@cache
+def _other_salt() -> ForkServer:
+    """Return the process, one for all strategies, whose strings hash otherwise."""
+    server = ForkServer(Path(strategy_lives.__file__), salt=1)  # 0 would be no salt
+    atexit.register(server.close)
+    return server
 
 
 def on_grid(axis: Axis, value: Any) -> bool:

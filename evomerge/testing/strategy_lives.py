@@ -1,8 +1,7 @@
 """Strategies that live through a history, and others that are brought to its end.
 
-``python -m evomerge.testing.strategy_lives`` lives through one history in a process of
-its own, read from its input, and prints the digests of what was proposed: string
-hashing is salted per process, and a strategy that leans on it shows only there.
+``main`` lives through one history and prints the digests of what was proposed, for
+processes whose strings hash otherwise: a strategy that leans on that shows only there.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from evomerge.core.digest import canonical_json, digest
 from evomerge.core.study import StrategySettings
@@ -56,7 +54,9 @@ def digest_of(history: Sequence[Proposal]) -> str:
     return digest([[list(p.points), dict(p.memory), p.note] for p in history])
 
 
-def _in_own_process(brief: dict[str, Any]) -> None:
+def main(argument: str) -> None:
+    """Live through the history that a brief in JSON describes."""
+    brief = json.loads(argument)
     settings = StrategySettings(
         brief["kind"], brief["generation_size"], brief["options"]
     )
@@ -77,7 +77,3 @@ def _in_own_process(brief: dict[str, Any]) -> None:
     resume(strategy, fresh[:-1] if strategy.is_fold else history[:-1], n_objectives)
     last = recorded(strategy.ask(len(history)))
     sys.stdout.write(f"{digest_of(fresh)} {digest_of([last])}\n")
-
-
-if __name__ == "__main__":
-    _in_own_process(json.load(sys.stdin))

@@ -1,11 +1,10 @@
 """A study in stages, killed at any moment, goes on to what it would have been."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from evomerge import api
 from evomerge.testing.contents import NOTHING, contents, verdict
 from evomerge.testing.doomed import Life
+from evomerge.testing.forks import ForkServer
 from evomerge.testing.postgres import running
 from evomerge.testing.study_files import staged_study, write_models, write_study
 
@@ -63,6 +63,7 @@ class Siege:
     ) -> None:
         self._folder = folder
         self._rng = rng
+        self._forks = [ForkServer(SCRIPT, salt) for salt in (1, 2)]
         self._url = new_url
         self.kills = dict.fromkeys((*STAGES, "between"), 0)
         write_study(folder / "two.yaml", joint_study(write_models(folder / "models")))
@@ -94,16 +95,16 @@ class Siege:
         assert taken(url) == self.taken
 
     def _live(self, life: Life) -> int:
-        ended = subprocess.run(
-            [sys.executable, str(SCRIPT), json.dumps(asdict(life))],
-            env={**os.environ, "PYTHONHASHSEED": str(life.salt)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        forks = self._forks[life.salt // 2 % len(self._forks)]
+        log = self._folder / "log"
+        code = forks.run(json.dumps(asdict(life)), log)
         known = (0, -signal.SIGKILL, -signal.SIGALRM)
-        assert ended.returncode in known, f"{life}: {ended.stderr}"
-        return ended.returncode
+        assert code in known, f"{life}: {log.read_text()}"
+        return code
+
+    def close(self) -> None:
+        for forks in self._forks:
+            forks.close()
 
     def _look(self, url: str, *, over: bool) -> None:
         for name, calm in self.calm.items():
@@ -131,10 +132,10 @@ def at(url: str) -> str:
 def besiege(
     folder: Path, new_url: Callable[[], str], n_studies: int, kills: int
 ) -> None:
-    siege = Siege(folder, np.random.default_rng(5), new_url)
-    assert all(len(calm.candidates) > 13 for calm in siege.calm.values())
-    for _ in range(n_studies):
-        siege.study(kills)
+    with closing(Siege(folder, np.random.default_rng(5), new_url)) as siege:
+        assert all(len(calm.candidates) > 13 for calm in siege.calm.values())
+        for _ in range(n_studies):
+            siege.study(kills)
     sys.stdout.write(f"\nkills: {siege.kills}\n")
     assert min(siege.kills.values()) >= n_studies * (kills - 1)
 

@@ -11,7 +11,7 @@ from evomerge.errors import CandidateError, CheckpointError, SpecError
 from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.hf_engine import HfEngine
-from evomerge.testing.engine_contract import EngineContract
+from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 
 # Whoever comes first imports transformers, which a busy machine does not do in 60 s.
@@ -24,14 +24,22 @@ class TestUntied(EngineContract):
     kind = "hf"
 
 
-class TestTied(EngineContract):
+class TestTied(SwapContract):
     kind = "hf"
     family = "qwen2"
     tied = True
 
 
-class TestHalfPrecision(EngineContract):
+class TestHalfPrecision(SwapContract):
     kind = "hf"
+    dtype = "bfloat16"
+
+
+@pytest.mark.long
+class TestTiedHalfPrecision(EngineContract):
+    kind = "hf"
+    family = "qwen2"
+    tied = True
     dtype = "bfloat16"
 
 

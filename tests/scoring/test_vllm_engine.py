@@ -63,9 +63,10 @@ class TestUntiedLlama(EngineContract):
         assert {round(score.logprob - alone, 3) for score in crowd} == {0.0}
 
 
-class TestTiedLlama(SwapContract):
+class TestTiedLlamaHalf(SwapContract):
     kind = "vllm"
     tied = True
+    dtype = "bfloat16"
 
     def test_self_test_refuses_when_the_tied_head_is_not_repacked(
         self,
@@ -107,26 +108,10 @@ class TestTiedLlama(SwapContract):
         assert kind == "SyncMPClient"
 
 
-class TestUntiedQwen2(SwapContract):
-    kind = "vllm"
-    family = "qwen2"
-
-
 class TestTiedQwen2(SwapContract):
     kind = "vllm"
     family = "qwen2"
     tied = True
-
-
-class TestUntiedLlamaHalf(SwapContract):
-    kind = "vllm"
-    dtype = "bfloat16"
-
-
-class TestTiedLlamaHalf(SwapContract):
-    kind = "vllm"
-    tied = True
-    dtype = "bfloat16"
 
 
 class TestUntiedQwen2Half(SwapContract):
@@ -135,6 +120,28 @@ class TestUntiedQwen2Half(SwapContract):
     dtype = "bfloat16"
 
 
+# With those above every pair of family, tying and type is there; these are the rest.
+
+
+@pytest.mark.long
+class TestTiedLlama(SwapContract):
+    kind = "vllm"
+    tied = True
+
+
+@pytest.mark.long
+class TestUntiedQwen2(SwapContract):
+    kind = "vllm"
+    family = "qwen2"
+
+
+@pytest.mark.long
+class TestUntiedLlamaHalf(SwapContract):
+    kind = "vllm"
+    dtype = "bfloat16"
+
+
+@pytest.mark.long
 class TestTiedQwen2Half(EngineContract):
     kind = "vllm"
     family = "qwen2"

@@ -1,7 +1,4 @@
-"""One life of a doomed study, whose steps are events of the database and of the pool.
-
-``python doomed_study.py LIFE``: LIFE is a ``Life`` as JSON.
-"""
+"""A life of a doomed study, whose steps are events of the database and of the pool."""
 
 import json
 import sys
@@ -9,18 +6,23 @@ import sys
 import sqlalchemy as sa
 
 from evomerge.errors import StoreUnreachableError
+from evomerge.strategies import cma, nsga  # noqa: F401 - loaded before the forks
+from evomerge.strategies.via_optuna import tpe  # noqa: F401
 from evomerge.testing.doomed import UNREACHABLE, Doom, Life, live
 from evomerge.testing.steps import step_at_prepared
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 
-life = Life(**json.loads(sys.argv[1]))
-doom = Doom(life)
-for name in STEPS:
-    sa.event.listen(sa.Engine, name, doom.step)
-step_at_prepared(doom.step)
-try:
-    live(life, doom)
-except StoreUnreachableError as error:
-    sys.stderr.write(f"{error}\n")
-    sys.exit(UNREACHABLE)
+
+def main(argument: str) -> None:
+    """Live the life that ``argument`` describes: a ``Life`` as JSON."""
+    life = Life(**json.loads(argument))
+    doom = Doom(life)
+    for name in STEPS:
+        sa.event.listen(sa.Engine, name, doom.step)
+    step_at_prepared(doom.step)
+    try:
+        live(life, doom)
+    except StoreUnreachableError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(UNREACHABLE)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evomerge.testing.doomed import Life
+from evomerge.testing.forks import ForkServer
 from evomerge.testing.siege import Siege, table
 
-SCRIPT = Path(__file__).with_name("doomed_study.py")
 N_TRIALS = 17
 N_KILLS = {"cma": 11, "tpe": 11, "nsga2": 11}
 SPAN = 400
@@ -18,13 +18,13 @@ SPAN = 400
 
 @pytest.mark.slow
 def test_killed_at_statements_commits_and_events_a_study_equals_the_undisturbed_one(
-    new_url: Callable[[], str], tmp_path: Path
+    forks: list[ForkServer], new_url: Callable[[], str], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(11)
     tallies = []
     for strategy, n_kills in N_KILLS.items():
         life = Life("", str(tmp_path), strategy, N_TRIALS)
-        siege = Siege(SCRIPT, new_url, life, rng, SPAN)
+        siege = Siege(forks, new_url, life, rng, SPAN)
         tallies.append(siege.run(n_kills))
     sys.stdout.write(f"\n{table(tallies)}\n")
     assert sum(tally.kills for tally in tallies) >= 30

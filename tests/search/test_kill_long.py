@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from evomerge.testing.doomed import Life
+from evomerge.testing.forks import ForkServer
 from evomerge.testing.postgres import Server, running
 from evomerge.testing.siege import Siege, Tally, table
 
-SCRIPT = Path(__file__).with_name("doomed_study.py")
 SEED = "EVOMERGE_KILL_SEED"
 N_TRIALS = 17
 N_KILLS = {"cma": 90, "tpe": 105, "nsga2": 105}
@@ -40,6 +40,7 @@ def server() -> Iterator[Server]:
 
 def besiege(
     rng: np.random.Generator,
+    forks: list[ForkServer],
     folder: Path,
     new_url: Callable[[], str],
     server: Server | None,
@@ -47,7 +48,7 @@ def besiege(
     tallies = []
     for strategy, n_kills in N_KILLS.items():
         life = Life("", str(folder), strategy, N_TRIALS)
-        siege = Siege(SCRIPT, new_url, life, rng, SPAN, server)
+        siege = Siege(forks, new_url, life, rng, SPAN, server)
         tallies.append(siege.run(n_kills))
     sys.stdout.write(f"{table(tallies)}\n")
     assert sum(tally.kills for tally in tallies) >= 300
@@ -56,14 +57,19 @@ def besiege(
 
 
 def test_three_hundred_kills_on_sqlite_lose_and_double_and_change_nothing(
-    rng: np.random.Generator, tmp_path: Path
+    rng: np.random.Generator, forks: list[ForkServer], tmp_path: Path
 ) -> None:
     numbers = count()
-    besiege(rng, tmp_path, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db", None)
+    besiege(
+        rng, forks, tmp_path, lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db", None
+    )
 
 
 def test_three_hundred_kills_on_postgresql_with_its_server_killed_too_change_nothing(
-    rng: np.random.Generator, tmp_path: Path, server: Server
+    rng: np.random.Generator,
+    forks: list[ForkServer],
+    tmp_path: Path,
+    server: Server,
 ) -> None:
-    tallies = besiege(rng, tmp_path, server.database, server)
+    tallies = besiege(rng, forks, tmp_path, server.database, server)
     assert sum(tally.server_kills for tally in tallies) >= 20
