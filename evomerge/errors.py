@@ -30,9 +30,14 @@ A message says what was expected, what came, where, and the next step.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from evomerge.masking import masked
+
 
 class EvomergeError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose; says no secret, whatever it quotes."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(masked(s) if isinstance(s, str) else s for s in said))
 
 
 @dataclass(frozen=True, slots=True)

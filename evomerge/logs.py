@@ -2,15 +2,9 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterable
 
-_SECRET = re.compile(r"(?P<head>://[^/\s:@]*:)[^@/\s]+(?=@)")
-
-
-def masked(text: str) -> str:
-    """Hide the password of every URL in a text."""
-    return _SECRET.sub(r"\g<head>***", text)
+from evomerge.masking import masked
 
 
 class _Masking(logging.Formatter):
@@ -25,7 +19,7 @@ def say(warnings: Iterable[object]) -> None:
 
 
 def set_up(*, verbose: bool = False) -> None:
-    """Send evomerge's own messages to standard error, passwords hidden.
+    """Send evomerge's own messages to standard error, secrets hidden.
 
     Args:
         verbose: Show what is routine, not only warnings.

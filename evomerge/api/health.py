@@ -109,17 +109,17 @@ def _version(name: str) -> str | None:
 
 
 def _database(db: str) -> Finding:
-    from evomerge.logs import masked
+    from evomerge.masking import masked_url
     from evomerge.store.sql import open_store
 
     try:
         store = open_store(db, create=False)
     except EvomergeError as error:
-        return Finding("database", masked(str(error)), "note")
+        return Finding("database", str(error), "note")
     try:
         n = len(store.studies())
         studies = "1 study" if n == 1 else f"{n} studies"
-        return Finding("database", f"{masked(db)}: {studies}", "ok")
+        return Finding("database", f"{masked_url(db)}: {studies}", "ok")
     finally:
         store.close()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import Problem, SpecError
+from evomerge.masking import masked
 
 if TYPE_CHECKING:
     from evomerge.specs.resolved import ResolvedStudy
@@ -53,7 +54,8 @@ class Where:
 
     def remembered(self) -> dict[str, Any]:
         """Return what a resume takes up again, as plain data."""
-        return {"workers": self.workers, "address": self.address}
+        address = None if self.address is None else masked(self.address)
+        return {"workers": self.workers, "address": address}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Prepared:
 
     name: str
     objectives: tuple[str, ...]
-    db: str
+    db: str = field(repr=False)
     where: Where
     study: ResolvedStudy
     allowance: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -54,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     can put right, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
     from evomerge.errors import EvomergeError
-    from evomerge.logs import masked
+    from evomerge.masking import hide_arguments, masked, masked_url
 
+    if arguments is None:
+        arguments = sys.argv[1:]
+        hide_arguments()
+    for word in arguments:
+        masked_url(word)  # learns what must not be told of it
     try:
         with stop_once():
             code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
@@ -63,10 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("Stopped.", err=True)
         code = 143 if isinstance(stopped.__cause__, Terminated) else 130
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(masked(shown.getvalue()), err=True, nl=False)
         code = 2
     except EvomergeError as error:
-        click.echo(f"Error: {masked(str(error))}", err=True)
+        click.echo(f"Error: {error}", err=True)
         code = 2
     except OSError as error:  # a folder that may not be written, a full disk
         where = f"{error.filename}: " if error.filename else ""

@@ -15,7 +15,7 @@ from evomerge.cli.options import (
     json_option,
     placement_options,
 )
-from evomerge.logs import masked
+from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
     from evomerge.api import Prepared, RunReport
@@ -109,7 +109,7 @@ class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
         # A database from the environment, or the default, is found again by itself.
         source = click.get_current_context().get_parameter_source("db")
         if source is click.core.ParameterSource.COMMANDLINE:
-            words += ["--db", masked(prepared.db)]
+            words += ["--db", masked_url(prepared.db)]
         if prepared.where.in_process:
             words.append("--in-process")
         self._hint = shlex.join(words)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evomerge.masking import masked_by_form
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -18,7 +20,7 @@ _NO_WRAP = 10_000
 
 
 def plain(value: Any) -> Any:
-    """Turn values of ours into plain data."""
+    """Turn values of ours into plain data, without what looks like a secret."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name))
@@ -28,7 +30,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
-    return value
+    return masked_by_form(value) if isinstance(value, str) else value
 
 
 def print_json(value: Any) -> None:
@@ -75,4 +77,6 @@ def _cell(value: Any) -> Text:
     # Text, not str: a label with brackets is no markup.
     if value is None:
         return Text("-")
-    return Text(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return Text(
+        f"{value:.4g}" if isinstance(value, float) else masked_by_form(str(value))
+    )

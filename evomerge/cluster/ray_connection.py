@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import signal
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomerge.cluster.leftovers import TEMP_PREFIX, end_processes, sweep
 from evomerge.errors import WorkerError
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,10 @@ INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too 
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
-TEMP_PREFIX = "em-ray-"
+ENTRYPOINT = "evomerge"
+_VITAL = ("raylet", "gcs_server")
+_COORDINATORS = ("EVOMERGE_DB", "PGPASSWORD")
+"""Variables that a worker has no use for, since it never sees the database."""
 WORKER_BYTES = 3 * 2**30  # on a CPU: about 2 GiB of libraries, and a small model
 
 
@@ -75,10 +78,10 @@ class RayConnection:
         tries = 1 if address is not None else INIT_TRIES
         for left in reversed(range(tries)):
             try:
-                with _own_sigterm():
+                with _own_sigterm(), _without_command_line():
                     self._join(address) if address is not None else self._start_here()
             except Exception as error:  # Ray raises bare ones here
-                ray.shutdown()
+                self._stop()
                 if left:
                     _log.warning("Ray did not start (%s); trying again", error)
                     continue
@@ -105,10 +108,23 @@ class RayConnection:
         """Leave Ray, and stop it if it was started here; idempotent."""
         if self._is_ours:
             self._is_ours = False
-            import ray
+            self._stop()
 
-            ray.shutdown()
+    def has_died(self) -> bool:
+        """Tell whether a Ray of this process has lost what it cannot do without."""
+        from ray._private import worker
+
+        node = worker._global_node
+        dead = () if node is None else node.dead_processes()
+        return any(kind in _VITAL for kind, _ in dead)
+
+    def _stop(self) -> None:
+        """Leave Ray; nothing stays of one that was started here, or half started."""
+        import ray
+
+        ray.shutdown()
         if self._temp_dir is not None:
+            end_processes(Path(self._temp_dir.name))
             self._temp_dir.cleanup()
             self._temp_dir = None
 
@@ -126,12 +142,13 @@ class RayConnection:
         self._temp_dir = tempfile.TemporaryDirectory(
             prefix=f"{TEMP_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True
         )
+        inner = Path(self._temp_dir.name) / "r"  # Ray opens its own to everybody
         ray.init(
             num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             namespace=NAMESPACE,
-            _temp_dir=self._temp_dir.name,
+            _temp_dir=str(inner),
             **QUIET,
         )
 
@@ -148,23 +165,22 @@ def _own_sigterm() -> Iterator[None]:
                 signal.signal(signal.SIGTERM, before)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes of this user left of their Ray in a folder."""
-    for left in folder.glob(f"{TEMP_PREFIX}*-*"):
-        pid = left.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
-        is_ours = left.is_dir() and left.lstat().st_uid == os.getuid()
-        if pid.isdecimal() and is_ours and not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+@contextmanager
+def _without_command_line() -> Iterator[None]:
+    """Keep from Ray what may hold secrets of the coordinator's.
 
+    Ray records the driver's command line, and hands its environment to all it starts.
+    """
+    from ray._private import utils
 
-def _is_alive(pid: int) -> bool:
+    before = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: ENTRYPOINT
+    kept = {name: os.environ.pop(name) for name in _COORDINATORS if name in os.environ}
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
+    finally:
+        utils.get_entrypoint_name = before
+        os.environ.update(kept)
 
 
 def _as_many_as_fit(found: Mapping[str, float]) -> int:
@@ -188,16 +204,26 @@ def _prepare_environment(run_dir: Path) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray gives its workers what the machine's other programs leave (nice 15).
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
         return
     if "ray" in sys.modules:
         return  # its mode was settled when it was imported; a new one would clash
     os.environ["RAY_AUTH_MODE"] = "token"
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        token = run_dir / "ray-token"
-        if not token.exists():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(token, flags, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_token(run_dir))
+
+
+def _token(run_dir: Path) -> Path:
+    """Return the file of the token, made whole by whoever comes first."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    token = run_dir / "ray-token"
+    if not token.exists():
+        descriptor, made = tempfile.mkstemp(dir=run_dir, prefix=".ray-token-")  # 0600
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            os.link(made, token)
+        Path(made).unlink()
+    return token

@@ -23,10 +23,13 @@ from evomerge.core.work import (
     WorkerReady,
     WorkerSetup,
 )
+from evomerge.errors import WorkerError
 
 _log = logging.getLogger(__name__)
 
 START_TRIES = 3
+ANSWER_S = 20.0
+"""Longest that an answer which is there may take to arrive."""
 
 # Set before vLLM or torch is imported in a worker.
 WORKER_ENV = {
@@ -59,6 +62,7 @@ class RayPool:
         self._slots: dict[str, _Slot] = {}
         self._n_started = 0
         self._n_bad_starts = 0
+        self._n_missing = 0
         self._ray = RayConnection(placement)
         self._gpus = 0.0
 
@@ -88,9 +92,17 @@ class RayPool:
         slot.trial, slot.attempt = assignment.trial, assignment.attempt
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
-        """Wait for an answer from any worker."""
+        """Wait for an answer from any worker.
+
+        Raises:
+            WorkerError: Ray itself died on this machine, and another does not start.
+        """
         import ray
 
+        if self._n_missing:
+            self._start_anew()
+        if self._ray.has_died():
+            return self._all_lost()
         waiting = {
             slot.name: slot.awaited
             for slot in self._slots.values()
@@ -128,6 +140,32 @@ class RayPool:
             if slot.state == "idle"
         }
 
+    def _all_lost(self) -> Sequence[WorkerLost]:
+        """Say that Ray itself died; the next poll, when that is known, starts another.
+
+        Raises:
+            WorkerError: It died too often without a worker ready in between.
+        """
+        how = "Ray itself died on this machine"
+        self._n_bad_starts += 1
+        if self._n_bad_starts >= START_TRIES:
+            raise WorkerError(f"{how}, {START_TRIES} times before a worker was ready.")
+        _log.warning("%s; it is started anew.", how)
+        lost = [
+            WorkerLost(slot.name, slot.trial, slot.attempt, _failed(slot.name, how))
+            for slot in self._slots.values()
+        ]
+        self._n_missing = len(lost)
+        self._slots.clear()
+        return lost
+
+    def _start_anew(self) -> None:
+        self._ray.close()
+        self._ray.connect()
+        for _ in range(self._n_missing):
+            self._add()
+        self._n_missing = 0
+
     def _add(self) -> None:
         import ray
 
@@ -150,15 +188,13 @@ class RayPool:
 
     def _read(self, slot: _Slot) -> Iterator[PoolEvent]:
         import ray
-        from ray.exceptions import GetTimeoutError, RayError
+        from ray.exceptions import RayError
 
         try:
             if slot.state == "starting":
-                event = ray.get(slot.awaited)
+                event = ray.get(slot.awaited, timeout=ANSWER_S)
             else:
-                event = ray.get(next(slot.awaited))
-        except GetTimeoutError:
-            return
+                event = ray.get(next(slot.awaited), timeout=ANSWER_S)
         except (RayError, StopIteration) as error:
             yield self._lost(slot, error)
             return
@@ -224,5 +260,11 @@ def _failure(name: str, error: BaseException) -> Failure:
     else:
         head = account.partition("\n")[0]
         cause, how = Cause.WORKER_LOST, head or type(error).__name__
+    return _failed(name, how, cause, account)
+
+
+def _failed(
+    name: str, how: str, cause: Cause = Cause.WORKER_LOST, account: str = ""
+) -> Failure:
     message = f"Worker {name} was lost: {how}.\n{account}".rstrip()
     return Failure(cause, Blame.MACHINE, message)

@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.core.digest import Scalar
 from evomerge.core.recipe import Recipe
 from evomerge.errors import IllegalTransitionError
+from evomerge.masking import masked
 
 Point = Mapping[str, Scalar]
 """Axis name to value, rounded to its grid; only the axes that are active."""
@@ -104,11 +105,14 @@ _CAUSE_WORDS: Mapping[Cause, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt ended without scores."""
+    """Why an attempt ended without scores; recorded, so it holds no secret."""
 
     cause: Cause
     blame: Blame
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", masked(self.message))
 
     def __str__(self) -> str:
         return f"{self.cause.words} ({self.blame}'s fault): {self.message}"

@@ -9,7 +9,8 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from evomerge.errors import StoreError
-from evomerge.store.url import file_of, mask, parse
+from evomerge.masking import masked_url
+from evomerge.store.url import file_of, parse
 
 BUSY_S = 30
 """How long a transaction waits for another one before it gives up."""
@@ -58,7 +59,7 @@ def backend(url: str) -> Backend:
         StoreError: The URL cannot be used, or its driver is not installed.
     """
     parsed = parse(url)
-    shown = mask(url)
+    shown = masked_url(url)
     if parsed.get_backend_name() == "sqlite":
         from evomerge.store.sqlite import Sqlite
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ _COMPLAINTS = {
     "is lost",
     "25006": "it is read-only (a standby server?); name the one that takes writes",
     "42501": "the user lacks rights; grant it CREATE and USAGE on the schema and all "
-    "rights on the tables named em_*",
+    "rights on the tables named em_*, or USAGE and SELECT if it is only to look",
 }
 
 
@@ -61,7 +60,6 @@ class Postgres:
 
     def __init__(self, url: sa.URL, shown: str) -> None:
         self.shown = shown
-        self._password = str(url.password) if url.password else None
         settings = " ".join(f"-c {key}={value}" for key, value in _SESSION.items())
         given = url.query.get("options", "")
         options = f"{given} {settings}" if isinstance(given, str) else settings
@@ -96,7 +94,7 @@ class Postgres:
         where = f"Database {self.shown}"
         cause = getattr(error, "orig", None) or error
         state = getattr(cause, "sqlstate", None) or ""
-        said = self._masked(str(cause).strip().partition("\n")[0])
+        said = str(cause).strip().partition("\n")[0]
         if state in _COMPLAINTS:
             return StoreError(f"{where}: {_COMPLAINTS[state]}. It said: {said}")
         is_cut = isinstance(error, DBAPIError) and error.connection_invalidated
@@ -113,12 +111,6 @@ class Postgres:
         """Return None: a server is copied with its own tool, pg_dump."""
         del label
         return None
-
-    def _masked(self, said: str) -> str:
-        if self._password is None:
-            return said
-        # Only where it stands alone: "***rvice" would tell a password of two letters.
-        return re.sub(rf"(?<!\w){re.escape(self._password)}(?!\w)", "***", said)
 
 
 def _away(where: str, said: str) -> StoreUnreachableError:

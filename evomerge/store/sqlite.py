@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -20,6 +22,11 @@ _COMPLAINTS: dict[str, tuple[type[StoreError], str]] = {
     "readonly": (
         StoreError,
         "it is read-only; make the file and its folder writable",
+    ),
+    "at rest no more": (
+        StoreUnreachableError,
+        "it may not be written from here, and somebody else wrote to it just now; run "
+        "the command again",
     ),
     "disk is full": (
         StoreError,
@@ -41,8 +48,20 @@ _COMPLAINTS: dict[str, tuple[type[StoreError], str]] = {
 }
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that knows how its file was when it was opened as one at rest."""
+
+    rest: tuple[int, ...] | None = None
+
+
 class Sqlite:
-    """A ``Backend`` over one file."""
+    """A ``Backend`` over one file.
+
+    A write-ahead log wants to be written even by who only looks. So a file that may not
+    be written, or lies where nothing may, is opened as one that nobody changes, if it
+    has no log; should it change after all, what was read is given up. If it has one,
+    somebody is at it or was killed, and the index of the log, beside it, will do.
+    """
 
     def __init__(self, path: Path, shown: str) -> None:
         self.shown = shown
@@ -61,7 +80,8 @@ class Sqlite:
                 f"{where}: the folder {str(folder)!r} does not exist; create it or "
                 "name another file."
             )
-        if (kind := network_kind(folder)) is not None:
+        kind = network_kind(folder)
+        if kind is not None and self._at_rest() is None:
             raise StoreError(
                 f"{where}: {str(folder)!r} is on a network file system ({kind}), where "
                 "SQLite can lose what it has confirmed. Name a file on a local disk, "
@@ -74,6 +94,13 @@ class Sqlite:
                 )
             return
         self._check_start(where)
+        log = self._beside("-wal")
+        if _size(log) and not (self._may_write() or self._beside("-shm").exists()):
+            raise StoreError(
+                f"{where}: its newest transactions are in {log.name!r}, which cannot "
+                "be read where nothing may be written. Copy both files to a folder "
+                "that may be written, and look there."
+            )
 
     def ready(self) -> None:
         """Turn on the write-ahead log, a property the file keeps.
@@ -146,22 +173,67 @@ class Sqlite:
                 "another file."
             )
 
+    def _beside(self, ending: str) -> Path:
+        return self._path.with_name(self._path.name + ending)
+
+    def _may_write(self) -> bool:
+        return all(os.access(path, os.W_OK) for path in (self._path, self._path.parent))
+
+    def _at_rest(self) -> tuple[int, ...] | None:
+        """Return how the file is, if it can only be looked at and nobody is at it."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        is_used = any(_size(self._beside(ending)) for ending in ("-wal", "-journal"))
+        if is_used or self._may_write():
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _connect(self) -> _Connection:
+        rest = self._at_rest()
+        name = f"file:{quote(str(self._path.absolute()))}"
+        driver = sqlite3.connect(
+            name if rest is None else f"{name}?immutable=1",
+            uri=True,
+            timeout=BUSY_S,
+            check_same_thread=False,
+            factory=_Connection,
+        )
+        driver.rest = rest
+        return driver
+
+    def _refuse_changed(self, driver: _Connection) -> None:
+        if driver.rest is not None and driver.rest != self._at_rest():
+            raise sqlite3.OperationalError("at rest no more")
+
     def _engine(self, begin: str) -> sa.Engine:
         engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(self._path)),
-            connect_args={"timeout": BUSY_S},
+            creator=self._connect,
+            poolclass=sa.NullPool,  # whoever is given up is not met again
         )
 
         @sa.event.listens_for(engine, "connect")
-        def configure(driver: sqlite3.Connection, _record: object) -> None:
+        def configure(driver: _Connection, _record: object) -> None:
             driver.isolation_level = None  # the driver must not begin by itself
             driver.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
             driver.execute("PRAGMA synchronous=FULL")
             driver.execute("PRAGMA foreign_keys=ON")
 
         def start(connection: Any) -> None:
+            self._refuse_changed(connection.driver_connection)
             connection.driver_connection.execute(begin)
+
+        def finish(connection: Any) -> None:
+            self._refuse_changed(connection.driver_connection)
+            connection.driver_connection.commit()
 
         # Not by its "begin" event: an engine that has events pays at every statement.
         engine.dialect.do_begin = start  # type: ignore[assignment, method-assign]
+        engine.dialect.do_commit = finish  # type: ignore[assignment, method-assign]
         return engine
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

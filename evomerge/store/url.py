@@ -1,30 +1,21 @@
-"""Database URLs: read, checked, and never shown with their secrets."""
+"""Database URLs: read and checked; no message about one shows its secrets."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
 
 from evomerge.errors import StoreError
+from evomerge.masking import masked_url
 
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&#\s]*")
-# Up to the last @: a password that was not escaped may hold any of : / ? # and @.
-_USER_INFO = re.compile(r"://(?P<user>[^:/?#@]*):.*@", re.DOTALL)
 _EXAMPLE = (
     "for example sqlite:///evomerge.db, sqlite:////data/evomerge.db or "
     "postgresql://user@host/database"
 )
 _POSTGRES = ("postgresql", "postgres")
 _DRIVER = "postgresql+psycopg"
-
-
-def mask(url: str) -> str:
-    """Return the URL with every secret replaced, fit for a person or a log."""
-    masked = _USER_INFO.sub(r"://\g<user>:***@", url)
-    return _SECRET_QUERY.sub(r"\1***", masked)
 
 
 def parse(url: str) -> sa.URL:
@@ -36,33 +27,34 @@ def parse(url: str) -> sa.URL:
     Raises:
         StoreError: Not a URL, another kind of database, or not a usable file.
     """
+    shown = masked_url(url)
     try:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None:
-        raise StoreError(f"{mask(url)!r} is not a database URL; give {_EXAMPLE}.")
+        raise StoreError(f"{shown!r} is not a database URL; give {_EXAMPLE}.")
     kind, _, driver = parsed.drivername.partition("+")
     if kind == "sqlite":
-        _check_file_url(parsed, url)
+        _check_file_url(parsed, shown)
         return parsed
     if kind not in _POSTGRES:
         raise StoreError(
-            f"Studies are kept in SQLite or PostgreSQL, but {mask(url)!r} names "
+            f"Studies are kept in SQLite or PostgreSQL, but {shown!r} names "
             f"{kind!r}; give {_EXAMPLE}."
         )
     if driver not in ("", "psycopg"):
         raise StoreError(
-            f"PostgreSQL is spoken to through psycopg, but {mask(url)!r} names the "
+            f"PostgreSQL is spoken to through psycopg, but {shown!r} names the "
             f"driver {driver!r}; leave it out."
         )
     if "@" in (parsed.host or ""):
         raise StoreError(
-            f"{mask(url)!r} holds more than one @. In a password write %40 for @, %2F "
+            f"{shown!r} holds more than one @. In a password write %40 for @, %2F "
             "for / and %25 for %; or leave it out and use PGPASSWORD or ~/.pgpass."
         )
     if not parsed.database:
-        raise StoreError(f"{mask(url)!r} does not name a database; give {_EXAMPLE}.")
+        raise StoreError(f"{shown!r} does not name a database; give {_EXAMPLE}.")
     return parsed.set(drivername=_DRIVER)
 
 
@@ -71,8 +63,8 @@ def file_of(url: sa.URL) -> Path:
     return Path(url.database or "")
 
 
-def _check_file_url(parsed: sa.URL, url: str) -> None:
+def _check_file_url(parsed: sa.URL, shown: str) -> None:
     if parsed.query or parsed.host or not parsed.database:
-        raise StoreError(f"{mask(url)!r} does not name a plain file; give {_EXAMPLE}.")
+        raise StoreError(f"{shown!r} does not name a plain file; give {_EXAMPLE}.")
     if parsed.database == ":memory:":
         raise StoreError(f"A study must survive its process; give {_EXAMPLE}.")

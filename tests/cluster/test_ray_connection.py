@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cluster.ray_connection import TEMP_PREFIX, sweep
+from evomerge.cluster.leftovers import TEMP_PREFIX, sweep
 
 LISTENERS = """
 import sys

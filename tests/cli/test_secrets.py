@@ -1,0 +1,90 @@
+"""A planted secret is in no output of any command, whatever it is planted in."""
+
+import logging
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evomerge.cli.app import app
+from evomerge.testing.study_files import simulated_study, write_study
+
+MARKS = ("Zq7", "xJ4")
+secrets = st.text("@/:%?#&='\"\\ é1", max_size=8).map(lambda text: text.join(MARKS))
+
+URLS = (
+    lambda s: f"postgresql://me:{quote(s, safe='')}@127.0.0.1:9/db",
+    lambda s: f"postgresql://me:{s}@127.0.0.1:9/db",
+    lambda s: f"postgresql://me@127.0.0.1:9/db?password={quote(s, safe='')}",
+    lambda s: f"postgresql://me@127.0.0.1:9/db?sslpasword={quote(s, safe='')}",
+    lambda s: f"postgresql://me:{quote(s, safe='')}@h/db?host=h&port=x",
+    lambda s: f"mysql://me:{quote(s, safe='')}@127.0.0.1/db",
+    lambda s: f"sqlite:///x.db?password={quote(s, safe='')}",
+    lambda s: f"host=127.0.0.1 port=9 password={s} dbname=db",
+    lambda s: f"me:{s}@127.0.0.1:9/db",
+)
+ARGUMENTS = {
+    "run": ("mine.yaml", "--in-process"),
+    "resume": ("mine", "--in-process"),
+    "check": ("mine.yaml", "--no-dry-run"),
+    "export": ("mine", "out"),
+    "delete": ("mine", "--yes"),
+    "studies": (),
+    "doctor": (),
+}
+
+
+def lines() -> list[tuple[str, ...]]:
+    """Every command that opens a database."""
+    found = []
+    for name, command in app.commands.items():
+        if any(option.name == "db" for option in command.params):
+            found.append((name, *ARGUMENTS.get(name, ("mine",))))
+    return [*found, ("db", "check"), ("db", "upgrade")]
+
+
+def test_all_commands_are_meant() -> None:
+    assert {line[0] for line in lines()} > {"run", "front", "trials", "attempts"}
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    secret=secrets,
+    url=st.sampled_from(URLS),
+    words=st.sampled_from(lines()),
+    how=st.sampled_from(["--db", "--db=", "argument", "environment"]),
+    as_json=st.booleans(),
+)
+def test_no_command_tells_the_password_of_its_database(
+    call, here, models, monkeypatch, secret, url, words, how, as_json
+) -> None:
+    if not (here / "mine.yaml").exists():
+        write_study(here / "mine.yaml", simulated_study(models))
+    said = url(secret)
+    ending = {
+        "--db": ("--db", said),
+        "--db=": (f"--db={said}",),
+        "argument": (said,),  # the option's name was forgotten
+        "environment": (),
+    }[how]
+    monkeypatch.setenv("EVOMERGE_DB", said if how == "environment" else "nothing")
+    asked = ("--json",) if as_json and words[0] not in ("doctor",) else ()
+    ended = call(*words, *asked, *ending)
+    assert ended.code in (0, 2), ended
+    assert "Traceback" not in ended.err
+    assert not any(mark in ended.out + ended.err for mark in MARKS), ended
+
+
+def test_no_line_of_a_log_tells_a_secret(call, capsys: pytest.CaptureFixture) -> None:
+    call("--verbose", "studies")
+    log = logging.getLogger("evomerge.anything")
+    log.warning("sent %s to %s", "hf_aBcDeFgHiJkLmNoPqRsT", "http://tok3n@hub/x")
+    try:
+        raise ValueError("password='Zq7 xJ4'")
+    except ValueError:
+        log.exception("it failed")
+    said = capsys.readouterr().err
+    assert "sent hf_*** to http://***@hub/x" in said
+    assert "ValueError: password='***'" in said
+    assert not any(mark in said for mark in MARKS)
