@@ -109,7 +109,7 @@ def check(
     """
     studies = resolve_file(study_file, cache_dir)
     refuse_non_finite(studies[0], cache_dir)
-    _check_name(studies[0], db, cache_dir)
+    studies = _as_named(studies, db, study_file, cache_dir)
     known: list[tuple[ResolvedStudy, _Measured]] = []
     reports = []
     for study in studies:
@@ -132,20 +132,29 @@ def _is_alike(study: ResolvedStudy, other: ResolvedStudy) -> bool:
     )
 
 
-def _check_name(study: ResolvedStudy, db: str, cache_dir: Path) -> None:
+def _as_named(
+    studies: tuple[ResolvedStudy, ...], db: str, study_file: Path, cache_dir: Path
+) -> tuple[ResolvedStudy, ...]:
+    """Return the studies as the database knows them, if it knows their name.
+
+    Raises:
+        StudyExistsError: The name is taken by another configuration.
+    """
     from evomerge.api.preparing import refuse_other_stages
-    from evomerge.api.resolving import refuse_other_configuration
+    from evomerge.api.resolving import as_recorded, refuse_other_configuration
     from evomerge.api.staged import refuse_other_kind
     from evomerge.store.sql import open_store
 
     try:
         store = open_store(db, create=False)
     except StoreError:
-        return  # no database yet: `run` makes it
+        return studies  # no database yet: `run` makes it
     try:
-        refuse_other_kind(store, study)
-        refuse_other_configuration(store, study)
-        refuse_other_stages(store, study, cache_dir)
+        studies = as_recorded(studies, store, study_file, cache_dir)
+        refuse_other_kind(store, studies[0])
+        refuse_other_configuration(store, studies[0])
+        refuse_other_stages(store, studies[0], cache_dir)
+        return studies
     finally:
         store.close()
 

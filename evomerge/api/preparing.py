@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.api.picking import picked
 from evomerge.api.placing import Prepared, Where, ready
 from evomerge.api.resolving import (
+    as_recorded,
     refuse_non_finite,
     refuse_other_configuration,
     resolve_file,
@@ -55,9 +56,10 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
     studies = resolve_file(study_file, where.cache_dir)
     for study in studies:
         meter_of(study)
-    made = ready(studies[0], db, where, {})
     store = open_store(db)
     try:
+        studies = as_recorded(studies, store, study_file, where.cache_dir)
+        made = ready(studies[0], db, where, {})
         refuse_other_kind(store, made.study)
         _put(store, made)
         return _onwards(store, made, anew=True)

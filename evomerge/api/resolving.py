@@ -36,6 +36,28 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
     return studies
 
 
+def as_recorded(
+    studies: tuple[ResolvedStudy, ...],
+    store: Store,
+    study_file: Path,
+    cache_dir: Path,
+) -> tuple[ResolvedStudy, ...]:
+    """Return a file's studies with recipes of the version they are recorded with."""
+    from evomerge.specs.reader import read_studies
+    from evomerge.specs.stored import recipe_version_of
+    from evomerge.strategies.registry import problems
+
+    try:
+        version = recipe_version_of(store.study(studies[0].name).config)
+    except StudyNotFoundError:
+        return studies
+    if version == recipe_version_of(studies[0].config):
+        return studies
+    return read_studies(
+        study_file, cache_dir=cache_dir, judge=problems, recipe_version=version
+    )
+
+
 def refuse_other_configuration(
     store: Store, study: ResolvedStudy
 ) -> StoredStudy | None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from evomerge.core.catalogue import ROLES, Choices, holds
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import ANY_ROLE, Input, Operation, Recipe, Slot
+from evomerge.core.recipe import ANY_ROLE, VERSION, Input, Operation, Recipe, Slot
 from evomerge.core.trial import Point
 from evomerge.errors import SpaceError
 
@@ -189,6 +189,7 @@ class MergeBlueprint:
         embed_policy: What happens to the embedding and the head; None as the operator
             has it.
         for_role: The catalogue's rule for tensors an operator does not treat itself.
+        version: Of the recipes.
     """
 
     frame: str
@@ -200,6 +201,7 @@ class MergeBlueprint:
     norm_policy: Term | None
     for_role: ForRole
     embed_policy: Term | None = None
+    version: int = VERSION
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.
@@ -232,6 +234,7 @@ class MergeBlueprint:
             embed=first,
             slots=tuple(slots),
             head=last,
+            version=self.version,
         )
 
     def _plan(self, operator: str) -> OperatorPlan:

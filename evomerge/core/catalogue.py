@@ -4,12 +4,14 @@ Arithmetic registers against this table by name (``merging.operators``); search
 spaces, the command line's help and the docs are generated from it.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from evomerge.core.digest import Scalar
+
+_LARGEST = sys.float_info.max
 
 Policy = Literal["self", "linear", "base"]
 """What an operator does with tensors of a role: itself, a plain weighted sum with its
@@ -79,7 +81,7 @@ class Knob:
             return False
         above = self.lowest is None or value >= self.lowest
         below = self.highest is None or value <= self.highest
-        return above and below and math.isfinite(value)
+        return above and below and -_LARGEST <= value <= _LARGEST
 
     def matters(self, chosen: Mapping[str, Scalar]) -> bool:
         """Tell whether this knob means anything beside what was chosen before it.

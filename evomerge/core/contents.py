@@ -33,6 +33,7 @@ class Contents:
     @classmethod
     def of(cls, recipe: Recipe) -> Contents:
         """Work out the keys of a recipe."""
+        recipe = recipe.computed
         inputs = {name: digest(source.to_json()) for name, source in recipe.inputs}
         known: dict[Slot, str] = {}
 

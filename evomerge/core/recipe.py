@@ -9,17 +9,21 @@ tensors: inputs are named by the fingerprint of their content.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from evomerge.core.digest import Scalar, canonical_json, digest_of_text
 from evomerge.core.operation import Operation
+from evomerge.core.slot import ANY_ROLE, Slot
 from evomerge.errors import RecipeError
 
-VERSION = 1
+VERSION = 2
+"""What new recipes are: carried out, and named, by the one form of all that are one
+merge."""
+VERSIONS = (1, VERSION)
+"""Those that are read and merged; of version 1 each as it is written."""
 DTYPES = ("float32", "bfloat16", "float16")
-ANY_ROLE = "*"
 
 __all__ = [
     "ANY_ROLE",
@@ -123,60 +127,6 @@ def contents(source: Input) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for one in within for part in contents(one)))
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One place of the merged model: which layers feed it, and how they are merged.
-
-    Attributes:
-        roles: Tensor role to operation, or a tensor's name within the slot, which goes
-            before its role; ``"*"`` serves whatever is not named.
-        layers: Input name to layer index; empty for the embedding and the head.
-        scale: Factor on the hidden state that enters the layer.
-    """
-
-    roles: tuple[tuple[str, Operation], ...]
-    layers: tuple[tuple[str, int], ...] = ()
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "roles", tuple(sorted(self.roles, key=lambda r: r[0])))
-        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
-
-    def operation(self, role: str, name: str = "") -> Operation:
-        """Return the operation for a tensor of this role and this name in the slot."""
-        found = dict(self.roles)
-        try:
-            return found.get(name) or found.get(role) or found[ANY_ROLE]
-        except KeyError:
-            raise RecipeError(
-                f"No operation for role {role!r}; this slot has {sorted(found)}."
-            ) from None
-
-    def layer_of(self, name: str) -> int:
-        """Return which layer of this input feeds the slot."""
-        return dict(self.layers)[name]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plain form."""
-        out: dict[str, Any] = {"roles": {r: op.to_json() for r, op in self.roles}}
-        if self.layers:
-            out["layers"] = dict(self.layers)
-        if self.scale != 1.0:
-            out["scale"] = self.scale
-        return out
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Slot:
-        """Read the plain form."""
-        return cls(
-            roles=tuple(
-                (r, Operation.from_json(op)) for r, op in data["roles"].items()
-            ),
-            layers=tuple(data.get("layers", {}).items()),
-            scale=float(data.get("scale", 1.0)),
-        )
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One fully decided merge; frozen, with a canonical JSON form and a digest.
@@ -206,8 +156,9 @@ class Recipe:
 
     def _check(self) -> None:
         names = dict(self.inputs)
-        if self.version != VERSION:
-            raise RecipeError(f"Recipe version {self.version} is not {VERSION}.")
+        if type(self.version) is not int or self.version not in VERSIONS:
+            known = " or ".join(str(version) for version in VERSIONS)
+            raise RecipeError(f"Recipe version {self.version!r} is not {known}.")
         if self.dtype not in DTYPES:
             raise RecipeError(
                 f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}."
@@ -239,11 +190,66 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """The recipe's name: equal for equal merges, on every machine."""
-        return digest_of_text(self.text)
+        return digest_of_text(self.computed.text)
+
+    @property
+    def computed(self) -> Recipe:
+        """The recipe as it is carried out: every operation in its one form.
+
+        What nothing reads is left out. Of version 1 as it is written.
+        """
+        return self._computed[0]
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Digests under which other versions know this merge, bit for bit."""
+        computed, is_same = self._computed
+        if self.version > 1:
+            forms = (self, computed) if is_same else (computed,)
+            return tuple(dict.fromkeys(form.in_version(1).digest for form in forms))
+        latest = self.in_version(VERSION)
+        return (latest.digest,) if latest._computed[1] else ()
+
+    def in_version(self, version: int) -> Recipe:
+        """Return what is written here as a recipe of another version, nested ones too.
+
+        It may be rounded otherwise.
+        """
+        inputs = tuple(
+            (
+                n,
+                Nested(one.recipe.in_version(version))
+                if isinstance(one, Nested)
+                else one,
+            )
+            for n, one in self.inputs
+        )
+        return replace(self, inputs=inputs, version=version)
+
+    @cached_property
+    def _computed(self) -> tuple[Recipe, bool]:
+        """The recipe as it is carried out, and whether that keeps every bit."""
+        if self.version == 1:
+            return self, True
+        embed = self.embed.canonical("embed", self.frame)
+        slots = [slot.canonical("attn", self.frame) for slot in self.slots]
+        head = self.head.canonical("head", self.frame)
+        places = [embed, *slots, head]
+        read = {self.frame}.union(*(place.reads for place, _ in places))
+        inputs = [(n, *_computed_input(one)) for n, one in self.inputs if n in read]
+        made = replace(
+            self,
+            inputs=tuple((name, source) for name, source, _ in inputs),
+            embed=embed[0],
+            slots=tuple(slot for slot, _ in slots),
+            head=head[0],
+        )
+        made.__dict__["_computed"] = made, True
+        return made, all(exact for *_, exact in (*places, *inputs))
 
     @cached_property
     def text(self) -> str:
-        """The recipe as canonical JSON: what it is named by, and kept as."""
+        """The recipe as canonical JSON: what it is kept as."""
         return canonical_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
@@ -279,6 +285,19 @@ class Recipe:
             raise RecipeError(
                 f"Not a recipe: {error!r} is missing or malformed."
             ) from error
+
+
+def _computed_input(source: Input) -> tuple[Input, bool]:
+    """Return an input with a nested recipe in its one form, and whether bits are kept.
+
+    A nested one of version 1 stays what it is, unless it has the same bits.
+    """
+    if not isinstance(source, Nested):
+        return source, True
+    latest, is_same = source.recipe.in_version(VERSION)._computed
+    if source.recipe.version == 1 and not is_same:
+        return source, True
+    return Nested(latest), is_same
 
 
 def _input(data: Mapping[str, Any]) -> Input:

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
+from evomerge.core.operation import Operation
 from evomerge.core.operators import find
-from evomerge.core.recipe import Operation
 from evomerge.errors import RecipeError
 
 _NO_WEIGHT = 1e-6

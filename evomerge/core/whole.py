@@ -1,9 +1,23 @@
 """One parent, unchanged, as a recipe: baselines, self-tests and hand-made checks."""
 
-from evomerge.core.recipe import Checkpoint, Input, Operation, Recipe, Slot
+from evomerge.core.recipe import (
+    VERSION,
+    Checkpoint,
+    Input,
+    Operation,
+    Recipe,
+    Slot,
+)
 
 
-def passthrough(name: str, source: Input | str, n_layers: int, dtype: str) -> Recipe:
+def passthrough(
+    name: str,
+    source: Input | str,
+    n_layers: int,
+    dtype: str,
+    *,
+    version: int = VERSION,
+) -> Recipe:
     """Write the recipe whose merge is one parent as it stands.
 
     Args:
@@ -11,6 +25,7 @@ def passthrough(name: str, source: Input | str, n_layers: int, dtype: str) -> Re
         source: The parent; a plain one may be named by its fingerprint alone.
         n_layers: Layers of the parent; slot i takes layer i.
         dtype: Element type of the result.
+        version: Of the recipe.
     """
     # A weighted mean of one input: the weight cancels, the values pass untouched.
     keep = Operation(
@@ -25,4 +40,5 @@ def passthrough(name: str, source: Input | str, n_layers: int, dtype: str) -> Re
         embed=Slot(roles),
         slots=tuple(Slot(roles, layers=((name, i),)) for i in range(n_layers)),
         head=Slot(roles),
+        version=version,
     )

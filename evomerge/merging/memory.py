@@ -100,6 +100,7 @@ def _largest(recipe: Recipe, sources: Sources) -> int:
     An input that is merged on the fly needs its own while the others are held.
     """
     merged = Merged(recipe, sources)
+    recipe = merged.recipe
     slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
     slots |= dict(enumerate(recipe.slots))
     widths = {name: _width(source, sources) for name, source in recipe.inputs}

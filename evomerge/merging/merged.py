@@ -63,6 +63,7 @@ class Merged:
                 into weights, or its inputs are not of one architecture.
             CheckpointError: A source cannot be opened.
         """
+        recipe = recipe.computed
         self.recipe = recipe
         self.n_layers = len(recipe.slots)
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)

@@ -158,7 +158,22 @@ class Attempts:
         ways = {t.manifest.task: t.protocol.digest for t in self._sheet.tasks}
         recipe = trial.candidate.recipe.digest
         found = self._store.outcomes_under(recipe, ways.values())
-        return {task: dict(found[way]) for task, way in ways.items()}
+        known = {task: dict(found[way]) for task, way in ways.items()}
+        also = trial.candidate.recipe.also if self._sheet.missing(known) else ()
+        for other in also:
+            self._adopt(recipe, ways, known, other)
+        return known
+
+    def _adopt(
+        self, recipe: str, ways: Mapping[str, str], known: Known, other: str
+    ) -> None:
+        """Take over what is known of the same merge under another digest."""
+        found = self._store.outcomes_under(other, ways.values())
+        for task, way in ways.items():
+            fresh = [o for item, o in found[way].items() if item not in known[task]]
+            if fresh:
+                self._store.add_outcomes(recipe, way, fresh)
+                known[task].update({outcome.item: outcome for outcome in fresh})
 
     def _start(
         self,

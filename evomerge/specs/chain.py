@@ -14,7 +14,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.core.flow.blueprint import FlowBlueprint
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import VERSION, Recipe
 from evomerge.errors import SpecError
 from evomerge.specs.flow_planner import FIXED_DEPTH
 from evomerge.specs.mistakes import Mistakes
@@ -24,7 +24,7 @@ from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.restore import written
 from evomerge.specs.sources import open_sources
 from evomerge.specs.stages import Part, Stage, Taken
-from evomerge.specs.stored import LATER
+from evomerge.specs.stored import LATER, RECIPE_VERSION, recipe_version_of
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Judge, Surroundings
 
@@ -36,6 +36,7 @@ def resolve_parts(
     file: str,
     cache_dir: Path | None = None,
     judge: Judge | None = None,
+    recipe_version: int = VERSION,
 ) -> tuple[ResolvedStudy, ...]:
     """Answer every question that the searches of a file leave open.
 
@@ -45,6 +46,7 @@ def resolve_parts(
         file: Its name, for messages.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
         judge: Says what is wrong with a choice of strategy.
+        recipe_version: Of the recipes that points become.
 
     Returns:
         One study for each part. Those that take something have stand-ins for it; the
@@ -55,7 +57,9 @@ def resolve_parts(
     """
     noted = Mistakes(file)
     models = open_sources(parts[0].spec.sources, base_dir, noted, cache_dir=cache_dir)
-    around = Surroundings(base_dir, file, cache_dir, judge=judge)
+    around = Surroundings(
+        base_dir, file, cache_dir, judge=judge, recipe_version=recipe_version
+    )
     chain = _Chain(models, around, noted)
     studies = [chain.resolved(part) for part in parts]
     noted.stop_if_any()
@@ -72,6 +76,7 @@ def pending(study: ResolvedStudy) -> dict[str, Any]:
     return {
         "study": study.config["study"],
         "recipes": study.config["recipes"],
+        RECIPE_VERSION: recipe_version_of(study.config),
         "stage": stage.to_json(),
         "allowance": dict(study.allowance),
     }
@@ -128,6 +133,7 @@ class Pending:
             recipes,
             stage=replace(self.stage, taken=taken),
             later=self.later,
+            recipe_version=recipe_version_of(self.kept),
         )
         return resolve_at(spec, around)
 

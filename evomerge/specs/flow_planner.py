@@ -91,6 +91,7 @@ class _FlowPlanner:
             head=ends[1],
             matrix=Matrix(stock, scales) if scales.kind is Scaling.FULL else None,
             merge=merge.blueprint if merge else None,
+            version=self.setting.version,
         )
         sites = [site for strand in blueprint.strands for site in strand]
         axes += [axis for site in sites for axis in site]

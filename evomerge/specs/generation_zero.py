@@ -99,7 +99,9 @@ class GenerationZero:
         if isinstance(source, Nested):  # as its own stage knows it: scored already
             return Baseline(name, source.recipe)
         depth = setting.depths.get(name, setting.n_layers)
-        recipe = passthrough(name, source, depth, setting.dtype)
+        recipe = passthrough(
+            name, source, depth, setting.dtype, version=setting.version
+        )
         return Baseline(name, recipe)
 
     def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:
@@ -202,7 +204,10 @@ class GenerationZero:
                 f"{', '.join(sorted(strange))}.",
             )
             return None
-        return Baseline(start.name, recipe)
+        # Of a study recorded with version 1 a file was read as that; a file that says
+        # so itself stays of version 1.
+        version = min(recipe.version, self.setting.version)
+        return Baseline(start.name, recipe.in_version(version))
 
 
 def point_of(

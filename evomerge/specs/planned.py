@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Input
+from evomerge.core.recipe import VERSION, Input
 from evomerge.core.space import Blueprint, SearchSpace
 
 B_co = TypeVar("B_co", bound=Blueprint, covariant=True)
@@ -24,6 +24,7 @@ class Setting:
         dtype: Element type of merged weights.
         seed: Seed of random operators.
         models: The sources that could be read.
+        version: Of the recipes that points become.
     """
 
     inputs: Mapping[str, Input]
@@ -32,6 +33,7 @@ class Setting:
     dtype: str
     seed: int
     models: Mapping[str, Model] = field(default_factory=dict)
+    version: int = VERSION
 
     @property
     def depths(self) -> dict[str, int]:

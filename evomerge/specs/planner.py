@@ -76,6 +76,7 @@ class _Planner:
             norm_policy=norms,
             embed_policy=embeds,
             for_role=for_role,
+            version=self.setting.version,
         )
         return PlannedSpace(SearchSpace(tuple(axes)), blueprint)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.recipe import VERSION
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.chain import resolve_parts
 from evomerge.specs.keys import did_you_mean
@@ -108,6 +109,7 @@ def read_studies(
     *,
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
+    recipe_version: int = VERSION,
 ) -> tuple[ResolvedStudy, ...]:
     """Read a study file and return all of its stages; see ``resolve_parts``.
 
@@ -121,6 +123,7 @@ def read_studies(
         file=file.name,
         cache_dir=None if cache_dir is None else Path(cache_dir),
         judge=judge,
+        recipe_version=recipe_version,
     )
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import VERSIONS, Recipe
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.problems import validate
 from evomerge.specs.resolve import resolve_at
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.stages import Stage
-from evomerge.specs.stored import LATER, VERSION, diff
+from evomerge.specs.stored import LATER, VERSION, diff, recipe_version_of
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Surroundings
 
@@ -37,17 +37,21 @@ def restore(
             version of evomerge reads the configuration otherwise.
     """
     file = str(allowance.get("file", "study"))
-    if config.get("version") != VERSION:
-        raise SpecError(
-            [
-                Problem(
-                    file,
-                    f"expected a configuration of version {VERSION}, got "
-                    f"{config.get('version')!r}; "
-                    "resume with the evomerge that wrote it.",
-                )
-            ]
-        )
+    for what, got, known in (
+        ("a configuration", config.get("version"), (VERSION,)),
+        ("recipes", recipe_version_of(config), VERSIONS),
+    ):
+        if got not in known:
+            wanted = " or ".join(str(version) for version in known)
+            raise SpecError(
+                [
+                    Problem(
+                        file,
+                        f"expected {what} of version {wanted}, got {got!r}; "
+                        "resume with the evomerge that wrote it.",
+                    )
+                ]
+            )
     spec, problems = validate(StudySpec, written(config, allowance), file)
     if spec is None or problems:
         raise SpecError(problems)
@@ -58,6 +62,7 @@ def restore(
         {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
         stage=Stage.from_json(config["stage"]) if "stage" in config else None,
         later=tuple(allowance.get(LATER, ())),
+        recipe_version=recipe_version_of(config),
     )
     study = resolve_at(spec, around)
     changes = diff(config, study.config)

@@ -21,6 +21,9 @@ from evomerge.specs.study import StudySpec
 
 VERSION = 1
 """Version of the stored form."""
+RECIPE_VERSION = "recipe_version"
+"""Key of the version of a study's recipes; those recorded before there was another
+one have none, and mean the first."""
 LATER = "later"
 """Key of an allowance that holds the stages to come, which may change until then."""
 PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options", "profile", "slots")
@@ -108,6 +111,12 @@ def allowance_of(
             },
         }
     )
+
+
+def recipe_version_of(config: Mapping[str, Any]) -> int:
+    """Return the version of the recipes that a recorded study's points become."""
+    version: int = config.get(RECIPE_VERSION, 1)
+    return version
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import VERSION, Recipe
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.specs.stages import Stage
@@ -28,6 +28,7 @@ class Surroundings:
         judge: Says what is wrong with a choice of strategy.
         stage: Which stage the study is, and what it takes; None where there are none.
         later: The stages after it, as they are kept until they begin.
+        recipe_version: Of the recipes that its points become.
     """
 
     base_dir: Path | None
@@ -37,3 +38,4 @@ class Surroundings:
     judge: Judge | None = None
     stage: Stage | None = None
     later: tuple[Mapping[str, Any], ...] = ()
+    recipe_version: int = VERSION

@@ -3,17 +3,28 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from evomerge.cluster.inprocess import InProcessPool
+from evomerge.core.blueprint import (
+    Coordinate,
+    KnobPlan,
+    MergeBlueprint,
+    OperatorPlan,
+    Schedule,
+)
+from evomerge.core.recipe import Checkpoint, Recipe, Slot
+from evomerge.core.roles import for_role
+from evomerge.core.space import Blueprint
 from evomerge.core.study import Budget, StrategySettings
-from evomerge.core.trial import Trial, TrialState
+from evomerge.core.trial import Point, Trial, TrialState
 from evomerge.errors import ReplayError, SpecError, StudyLockedError
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
+from evomerge.search.plan import Plan
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -110,6 +121,100 @@ def test_outcomes_known_from_another_study_are_reused(
     again = store.study("again")
     assert all(trial.reused for trial in store.trials(again.id))
     assert store.usage(again.id).items == 0
+
+
+@dataclass(frozen=True)
+class InVersion:
+    """The same points as recipes of another version."""
+
+    blueprint: Blueprint
+    version: int
+
+    def recipe(self, point: Point) -> Recipe:
+        return self.blueprint.recipe(point).in_version(self.version)
+
+
+def in_version(small: SmallStudy, version: int, name: str) -> Plan:
+    plan = small.plan()
+    starts = [
+        replace(start, recipe=start.recipe.in_version(version)) for start in plan.starts
+    ]
+    blueprint = InVersion(plan.blueprint, version)
+    return replace(plan, name=name, blueprint=blueprint, starts=tuple(starts))
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_outcomes_of_the_same_merges_in_another_version_are_reused(
+    store: Store, tmp_path: Path, first: int, then: int
+) -> None:
+    small = SmallStudy(budget=Budget(trials=8))
+    for version in (first, then):
+        plan = in_version(small, version, f"version {version}")
+        store.create_study(plan.name, {}, {}, plan.seed)
+        Coordinator(plan, store, small.pool(tmp_path), this_process()).run()
+    old, new = (store.study(f"version {version}") for version in (first, then))
+    for one, other in zip(store.trials(old.id), store.trials(new.id), strict=True):
+        assert other.reused
+        assert other.scores == one.scores
+        assert other.candidate.recipe.digest != one.candidate.recipe.digest
+    assert store.usage(new.id).items == 0
+    assert not store.check()
+    store.delete(store.lease(old.id, this_process(), 30.0))
+    assert not store.check()
+
+
+def test_what_old_recipes_round_otherwise_is_scored_anew(
+    store: Store, tmp_path: Path
+) -> None:
+    small = SmallStudy(budget=Budget(trials=4))
+    whole = OperatorPlan(
+        "task_arithmetic",
+        ("a", "b"),
+        "base",
+        (
+            KnobPlan("weight", (("*", (Schedule((0.7,)),)),), per_input=True),
+            KnobPlan("lambda", (("*", (Schedule((Coordinate("a"),)),)),)),
+        ),
+    )
+    inputs = {name: Checkpoint(f"f{name}") for name in ("a", "b", "base")}
+    made = MergeBlueprint(
+        "a", "float32", inputs, 1, (whole,), "task_arithmetic", None, for_role
+    )
+    for version in (1, 2):
+        plan = replace(
+            in_version(small, version, f"version {version}"),
+            blueprint=InVersion(made, version),
+        )
+        store.create_study(plan.name, {}, {}, plan.seed)
+        Coordinator(plan, store, small.pool(tmp_path), this_process()).run()
+    trials = store.trials(store.study("version 2").id)
+    assert {trial.reused for trial in trials if trial.candidate.generation} == {False}
+
+
+def test_two_points_that_are_one_merge_are_scored_once(
+    store: Store, tmp_path: Path
+) -> None:
+    class Ratio:
+        """Only the ratio of two weights counts."""
+
+        def recipe(self, point: Point) -> Recipe:
+            first = SmallStudy().blueprint.recipe({"a": 0.25, "b": 0.75})
+            mean = replace(first.embed.roles[0][1], shared=(("normalize", True),))
+            scaled = replace(
+                mean, each=(("weight", tuple(point["a"] * w for w in (1.0, 3.0))),)
+            )
+            roles = (("*", scaled),)
+            slots = (Slot(roles, first.slots[0].layers),)
+            return replace(first, embed=Slot(roles), slots=slots, head=Slot(roles))
+
+    small = SmallStudy(budget=Budget(trials=8))
+    plan = replace(small.plan(), blueprint=Ratio())
+    store.create_study(plan.name, {}, {}, plan.seed)
+    Coordinator(plan, store, small.pool(tmp_path), this_process()).run()
+    found = store.study(plan.name)
+    trials = [t for t in store.trials(found.id) if t.candidate.generation]
+    assert [trial.reused for trial in trials] == [False] + [True] * 7
+    assert store.usage(found.id).items == 20
 
 
 def test_an_item_budget_stops_between_trials_and_can_be_raised(

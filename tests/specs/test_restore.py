@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
+from evomerge.specs.reader import read_studies, read_study
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.restore import restore
 from evomerge.specs.stored import diff
@@ -110,6 +110,24 @@ def test_a_configuration_of_another_version_is_refused(study: ResolvedStudy) -> 
     config, allowance = stored(study)
     with pytest.raises(SpecError, match="version 1, got 7"):
         restore(config | {"version": 7}, allowance)
+
+
+def test_recipes_of_a_study_stay_of_the_version_it_was_recorded_with(
+    study: ResolvedStudy, minimal: dict[str, Any], write: Write
+) -> None:
+    config, allowance = stored(study)
+    assert config["recipe_version"] == 2
+    old = read_studies(write(minimal), recipe_version=1)[0]
+    before, allowed = stored(old)
+    assert "recipe_version" not in before
+    again = restore(before, allowed)
+    point = study.space.start()
+    recipes = [one.blueprint.recipe(point) for one in (study, again)]
+    assert [recipe.version for recipe in recipes] == [2, 1]
+    assert {b.recipe.version for b in again.baselines} == {1}
+    assert again.config == old.config != study.config
+    with pytest.raises(SpecError, match="recipes of version 1 or 2, got 3"):
+        restore(config | {"recipe_version": 3}, allowance)
 
 
 def test_a_bad_allowance_is_refused_by_key(study: ResolvedStudy) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from evomerge.core.blueprint import MergeBlueprint, Term, read
 from evomerge.core.flow.scales import Matrix, Sites
 from evomerge.core.flow.stock import Step, Stock
-from evomerge.core.recipe import Input, Recipe, Slot
+from evomerge.core.recipe import VERSION, Input, Recipe, Slot
 from evomerge.core.stacks import copied
 from evomerge.core.trial import Point
 
@@ -64,6 +64,7 @@ class FlowBlueprint:
         merge: What the source ``merge`` is; None where there is none.
         embed: Whose token embedding.
         head: Whose final norm and head.
+        version: Of the recipes.
     """
 
     frame: str
@@ -74,6 +75,7 @@ class FlowBlueprint:
     head: Term
     matrix: Matrix | None = None
     merge: MergeBlueprint | None = None
+    version: int = VERSION
 
     @property
     def strands(self) -> tuple[Sites, ...]:
@@ -120,6 +122,7 @@ class FlowBlueprint:
             embed=first,
             slots=slots,
             head=last,
+            version=self.version,
         )
 
 
