@@ -135,11 +135,7 @@ def _is_alike(study: ResolvedStudy, other: ResolvedStudy) -> bool:
 def _as_named(
     studies: tuple[ResolvedStudy, ...], db: str, study_file: Path, cache_dir: Path
 ) -> tuple[ResolvedStudy, ...]:
-    """Return the studies as the database knows them, if it knows their name.
-
-    Raises:
-        StudyExistsError: The name is taken by another configuration.
-    """
+    """Return the studies as the database knows them; refuse what has their name."""
     from evomerge.api.preparing import refuse_other_stages
     from evomerge.api.resolving import as_recorded, refuse_other_configuration
     from evomerge.api.staged import refuse_other_kind

@@ -171,7 +171,7 @@ class SimulatedTask:
         look = self._landscape
         if look.sleep_s:
             time.sleep(look.sleep_s)
-        if uniform("fail", recipe.digest) < look.fail_if:
+        if uniform("fail", drawn_by(recipe)) < look.fail_if:
             raise CandidateError(
                 f"The weights of recipe {recipe.digest} are not finite (simulated)."
             )
@@ -226,8 +226,8 @@ class SimulatedTask:
             ("hang", look.hang_if),
             ("crash", look.crash_if),
         ):
-            if uniform(kind, recipe.digest) < share and self._has_strike_left(
-                f"{kind}-{recipe.digest}"
+            if uniform(kind, drawn_by(recipe)) < share and self._has_strike_left(
+                f"{kind}-{drawn_by(recipe)}"
             ):
                 _fault(kind)
 
@@ -263,6 +263,11 @@ def _is_number(name: str, value: object) -> bool:
     """Whether a knob has a place on the landscape; a random seed has none."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and name != "seed"
+
+
+def drawn_by(recipe: Recipe) -> str:
+    """Return what draws of a merge go by: its first name, so that they stay."""
+    return recipe.computed.in_version(1).digest
 
 
 def uniform(*parts: str) -> float:

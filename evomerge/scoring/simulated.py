@@ -19,7 +19,7 @@ from evomerge.scoring.engine import (
     SelfTest,
     SwapReport,
 )
-from evomerge.scoring.landscape import uniform
+from evomerge.scoring.landscape import drawn_by, uniform
 from evomerge.scoring.requests import check_generate, check_loglikelihood, room
 
 _MAX_LENGTH = 4096
@@ -57,7 +57,7 @@ class SimulatedEngine:
 
     def swap(self, recipe: Recipe) -> SwapReport:
         """Answer as this recipe from now on."""
-        self._recipe = recipe.digest
+        self._recipe = drawn_by(recipe)
         return SwapReport(materialise_s=0.0, swap_s=0.0, size_bytes=0)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:

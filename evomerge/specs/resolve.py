@@ -25,7 +25,7 @@ from evomerge.specs.resolved import Baseline, ResolvedStudy
 from evomerge.specs.room import engine_of, facts_of
 from evomerge.specs.sources import common_layers, open_sources
 from evomerge.specs.stages import Stage
-from evomerge.specs.stored import LATER, RECIPE_VERSION, allowance_of, config_of
+from evomerge.specs.stored import LATER, allowance_of, config_of
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Judge, Surroundings
 from evomerge.specs.taking import composed_among, take_in
@@ -207,11 +207,8 @@ class _Resolver:
         )
 
     def _config(self, parts: _Parts) -> dict[str, Any]:
-        config = config_of(
-            parts.spec, self._models, parts.planned.space, parts.baselines
-        )
-        if self._around.recipe_version > 1:
-            config[RECIPE_VERSION] = self._around.recipe_version
+        version, space = self._around.recipe_version, parts.planned.space
+        config = config_of(parts.spec, self._models, space, parts.baselines, version)
         if self._stage is not None:
             config["stage"] = self._stage.to_json()
         return config

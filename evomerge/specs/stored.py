@@ -46,8 +46,10 @@ def config_of(
     models: Mapping[str, Model],
     space: SearchSpace,
     baselines: tuple[Baseline, ...],
+    recipe_version: int,
 ) -> dict[str, Any]:
     """Return what may not change on resume, as plain JSON data."""
+    version = {RECIPE_VERSION: recipe_version} if recipe_version > 1 else {}
     written = spec.model_dump(mode="json", exclude_none=True)
     for key in _NO_PART:
         written.pop(key, None)
@@ -64,6 +66,7 @@ def config_of(
     return _plain(
         {
             "version": VERSION,
+            **version,
             "study": written,
             "sources": {name: content_of(model) for name, model in models.items()},
             "recipes": {name: recipes[name].to_json() for name in from_files},

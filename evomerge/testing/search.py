@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipe import VERSION, Checkpoint, Operation, Recipe, Slot
 from evomerge.core.space import Blueprint, FloatAxis, SearchSpace
 from evomerge.core.study import (
     Budget,
@@ -32,6 +32,8 @@ SPACE = SearchSpace((FloatAxis("a", 0.0, 1.0), FloatAxis("b", 0.0, 1.0)))
 class TwoWeights:
     """Two parents with a weight each."""
 
+    version: int = VERSION
+
     def recipe(self, point: Point) -> Recipe:
         """Return the blend of the two."""
         keep = Operation(
@@ -49,6 +51,7 @@ class TwoWeights:
             embed=Slot(roles),
             slots=(Slot(roles, layers=layers),),
             head=Slot(roles),
+            version=self.version,
         )
 
 
@@ -64,6 +67,7 @@ class SmallStudy:
     Attributes:
         options: Options of both simulated tasks.
         objectives: One or two of the tasks ``x`` and ``y``.
+        version: Of its recipes.
     """
 
     strategy: StrategySettings = field(
@@ -74,11 +78,12 @@ class SmallStudy:
     objectives: tuple[str, ...] = ("x",)
     seed: int = 3
     timeout_s: float = 60.0
+    version: int = VERSION
 
     @property
     def blueprint(self) -> Blueprint:
         """From points to recipes."""
-        return TwoWeights()
+        return TwoWeights(self.version)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -109,9 +114,12 @@ class SmallStudy:
             objectives=tuple(accuracy(task) for task in self.objectives),
             constraints=(),
             strategy=self.strategy,
-            starts=(
-                Baseline("parent a", passthrough("a", "fa", 1, "float32")),
-                Baseline("parent b", passthrough("b", "fb", 1, "float32")),
+            starts=tuple(
+                Baseline(
+                    f"parent {name}",
+                    passthrough(name, f"f{name}", 1, "float32", version=self.version),
+                )
+                for name in ("a", "b")
             ),
             budget=self.budget,
             timeout_s=self.timeout_s,
