@@ -163,8 +163,12 @@ def _check_scales(scales: Sequence[float]) -> None:
 
 
 def _check_range(divisors: Sequence[float], wiring: Wiring, dtype: str) -> None:
-    reach = _RANGE[dtype]
-    highest = _RANGE_SHIFTED[dtype] if wiring.shift else reach
+    # Types of single tensors are not known here: the narrowest must hold.
+    reach = _RANGE.get(dtype, min(_RANGE.values()))
+    if wiring.shift:
+        highest = _RANGE_SHIFTED.get(dtype, min(_RANGE_SHIFTED.values()))
+    else:
+        highest = reach
     for slot, divisor in enumerate(divisors):
         if not 1 / reach <= divisor <= highest:
             raise RecipeError(

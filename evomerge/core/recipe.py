@@ -32,6 +32,8 @@ merge."""
 VERSIONS = (1, VERSION)
 """Those that are read and merged; of version 1 each as it is written."""
 DTYPES = ("float32", "bfloat16", "float16")
+STORED = "stored"
+"""Each tensor has the type that holds all that it is merged from, as it is stored."""
 
 __all__ = [
     "ANY_ROLE",
@@ -44,6 +46,7 @@ __all__ = [
     "Recipe",
     "Slot",
     "Transformed",
+    "STORED",
     "VERSION",
     "contents",
 ]
@@ -55,7 +58,8 @@ class Recipe:
 
     Attributes:
         frame: Name of the input that gives config, tokenizer and special tokens.
-        dtype: Element type of the merged weights.
+        dtype: Element type of the merged weights; ``stored`` keeps those of the inputs,
+            tensor by tensor.
         inputs: Name to input, in name order.
         embed: How the token embedding is merged.
         slots: The layers of the merged model, first to last.
@@ -81,9 +85,9 @@ class Recipe:
         if type(self.version) is not int or self.version not in VERSIONS:
             known = " or ".join(str(version) for version in VERSIONS)
             raise RecipeError(f"Recipe version {self.version!r} is not {known}.")
-        if self.dtype not in DTYPES:
+        if self.dtype not in (*DTYPES, STORED):
             raise RecipeError(
-                f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}."
+                f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}, {STORED}."
             )
         if self.frame not in names:
             raise RecipeError(f"frame {self.frame!r} is not an input: {sorted(names)}.")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipe import STORED, Recipe
 from evomerge.core.repeats import Repeats
 from evomerge.core.size import SpaceSize
 from evomerge.core.stats import Verdict
@@ -257,10 +257,15 @@ def _truncation(rivals: RivalTable) -> list[str]:
     ]
 
 
+def _types(dtype: str) -> str:
+    """Say in which element types weights are written."""
+    return "each in the element type of its inputs" if dtype == STORED else dtype
+
+
 def _recipe(facts: CardFacts) -> list[str]:
     recipe = facts.recipe
     parts = [
-        f"Weights are {recipe.dtype}; configuration and tokenizer are those of "
+        f"Weights are {_types(recipe.dtype)}; configuration and tokenizer are those of "
         f"{markdown(recipe.frame)}. Digest of the recipe: `{recipe.digest}`.",
         recipe_table(recipe),
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evomerge.checkpoints import LayerType, Layout, restacked
+from evomerge.checkpoints import BUFFER, LayerType, Layout, restacked
 from evomerge.core.recipe import Recipe
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.inputs import View
+from evomerge.merging.inputs import Part, View
 
 
 def is_tied(recipe: Recipe, views: Mapping[str, View]) -> bool:
@@ -26,6 +28,17 @@ def layout_of(recipe: Recipe, views: Mapping[str, View]) -> Layout:
     if frame.tied and untied:
         return replace(frame.layout, head=untied[0].layout.head)
     return frame.layout
+
+
+def usual_type(sections: Iterable[Mapping[str, Part]]) -> str:
+    """Return the element type that most of the merged weights have."""
+    sizes: Counter[str] = Counter()
+    for section in sections:
+        for part in section.values():
+            if part.role != BUFFER:
+                word = str(part.dtype).removeprefix("torch.")
+                sizes[word] += math.prod(part.shape)
+    return sizes.most_common(1)[0][0]
 
 
 def rewritten(

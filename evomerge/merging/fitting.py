@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
-from evomerge.core.recipe import Slot
+import torch
+
+from evomerge.core.recipe import STORED, Slot
 from evomerge.errors import RecipeError
 from evomerge.merging.inputs import Part, View, Where
 
@@ -60,6 +63,38 @@ class Feed:
         head = view.layout.head if self.where == "head" else None
         found = view.section(self.place(name))
         return {n: part for n, part in found.items() if n != head}
+
+    def element_type(
+        self, wanted: str, tensor: str, part: Part, head: str
+    ) -> torch.dtype:
+        """Return the element type that a tensor of the section is merged to.
+
+        Args:
+            wanted: By the recipe. ``stored`` takes the type that holds those of all
+                that the tensor is merged from, of which float64 is read as float32.
+            tensor: As the merge calls it.
+            part: The tensor.
+            head: What the merge calls its output head; inputs may call or tie theirs
+                otherwise.
+        """
+        if wanted != STORED:
+            found: torch.dtype = getattr(torch, wanted)
+            return found
+        names = [piece.name for piece in part.pieces] or [tensor]
+        operations = {self.slot.operation(part.role, name) for name in names}
+        read = sorted({name for one in operations for name in one.reads})
+        types = [self._stored_type(name, tensor, head) for name in read]
+        wide = reduce(torch.promote_types, types)
+        return torch.float32 if wide == torch.float64 else wide
+
+    def _stored_type(self, name: str, tensor: str, head: str) -> torch.dtype:
+        view = self.views[name]
+        found = view.section(self.place(name))
+        if tensor == head:
+            tensor = view.layout.head
+        if tensor not in found:  # a tied head
+            return view.section("embed")[view.layout.embed].dtype
+        return found[tensor].dtype
 
     def _check(self, name: str) -> None:
         self._check_type(name)

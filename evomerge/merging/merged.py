@@ -28,7 +28,12 @@ from evomerge.core.recipe import (
 from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.adapters import open_adapted
-from evomerge.merging.configuration import is_tied, layout_of, rewritten
+from evomerge.merging.configuration import (
+    is_tied,
+    layout_of,
+    rewritten,
+    usual_type,
+)
 from evomerge.merging.factors import Tensor, check_factors, merge_factors
 from evomerge.merging.fitting import Feed
 from evomerge.merging.folding import fold_into, recipe_folds
@@ -66,7 +71,6 @@ class Merged:
         recipe = recipe.computed
         self.recipe = recipe
         self.n_layers = len(recipe.slots)
-        self._dtype: torch.dtype = getattr(torch, recipe.dtype)
         self._views: dict[str, View] = {
             name: _open(source, sources) for name, source in recipe.inputs
         }
@@ -94,7 +98,8 @@ class Merged:
                 resolve(operation)
             check_factors(operations, recipe, self._feeds[where].slot, self._views)
         frame, stack = self._views[recipe.frame].config, self._stack()
-        self._config = rewritten(frame, stack, tied=self.tied, dtype=recipe.dtype)
+        usual = usual_type(self._sections.values())
+        self._config = rewritten(frame, stack, tied=self.tied, dtype=usual)
         self._folds: Mapping[tuple[Where, str], Fold] = {}
         if not scaled:
             self._folds = recipe_folds(recipe, self._config, self._sections)
@@ -130,7 +135,7 @@ class Merged:
             space: Gives the memory to write the result to.
 
         Returns:
-            A tensor in the recipe's type (buffers in their own).
+            A tensor in the recipe's type, or as stored (buffers in their own).
 
         Raises:
             RecipeError: The operation breaks the catalogue's rules.
@@ -148,7 +153,7 @@ class Merged:
         def read(source: str) -> torch.Tensor:
             return self._read(where, name, source).to(self._sources.device)
 
-        out = space(part.shape, dtype=self._dtype)
+        out = space(part.shape, dtype=part.dtype)
         fold = self._folds.get((where, name))
         wide = out if fold is None else torch.empty_like(out, dtype=torch.float32)
         is_known = fold is None
@@ -257,13 +262,19 @@ class Merged:
     def _merge_section(self, where: Where) -> dict[str, Part]:
         feed = self._feeds[where]
         parts = {
-            name: part if part.role == BUFFER else replace(part, dtype=self._dtype)
+            name: part if part.role == BUFFER else self._typed(feed, name, part)
             for name, part in feed.parts(feed.like).items()
         }
         if where == "head" and not self.tied:
             shape = feed.view.section("embed")[feed.view.layout.embed].shape
-            parts[self.layout.head] = Part("head", shape, self._dtype)
+            head = Part("head", shape, torch.float32)
+            parts[self.layout.head] = self._typed(feed, self.layout.head, head)
         return parts
+
+    def _typed(self, feed: Feed, name: str, part: Part) -> Part:
+        """Return a part with the element type it is merged to."""
+        dtype = feed.element_type(self.recipe.dtype, name, part, self.layout.head)
+        return replace(part, dtype=dtype)
 
     def _merged_pieces(self, where: Where) -> Iterator[tuple[str, Piece | None]]:
         for name, part in self._sections[where].items():
@@ -271,13 +282,13 @@ class Merged:
                 yield from ((name, piece) for piece in part.pieces or (None,))
 
     def _explain(self, where: Where, name: str, merged: torch.Tensor) -> str:
-        bad = int((~torch.isfinite(merged)).sum())
+        bad, of = int((~torch.isfinite(merged)).sum()), merged.numel()
         operation = self._operation(where, name, None)
+        dtype = str(merged.dtype).removeprefix("torch.")
         return (
             f"Merged tensor {self.layout.full_name(where, name)!r} is not finite: "
-            f"{bad} of {merged.numel()} entries are NaN or too large for "
-            f"{self.recipe.dtype}, from operator {operation.operator!r} over "
-            f"{list(operation.inputs)}."
+            f"{bad} of {of} entries are NaN or too large for {dtype}, from operator "
+            f"{operation.operator!r} over {list(operation.inputs)}."
         )
 
 

@@ -30,7 +30,7 @@ class Sections:
     def merge(
         self,
         merged: Merged,
-        wanted: Iterable[tuple[Where, Where]],
+        places: Iterable[tuple[Where, Where]],
         *,
         untie: bool = False,
         reuse: bool = False,
@@ -39,7 +39,7 @@ class Sections:
 
         Args:
             merged: The recipe, opened with the same sources.
-            wanted: Each section, and the section its tensors are named for: layer 3 may
+            places: Each section, and the section its tensors are named for: layer 3 may
                 be written to slot 0.
             untie: Give a tied result an output head of its own, with its section.
             reuse: Write every merged tensor to the same memory.
@@ -52,10 +52,11 @@ class Sections:
             CandidateError: A merged tensor is not finite; the message names it.
         """
         space = self._sources.space if reuse else self._sources.fresh
-        for where, target in wanted:
+        for where, target in places:
             whole = _whole_layer(merged.recipe, where)
             for name in merged.section(where):
-                found = None if whole is None else self._stored(*whole, name, merged)
+                wanted = merged.section(where)[name].dtype
+                found = None if whole is None else self._stored(*whole, name, wanted)
                 if found is None:
                     found = merged.merge(where, name, space)
                 if whole is not None:
@@ -66,14 +67,14 @@ class Sections:
                 yield name, merged.merge(where, name, space)
 
     def _stored(
-        self, fingerprint: str, layer: int, name: str, merged: Merged
+        self, fingerprint: str, layer: int, name: str, dtype: torch.dtype
     ) -> torch.Tensor | None:
         """Return a tensor as stored, unless it must be looked at or converted."""
         if (fingerprint, layer, name) not in self._finite:
             return None
         view: View = self._sources.views[fingerprint]  # opened with the recipe
         part = view.section(layer)[name]
-        if part.role == BUFFER or str(part.dtype) != f"torch.{merged.recipe.dtype}":
+        if part.role == BUFFER or part.dtype != dtype:
             return None
         return view.read(layer, name)
 

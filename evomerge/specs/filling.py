@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from evomerge.checkpoints import Model
 from evomerge.core.flow.blueprint import MERGE
-from evomerge.core.recipe import Recipe
-from evomerge.specs.sources import dtype_of
+from evomerge.core.recipe import STORED, Recipe
+from evomerge.specs.sources import dtype_of, kept_dtype
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.stages import grounded
 from evomerge.specs.study import StudySpec
@@ -36,8 +36,9 @@ def filled(
         flow = space.flow.model_copy(update={"sources": sources})
         space = space.model_copy(update={"flow": flow})
     frame = grounded(spec.frame or _frame(space, spec.sources) or names[0], taken)
-    dtype = spec.dtype or dtype_of(models.get(frame))
-    engine = spec.engine.model_copy(update={"dtype": spec.engine.dtype or dtype})
+    dtype = spec.dtype or kept_dtype(models, frame)
+    served = dtype_of(models.get(frame)) if dtype == STORED else dtype
+    engine = spec.engine.model_copy(update={"dtype": spec.engine.dtype or served})
     return spec.model_copy(
         update={"space": space, "frame": frame, "dtype": dtype, "engine": engine}
     )

@@ -26,9 +26,9 @@ from evomerge.specs.planner import plan_space
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import (
     common_layers,
-    dtype_of,
     folders_of,
     input_of,
+    kept_dtype,
     open_sources,
     refuse_misfits,
 )
@@ -52,7 +52,8 @@ class RecipeSpec(MergeSpec):
     )
     dtype: Dtype | None = Field(
         default=None,
-        description="Element type of the result; the frame's if not given.",
+        description="Element type of the result, or `stored`: each tensor keeps its "
+        "own. If not given the frame's, and `stored` where a source holds several.",
     )
     vocabulary: Vocabulary | None = Field(
         default=None,
@@ -242,7 +243,7 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
         inputs=inputs,
         n_layers=common_layers(models),
         frame=frame,
-        dtype=spec.dtype or dtype_of(models.get(frame)),
+        dtype=spec.dtype or kept_dtype(models, frame),
         seed=spec.seed,
         models=models,
     )

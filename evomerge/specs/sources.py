@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.checkpoints import Model, compatibility, hub, read_model
+from evomerge.checkpoints import BUFFER, Model, compatibility, hub, read_model
 from evomerge.checkpoints.adapter import Adapter, fold, read_adapter
-from evomerge.core.recipe import DTYPES, Adapted, Checkpoint, Input
+from evomerge.core.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.mistakes import Mistakes
 
@@ -197,6 +197,7 @@ def open_sources(
             models[name] = open_source(sources[name], base_dir, cache_dir=cache_dir)
         except (CheckpointError, OSError, RuntimeError) as error:
             mistakes.add(f"{key}.{name}", f"expected a model: {error}")
+    warn_of_doubles(models, mistakes)
     return models
 
 
@@ -223,8 +224,49 @@ def common_layers(models: Mapping[str, Model]) -> int:
     return next((model.n_layers for model in models.values()), UNKNOWN_LAYERS)
 
 
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
 def dtype_of(model: Model | None) -> str:
-    """Return the element type a model says it is stored in; float32 if it does not."""
+    """Return the element type that most of a model is stored in.
+
+    Where that cannot be told it is what the configuration says, or float32.
+    """
     config = {} if model is None else model.config
     said = config.get("dtype") or config.get("torch_dtype")
-    return said if said in DTYPES else "float32"
+    found = {} if model is None else element_types(model)
+    most = max(found, key=lambda name: found[name], default=said)
+    return str(most) if most in DTYPES else "float32"
+
+
+def element_types(model: Model) -> dict[str, int]:
+    """Return the element types of a model's weights, and how many bytes are in each."""
+    sizes: dict[str, int] = {}
+    for name, info in model.tensors.items():
+        if info.dtype in _TYPES and model.places[name].role != BUFFER:
+            word = _TYPES[info.dtype]
+            sizes[word] = sizes.get(word, 0) + info.nbytes
+    return sizes
+
+
+def kept_dtype(models: Mapping[str, Model], frame: str) -> str:
+    """Return the element type of a merge of which none is said.
+
+    That is the frame's; where a model holds several, each tensor keeps its own.
+
+    Args:
+        models: All that are merged.
+        frame: Which of them gives the configuration.
+    """
+    if any(len(element_types(model)) > 1 for model in models.values()):
+        return STORED
+    return dtype_of(models.get(frame))
+
+
+def warn_of_doubles(models: Mapping[str, Model], mistakes: Mistakes) -> None:
+    """Warn of models in float64: merges are computed and written in float32 at most."""
+    for name, model in models.items():
+        if "float64" in element_types(model):
+            mistakes.warn(
+                "", f"{name!r} stores float64; it is read and written as float32."
+            )

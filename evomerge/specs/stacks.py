@@ -27,8 +27,8 @@ from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import (
-    dtype_of,
     input_of,
+    kept_dtype,
     open_sources,
     refuse_misfits,
 )
@@ -136,7 +136,8 @@ class StackedSpec(Spec):
     )
     dtype: Dtype | None = Field(
         default=None,
-        description="Element type of the result; the frame's if not given.",
+        description="Element type of the result, or `stored`: each tensor keeps its "
+        "own. If not given the frame's, and `stored` where a source holds several.",
     )
     stack: StackSpec = Field(
         description="Layers of whole models set on each other, instead of a merge."
@@ -168,9 +169,21 @@ def read_stack(
     try:
         layers = _layers(spec.stack, models)
         _check(layers, models, mistakes)
-        outputs = _outputs(layers, models, mistakes)
         mistakes.stop_if_any()
-        recipe = recipe_of(layers, _frame(spec, layers, models, outputs))
+        frame = spec.frame or layers[0].source
+        dtype = spec.dtype or kept_dtype(models, frame)
+        recipe = recipe_of(
+            layers,
+            Frame(
+                frame=frame,
+                dtype=dtype,
+                inputs={name: input_of(model) for name, model in models.items()},
+                outputs=_outputs(layers, models, mistakes),
+                embed=spec.stack.embed,
+                head=spec.stack.head,
+            ),
+        )
+        mistakes.stop_if_any()
     except RecipeError as error:
         mistakes.add("stack", f"{error}")
         raise SpecError(mistakes.found) from error
@@ -218,21 +231,3 @@ def _outputs(
         except RecipeError as error:
             mistakes.add("stack", f"expected a scale of 1 for {name!r}: {error}")
     return out
-
-
-def _frame(
-    spec: StackedSpec,
-    layers: tuple[Layer, ...],
-    models: Mapping[str, Model],
-    outputs: Mapping[str, tuple[str, ...]],
-) -> Frame:
-    frame = spec.frame or layers[0].source
-    dtype = spec.dtype or dtype_of(models[frame])
-    return Frame(
-        frame=frame,
-        dtype=dtype,
-        inputs={name: input_of(model) for name, model in models.items()},
-        outputs=outputs,
-        embed=spec.stack.embed,
-        head=spec.stack.head,
-    )

@@ -13,7 +13,8 @@ from evomerge.specs.space import Points, SpaceSpec
 from evomerge.specs.tasks import Include, ItemsSpec, TaskSpec
 from evomerge.specs.vocabulary import Vocabulary
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+EngineDtype = Literal["float32", "bfloat16", "float16"]
+Dtype = EngineDtype | Literal["stored"]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.=+-]{0,79}$")]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -116,9 +117,10 @@ class EngineSpec(Spec):
         default="vllm",
         description="`vllm`, `hf` (plain transformers), or `simulated` (no model).",
     )
-    dtype: Dtype | None = Field(
+    dtype: EngineDtype | None = Field(
         default=None,
-        description="Element type it computes in; the study's if not given.",
+        description="Element type it computes in; the study's if not given, and where "
+        "that is `stored` the one that most of the frame is stored in.",
     )
     max_model_len: Positive | None = Field(
         default=None,
@@ -233,7 +235,8 @@ class StudySpec(Spec):
     )
     dtype: Dtype | None = Field(
         default=None,
-        description="Element type of merged weights; the frame's if not given.",
+        description="Element type of merged weights, or `stored`: each tensor keeps "
+        "its own. If not given the frame's, and `stored` where a source holds several.",
     )
     vocabulary: Vocabulary | None = Field(
         default=None,

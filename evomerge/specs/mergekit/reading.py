@@ -16,15 +16,18 @@ from evomerge.specs.mergekit.opening import Earlier, Named
 from evomerge.specs.mergekit.operations import Profile
 from evomerge.specs.mergekit.planning import Planner
 from evomerge.specs.mergekit.schema import MergekitSpec
-from evomerge.specs.mergekit.slices import OutSlice, Slicer, warn_of_filters
+from evomerge.specs.mergekit.settings import warn_of_filters
+from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.templates import read_template
-from evomerge.specs.mergekit.tensors import Parts, common_dtype
+from evomerge.specs.mergekit.tensors import Parts, kept_type
 from evomerge.specs.mergekit.vocabularies import VocabularyWish, read_vocabulary
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
+from evomerge.specs.sources import warn_of_doubles
 from evomerge.specs.vocabulary import brought
 
 METHOD_KEY = "merge_method"
+_DOUBLE = "float64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class _Reader:
             self.mistakes.stop_if_any()
         slots = planner.slots(slices)
         embed, head = planner.embed(slices), planner.head(slices)
-        warn_of_filters(slices, planner.seen, self.mistakes)
+        settings = [one for cut in slices for one in cut.all_settings]
+        warn_of_filters(settings, planner.seen, self.mistakes)
         frame = self._frame(spec, slices)
         read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
         ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
@@ -122,10 +126,10 @@ class _Reader:
         called = self._called(wish, {n: models[n] for n in sorted(named)}, frame, spec)
         self.mistakes.stop_if_any()
         inputs = {n: called[n] for n in sorted({frame, *read})}
-        stored = common_dtype({known[name].dtype for name in inputs})
+        warn_of_doubles({n: models[n] for n in inputs}, self.mistakes)
         recipe = Recipe(
             frame=frame,
-            dtype=_dtype(spec.out_dtype or spec.dtype or stored),
+            dtype=_dtype(spec) or kept_type(known, (embed, *slots, head)),
             inputs=tuple(inputs.items()),
             embed=embed,
             slots=tuple(slots),
@@ -199,8 +203,10 @@ class _Reader:
     def _check_words(self, spec: MergekitSpec) -> None:
         for key in ("dtype", "out_dtype"):
             said = getattr(spec, key)
-            if said is not None and _dtype(said) not in DTYPES:
-                hint = did_you_mean(_dtype(said), DTYPES)
+            if said is not None and said.removeprefix("torch.") == _DOUBLE:
+                self.mistakes.warn(key, "merges are computed and written in float32.")
+            elif said is not None and _type(said) not in DTYPES:
+                hint = did_you_mean(_type(said), DTYPES)
                 self.mistakes.add(key, f"unknown element type {said!r}{hint}")
 
     def _check_ranges(
@@ -261,5 +267,12 @@ def _fits(layers: tuple[int, int] | None, model: Model) -> bool:
     return 0 <= first == end or 0 <= first < end <= model.n_layers
 
 
-def _dtype(said: str) -> str:
-    return said.removeprefix("torch.")
+def _dtype(spec: MergekitSpec) -> str | None:
+    """Return the element type of the result, if one is said."""
+    said = spec.out_dtype or spec.dtype
+    return None if said is None else _type(said)
+
+
+def _type(said: str) -> str:
+    word = said.removeprefix("torch.")
+    return "float32" if word == _DOUBLE else word

@@ -8,11 +8,12 @@ first counts whose filter is part of the tensor's name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.core.digest import Scalar
+from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.references import passed_over
 from evomerge.specs.mistakes import Mistakes
 
@@ -186,3 +187,25 @@ _READ: Mapping[Kind, Callable[[Any], Scalar | None]] = {
     "int": _int,
     "bool": _bool,
 }
+
+
+def warn_of_filters(
+    settings: Iterable[Setting], names: Collection[str], mistakes: Mistakes
+) -> None:
+    """Warn of filters that no tensor's name has in it.
+
+    Args:
+        settings: Of the whole file.
+        names: Of all tensors that are merged, as mergekit calls them; none where there
+            are mistakes.
+        mistakes: Where to note it.
+    """
+    parts = {part for name in names for part in name.split(".") if not part.isdigit()}
+    for setting in settings if names else ():
+        for word in (case.filter for case in setting.cases if case.filter is not None):
+            if not any(word in name for name in names):
+                mistakes.warn(
+                    setting.key,
+                    f"no tensor has {word!r} in its name, so its value is never used"
+                    f"{did_you_mean(word, sorted(parts))}",
+                )

@@ -6,7 +6,7 @@ source. Settings are read here, against the parameters of the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,36 +67,15 @@ class OutSlice:
     key: str
 
     @property
+    def all_settings(self) -> Iterator[Setting]:
+        """Every setting that speaks of these layers."""
+        for found in (*(source.settings for source in self.sources), *self.settings):
+            yield from found.values()
+
+    @property
     def has_base(self) -> bool:
         """The base is one of the sources."""
         return any(source.name == self.base for source in self.sources)
-
-
-def warn_of_filters(
-    slices: Iterable[OutSlice], names: Collection[str], mistakes: Mistakes
-) -> None:
-    """Warn of filters that no tensor's name has in it.
-
-    Args:
-        slices: All of them.
-        names: Of all tensors that are merged, as mergekit calls them.
-        mistakes: Where to note it.
-    """
-    if not names:
-        return
-    for cut in slices:
-        own = (source.settings for source in cut.sources)
-        for setting in (s for found in (*own, *cut.settings) for s in found.values()):
-            for case in setting.cases:
-                word = case.filter
-                if word is not None and not any(word in name for name in names):
-                    parts = {part for name in names for part in name.split(".")}
-                    known = sorted(part for part in parts if not part.isdigit())
-                    mistakes.warn(
-                        setting.key,
-                        f"no tensor has {word!r} in its name, so its value is never "
-                        f"used{did_you_mean(word, known)}",
-                    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.checkpoints import BUFFER, Model
 from evomerge.checkpoints.together import called
-from evomerge.core.recipe import DTYPES
+from evomerge.core.recipe import DTYPES, STORED, Slot
+from evomerge.specs.sources import element_types
 
 Where = int | str
 """A layer's index, or ``embed`` or ``head``."""
-
-_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +82,24 @@ class Parts:
         return found
 
     @cached_property
-    def dtype(self) -> str:
-        """The element type that most of the weights are stored in."""
-        sizes: Counter[str] = Counter()
-        for info in self.model.tensors.values():
-            if info.dtype in _TYPES:
-                sizes[_TYPES[info.dtype]] += info.nbytes
-        return sizes.most_common(1)[0][0] if sizes else DTYPES[0]
+    def types(self) -> frozenset[str]:
+        """The element types that its weights are stored in."""
+        return frozenset(element_types(self.model))
 
 
-def common_dtype(dtypes: set[str]) -> str:
-    """Return the type that holds values of all of them."""
-    return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
+def kept_type(models: Mapping[str, Parts], slots: Iterable[Slot]) -> str:
+    """Return the element type of a merge where a file says none.
+
+    Each tensor has the type that holds those of all that it is merged from; that is
+    one name where it is one type for all.
+    """
+    found: set[str] = set()
+    for operation in {op for slot in slots for _, op in slot.roles}:
+        types = {one for name in operation.reads for one in models[name].types}
+        if any(len(models[name].types) > 1 for name in operation.reads):
+            return STORED
+        found |= types if len(types) == 1 else {DTYPES[0]}
+    (kept, *others) = sorted(found) or DTYPES[:1]
+    if others:
+        return STORED
+    return kept if kept in DTYPES else DTYPES[0]

@@ -11,7 +11,14 @@ from typing import Any
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import TRANSFORM
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import ANY_ROLE, Nested, Recipe, Slot, Transformed
+from evomerge.core.recipe import (
+    ANY_ROLE,
+    STORED,
+    Nested,
+    Recipe,
+    Slot,
+    Transformed,
+)
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.mergekit.differences import differences
 from evomerge.specs.mergekit.exports import Told, method_for, tell
@@ -140,9 +147,7 @@ class _Writer:
                 data["slices"].append(entry)
         if common:
             data["parameters"] = common
-        data["dtype"] = "float32"
-        if self.recipe.dtype != "float32":
-            data["out_dtype"] = self.recipe.dtype
+        data |= _types(self.recipe.dtype)
         vocabulary = write_vocabulary(self.recipe, self.references, base)
         if vocabulary:
             data["tokenizer"] = vocabulary
@@ -157,7 +162,12 @@ class _Writer:
                 f"{self.method.name} draws masks: mergekit draws others, from one "
                 "stream for the whole merge, seeded by its --random-seed."
             )
-        if self.recipe.dtype != "float32":
+        if self.recipe.dtype == STORED:
+            yield (
+                "mergekit computes each tensor in the type it is stored in, evomerge "
+                "all in float32."
+            )
+        elif self.recipe.dtype != "float32":
             yield (
                 "mergekit computes in dtype, which is float32 here as in evomerge, and "
                 "rounds to out_dtype when it writes."
@@ -285,6 +295,14 @@ class _Writer:
             if reference is not None and written not in out:
                 out[written] = name_of(reference, out.values())
         return out
+
+
+def _types(dtype: str) -> dict[str, str]:
+    """Return the keys that say in which type is computed, and in which written."""
+    if dtype == STORED:
+        return {}
+    computed = {"dtype": "float32"}
+    return computed if dtype == "float32" else computed | {"out_dtype": dtype}
 
 
 def _of_input(parameter: str, name: str, told: Told) -> Scalar | None:
