@@ -64,7 +64,7 @@ def _folder_of_this_version() -> Path:
     return Path(kept).expanduser() / "evomerge" / "kernels" / content.hexdigest()[:16]
 
 
-class KeptByContent(caching.InTreeCacheLocator):  # type: ignore[misc]
+class KeptByContent(caching.InTreeCacheLocator):
     """Where numba keeps these loops: by the content of all of them together.
 
     Numba itself looks at the time and size of the file that holds a loop, but not at
