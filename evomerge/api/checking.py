@@ -22,6 +22,7 @@ from evomerge.errors import Problem, SpecError, StoreError
 
 if TYPE_CHECKING:
     from evomerge.core.size import SpaceSize
+    from evomerge.core.study import Objective
     from evomerge.specs.resolved import ResolvedStudy
 
 OUTCOME_BYTES = 35
@@ -36,7 +37,8 @@ class CheckReport:
     Attributes:
         size: Of the space.
         repeats: Of random candidates, how many repeat another.
-        items: Task to number of search and of report items; empty without a dry run.
+        objectives: Objective to which way it is better, and what it is made of.
+        items: Task to number of search and of report items.
         trial_s: Estimated seconds a trial takes one worker; None without a dry run.
         total_s: Estimated seconds for the whole budget on ``workers`` workers.
         disk_bytes: Estimated growth of the database, and one exported model.
@@ -53,6 +55,7 @@ class CheckReport:
     repeats: Repeats
     baselines: int
     strategy: str
+    objectives: Mapping[str, str]
     items: Mapping[str, tuple[int, int]]
     trials: int | None
     trial_s: float | None
@@ -73,6 +76,7 @@ class CheckReport:
             ("baselines and starts", str(self.baselines)),
             ("strategy", self.strategy),
         ]
+        rows += [(f"objective {name}", text) for name, text in self.objectives.items()]
         rows += [
             (f"items of {task}", f"{search} searched on, {report} sealed")
             for task, (search, report) in self.items.items()
@@ -103,7 +107,7 @@ def check(
     scores one item of each task; for a study with stages, every engine they need.
 
     Raises:
-        SpecError: Every mistake in file and sources, or an unknown task or metric.
+        SpecError: Every mistake in file, sources, tasks and metrics.
         StudyExistsError: The name is taken by another configuration.
         WorkerError: The engine does not start, or fails its self-test.
     """
@@ -224,16 +228,15 @@ def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> 
 def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
     from evomerge.core.size import SpaceSize
 
-    items: dict[str, tuple[int, int]] = {}
+    items = study.items
     trial_s = total_s = memory = None
     if measured is not None:
         memory = measured.memory_bytes
-        trial_s = measured.swap_s
-        for task in measured.tasks:
-            roles = [item.role for item in task.manifest.items]
-            n_search = roles.count(ItemRole.SEARCH)
-            items[task.manifest.task] = (n_search, roles.count(ItemRole.REPORT))
-            trial_s += n_search * measured.item_s[task.manifest.task]
+        trial_s = measured.swap_s + sum(
+            len(task.manifest.ids_of(ItemRole.SEARCH))
+            * measured.item_s[task.manifest.task]
+            for task in measured.tasks
+        )
         total_s = _total_s(study, trial_s, items)
     n_trials = study.budget.trials
     n_search = sum(search for search, _ in items.values())
@@ -248,6 +251,7 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
         repeats=_repeats(study),
         baselines=len(study.baselines),
         strategy=study.strategy.kind,
+        objectives={o.name: _described(o) for o in study.objectives},
         items=items,
         trials=n_trials,
         trial_s=trial_s,
@@ -257,6 +261,11 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
         memory_bytes=memory,
         costs=_costs(study),
     )
+
+
+def _described(objective: Objective) -> str:
+    made_of = ", ".join(map(str, objective.measures))
+    return f"{objective.direction.words}; {made_of}"
 
 
 def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:

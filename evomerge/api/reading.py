@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.api.housekeeping import state_of
 from evomerge.core.repeats import Repeats
-from evomerge.core.study import Constraint, Objective
+from evomerge.core.study import Constraint, Direction, Objective
 from evomerge.core.trial import Record, TrialState
 from evomerge.errors import SchemaError
 
@@ -23,12 +23,17 @@ REPORT_OPENED = "report_opened"
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best feasible trial of an objective, by what the search saw."""
+    """The best feasible trial of an objective, by what the search saw.
+
+    Attributes:
+        direction: Which way the objective is better.
+    """
 
     objective: str
     value: float
     trial: int
     label: str | None
+    direction: Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +86,18 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class FrontRow:
-    """A point of the front: objective values on the items the search saw."""
+    """A point of the front: objective values on the items the search saw.
+
+    Attributes:
+        directions: Objective to which way it is better.
+    """
 
     number: int
     label: str | None
     recipe: str
     values: Mapping[str, float]
     scores: Mapping[str, float]
+    directions: Mapping[str, Direction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,7 @@ def front(name: str, *, db: str) -> tuple[FrontRow, ...]:
                 recipe=every[number].recipe,
                 values=_values(every[number], objectives),
                 scores=every[number].scores or {},
+                directions={o.name: o.direction for o in objectives},
             )
             for number in standings.front
         )
@@ -252,7 +263,13 @@ def _standings(
         if trial.state.is_final:
             board.add(trial, is_new=False)
     best = tuple(
-        Best(objective.name, standing.values[k], standing.number, standing.label)
+        Best(
+            objective=objective.name,
+            value=standing.values[k],
+            trial=standing.number,
+            label=standing.label,
+            direction=objective.direction,
+        )
         for k, (objective, standing) in enumerate(
             zip(objectives, board.best, strict=True)
         )

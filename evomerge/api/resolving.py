@@ -28,10 +28,13 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
     Raises:
         SpecError: Every mistake in the file and its sources.
     """
+    from evomerge.scoring.survey import Surveyor
     from evomerge.specs.reader import read_studies
     from evomerge.strategies.registry import problems
 
-    studies = read_studies(study_file, cache_dir=cache_dir, judge=problems)
+    studies = read_studies(
+        study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
+    )
     say(warning for study in studies for warning in study.warnings)
     return studies
 
@@ -43,6 +46,7 @@ def as_recorded(
     cache_dir: Path,
 ) -> tuple[ResolvedStudy, ...]:
     """Return a file's studies with recipes of the version they are recorded with."""
+    from evomerge.scoring.survey import Surveyor
     from evomerge.specs.reader import read_studies
     from evomerge.specs.stored import recipe_version_of
     from evomerge.strategies.registry import problems
@@ -54,7 +58,11 @@ def as_recorded(
     if version == recipe_version_of(studies[0].config):
         return studies
     return read_studies(
-        study_file, cache_dir=cache_dir, judge=problems, recipe_version=version
+        study_file,
+        cache_dir=cache_dir,
+        judge=problems,
+        survey=Surveyor(cache_dir),
+        recipe_version=version,
     )
 
 

@@ -132,8 +132,11 @@ def _print(report: RunReport) -> None:
     print_table(
         f"{report.name}: {report.reason}; {counted(report.trials, 'trial')}, "
         f"{counted(report.items, 'item')}, {report.seconds:.0f} s",
-        ("objective", "best", "trial", "label"),
-        [(best.objective, best.value, best.trial, best.label) for best in report.best],
+        ("objective", "best", "trial", "label", ""),
+        [
+            (best.objective, best.value, best.trial, best.label, best.direction.words)
+            for best in report.best
+        ],
     )
     front = counted(report.front_size, "trial")
     click.echo(f"The front has {front}: evomerge front {report.name}")

@@ -43,7 +43,10 @@ def status(name: str, db: str, as_json: bool) -> None:
         ("merges proposed again", found.repeats),
         ("front", counted(found.front_size, "trial")),
         *(
-            (f"best {best.objective}", f"{best.value:.4g} (trial {best.trial})")
+            (
+                f"best {best.objective}",
+                f"{best.value:.4g} (trial {best.trial}; {best.direction.words})",
+            )
             for best in found.best
         ),
         *((f"not scored: {cause}", count) for cause, count in found.causes.items()),
@@ -100,8 +103,11 @@ def front(name: str, db: str, as_json: bool) -> None:
         print_json(rows)
         return
     names = list(rows[0].values) if rows else []
+    ways = (
+        [f"{k}: {way.words}" for k, way in rows[0].directions.items()] if rows else []
+    )
     print_table(
-        f"front of {name} (scores on search items)",
+        f"front of {name} ({'; '.join(['scores on search items', *ways])})",
         ("trial", "label", *names),
         [(row.number, row.label, *row.values.values()) for row in rows],
     )

@@ -17,7 +17,7 @@ from evomerge.cli.options import cache_dir, db_option, json_option
 @click.option(
     "--dry-run/--no-dry-run",
     default=True,
-    help="Score one item a task, to prove names and estimate time (default: yes).",
+    help="Start the engine and score an item a task, to estimate time (default: yes).",
 )
 @db_option
 @json_option

@@ -46,12 +46,43 @@ class BlockKey:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A figure of a group of tasks that a metric of one of them counts into.
+
+    Attributes:
+        group: Name of the group; its figure is ``group/metric``.
+        metric: What the group calls the metric.
+        own: What the task calls it.
+        by_size: Every item counts alike; else every task does.
+    """
+
+    group: str
+    metric: str
+    own: str
+    by_size: bool
+
+    def to_json(self) -> list[Any]:
+        """Return the plain form."""
+        return [self.group, self.metric, self.own, self.by_size]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> Share:
+        """Read the plain form."""
+        return cls(*data)
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """A task's items, without their text."""
+    """A task's items, without their text.
+
+    Attributes:
+        shares: What the task counts into, where it is a member of groups.
+    """
 
     task: str
     items: tuple[Item, ...]
+    shares: tuple[Share, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -77,10 +108,13 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
-        return {
+        plain: dict[str, Any] = {
             "task": self.task,
             "items": [[item.id, item.role.value, item.block] for item in self.items],
         }
+        if self.shares:
+            plain["shares"] = [share.to_json() for share in self.shares]
+        return plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -88,7 +122,8 @@ class Manifest:
         items = tuple(
             Item(i, ItemRole(role), block) for i, role, block in data["items"]
         )
-        return cls(task=data["task"], items=items)
+        shares = tuple(Share.from_json(share) for share in data.get("shares", ()))
+        return cls(task=data["task"], items=items, shares=shares)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ class Direction(StrEnum):
     MAXIMIZE = "maximize"
     MINIMIZE = "minimize"
 
+    @property
+    def words(self) -> str:
+        """What people are told."""
+        is_more = self is Direction.MAXIMIZE
+        return "higher is better" if is_more else "lower is better"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Measure:

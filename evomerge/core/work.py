@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.protocol import BlockKey, Outcome, Share, TaskDescription
 from evomerge.core.recipe import Recipe
 from evomerge.core.trial import Failure
 
@@ -75,6 +75,8 @@ class TaskSettings:
         n_blocks: Blocks the search items are scored in.
         trust_code: The operator allows this task to run code.
         options: Settings of a simulated task.
+        overrides: What a group lays over the task's own config.
+        shares: The figures of groups that it counts into.
     """
 
     name: str
@@ -94,6 +96,8 @@ class TaskSettings:
     n_blocks: int = 1
     trust_code: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    shares: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

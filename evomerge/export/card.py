@@ -14,7 +14,6 @@ from evomerge.core.recipe import STORED, Recipe
 from evomerge.core.repeats import Repeats
 from evomerge.core.size import SpaceSize
 from evomerge.core.stats import Verdict
-from evomerge.core.study import Direction
 from evomerge.export.cost_table import CostRow, cost_table
 from evomerge.export.figures import interval, number, p_value
 from evomerge.export.markup import file_name, markdown, table, yaml_string
@@ -183,8 +182,7 @@ def _selected_only(search: Search) -> list[str]:
 
 def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
     objective = rivals.objective
-    better = "higher" if objective.direction is Direction.MAXIMIZE else "lower"
-    parts = [f"### {markdown(objective.name)} ({better} is better)"]
+    parts = [f"### {markdown(objective.name)} ({objective.direction.words})"]
     parts.append(
         f"On {rivals.n_items} sealed items that the search never saw{_made_of(rivals)}:"
     )

@@ -25,18 +25,13 @@ from evomerge.errors import WorkerError
 from evomerge.scoring.engine import Completion, Engine
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.lm_insides import (
-    ConfigurableTask,
     Instance,
-    filter_names,
     filtered,
-    mean,
 )
+from evomerge.scoring.lm_metrics import offered
 from evomerge.scoring.lm_protocol import protocol_settings
 from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
 from evomerge.scoring.lm_tasks import load_task, wrong
-
-_NO_SCALARS = ("brier_score", "f1", "likelihood", "mcc")
-"""What lm-eval gives as pairs for a multiple-choice item, whatever the aggregation."""
 
 
 class LmEvalTasks:
@@ -94,10 +89,10 @@ class _Task:
         questions = build_questions(self._task, settings, lm)
         self._questions = questions.by_id
         remember_texts(self._task, (q.doc for q in self._questions.values()))
-        self._metrics = _offered(self._task, settings)
+        self._metrics = offered(self._task, settings)
         self._check_generation(settings)
         self.description = TaskDescription(
-            manifest=Manifest(settings.name, questions.items),
+            manifest=Manifest(settings.name, questions.items, settings.shares),
             protocol=Protocol(
                 settings.name,
                 protocol_settings(self._task, settings, engine, questions),
@@ -179,32 +174,3 @@ def _answer(lm: EngineLM, instances: Sequence[Instance]) -> dict[int, list[Compl
             for request, pair in zip(requests, answers, strict=True):
                 request.resps.append(pair)
     return completions
-
-
-def _offered(
-    task: ConfigurableTask, settings: TaskSettings
-) -> dict[str, tuple[str, str]]:
-    """Return the metrics that are a mean over items: name to (metric, filter).
-
-    A task with one filter offers ``metric``, one with several ``metric,filter``.
-    """
-    filters = filter_names(task)
-    aggregations = task.aggregation()
-    has_own = task.config.process_results is not None
-    has_pairs = task.OUTPUT_TYPE == "multiple_choice" and not has_own
-    metrics = [
-        name
-        for name, how in aggregations.items()
-        if how is mean and not (has_pairs and name in _NO_SCALARS)
-    ]
-    if not metrics:
-        raise wrong(
-            settings,
-            f"{settings.task!r} has no metric that is a mean over items (it has "
-            f"{', '.join(aggregations) or 'none'}).",
-        )
-    return {
-        metric if len(filters) == 1 else f"{metric},{name}": (metric, name)
-        for name in filters
-        for metric in metrics
-    }

@@ -68,8 +68,9 @@ def split_items(
         raise _wrong(
             settings,
             f"no items are left to search on: {len(ids)} in the dataset, "
-            f"search_fraction {settings.search_fraction}, limit {settings.limit}. "
-            "Use more items, a larger fraction, or search_items.",
+            f"search_fraction {settings.search_fraction}, limit "
+            f"{settings.limit or 'none'}. Use more items or a larger search_fraction, "
+            "or list those searched on under items.search.",
         )
     seen = sorted(set(examples) & {*search, *report})
     if seen:
@@ -77,7 +78,8 @@ def split_items(
             settings,
             f"{len(seen)} few-shot example(s) are also items that are scored, for "
             f"example {seen[0]}. Take examples from another split (fewshot_split), "
-            "exclude them with search_items and report_items, or set num_fewshot: 0.",
+            "list other items under items.search and items.report, or set "
+            "num_fewshot: 0.",
         )
     return (
         *_blocks(search, ItemRole.SEARCH, settings.n_blocks),
@@ -89,8 +91,8 @@ def _roles(
     settings: TaskSettings, ids: Sequence[str], report_ids: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Return the names of both roles, sorted, before any limit."""
-    wanted = _named(settings, "search_items", settings.search_items, ids)
-    sealed = _named(settings, "report_items", settings.report_items, report_ids or ids)
+    wanted = _named(settings, "search", settings.search_items, ids)
+    sealed = _named(settings, "report", settings.report_items, report_ids or ids)
     if report_ids is not None:
         search = set(ids) if wanted is None else wanted
         report = set(report_ids) if sealed is None else sealed
@@ -132,8 +134,9 @@ def _named(
         else:
             raise _wrong(
                 settings,
-                f"{key} names {name!r}, which is neither an item id nor a position "
-                f"from 0 to {len(ids) - 1}.",
+                f"{name!r} is neither an item id nor a position from 0 to "
+                f"{len(ids) - 1}.",
+                f"items.{key}",
             )
     return found
 
@@ -184,5 +187,25 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _wrong(settings: TaskSettings, message: str) -> SpecError:
-    return SpecError([Problem(f"task {settings.name}", message)])
+def counted(items: Sequence[Item]) -> tuple[int, int]:
+    """Return how many items are searched on, and how many are sealed."""
+    n_search = sum(item.role is ItemRole.SEARCH for item in items)
+    return n_search, len(items) - n_search
+
+
+def keyed(settings: TaskSettings, error: SpecError) -> list[Problem]:
+    """Say where in a study's ``tasks`` each problem of a task stands."""
+    told = f"task {settings.name}"
+    found = []
+    for problem in error.problems:
+        inner = problem.where.removeprefix(told).removeprefix(": ")
+        if problem.where.startswith(told):
+            where, message = f"{settings.name}.{inner}".rstrip("."), problem.message
+        else:
+            where, message = settings.name, str(problem)
+        found.append(Problem(where, message))
+    return found
+
+
+def _wrong(settings: TaskSettings, message: str, key: str = "items") -> SpecError:
+    return SpecError([Problem(f"task {settings.name}: {key}", message)])

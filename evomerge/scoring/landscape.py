@@ -28,6 +28,7 @@ from evomerge.core.protocol import (
     TaskDescription,
 )
 from evomerge.core.recipe import Recipe
+from evomerge.core.survey import TaskFacts
 from evomerge.core.work import TaskSettings
 from evomerge.errors import CandidateError, Problem, SpecError, WorkerError
 from evomerge.scoring.items import item_id, split_items
@@ -49,6 +50,7 @@ class Landscape:
     Attributes:
         items: Questions in the task.
         metric: Name of the one metric, 0 or 1 for each item.
+        higher_is_better: What the task says of it.
         optimum: Best value of every knob, or of each by name; knobs not named have
             their own between 0 and 1, drawn from the task's name.
         width: Distance over which the chance falls, in units of the knobs.
@@ -70,6 +72,7 @@ class Landscape:
 
     items: int = 40
     metric: str = "acc"
+    higher_is_better: bool = True
     optimum: float | Mapping[str, float] | None = None
     width: float = 0.5
     floor: float = 0.05
@@ -109,8 +112,21 @@ class Landscape:
             raise SpecError(problems)
         return cls(**settings.options)
 
+    @property
+    def facts(self) -> TaskFacts:
+        """What can be measured."""
+        senses = {self.metric: self.higher_is_better}
+        return TaskFacts(senses, generates=self.tokens > 0)
+
+    def ids(self, name: str) -> list[str]:
+        """Return the names of the questions of a task of this name."""
+        return [
+            item_id({"simulated": name, "item": number}) for number in range(self.items)
+        ]
+
 
 _NOT_SCORES = (
+    "higher_is_better",
     "sleep_s",
     "fail_if",
     "break_if",
@@ -133,10 +149,7 @@ class SimulatedTask:
         self._name = settings.name
         self._landscape = Landscape.read(settings)
         self._cache = Path(cache_dir)
-        ids = [
-            item_id({"simulated": settings.name, "item": number})
-            for number in range(self._landscape.items)
-        ]
+        ids = self._landscape.ids(settings.name)
         scored_by = {
             field.name: getattr(self._landscape, field.name)
             for field in fields(Landscape)
@@ -149,7 +162,9 @@ class SimulatedTask:
             "engine": dict(facts),
         }
         self._description = TaskDescription(
-            manifest=Manifest(settings.name, split_items(settings, ids)),
+            manifest=Manifest(
+                settings.name, split_items(settings, ids), settings.shares
+            ),
             protocol=Protocol(settings.name, protocol),
             metrics=(self._landscape.metric,),
         )

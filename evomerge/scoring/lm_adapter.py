@@ -32,6 +32,7 @@ from evomerge.scoring.lm_insides import (
 DEFAULT_MAX_GEN_TOKS = 256
 """Tokens an answer may have where the task does not say (lm-eval's own default)."""
 
+_TAKEN = {"until", "max_gen_toks", "top_p", "seed"}
 _GREEDY_IGNORES = {"top_p", "top_k", "min_p", "seed"}
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "top_k": (None, 0, -1),
@@ -205,7 +206,7 @@ class EngineLM(TemplateLM):
     def _new_prompt(
         self, context: str, gen_kwargs: Mapping[str, Any], repeat: int
     ) -> GenerateRequest:
-        ways = dict(normalize_gen_kwargs(dict(gen_kwargs), self.max_gen_toks))
+        ways, temperature = _sampling(gen_kwargs)
         stop = handle_stop_sequences(ways.pop("until"), eos=self._eos_text)
         max_tokens = ways.pop("max_gen_toks")
         room = self.max_length - max_tokens
@@ -215,9 +216,7 @@ class EngineLM(TemplateLM):
                 f"{self.max_length} tokens with the prompt; lower max_gen_toks or "
                 "raise engine.max_model_len."
             )
-        temperature = _temperature(ways, given="temperature" in gen_kwargs)
         is_greedy = temperature == 0.0
-        _refuse_unknown(ways, is_greedy=is_greedy)
         seed = digest([context, ways.get("seed") or 0, repeat])
         return GenerateRequest(
             prompt=tuple(self.tok_encode(context)[-room:]),
@@ -234,6 +233,26 @@ class EngineLM(TemplateLM):
         return text or self.tokenizer.eos_token or ""
 
 
+def check_generation(gen_kwargs: Mapping[str, Any]) -> None:
+    """Look through a task's generation settings, without an engine.
+
+    Raises:
+        SpecError: A setting is one that engines do not offer.
+        TypeError: A setting has a value of another kind.
+        ValueError: Likewise.
+    """
+    ways, _ = _sampling(gen_kwargs)
+    handle_stop_sequences(ways["until"], eos="")
+
+
+def _sampling(gen_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """Return lm-eval's settings, all of them known here, and the temperature."""
+    ways = dict(normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_GEN_TOKS))
+    temperature = _temperature(ways, given="temperature" in gen_kwargs)
+    _refuse_unknown(ways, is_greedy=temperature == 0.0)
+    return ways, temperature
+
+
 def _temperature(ways: dict[str, Any], *, given: bool) -> float:
     """Read the sampler: 0 is greedy; sampling without a temperature is at 1."""
     do_sample = ways.pop("do_sample")
@@ -245,7 +264,7 @@ def _temperature(ways: dict[str, Any], *, given: bool) -> float:
 
 def _refuse_unknown(ways: Mapping[str, Any], *, is_greedy: bool) -> None:
     for name, value in ways.items():
-        if name in ("top_p", "seed") or (is_greedy and name in _GREEDY_IGNORES):
+        if name in _TAKEN or (is_greedy and name in _GREEDY_IGNORES):
             continue
         if name in _NEUTRAL and value in _NEUTRAL[name]:
             continue

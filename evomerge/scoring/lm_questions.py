@@ -52,9 +52,14 @@ class _Split:
 
 
 def build_questions(
-    task: ConfigurableTask, settings: TaskSettings, lm: EngineLM
+    task: ConfigurableTask, settings: TaskSettings, lm: EngineLM | None
 ) -> Questions:
     """Choose the items and write their prompts.
+
+    Args:
+        task: As lm-eval built it.
+        settings: Which items, and how prompts are written.
+        lm: Has the tokenizer for chat templates; needed for nothing else.
 
     Raises:
         SpecError: A split does not exist, roles or examples overlap, or a prompt
@@ -126,7 +131,7 @@ class _PromptWriter:
     """Writes prompts through the task's own methods, noting the examples it uses."""
 
     def __init__(
-        self, task: ConfigurableTask, settings: TaskSettings, lm: EngineLM
+        self, task: ConfigurableTask, settings: TaskSettings, lm: EngineLM | None
     ) -> None:
         self._task = task
         self._settings = settings
@@ -194,8 +199,8 @@ class _PromptWriter:
         self.examples.update(item_id(doc) for doc in drawn)
         return drawn
 
-    def _chat_template(self, lm: EngineLM) -> Callable[..., str] | None:
-        if not self._settings.apply_chat_template:
+    def _chat_template(self, lm: EngineLM | None) -> Callable[..., str] | None:
+        if lm is None or not self._settings.apply_chat_template:
             return None
         if not getattr(lm.tokenizer, "chat_template", None):
             raise wrong(

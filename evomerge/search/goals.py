@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from evomerge.core.cost import is_cost
 from evomerge.core.protocol import TaskDescription
 from evomerge.core.study import Constraint, Objective
-
-ALWAYS = ("tokens", "truncated")
-"""Measured of every task, whatever its metrics."""
+from evomerge.core.survey import ALWAYS
 
 
 def missing_measures(
@@ -25,6 +23,11 @@ def missing_measures(
         f"{task.manifest.task}/{metric}"
         for task in tasks
         for metric in (*task.metrics, *ALWAYS)
+    } | {
+        f"{share.group}/{metric}"
+        for task in tasks
+        for share in task.manifest.shares
+        for metric in (share.metric, *ALWAYS)
     }
     bounded = [constraint.objective for constraint in constraints]
     wanted = {

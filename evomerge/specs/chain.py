@@ -24,9 +24,17 @@ from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.restore import written
 from evomerge.specs.sources import open_sources
 from evomerge.specs.stages import Part, Stage, Taken
-from evomerge.specs.stored import LATER, RECIPE_VERSION, recipe_version_of
+from evomerge.specs.stored import (
+    LATER,
+    RECIPE_VERSION,
+    groups_from,
+    recipe_version_of,
+)
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Judge, Surroundings
+
+_KEPT = ("study", "recipes", "groups")
+"""Parts of a configuration that a stage is begun from."""
 
 
 def resolve_parts(
@@ -74,9 +82,8 @@ def pending(study: ResolvedStudy) -> dict[str, Any]:
     """Return what is kept of a stage until it begins."""
     stage = replace(_stage_of(study), taken={})
     return {
-        "study": study.config["study"],
-        "recipes": study.config["recipes"],
         RECIPE_VERSION: recipe_version_of(study.config),
+        **{key: study.config[key] for key in _KEPT if key in study.config},
         "stage": stage.to_json(),
         "allowance": dict(study.allowance),
     }
@@ -134,6 +141,7 @@ class Pending:
             stage=replace(self.stage, taken=taken),
             later=self.later,
             recipe_version=recipe_version_of(self.kept),
+            surveyed=groups_from(self.kept),
         )
         return resolve_at(spec, around)
 
@@ -174,6 +182,7 @@ class _Chain:
     def _resolve(self, part: Part, around: Surroundings) -> ResolvedStudy | None:
         mistakes = part.mistakes(self._noted.file)
         mistakes.found += self._unread
+        around = replace(around, surveyed=part.surveyed)
         try:
             return resolve_among(self._models, part.spec, around, mistakes)
         except SpecError as error:

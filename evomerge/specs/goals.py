@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from evomerge.core.cost import COST, SPEED_MEASURE
 from evomerge.specs.base import Name, Positive, Spec
 
 Weight = Annotated[float, Field(gt=0.0)]
@@ -33,9 +32,10 @@ class ObjectiveSpec(Spec):
         default=None,
         description="What the objective is called; its measure if not given.",
     )
-    direction: Literal["maximize", "minimize"] = Field(
-        default="maximize",
-        description="Which way is better; costs are minimised if it is not given.",
+    direction: Literal["maximize", "minimize"] | None = Field(
+        default=None,
+        description="Which way is better; the metric's own, as its task says, if not "
+        "given. Tokens, truncated answers and costs are minimised, speed is maximised.",
     )
     measure: MeasureText | None = Field(
         default=None,
@@ -54,16 +54,6 @@ class ObjectiveSpec(Spec):
         description="Extra weight of the worst measure, added to the mean: 0.5 asks "
         "for balance.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _turned(cls, data: Any) -> Any:
-        """Turn a cost the way it is wanted, where nothing is said."""
-        if isinstance(data, Mapping) and "direction" not in data:
-            measure = str(data.get("measure"))
-            if measure.startswith(f"{COST}/") and measure != SPEED_MEASURE:
-                return {**data, "direction": "minimize"}
-        return data
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

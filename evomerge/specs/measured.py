@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from evomerge.core.cost import COST, is_cost, parse
 from evomerge.core.study import Constraint, Direction, Measure, Objective
+from evomerge.core.survey import Member, TaskFacts
 from evomerge.core.work import TaskSettings
 from evomerge.errors import RecipeError
 from evomerge.specs.goals import ConstraintSpec, ObjectiveSpec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.senses import Senses
 from evomerge.specs.study import StudySpec
 from evomerge.specs.tasks import DEFAULT_BLOCKS, ItemsSpec, TaskSpec
 
 EVERY_TASK = "*"
+_OVERALL = ObjectiveSpec(name="score", mean_of=(EVERY_TASK,))
+"""The objective of a study that names none."""
 
 
-def tasks_of(spec: StudySpec) -> tuple[TaskSettings, ...]:
-    """Return every task with the study's defaults laid under it, by name."""
+def tasks_of(
+    spec: StudySpec, groups: Mapping[str, tuple[Member, ...]] = {}
+) -> tuple[TaskSettings, ...]:
+    """Return every task with the study's defaults laid under it, by name.
+
+    Args:
+        spec: The study.
+        groups: Those of its tasks that are groups, to the tasks they stand for.
+    """
     total = spec.items.blocks or DEFAULT_BLOCKS
     share = max(total // max(len(spec.tasks), 1), 1)
     return tuple(
-        _task(name, spec.tasks[name], spec.items, share) for name in sorted(spec.tasks)
+        one
+        for name in sorted(spec.tasks)
+        for one in _members(
+            _task(name, spec.tasks[name], spec.items, share), groups.get(name, ())
+        )
     )
+
+
+def _members(task: TaskSettings, members: tuple[Member, ...]) -> Iterator[TaskSettings]:
+    """Yield the task itself, or those that it stands for."""
+    if not members:
+        yield task
+    for member in members:
+        yield replace(
+            task,
+            name=f"{task.name}.{member.task}",
+            task=member.task,
+            include_path=task.include_path if member.is_local else None,
+            n_blocks=max(task.n_blocks // len(members), 1),
+            overrides=member.overrides,
+            shares=member.shares,
+        )
 
 
 def _task(name: str, task: TaskSpec, usual: ItemsSpec, blocks: int) -> TaskSettings:
@@ -54,6 +85,10 @@ def _task(name: str, task: TaskSpec, usual: ItemsSpec, blocks: int) -> TaskSetti
     )
 
 
+def _is_maximised(written: tuple[ObjectiveSpec, ...]) -> bool:
+    return all(one.direction == "maximize" for one in written)
+
+
 def _ids(items: tuple[str | int, ...] | None) -> tuple[str, ...] | None:
     return None if items is None else tuple(str(item) for item in items)
 
@@ -61,14 +96,28 @@ def _ids(items: tuple[str | int, ...] | None) -> tuple[str, ...] | None:
 class Measured:
     """Reads objectives and constraints over a study's tasks.
 
+    Args:
+        spec: The study.
+        mistakes: Where to note what is wrong.
+        facts: Task to what can be measured of it. Metrics of other tasks are taken as
+            they are written, and maximised where nothing is said.
+
     Attributes:
         objectives: In the order written.
+        written: As they are written, each with its direction; empty if none is and
+            their mean is to be maximised.
     """
 
-    def __init__(self, spec: StudySpec, mistakes: Mistakes) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        mistakes: Mistakes,
+        facts: Mapping[str, TaskFacts] = {},
+    ) -> None:
         self._tasks = spec.tasks
         self._mistakes = mistakes
-        if not spec.tasks:
+        self._senses = Senses(facts, mistakes)
+        if not spec.tasks and not mistakes.any_at("tasks"):
             mistakes.add(
                 "tasks",
                 "expected at least one task, here or from evaluators, got none.",
@@ -78,11 +127,19 @@ class Measured:
                 f"tasks.{COST}",
                 f"expected another name: `{COST}/...` is what a model costs.",
             )
-        written = spec.objectives or (
-            ObjectiveSpec(name="score", mean_of=(EVERY_TASK,)),
-        )
+        for name, task in spec.tasks.items():
+            if task.metric is not None:
+                self._senses.check(Measure(name, task.metric), f"tasks.{name}.metric")
+        written = spec.objectives or (_OVERALL,)
         found = [self._objective(o, i) for i, o in enumerate(written)]
+        self._names = [str(one.name or one.measure) for one in written]
         self.objectives = tuple(o for o in found if o is not None)
+        self.written = tuple(
+            one if o is None else one.model_copy(update={"direction": str(o.direction)})
+            for one, o in zip(written, found, strict=True)
+        )
+        if not spec.objectives and _is_maximised(self.written):
+            self.written = ()
         names = [objective.name for objective in self.objectives]
         for i, name in enumerate(names):
             if name in names[:i]:
@@ -103,6 +160,7 @@ class Measured:
 
     def _objective(self, spec: ObjectiveSpec, index: int) -> Objective | None:
         key = f"objectives.{index}"
+        turned = f"{key}.direction" if spec is not _OVERALL else "objectives"
         if spec.measure is not None:
             weights: Mapping[str, float] = {spec.measure: 1.0}
             key = f"{key}.measure"
@@ -127,9 +185,11 @@ class Measured:
                 "`measure`, or a constraint of its own.",
             )
         measures = tuple(measure for measure, _ in pairs)
+        name = spec.name or (str(measures[0]) if len(pairs) == 1 else "score")
+        said = None if spec.direction is None else Direction(spec.direction)
         return Objective(
-            name=spec.name or (str(measures[0]) if len(pairs) == 1 else "score"),
-            direction=Direction(spec.direction),
+            name=name,
+            direction=self._senses.direction(name, measures, said, turned),
             measures=measures,
             weights=tuple(weight for _, weight in pairs),
             worst=spec.worst,
@@ -142,7 +202,7 @@ class Measured:
         names = sorted(self._tasks) if task == EVERY_TASK else [task]
         found = []
         for name in names:
-            known = self._tasks.get(name)
+            known = self._tasks.get(name.partition(".")[0])
             if known is None:
                 if self._tasks:
                     self._mistakes.add(
@@ -158,7 +218,9 @@ class Measured:
                     f"the task a metric; got {text!r}.",
                 )
                 continue
-            found.append(Measure(name, wanted))
+            measure = Measure(name, wanted)
+            if not metric or self._senses.check(measure, key):
+                found.append(measure)
         return tuple(found)
 
     def _cost(self, metric: str, key: str) -> tuple[Measure, ...]:
@@ -209,11 +271,10 @@ class Measured:
         named = {objective.name: objective for objective in self.objectives}
         objective = named.get(str(spec.objective))
         if objective is None:
-            self._mistakes.add(
-                f"{key}.objective",
-                f"unknown objective {spec.objective!r}"
-                f"{did_you_mean(str(spec.objective), list(named))}",
-            )
+            if spec.objective not in self._names:
+                hint = did_you_mean(str(spec.objective), self._names)
+                message = f"unknown objective {spec.objective!r}{hint}"
+                self._mistakes.add(f"{key}.objective", message)
             return None
         if objective.worst and objective.direction is not direction:
             self._mistakes.add(

@@ -17,6 +17,8 @@ class Mistakes:
         places: Outermost key to where it stands instead: the keys of a stage.
         warnings: What the user is told although nothing is refused.
         strict: What would be a warning is a mistake.
+        muted: Keys that nothing is said of, nor of any below: what could be found
+            there only follows from a mistake that is told already.
     """
 
     file: str
@@ -24,9 +26,12 @@ class Mistakes:
     places: Mapping[str, str] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
     strict: bool = False
+    muted: tuple[str, ...] = ()
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""
+        if any(f"{key}.".startswith(f"{muted}.") for muted in self.muted):
+            return
         where = self.where(key)
         if all(problem.where != where for problem in self.found):
             self.found.append(Problem(where, message))

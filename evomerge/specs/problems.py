@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -49,9 +49,44 @@ def validate(
     if len(unknown) < len(details):
         return None, _once(problems)
     try:
-        return model.model_validate(_without(data, unknown)), _once(problems)
+        return model.model_validate(_without(data, map(place, unknown))), _once(
+            problems
+        )
     except ValidationError:
         return None, _once(problems)
+
+
+def salvaged(
+    model: type[S], data: Mapping[str, Any], stand_ins: Mapping[str, Any]
+) -> S | None:
+    """Read plain data into a model without whatever is wrong in it.
+
+    Args:
+        model: What the data should be.
+        data: As it was written.
+        stand_ins: Required key to what may stand for it, if it is left out.
+
+    Returns:
+        A model that is only good for finding further mistakes, if there is one.
+    """
+    rest: Any = data
+    for _ in range(_LAYERS):
+        rest = {**stand_ins, **rest}
+        try:
+            return model.model_validate(rest)
+        except ValidationError as error:
+            rest = _without(rest, map(_cut, error.errors(include_url=False)))
+    return None
+
+
+_LAYERS = 6
+"""Most times that what something stood in is left out too, not whole without it."""
+
+
+def _cut(detail: ErrorDetails) -> tuple[str, ...]:
+    """Return what to leave out for the rest to be read."""
+    path = place(detail["loc"])
+    return path[:-1] or path if detail["type"] == "missing" else path
 
 
 def place(loc: tuple[int | str, ...]) -> tuple[str, ...]:
@@ -156,9 +191,9 @@ def _once(problems: list[Problem]) -> list[Problem]:
     return list(seen.values())
 
 
-def _without(data: Any, locs: list[tuple[int | str, ...]]) -> Any:
-    """Copy plain data without the keys at these places."""
-    drop = {place(loc) for loc in locs}
+def _without(data: Any, places: Iterable[tuple[str, ...]]) -> Any:
+    """Copy plain data without what stands at these places."""
+    drop = set(places)
 
     def copy(value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Mapping):
@@ -168,7 +203,11 @@ def _without(data: Any, locs: list[tuple[int | str, ...]]) -> Any:
                 if (*path, str(key)) not in drop
             }
         if isinstance(value, list | tuple):
-            return [copy(item, (*path, str(i))) for i, item in enumerate(value)]
+            return [
+                copy(item, (*path, str(i)))
+                for i, item in enumerate(value)
+                if (*path, str(i)) not in drop
+            ]
         return value
 
     return copy(data, ())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.core.recipe import VERSION
+from evomerge.core.survey import Survey
 from evomerge.errors import Problem, SpecError
+from evomerge.specs import salvage
 from evomerge.specs.chain import resolve_parts
 from evomerge.specs.keys import did_you_mean
+from evomerge.specs.measured import tasks_of
 from evomerge.specs.mergekit import other_file
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
@@ -39,12 +43,19 @@ def load_study(path: str | Path) -> StudySpec:
     return part.spec
 
 
-def load_parts(path: str | Path) -> tuple[Part, ...]:
+def load_parts(
+    path: str | Path, *, judge: Judge | None = None, survey: Survey | None = None
+) -> tuple[Part, ...]:
     """Read a study file, with the evaluator files it names.
 
     Everything that can be checked without a source is: unknown keys, names that nothing
     bears, values out of range. Sources need not exist; where anything else is wrong,
     missing ones are reported with it.
+
+    Args:
+        path: The study file.
+        judge: Says what is wrong with a choice of strategy.
+        survey: Finds out about the tasks; without it they are taken as written.
 
     Returns:
         Its stages, or the one search there is; their evaluators' tasks are among their
@@ -61,11 +72,13 @@ def load_parts(path: str | Path) -> tuple[Part, ...]:
         mistakes.stop_if_any()
     data.setdefault("name", file.stem)
     _take_evaluators(data, file.parent, mistakes)
-    parts = _parts(data, mistakes)
+    parts = tuple(_looked_at(part, survey) for part in _parts(data, mistakes))
     for part in parts:
         noted = part.mistakes(file.name)
         noted.found = mistakes.found
-        check_names(part.spec, noted, part.stage)
+        for problem in part.surveyed.problems:
+            noted.add(f"tasks.{problem.where}", problem.message)
+        check_names(part, noted, judge)
         _note_missing_recipes(part.spec, file.parent, noted)
     if mistakes.found:
         _note_missing_sources(data.get("sources"), file.parent, mistakes)
@@ -76,9 +89,17 @@ def load_parts(path: str | Path) -> tuple[Part, ...]:
 def _parts(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]:
     if "stages" in data:
         return read_stages(data, mistakes)
-    spec, problems = validate(StudySpec, data, mistakes.file)
+    spec, problems, muted = salvage.read_study(data, mistakes.file)
     mistakes.found += problems
-    return () if spec is None else (Part(spec),)
+    return () if spec is None else (Part(spec, muted=muted),)
+
+
+def _looked_at(part: Part, survey: Survey | None) -> Part:
+    """Find out about the tasks of a part, those that are whole."""
+    if survey is None:
+        return part
+    whole = [t for t in tasks_of(part.spec) if f"tasks.{t.name}" not in part.muted]
+    return replace(part, surveyed=survey(whole))
 
 
 def read_study(
@@ -86,6 +107,7 @@ def read_study(
     *,
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
+    survey: Survey | None = None,
 ) -> ResolvedStudy:
     """Read a study file and answer every question it leaves open.
 
@@ -93,6 +115,7 @@ def read_study(
         path: The study file.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
         judge: See ``resolve``.
+        survey: See ``load_parts``.
 
     Returns:
         The study, or its first stage, which knows of those to come.
@@ -100,7 +123,7 @@ def read_study(
     Raises:
         SpecError: Carries every mistake found.
     """
-    first, *_ = read_studies(path, cache_dir=cache_dir, judge=judge)
+    first, *_ = read_studies(path, cache_dir=cache_dir, judge=judge, survey=survey)
     return first
 
 
@@ -110,6 +133,7 @@ def read_studies(
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
     recipe_version: int = VERSION,
+    survey: Survey | None = None,
 ) -> tuple[ResolvedStudy, ...]:
     """Read a study file and return all of its stages; see ``resolve_parts``.
 
@@ -118,7 +142,7 @@ def read_studies(
     """
     file = Path(path)
     return resolve_parts(
-        load_parts(file),
+        load_parts(file, judge=judge, survey=survey),
         base_dir=file.parent,
         file=file.name,
         cache_dir=None if cache_dir is None else Path(cache_dir),

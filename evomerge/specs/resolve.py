@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.core.recipe import Checkpoint, Input
-from evomerge.core.space import Blueprint
+from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
@@ -24,8 +24,8 @@ from evomerge.specs.planned import PlannedSpace, Setting
 from evomerge.specs.resolved import Baseline, ResolvedStudy
 from evomerge.specs.room import engine_of, facts_of
 from evomerge.specs.sources import common_layers, open_sources
-from evomerge.specs.stages import Stage
-from evomerge.specs.stored import LATER, allowance_of, config_of
+from evomerge.specs.stages import Part
+from evomerge.specs.stored import LATER, allowance_of, config_of, groups_to_json
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Judge, Surroundings
 from evomerge.specs.taking import composed_among, take_in
@@ -91,12 +91,12 @@ def resolve_among(
     return _Resolver(spec, around, mistakes, models).study()
 
 
-def check_names(
-    spec: StudySpec, mistakes: Mistakes, stage: Stage | None = None
-) -> None:
+def check_names(part: Part, mistakes: Mistakes, judge: Judge | None = None) -> None:
     """Note everything that can be seen to be wrong without reading a source."""
-    around = Surroundings(None, mistakes.file, stage=stage)
-    _Resolver(spec, around, mistakes, {}).look()
+    around = Surroundings(
+        None, mistakes.file, stage=part.stage, surveyed=part.surveyed, judge=judge
+    )
+    _Resolver(part.spec, around, mistakes, {}).look()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +132,16 @@ class _Resolver:
         """Put everything together and note every mistake."""
         spec = self._spec
         check_sources(spec, self._mistakes)
+        for warning in self._around.surveyed.warnings:
+            self._mistakes.warn(f"tasks.{warning.where}", warning.message)
         setting = self._setting()
-        measured = Measured(spec, self._mistakes)
+        measured = Measured(spec, self._mistakes, self._around.surveyed.facts)
         once = tuple(dict.fromkeys(spec.space.experts))
         space = spec.space.model_copy(update={"experts": once})
         planned = plan_open_space(space, setting, "space", self._mistakes)
         baselines: tuple[Baseline, ...] = ()
+        self._check_strategy(planned)
         if planned is not None and not has_strange_sources(spec):
-            if not planned.is_guess:
-                self._check_strategy(planned, measured)
             zero = GenerationZero(
                 spec,
                 setting,
@@ -154,6 +155,7 @@ class _Resolver:
         measured.constraints(spec, labels)
         if planned is None:
             return None
+        spec = spec.model_copy(update={"objectives": measured.written})
         return _Parts(spec, setting, planned, measured, baselines)
 
     def study(self) -> ResolvedStudy:
@@ -170,7 +172,7 @@ class _Resolver:
         engine = self._engine(parts)
         labels = [baseline.label for baseline in parts.baselines]
         constraints = parts.measured.constraints(spec, labels)
-        tasks = tasks_of(spec)
+        tasks = tasks_of(spec, self._around.surveyed.members)
         others = [
             name
             for name in _by_use(spec)
@@ -204,6 +206,7 @@ class _Resolver:
                 **({LATER: list(self._around.later)} if self._around.later else {}),
             },
             warnings=tuple(self._mistakes.warnings),
+            items=self._around.surveyed.items,
         )
 
     def _config(self, parts: _Parts) -> dict[str, Any]:
@@ -211,6 +214,8 @@ class _Resolver:
         config = config_of(parts.spec, self._models, space, parts.baselines, version)
         if self._stage is not None:
             config["stage"] = self._stage.to_json()
+        if groups := self._around.surveyed.members:
+            config["groups"] = groups_to_json(groups)
         return config
 
     def _setting(self) -> Setting:
@@ -266,20 +271,21 @@ class _Resolver:
         self._mistakes.stop_if_any()
         return engine
 
-    def _check_strategy(
-        self, planned: PlannedSpace[Blueprint], measured: Measured
-    ) -> None:
-        if not self._mistakes.any_at("space") and not planned.space.axes:
-            self._mistakes.add(
-                "space.knobs",
-                "expected at least one open choice, got none; write `search`, or a "
-                "mapping with low and high, for a knob.",
-            )
+    def _check_strategy(self, planned: PlannedSpace[Blueprint] | None) -> None:
+        space = SearchSpace(())
+        is_known = planned is not None and not has_strange_sources(self._spec)
+        if planned is not None and is_known and not planned.is_guess:
+            space = planned.space
+            if not self._mistakes.any_at("space") and not space.axes:
+                self._mistakes.add(
+                    "space.knobs",
+                    "expected at least one open choice, got none; write `search`, or "
+                    "a mapping with low and high, for a knob.",
+                )
         if self._around.judge is None:
             return
-        said = self._around.judge(
-            _strategy(self._spec), planned.space, len(measured.objectives)
-        )
+        n_objectives = len(self._spec.objectives) or 1
+        said = self._around.judge(_strategy(self._spec), space, n_objectives)
         if said:
             self._mistakes.add("strategy", "; ".join(said) + ".")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.checkpoints import Model
@@ -47,6 +47,8 @@ class ResolvedStudy:
         config: What may not change when the study is resumed; plain JSON data.
         allowance: What may: budget, workers, paths, placement; plain JSON data.
         warnings: What the user must see although nothing is refused.
+        items: Task to its number of search and of report items; empty where tasks were
+            not looked at.
     """
 
     name: str
@@ -71,3 +73,4 @@ class ResolvedStudy:
     config: Mapping[str, Any]
     allowance: Mapping[str, Any]
     warnings: tuple[Problem, ...] = ()
+    items: Mapping[str, tuple[int, int]] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from evomerge.specs.problems import validate
 from evomerge.specs.resolve import resolve_at
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.stages import Stage
-from evomerge.specs.stored import LATER, VERSION, diff, recipe_version_of
+from evomerge.specs.stored import LATER, VERSION, diff, groups_from, recipe_version_of
 from evomerge.specs.study import StudySpec
 from evomerge.specs.surroundings import Surroundings
 
@@ -63,6 +63,7 @@ def restore(
         stage=Stage.from_json(config["stage"]) if "stage" in config else None,
         later=tuple(allowance.get(LATER, ())),
         recipe_version=recipe_version_of(config),
+        surveyed=groups_from(config),
     )
     study = resolve_at(spec, around)
     changes = diff(config, study.config)

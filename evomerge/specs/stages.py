@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evomerge.core.recipe import Nested, Recipe
+from evomerge.core.survey import Surveyed
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.study import StudySpec
 
@@ -101,15 +102,19 @@ class Part:
         spec: All it says, whether for one stage or for all.
         stage: Which stage it is; None where there are none.
         places: Key to where it stands, for those that are the stage's own.
+        surveyed: What is known of its tasks.
+        muted: Keys that follow from mistakes, see ``Mistakes``.
     """
 
     spec: StudySpec
     stage: Stage | None = None
     places: Mapping[str, str] = field(default_factory=dict)
+    surveyed: Surveyed = field(default_factory=Surveyed)
+    muted: tuple[str, ...] = ()
 
     def mistakes(self, file: str) -> Mistakes:
         """Return where to note what is wrong with this part."""
-        return Mistakes(file, places=self.places)
+        return Mistakes(file, places=self.places, muted=self.muted)
 
 
 def grounded(name: str, taken: Mapping[str, Recipe]) -> str:

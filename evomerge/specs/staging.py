@@ -12,7 +12,8 @@ from evomerge.specs.base import Spec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.measured import Measured
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.problems import validate
+from evomerge.specs.problems import salvaged, validate
+from evomerge.specs.salvage import keys_of, muted_by, read_study
 from evomerge.specs.stages import Part, Stage, Take
 from evomerge.specs.study import StageSpec, StudySpec, TakeSpec
 
@@ -35,12 +36,14 @@ def read_stages(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]
         data: The file, its evaluators taken over.
         mistakes: Where to note what is wrong.
     """
-    written, problems = validate(_Stages, {"stages": data["stages"]}, mistakes.file)
-    mistakes.found += problems
-    if written is None:
-        return ()
-    top = {key: value for key, value in data.items() if key != "stages"}
     rows = data["stages"]
+    written, problems = validate(_Stages, {"stages": rows}, mistakes.file)
+    mistakes.found += problems
+    written = written or salvaged(_Stages, {"stages": rows}, {})
+    if written is None or len(written.stages) != len(rows):
+        return ()
+    wrong = keys_of(problems, mistakes.file)
+    top = {key: value for key, value in data.items() if key != "stages"}
     own = [{key for key in _OWN if row.get(key) is not None} for row in rows]
     _note_useless(top, own, mistakes)
     parts: list[Part] = []
@@ -48,11 +51,13 @@ def read_stages(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]
         places = {key: f"stages.{number}.{key}" for key in {*own[number], "take"}}
         both = {**top, **{key: row[key] for key in own[number]}}
         both["name"] = f"{top['name']}.{stage.name}"
-        spec = _read_part(both, number, places, mistakes)
+        spec, muted = _read_part(both, number, places, mistakes)
         if spec is None:
             continue
         about = Stage(str(top["name"]), stage.name, number, _takes(stage.take))
-        part = Part(spec, about, places)
+        here = f"stages.{number}."
+        own_wrong = [k.removeprefix(here) for k in wrong if k.startswith(here)]
+        part = Part(spec, about, places, muted=(*muted, *muted_by(own_wrong)))
         _check(stage, part, parts, written.stages, mistakes)
         parts.append(part)
     return tuple(parts)
@@ -71,8 +76,8 @@ def _read_part(
     number: int,
     places: Mapping[str, str],
     mistakes: Mistakes,
-) -> StudySpec | None:
-    spec, problems = validate(StudySpec, data, mistakes.file)
+) -> tuple[StudySpec | None, tuple[str, ...]]:
+    spec, problems, muted = read_study(data, mistakes.file)
     for problem in problems:
         key = problem.where.removeprefix(mistakes.file).removeprefix(": ")
         first = key.partition(".")[0]
@@ -92,7 +97,7 @@ def _read_part(
             )
         elif problem.where not in {noted.where for noted in mistakes.found}:
             mistakes.found.append(problem)
-    return spec
+    return spec, muted
 
 
 def _takes(written: Mapping[str, TakeSpec]) -> dict[str, Take]:

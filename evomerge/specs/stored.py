@@ -14,6 +14,7 @@ from typing import Any
 from evomerge.checkpoints import Model
 from evomerge.core.digest import canonical_json, digest
 from evomerge.core.space import SearchSpace
+from evomerge.core.survey import Member, Surveyed
 from evomerge.specs.base import Spec
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.sources import content_of, whereabouts
@@ -78,6 +79,22 @@ def config_of(
             },
             "order": [axis.name for axis in space.axes],
             "baselines": {label: recipe.digest for label, recipe in recipes.items()},
+        }
+    )
+
+
+def groups_to_json(groups: Mapping[str, tuple[Member, ...]]) -> dict[str, Any]:
+    """Return which tasks the study's groups stand for, as plain JSON data."""
+    return _plain({name: [m.to_json() for m in groups[name]] for name in groups})
+
+
+def groups_from(kept: Mapping[str, Any]) -> Surveyed:
+    """Return what is kept of tasks: the members of groups; the rest is decided."""
+    groups = kept.get("groups", {})
+    return Surveyed(
+        members={
+            name: tuple(Member.from_json(m) for m in members)
+            for name, members in groups.items()
         }
     )
 

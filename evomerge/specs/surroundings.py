@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.core.recipe import VERSION, Recipe
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
+from evomerge.core.survey import Surveyed
 from evomerge.specs.stages import Stage
 
 Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
@@ -29,6 +30,7 @@ class Surroundings:
         stage: Which stage the study is, and what it takes; None where there are none.
         later: The stages after it, as they are kept until they begin.
         recipe_version: Of the recipes that its points become.
+        surveyed: What is known of the tasks.
     """
 
     base_dir: Path | None
@@ -39,3 +41,4 @@ class Surroundings:
     stage: Stage | None = None
     later: tuple[Mapping[str, Any], ...] = ()
     recipe_version: int = VERSION
+    surveyed: Surveyed = field(default_factory=Surveyed)

@@ -47,7 +47,7 @@ def test_check_leaves_no_study_behind(call, study: Path, here: Path) -> None:
 def test_check_without_a_dry_run_starts_no_engine(call, study: Path) -> None:
     found = json.loads(call("check", study, "--no-dry-run", "--json").out)
     assert found["trial_s"] is None
-    assert found["items"] == {}
+    assert found["items"] == {"one": [11, 9], "two": [5, 15]}
 
 
 def test_run_ends_with_the_best_and_tells_what_it_used(call, study: Path) -> None:

@@ -92,7 +92,7 @@ def test_explicit_search_items_leave_the_rest_for_the_report():
 
 
 def test_explicit_item_that_does_not_exist_is_refused():
-    with pytest.raises(SpecError, match=r"task sums: search_items names '200'"):
+    with pytest.raises(SpecError, match=r"task sums: items.search: '200' is neither"):
         split_items(settings(search_items=("200",)), IDS)
 
 
@@ -115,7 +115,7 @@ def test_splits_give_each_role_its_own_items():
 
 
 def test_few_shot_example_that_is_scored_is_refused():
-    with pytest.raises(SpecError, match=r"task sums: 1 few-shot example"):
+    with pytest.raises(SpecError, match=r"task sums: items: 1 few-shot example"):
         split_items(settings(), IDS, examples={IDS[3], "not an item"})
 
 
