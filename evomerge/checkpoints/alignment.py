@@ -42,6 +42,8 @@ class Plan:
         base: Name of the model that is asked first for a missing row, if any.
         multiple: The number of rows is rounded up to a multiple of this, leaving out
             the donor's own padding; 0 keeps the donor's rows.
+        apart: The donor gives no rows to the others; a token that only it has gets
+            zeros.
     """
 
     donor: str
@@ -49,6 +51,7 @@ class Plan:
     missing: Missing = "owner"
     base: str | None = None
     multiple: int = 0
+    apart: bool = False
 
     def settings(self) -> tuple[tuple[str, Scalar], ...]:
         """Return the plan as plain pairs."""
@@ -58,6 +61,7 @@ class Plan:
             ("missing", self.missing),
             ("multiple", self.multiple),
             ("union", self.union),
+            *((("apart", True),) if self.apart else ()),
         )
 
     @classmethod
@@ -70,7 +74,7 @@ class Plan:
         try:
             donor, base = settings["donor"], settings["base"]
             missing, multiple = settings["missing"], settings["multiple"]
-            union = settings["union"]
+            union, apart = settings["union"], settings.get("apart", False)
         except KeyError as error:
             raise CheckpointError(
                 f"A vocabulary is planned without {error.args[0]!r}."
@@ -82,9 +86,11 @@ class Plan:
             or type(multiple) is not int
             or multiple < 0
             or not isinstance(union, bool)
+            or not isinstance(apart, bool)
         ):
             raise CheckpointError(f"A vocabulary is planned by {dict(settings)!r}.")
-        return cls(donor, union, cast(Missing, missing), base or None, multiple)
+        wanted = cast(Missing, missing)
+        return cls(donor, union, wanted, base or None, multiple, apart)
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,8 @@ def _n_rows(n_tokens: int, n_donor: int, multiple: int) -> int:
 
 
 def _are_alike(models: Mapping[str, Model]) -> bool:
-    return len({model.tokenizer_digest for model in models.values()}) == 1
+    names = {(model.tokenizer_digest, model.vocabulary) for model in models.values()}
+    return len(names) == 1
 
 
 def _unchanged(

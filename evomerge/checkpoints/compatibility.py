@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.sizes import LAYER_COUNTS
+from evomerge.checkpoints.tokenizer_notes import different_rows
 
 _VOCABULARY = "vocab_size"
 _SIZES = (
@@ -213,10 +214,5 @@ def _flat(settings: Any) -> dict[str, Any]:
 
 
 def _tokenizer_problems(one: Named, other: Named) -> Iterator[str]:
-    a, b = one[1].tokenizer_digest, other[1].tokenizer_digest
-    if a and b and a != b:
-        yield (
-            f"{other[0]!r} and {one[0]!r} have different tokenizers: equal text would "
-            "select different rows of the embedding. Say with the key `vocabulary` "
-            "whose tokens the merge has, or use models of one vocabulary."
-        )
+    if said := different_rows(one, other):
+        yield said

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from evomerge.checkpoints.shards import PICKLES
-from evomerge.checkpoints.tokenizer import TOKENIZER_FILES
+from evomerge.checkpoints.tokenizer import RARE_FILES, TOKENIZER_FILES
 from evomerge.errors import CheckpointError, HubError
 
 SCHEME = "hf://"
@@ -26,6 +26,7 @@ _FILES = (
     "model.safetensors.index.json",
     "*.safetensors",
     *TOKENIZER_FILES,
+    *RARE_FILES,
 )
 _NOT_THESE = ("*/*", "consolidated*")
 """Folders within a repository, and a second copy of the weights in another layout."""

@@ -17,7 +17,14 @@ from evomerge.checkpoints.layer_types import LayerType, read_layer_types
 from evomerge.checkpoints.layout import Layout, Place, read_layout
 from evomerge.checkpoints.shards import read_shards
 from evomerge.checkpoints.sizes import layer_count_key, read_sizes
-from evomerge.checkpoints.tokenizer import TOKENIZER_FILES, tokenizer_digest
+from evomerge.checkpoints.tokenizer import (
+    RARE_FILES,
+    TOKENIZER_FILES,
+    TokenizerFacts,
+    read_tokenizer,
+    template_files,
+    tokenizer_digest,
+)
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ class Model:
         tied: The output head is the embedding.
         architecture: Class name, for example ``LlamaForCausalLM``.
         vocab_size: Rows of the embedding, as configured.
-        tokenizer_digest: Name of the map from text to token ids; empty without one.
+        tokenizer_digest: Name of the tokenizer as it is written; empty without one.
         origin: The hub id and commit it was fetched by; None for a folder that was
             named as such.
         adapter: The low-rank adapter that goes with it, if any; everything else is
@@ -69,6 +76,17 @@ class Model:
         return len(self.layer_types)
 
     @cached_property
+    def tokenizer(self) -> TokenizerFacts | None:
+        """What the tokenizer does; None without one. Read when first asked for."""
+        return read_tokenizer(self.path)
+
+    @property
+    def vocabulary(self) -> str:
+        """Name of the map from token to id: the tokenizer's where that is not known."""
+        facts = self.tokenizer
+        return facts.rows if facts and facts.rows else self.tokenizer_digest
+
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes of all tensors as stored."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -91,7 +109,8 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
         raise CheckpointError(
             f"{folder}: {what}. Give the folder of a model saved by transformers."
         )
-    refuse_links_out(folder, (CONFIG, GENERATION, *TOKENIZER_FILES))
+    copied = (*TOKENIZER_FILES, *RARE_FILES, *template_files(folder))
+    refuse_links_out(folder, (CONFIG, GENERATION, *copied))
     config = read_json(folder / CONFIG)
     if "quantization_config" in config:
         raise CheckpointError(

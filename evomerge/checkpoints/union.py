@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.checkpoints.canonical import pairs
 from evomerge.checkpoints.vocabulary import LISTED, Vocabulary
 from evomerge.errors import CheckpointError
 
@@ -144,19 +145,13 @@ def _take_ordinary(out: Union, other: Vocabulary, ordinary: Sequence[str]) -> No
         scores = {piece[0]: float(piece[1]) for piece in model["vocab"]}
         out.scores |= {token: scores[token] for token in ordinary}
     known = out.first.ids.keys() | out.new.keys()
-    own = set(_pairs(out.first.data["model"].get("merges") or ())) | set(out.merges)
+    own = set(pairs(out.first.data["model"].get("merges") or ())) | set(out.merges)
     prefix = model.get("continuing_subword_prefix") or ""
-    for pair in _pairs(model.get("merges") or ()):
+    for pair in pairs(model.get("merges") or ()):
         left, right = pair
         joined = left + right.removeprefix(prefix)
         if pair not in own and {left, right, joined} <= known:
             out.merges.append(pair)
-
-
-def _pairs(merges: Sequence[Any]) -> list[tuple[str, str]]:
-    """Read merges in either of their two forms."""
-    pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
-    return [(pair[0], pair[1]) for pair in pairs]
 
 
 def _merged(own: Sequence[Any], further: Sequence[tuple[str, str]]) -> list[Any]:

@@ -1,8 +1,9 @@
 """The tokens of a model: which text each row of its embedding stands for.
 
-Read from ``tokenizer.json`` alone. Two vocabularies are compared token by token: by
-spelling where both spell alike, else by the bytes a token stands for, since ``Ġthe`` of
-a byte-level tokenizer and ``▁the`` of a SentencePiece one are the same text.
+Read from ``tokenizer.json``, or from older files converted to it. Two vocabularies are
+compared token by token: by spelling where both spell alike, else by the bytes a token
+stands for, since ``Ġthe`` of a byte-level tokenizer and ``▁the`` of a SentencePiece one
+are the same text.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.checkpoints.canonical import model_kind
 from evomerge.checkpoints.documents import parse_json, read_bytes
+from evomerge.checkpoints.old_tokenizer import byte_alphabet, converted
 from evomerge.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
@@ -33,7 +37,7 @@ class Vocabulary:
     """What a ``tokenizer.json`` says of its tokens.
 
     Attributes:
-        file: Where it was read.
+        file: Where it was read, or would be if it were not converted.
         data: The whole document.
         kind: Type of its model: ``BPE``, ``Unigram``, ``WordPiece`` or ``WordLevel``.
         spelling: How ordinary tokens are written.
@@ -73,7 +77,7 @@ class Vocabulary:
         if token in self.added or self.spelling == "plain":
             return token.encode()
         if self.spelling == "byte-level":
-            table = _byte_alphabet()
+            table = byte_alphabet()
             if all(letter in table for letter in token):
                 return bytes(table[letter] for letter in token)
             return token.encode()
@@ -93,28 +97,43 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """Read the tokens of a model folder.
 
     Raises:
-        CheckpointError: It has no ``tokenizer.json``, or one that is malformed.
+        CheckpointError: It has no ``tokenizer.json`` nor older files that can be
+            converted, or they are malformed.
     """
     file = folder / TOKENIZER
-    if not file.is_file():
-        raise CheckpointError(
-            f"{folder}: has no {TOKENIZER}, by which vocabularies are compared. Save "
-            "the tokenizer with transformers (a fast one), or use models of one "
-            "vocabulary."
-        )
-    try:
-        data = parse_json(read_bytes(file))
-        model, kind = data["model"], str(data["model"].get("type", "BPE"))
+    with readable(file):
+        data = read_data(folder)
+        model, kind = data["model"], model_kind(data["model"])
         ids = dict(_model_tokens(model, kind))
         added = [(t["content"], t["id"]) for t in data.get("added_tokens") or ()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file}: is not a tokenizer ({error!r}). Download it again."
-        ) from error
     ids |= added
     _check(file, ids)
     names = frozenset(token for token, _ in added)
     return Vocabulary(file, data, kind, _spelling(data), ids, names)
+
+
+def read_data(folder: Path) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` as it stands, or what it would hold."""
+    file = folder / TOKENIZER
+    if file.is_file():
+        found: dict[str, Any] = parse_json(read_bytes(file))
+        return found
+    return converted(folder)
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn what reading a malformed ``tokenizer.json`` raises into one error.
+
+    Raises:
+        CheckpointError: It is not a tokenizer.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: is not a tokenizer ({error!r}). Download it again."
+        ) from error
 
 
 def _model_tokens(model: Mapping[str, Any], kind: str) -> Iterator[tuple[str, int]]:
@@ -161,12 +180,3 @@ def _kinds(part: Any) -> Iterator[str]:
     elif isinstance(part, list):
         for value in part:
             yield from _kinds(value)
-
-
-@lru_cache
-def _byte_alphabet() -> Mapping[str, int]:
-    """Return the letters that byte-level tokenizers write bytes with (GPT-2)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    return letters | {chr(256 + i): byte for i, byte in enumerate(hidden)}

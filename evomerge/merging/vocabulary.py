@@ -214,6 +214,8 @@ class Revocabulated:
         total = torch.zeros(int(lacking.sum()), *target.shape[1:])
         count = torch.zeros(len(total), dtype=torch.long)
         for other in self._views:
+            if plan.apart and other == plan.donor:
+                continue
             rows = maps[other][lacking]
             has = rows != ABSENT
             if bool(has.any()):
@@ -223,7 +225,7 @@ class Revocabulated:
         shape = (-1, *([1] * (total.dim() - 1)))
         target[lacking] = (total / count.clamp(min=1).view(shape)).to(target.dtype)
         # A token that no model has a row for is padding to all of them.
-        if bool((count == 0).any()):
+        if bool((count == 0).any()) and not plan.apart:
             nobody = lacking.clone()
             nobody[lacking] = count == 0
             self._pad(target, where, name, nobody)

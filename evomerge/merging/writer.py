@@ -79,17 +79,18 @@ def write_model(
     if TEMPLATE in texts:
         files = without_template(files)
     texts |= {name: file for name, file in files.items() if isinstance(file, str)}
-    copies = [file for file in files.values() if isinstance(file, Path)]
+    copies = {name: file for name, file in files.items() if isinstance(file, Path)}
     shards = plan_shards(describe(recipe, sources), shard_bytes)
     if len(shards) > 1:
         texts[INDEX] = index_json(shards)
     total = sum(shard.size_bytes for shard in shards)
     texts_bytes = sum(len(text.encode()) for text in texts.values())
-    copies_bytes = sum(file.stat().st_size for file in copies)
+    copies_bytes = sum(file.stat().st_size for file in copies.values())
     with atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
         _write_weights(folder, shards, recipe, sources, progress)
-        for file in copies:
-            _write_bytes(folder / file.name, read_bytes(file))
+        for name, file in copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            _write_bytes(folder / name, read_bytes(file))
         for name, text in texts.items():
             _write_bytes(folder / name, text.encode())
     return Written(target, total, tuple(shard.name for shard in shards))

@@ -29,6 +29,7 @@ from evomerge.specs.sources import (
     folders_of,
     input_of,
     kept_dtype,
+    note_tokenizers,
     open_sources,
     refuse_misfits,
 )
@@ -168,6 +169,7 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
     if not further:
         # Whether each slot's layers fit is seen when they are read.
         refuse_misfits(models, mistakes, key="paths", same_depth=False)
+        note_tokenizers(models, recipe.frame, mistakes, key="paths")
     for name, model in models.items():
         wanted, found = contents(inputs[name]), contents(input_of(model))
         if not set(found) <= set(wanted):

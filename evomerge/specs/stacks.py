@@ -29,6 +29,7 @@ from evomerge.specs.problems import validate
 from evomerge.specs.sources import (
     input_of,
     kept_dtype,
+    note_tokenizers,
     open_sources,
     refuse_misfits,
 )
@@ -187,6 +188,7 @@ def read_stack(
     except RecipeError as error:
         mistakes.add("stack", f"{error}")
         raise SpecError(mistakes.found) from error
+    note_tokenizers(models, recipe.frame, mistakes)
     return recipe, models
 
 

@@ -18,7 +18,7 @@ from evomerge.errors import CheckpointError
 from evomerge.specs.base import Positive, Spec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import input_of, refuse_misfits
+from evomerge.specs.sources import input_of, note_tokenizers, refuse_misfits
 
 BASE, UNION = "base", "union"
 
@@ -98,6 +98,7 @@ def settle(
     refuse_misfits(
         compared, mistakes, same_vocabulary=not is_free, same_depth=same_depth
     )
+    note_tokenizers(models, plan.donor if plan else frame, mistakes)
     if plan is None or mistakes.found:
         return plain
     try:
@@ -153,6 +154,6 @@ def _plan(
 
 def _differ_in_padding(models: Mapping[str, Model]) -> bool:
     """Tell whether one tokenizer serves all, but rows after its tokens differ."""
-    tokenizers = {model.tokenizer_digest for model in models.values()}
+    tokenizers = {model.vocabulary for model in models.values()}
     rows = {rows_of(model) for model in models.values()}
     return len(tokenizers) == 1 and "" not in tokenizers and len(rows) > 1

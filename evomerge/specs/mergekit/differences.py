@@ -77,7 +77,7 @@ def _rows(source: Input | None) -> tuple[Scalar, ...]:
     if not isinstance(source, Transformed):
         return ()
     plan = Plan.of(dict(source.settings))
-    return source.statistics, plan.missing, plan.base or ""
+    return source.statistics, plan.missing, plan.base or "", plan.apart
 
 
 def _tensors(

@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model, compatibility
 from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
-from evomerge.errors import CheckpointError, Problem, SpecError
+from evomerge.errors import Problem, SpecError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS
 from evomerge.specs.mergekit.opening import Earlier, Named
@@ -20,11 +20,14 @@ from evomerge.specs.mergekit.settings import warn_of_filters
 from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.templates import read_template
 from evomerge.specs.mergekit.tensors import Parts, kept_type
-from evomerge.specs.mergekit.vocabularies import VocabularyWish, read_vocabulary
+from evomerge.specs.mergekit.vocabularies import (
+    VocabularyWish,
+    called,
+    read_vocabulary,
+)
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import warn_of_doubles
-from evomerge.specs.vocabulary import brought
+from evomerge.specs.sources import note_tokenizers, warn_of_doubles
 
 METHOD_KEY = "merge_method"
 _DOUBLE = "float64"
@@ -120,12 +123,10 @@ class _Reader:
         ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
         self._check_fit(models, {frame, *read}, set() if wish else {frame, *ends})
         self.mistakes.stop_if_any()
-        named = {frame, *(source.name for cut in slices for source in cut.sources)}
-        if wish is not None and wish.is_named:
-            named.add(wish.source)
-        called = self._called(wish, {n: models[n] for n in sorted(named)}, frame, spec)
+        merged = {frame, *(source.name for cut in slices for source in cut.sources)}
+        known_as = self._called(wish, models, merged, frame, spec)
         self.mistakes.stop_if_any()
-        inputs = {n: called[n] for n in sorted({frame, *read})}
+        inputs = {n: known_as[n] for n in sorted({frame, *read})}
         warn_of_doubles({n: models[n] for n in inputs}, self.mistakes)
         recipe = Recipe(
             frame=frame,
@@ -160,13 +161,17 @@ class _Reader:
         self,
         wish: VocabularyWish | None,
         models: Mapping[str, Model],
+        merged: set[str],
         frame: str,
         spec: MergekitSpec,
     ) -> dict[str, Input]:
         """Return what the recipe calls each model: in the wished vocabulary, if any."""
-        if wish is None:
-            return {n: self.named.input(n, model) for n, model in models.items()}
         key = "tokenizer" if spec.tokenizer else "tokenizer_source"
+        named = merged | {wish.source} if wish is not None and wish.is_named else merged
+        models = {name: models[name] for name in sorted(named)}
+        if wish is None:
+            self._note_tokenizers(models, frame, spec)
+            return {n: self.named.input(n, model) for n, model in models.items()}
         if merges := [name for name in models if self.named.is_merge(name)]:
             self.mistakes.add(
                 key,
@@ -176,12 +181,16 @@ class _Reader:
             )
             return {}
         base = spec.base_model and self.named.name(spec.base_model, "base_model")
-        plan = wish.plan(base, frame, exact=self.profile == "identical")
-        try:
-            return brought(models, plan)
-        except CheckpointError as error:
-            self.mistakes.add(key, f"expected one vocabulary for all: {error}")
-            return {}
+        exact = self.profile == "identical"
+        plan = wish.plan(base, frame, exact=exact, merged=merged)
+        self._note_tokenizers(models, plan.donor, spec)
+        return called(plan, models, merged, key, self.mistakes)
+
+    def _note_tokenizers(
+        self, models: Mapping[str, Model], giver: str, spec: MergekitSpec
+    ) -> None:
+        templates = not spec.chat_template
+        note_tokenizers(models, giver, self.mistakes, key="models", templates=templates)
 
     def _check_fit(
         self, models: Mapping[str, Model], read: set[str], ends: set[str]

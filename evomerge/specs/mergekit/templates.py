@@ -6,13 +6,10 @@ The known ones give the text that mergekit's of the same name give.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from evomerge.checkpoints import Model
-from evomerge.checkpoints.documents import read_json
-from evomerge.errors import CheckpointError
+from evomerge.checkpoints.tokenizer_notes import chat_templates
 from evomerge.specs.mistakes import Mistakes
 
 AUTO = "auto"
@@ -82,7 +79,8 @@ def read_template(
     if not written:
         return None
     if written == AUTO:
-        found = Counter(text for m in models.values() for text in _templates(m.path))
+        usual = (chat_templates(m.path).get("default", "") for m in models.values())
+        found = Counter(text.strip() for text in usual if text.strip())
         if not found:
             mistakes.warn(
                 "chat_template", "changes nothing: no model has a chat template."
@@ -97,27 +95,4 @@ def read_template(
             f"{written!r}.",
         )
         return None
-    return written
-
-
-def _templates(folder: Path) -> Iterator[str]:
-    """Yield the template of a model's tokenizer, if it has one."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        yield file.read_text(encoding="utf-8").strip()
-        return
-    try:
-        data = read_json(folder / "tokenizer_config.json")
-    except CheckpointError:
-        return
-    text = _default(data.get("chat_template"))
-    if isinstance(text, str) and text.strip():
-        yield text.strip()
-
-
-def _default(written: Any) -> Any:
-    """Return the usual one of several templates, which are written as a list."""
-    if isinstance(written, list):
-        named = {e.get("name"): e.get("template") for e in written if type(e) is dict}
-        return named.get("default")
     return written

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import Plan
-from evomerge.core.recipe import Recipe, Transformed
+from evomerge.checkpoints.vocabulary import read_vocabulary as open_vocabulary
+from evomerge.core.recipe import Input, Recipe, Transformed
+from evomerge.errors import CheckpointError
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.references import passed_over
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import NameOf
 from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.vocabulary import brought
 
 UNION, BASE = "union", "base"
 _TOKEN_KEYS = ("kind", "model", "token", "token_id")
@@ -54,21 +58,74 @@ class VocabularyWish:
     tokens: Mapping[str, TokenWish]
     pad_to_multiple_of: int | None = None
 
-    def plan(self, base: str | None, frame: str, *, exact: bool) -> Plan:
+    def plan(
+        self, base: str | None, frame: str, *, exact: bool, merged: Collection[str]
+    ) -> Plan:
         """Return how the models are brought to this vocabulary.
 
         Args:
             base: Name of the base, if the file has one: it is asked first for rows
                 that a model lacks.
             frame: The input that gives config and tokenizer.
-            exact: Where no padding is asked for, keep none that the models have.
+            exact: As mergekit: where no padding is asked for, keep none that the models
+                have, and take no row of a source that is not merged.
+            merged: The inputs that are merged.
         """
         return Plan(
             donor=self.source if self.is_named else base or frame,
             union=self.source == UNION and not self.is_named,
             base=base,
             multiple=self.pad_to_multiple_of or int(exact),
+            apart=exact and self.is_named and self.source not in merged,
         )
+
+
+def called(
+    plan: Plan,
+    models: Mapping[str, Model],
+    merged: Collection[str],
+    key: str,
+    mistakes: Mistakes,
+) -> dict[str, Input]:
+    """Return what the recipe calls models that are brought to one vocabulary.
+
+    Args:
+        plan: How they are brought to it.
+        models: All that take part.
+        merged: Those that are merged.
+        key: Where the file speaks of the vocabulary.
+        mistakes: Where to note what is wrong, and what is worth a warning.
+    """
+    try:
+        if plan.donor not in merged:
+            mistakes.warn(key, _unmerged(plan, models))
+        return brought(models, plan)
+    except CheckpointError as error:
+        mistakes.add(key, f"expected one vocabulary for all: {error}")
+        return {}
+
+
+def _unmerged(plan: Plan, models: Mapping[str, Model]) -> str:
+    """Say what the rows become of a model that gives the tokenizer and no more."""
+    start = f"{plan.donor!r} gives the tokenizer but is not merged: "
+    if not plan.apart:
+        return (
+            f"{start}a token that a merged model lacks has the base's row, or the mean "
+            f"of all that have it, {plan.donor!r} included."
+        )
+    found = {name: open_vocabulary(model.path) for name, model in models.items()}
+    own = found.pop(plan.donor)
+    alone = [
+        repr(token)
+        for token in own.ids
+        if all(other.find(token, own) is None for other in found.values())
+    ]
+    rest = f" {len(alone)} that no model has get zeros: {', '.join(alone[:3])}"
+    return (
+        f"{start}as in mergekit, its rows are not used. A token that a model lacks has "
+        "the base's row, or the mean of the models that have it."
+        + (f"{rest}{', ...' if len(alone) > 3 else '.'}" if alone else "")
+    )
 
 
 def read_vocabulary(
