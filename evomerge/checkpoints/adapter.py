@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from evomerge.checkpoints.documents import refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo, read_header
 from evomerge.checkpoints.shards import PICKLES
+from evomerge.checkpoints.vocabulary import read_vocabulary
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -250,9 +252,20 @@ def _check_shape(
             f"{adapter.path}: the adapter is for another base: its {part!r} changes a "
             f"tensor of shape {list(shape)}, but {of.name!r} of {base.path} has shape "
             f"{list(of.shape)}. Give the base it was trained on{_said(adapter)}; if "
-            "tokens were added in training, merge the adapter with PEFT and give the "
-            "merged model."
+            f"tokens were added in training{_added(adapter, of.shape[0])}, merge the "
+            "adapter with PEFT and give the merged model."
         )
+
+
+def _added(adapter: Adapter, rows: int) -> str:
+    """Name the tokens of an adapter's own tokenizer that lie behind a base's rows."""
+    with suppress(CheckpointError):
+        ids = read_vocabulary(adapter.path).ids
+        odd = [f"{t!r} ({i})" for t, i in ids.items() if i >= rows]
+        return (
+            f" ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})" if odd else ""
+        )
+    return ""
 
 
 def _said(adapter: Adapter) -> str:

@@ -137,22 +137,23 @@ def _model(model: Step) -> dict[str, Any]:
     kind = model_kind(model)
     out = _filled({**model, "type": kind})
     if kind == "Unigram":
-        out["vocab"] = [[piece[0], float(piece[1])] for piece in model["vocab"]]
+        # The library reads numbers with an error in the last digit, and saves it.
+        out["vocab"] = [[piece[0], f"{piece[1]:.10g}"] for piece in model["vocab"]]
         tokens = {piece[0] for piece in model["vocab"]}
         out.setdefault("unk_id", None)
     else:
         tokens = model["vocab"].keys()
     if kind in ("Unigram", "BPE"):
         # Without tokens for bytes there is nothing to fall back to.
-        able = any(_BYTE.fullmatch(token) for token in tokens)
-        out["byte_fallback"] = bool(out.get("byte_fallback")) and able
+        n_bytes = sum(1 for token in tokens if _BYTE.fullmatch(token))
+        out["byte_fallback"] = bool(out.get("byte_fallback")) and n_bytes > 0
     if kind == "BPE":
-        out |= _bpe(out)
+        out |= _bpe(out, knows_all=out["byte_fallback"] and n_bytes == 256)
     return out
 
 
-def _bpe(model: Step) -> Step:
-    unknown = model.get("unk_token")
+def _bpe(model: Step, *, knows_all: bool) -> Step:
+    unknown = None if knows_all else model.get("unk_token")
     return {
         "merges": [list(pair) for pair in pairs(model.get("merges") or ())],
         "dropout": model.get("dropout") or None,

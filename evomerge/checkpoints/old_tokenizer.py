@@ -80,12 +80,14 @@ def converted(folder: Path) -> dict[str, Any]:
 
 
 def needs_converting(folder: Path) -> bool:
-    """Tell whether transformers reads a folder's tokenizer from tokenizer.json alone.
+    """Tell whether transformers cannot read a folder's older files.
 
-    A class of its own reads its older files; the general one does not.
+    Classes of their own read theirs; the general one reads SentencePiece alone.
     """
     said = _settings(folder).get("tokenizer_class")
-    return said in (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+    return said in (None, "PreTrainedTokenizerFast", "TokenizersBackend") and any(
+        (folder / name).is_file() for name in ("merges.txt", "vocab.txt")
+    )
 
 
 def named_tokens(folder: Path) -> dict[str, dict[str, Any]]:
@@ -257,18 +259,13 @@ def _added(
     further = count(max([*vocab.values(), *(e["id"] for e in entries.values())]) + 1)
     named = dict(_named(_optional(folder / "special_tokens_map.json")))
     named |= dict(_named(_settings(folder)))
-    own = special if special is not None else [t for t in _USUAL if t in vocab]
+    there = vocab.keys() | entries.keys()
+    own = special if special is not None else [t for t in _USUAL if t in there]
     for content in (*own, *named):
-        known = entries.get(content) or {}
-        number = known["id"] if known else vocab.get(content)
-        flags = named.get(content, {})
-        entries[content] = {
-            **flags,
-            **known,
-            "content": content,
-            "id": next(further) if number is None else number,
-            "special": True,
-        }
+        entry = {**named.get(content, {}), **entries.get(content, {})}
+        number = entry.get("id", vocab.get(content))
+        entry["id"] = next(further) if number is None else number
+        entries[content] = {**entry, "content": content, "special": True}
     return sorted(map(_entry, entries.values()), key=lambda entry: entry["id"])
 
 
