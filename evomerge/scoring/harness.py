@@ -21,17 +21,19 @@ from evomerge.core.protocol import (
     TaskDescription,
 )
 from evomerge.core.work import TaskSettings
-from evomerge.errors import WorkerError
+from evomerge.errors import EvomergeError, WorkerError
 from evomerge.scoring.engine import Completion, Engine
+from evomerge.scoring.limited import LimitError
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.lm_insides import (
     Instance,
     filtered,
 )
+from evomerge.scoring.lm_keys import key_of
 from evomerge.scoring.lm_metrics import offered
 from evomerge.scoring.lm_protocol import protocol_settings
 from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
-from evomerge.scoring.lm_tasks import load_task, wrong
+from evomerge.scoring.lm_tasks import load_task, reason, wrong
 
 
 class LmEvalTasks:
@@ -85,6 +87,7 @@ class _Task:
         self, settings: TaskSettings, engine: Engine, lm: EngineLM, cache_dir: str
     ) -> None:
         self._lm = lm
+        self._settings = settings
         self._task = load_task(settings, cache_dir)
         questions = build_questions(self._task, settings, lm)
         self._questions = questions.by_id
@@ -107,11 +110,32 @@ class _Task:
         asked = [self._questions[name] for name in ids]
         instances = [i for question in asked for i in question.instances]
         completions = _answer(self._lm, instances)
-        filtered(self._task, instances)
-        return tuple(
-            self._outcome(name, question, completions)
-            for name, question in zip(ids, asked, strict=True)
-        )
+        try:
+            filtered(self._task, instances)
+            return tuple(
+                self._outcome(name, question, completions)
+                for name, question in zip(ids, asked, strict=True)
+            )
+        except LimitError as error:
+            place = self._place(error, dict(zip(ids, asked, strict=True)))
+            raise error.at(place) from None
+        except (EvomergeError, MemoryError, OSError):
+            raise
+        except Exception as error:  # what the task does with answers may raise anything
+            said = f"answers cannot be scored: {reason(error)}"
+            raise wrong(self._settings, said) from error
+
+    def _place(self, error: LimitError, asked: Mapping[str, Question]) -> str:
+        """Say at which key of the task, and on which item's answer, a limit was met."""
+        config = self._task.config.to_dict(keep_callable=True)
+        key = key_of(config, error.source) or "a template"
+        items = [
+            name
+            for name, question in asked.items()
+            if any(error.text in i.resps for i in question.instances)
+        ]
+        task = self.description.manifest.task
+        return f"task {task}: {key}" + (f", item {items[0]}" if items else "")
 
     def _outcome(
         self,

@@ -86,11 +86,14 @@ def point_at_data(config: dict[str, Any], folder: Path, cache_dir: str) -> None:
         cache_dir: Where data read from local files may be kept.
 
     Raises:
-        SpecError: A local data file is missing, empty, too large or no regular file.
+        SpecError: No data file is named, or one is missing, empty, too large or no
+            regular file.
     """
     options = dict(config.get("dataset_kwargs") or {})
     options.pop("trust_remote_code", None)
     files = options.get("data_files")
+    if not files and config.get("dataset_path") in FILE_BUILDERS:
+        raise SpecError([Problem("dataset_kwargs.data_files", "names no files")])
     if files is not None:
         options["data_files"] = _beside(files, folder)
         if config.get("dataset_path") in FILE_BUILDERS:

@@ -16,10 +16,9 @@ from typing import Any
 
 import datasets
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
-from jinja2 import Environment, Template
-from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.errors import Problem, SpecError
+from evomerge.scoring.limited import Patterns, Template
 
 VERSION = "0.4.13"
 """The lm-eval whose insides are known here; 0.5 moved most of them."""
@@ -44,7 +43,9 @@ def _refuse_other_versions() -> None:
 
 _refuse_other_versions()
 
-import lm_eval.api.task  # noqa: E402 - the version first
+import lm_eval.api.metrics  # noqa: E402 - the version first
+import lm_eval.api.task  # noqa: E402
+import lm_eval.filters.extraction  # noqa: E402
 import lm_eval.tasks._index  # noqa: E402
 import lm_eval.utils  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
@@ -168,33 +169,21 @@ def missing_metrics(task: ConfigurableTask) -> list[str]:
 
 @functools.cache
 def calm() -> None:
-    """Quieten both libraries, and make lm-eval's templates safe and quick, once.
+    """Quieten both libraries, and make lm-eval's templates and patterns safe, once.
 
-    Templates run in jinja's sandbox, so a task file cannot reach Python through them.
-    Each is compiled once: compiling is four fifths of lm-eval's own time otherwise.
+    They are worked on by another process (``limited``): in jinja's sandbox, so a task
+    file cannot reach Python through them, and within limits.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    lm_eval.utils.env = _Sandbox(lm_eval.utils.env)
+    lm_eval.utils.env = _Templates()
+    for module in (lm_eval.api.metrics, lm_eval.filters.extraction):
+        module.re = Patterns
 
 
-class _Sandbox(SandboxedEnvironment):
-    """lm-eval's templates in jinja's sandbox, each compiled once."""
+class _Templates:
+    """Stands in for lm-eval's environment of jinja, which only makes templates."""
 
-    def __init__(self, plain: Environment) -> None:
-        super().__init__(
-            loader=plain.loader,
-            undefined=plain.undefined,
-            keep_trailing_newline=plain.keep_trailing_newline,
-        )
-        self.filters.update(plain.filters)
-        self._compiled: dict[str, Template] = {}
-
-    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
-        """Return a compiled template; lm-eval gives its text and nothing else."""
-        found = self._compiled.get(source)
-        if found is None:
-            found = super().from_string(source, *args, **kwargs)
-            self._compiled[source] = found
-        return found
+    def __init__(self) -> None:
+        self.from_string = functools.lru_cache(4096)(Template)

@@ -8,7 +8,7 @@ classes, so a key that a later version brings is noticed before anybody can use 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from evomerge.scoring.lm_insides import AGGREGATIONS, OUTPUT_TYPES, PROMPTS, SAMPLERS
@@ -55,7 +55,14 @@ METRIC: Mapping[str, Rule] = {
     "ignore_numbers": FLAG,
     "regexes_to_ignore": patterns,
 }
-"""An entry of ``metric_list``; other keys are handed to the metric as they are."""
+"""An entry of ``metric_list``."""
+
+
+def _metric_entry(key: str, value: Any) -> Iterator[Complaint]:
+    """A metric; keys that are none of these are handed to it, if it takes any."""
+    takes_any = isinstance(value, Mapping) and value.get("metric") != "exact_match"
+    yield from needed(METRIC, "metric", other=DATA if takes_any else None)(key, value)
+
 
 FILTERS: Mapping[str, Mapping[str, Rule]] = {
     "regex": {"regex_pattern": pattern, "group_select": NUMBER, "fallback": TEXT},
@@ -180,7 +187,7 @@ TASK: Mapping[str, Rule] = {
     "fewshot_delimiter": TEXT,
     "fewshot_config": inside(FEWSHOT),
     "num_fewshot": COUNT,
-    "metric_list": each(needed(METRIC, "metric", other=DATA)),
+    "metric_list": each(_metric_entry),
     "output_type": one_of(OUTPUT_TYPES, "one of"),
     "generation_kwargs": inside(GENERATION, other=DATA),
     "repeats": SOME,
@@ -223,3 +230,16 @@ def complaints(config: Mapping[str, Any], *, may_run: bool) -> list[Complaint]:
     other = DATA if may_run and "class" in config else None
     found = inside(TASK, other)("", config)
     return [complaint for complaint in found if not (may_run and complaint.code)]
+
+
+def key_of(value: Any, text: str, key: str = "") -> str | None:
+    """Return the key at which a text stands; None if it does not."""
+    if value == text:
+        return key
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    found = (key_of(part, text, join(key, name)) for name, part in parts)
+    return next((one for one in found if one is not None), None)

@@ -16,7 +16,7 @@ from evomerge.core.work import TaskSettings
 from evomerge.scoring.items import item_id, split_items
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.lm_insides import ConfigurableTask, FirstNSampler, Instance
-from evomerge.scoring.lm_tasks import FEWSHOT_SEED, TASK_ERRORS, wrong
+from evomerge.scoring.lm_tasks import FEWSHOT_SEED, TASK_ERRORS, reason, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class _PromptWriter:
             raise wrong(
                 self._settings,
                 f"the prompt of document {place} cannot be written: "
-                f"{type(error).__name__}: {error}",
+                f"{reason(error, task.config.to_dict(keep_callable=True))}",
             ) from error
         yield from sorted(made if isinstance(made, list) else [made], key=_index)
 

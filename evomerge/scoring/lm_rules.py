@@ -26,6 +26,7 @@ class Complaint:
     code: bool = False
 
 
+LONGEST_PATH = 200
 Rule = Callable[[str, Any], Iterator[Complaint]]
 """Says what is wrong with the value at a key."""
 
@@ -92,8 +93,8 @@ def unsafe(key: str, value: Any) -> Iterator[Complaint]:
 
 def dataset(key: str, value: Any) -> Iterator[Complaint]:
     """A kind of plain data files, a hub's data set, or a folder of plain data files."""
-    if not isinstance(value, str) or not value:
-        yield from TEXT(key, value or None)
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_PATH:
+        yield Complaint(key, f"expected a kind of data files, got {value!r:.80}")
     elif value in FILE_BUILDERS:
         return
     elif value in BUILDERS or value.endswith(".py"):
@@ -116,7 +117,11 @@ def data_files(key: str, value: Any) -> Iterator[Complaint]:
         parts = value.items() if isinstance(value, Mapping) else enumerate(value)
         for name, part in parts:
             yield from data_files(join(key, name), part)
-    elif not isinstance(value, str) or not value or "\0" in value:
+    elif (
+        not isinstance(value, str)
+        or not 0 < len(value) <= LONGEST_PATH
+        or "\0" in value
+    ):
         yield Complaint(key, f"expected the name of a file, got {value!r:.80}")
     elif "::" in value or re.match(r"(?!(https?|hf)://)[\w.+-]+://", value):
         yield Complaint(

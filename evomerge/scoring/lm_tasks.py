@@ -20,7 +20,8 @@ import datasets
 import jinja2
 
 from evomerge.core.work import TaskSettings
-from evomerge.errors import EvomergeError, Problem, SpecError
+from evomerge.errors import Problem, SpecError
+from evomerge.scoring.limited import LimitError
 from evomerge.scoring.lm_files import (
     CodeRefusedError,
     point_at_data,
@@ -37,7 +38,7 @@ from evomerge.scoring.lm_insides import (
     local_tasks,
     missing_metrics,
 )
-from evomerge.scoring.lm_keys import complaints
+from evomerge.scoring.lm_keys import complaints, key_of
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, so that prompts equal those of its command line."""
@@ -45,11 +46,13 @@ FEWSHOT_SEED = 1234
 TASK_ERRORS = (
     datasets.exceptions.DatasetsError,
     jinja2.TemplateError,
+    LimitError,
     ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
     LookupError,
+    NameError,
     OSError,
     RecursionError,
     SyntaxError,
@@ -128,19 +131,20 @@ def _build(settings: TaskSettings, config: dict[str, Any]) -> ConfigurableTask:
         with hub_metrics(None if settings.trust_code else refuse):
             loaded = TaskManager(include_defaults=False).load([config])
         (task,) = loaded["tasks"].values()
-    except EvomergeError:
+    except SpecError:
         raise
     except Exception as error:  # lm-eval and data sets raise what they like
-        raise wrong(
-            settings, f"{settings.task!r} cannot be built: {_reason(error)}"
-        ) from error
+        said = reason(error, config)
+        raise wrong(settings, f"{settings.task!r} cannot be built: {said}.") from error
     if lost := missing_metrics(task):
         raise wrong(settings, f"metric {', '.join(lost)} cannot be found or loaded.")
     return task
 
 
-def _reason(error: BaseException) -> str:
-    """Say what happened and, where it stands in another error, why."""
+def reason(error: BaseException, config: Mapping[str, Any] | None = None) -> str:
+    """Say what went wrong with a task: at which of its keys, or how, and why."""
+    if isinstance(error, LimitError):
+        return f"{key_of(config, error.source) or 'a template'}: {error}"
     why = error.__cause__
     first = f"{type(error).__name__}: {error}".rstrip(".")
     return first if why is None else f"{first} ({type(why).__name__}: {why})"
@@ -210,7 +214,7 @@ def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
         try:
             return load_yaml(path)
         except Exception as error:  # YAML's errors, and what the task's code raises
-            raise wrong(settings, f"{path} cannot be read: {_reason(error)}") from error
+            raise wrong(settings, f"{path} cannot be read: {reason(error)}") from error
     try:
         config = read_task_file(path, Path(settings.include_path))
         refuse_tags(config, path.name)

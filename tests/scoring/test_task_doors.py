@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import pickle
 import re
 
@@ -320,6 +321,112 @@ def test_a_pickled_data_set_is_refused(folder):
     (folder.path / "bomb.pkl").rename(pickles / "bomb.pkl")
     folder.write(file_with("dataset_path", str(pickles)))
     refused(folder, "dataset_path")
+
+
+# Data that are no data.
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\x00rest", "packed; unpack it"),
+        (b"PK\x03\x04rest", "packed; unpack it"),
+        (b'{"question": "1+1", "answer"\n', "JSON"),
+        (b"\xff\xfe\x00", "cannot be built"),
+        (b"[" * 100_000, "cannot be built"),
+        (b"5\n6\n", "cannot be built"),
+        (b"{}\n", "cannot be built"),
+        (b"\n" * 1_000_001, "at most 1000000 lines"),
+    ],
+)
+def test_a_bad_data_file_is_told(content, said, folder):
+    (folder.path / "hello.jsonl").write_bytes(content)
+    folder.write(yaml.safe_dump(TASK_FILE))
+    refused(folder, said)
+
+
+def test_a_data_file_that_is_no_file_or_endless_is_not_opened(folder):
+    data = folder.path / "hello.jsonl"
+    folder.write(yaml.safe_dump(TASK_FILE))
+    data.unlink()
+    refused(folder, "no regular file")
+    os.mkfifo(data)
+    refused(folder, "no regular file")
+    data.unlink()
+    data.symlink_to("/dev/zero")
+    refused(folder, "no regular file")
+    data.unlink()
+    with data.open("wb") as file:
+        file.truncate(1 << 34)
+    refused(folder, "expected at most 268435456 bytes")
+
+
+def test_a_task_file_that_is_no_file_does_not_hang_the_others(folder):
+    folder.write(yaml.safe_dump(TASK_FILE))
+    os.mkfifo(folder.path / "a.yaml")
+    (folder.path / "b.yaml").symlink_to("/dev/zero")
+    assert folder.load()
+
+
+@pytest.mark.parametrize("files", [None, [], {}, {"test": []}])
+def test_data_files_must_be_named(files, folder):
+    folder.write(file_with("dataset_kwargs.data_files", files))
+    refused(folder, "hello" if files else "names no files")
+
+
+WRONG = [5, [[1]], {"a": {"b": 1}}, "{{", "9" * 5000]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
+def test_a_wrong_value_at_any_key_is_a_message_and_no_traceback(value, folder):
+    said = set()
+    for place in PLACES:
+        folder.write(file_with(place, value))
+        try:
+            folder.load()
+        except SpecError as error:
+            said.add((place, str(error).startswith("task mine: ")))
+    assert all(is_named for _, is_named in said)
+    surely = ("dataset_path", "dataset_kwargs.data_files.test", "metric_list.0")
+    assert {(place, True) for place in surely} <= said
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("generation_kwargs.until", 5, "generation_kwargs.until: expected text or a"),
+        ("generation_kwargs.max_gen_toks", "2", "expected a whole number from 0"),
+        ("generation_kwargs.do_sample", "no", "expected true or false"),
+        ("metric_list.0.regexes_to_ignore", ["(a"], "regexes_to_ignore.0: '(a' is no"),
+        ("metric_list.0.k", 5, "metric_list.0.k: is no key here"),
+        ("repeats", 0, "repeats: expected a whole number from 1"),
+        ("nonsense", 1, "nonsense: is no key here; known are task,"),
+    ],
+)
+def test_a_mistake_is_told_with_its_file_and_key(place, value, said, folder):
+    folder.write(file_with(place, value))
+    refused(folder, "task mine: hello.yaml: ")
+    refused(folder, said)
+
+
+@pytest.mark.parametrize("pattern", ["(\\d+", "[", "*a", "(?P<a>.)(?P<a>.)", "\\", 5])
+def test_a_bad_pattern_is_told_with_its_key(pattern, folder):
+    step = {"function": "regex", "regex_pattern": pattern}
+    folder.write(file_with("filter_list", [{"name": "x", "filter": [step]}]))
+    refused(folder, "hello.yaml: filter_list.0.filter.0.regex_pattern: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"until": 5}, "gen_kwargs.until: expected text"),
+        ({"temperature": "hot"}, "gen_kwargs.temperature: expected a number"),
+        ({"do_sample": 3}, "gen_kwargs.do_sample: expected true"),
+    ],
+)
+def test_the_studys_own_settings_are_looked_at_too(changes, said, folder):
+    folder.write(yaml.safe_dump(TASK_FILE))
+    with pytest.raises(SpecError, match=said):
+        folder.load(gen_kwargs=changes)
 
 
 # 5. Templates.
