@@ -97,6 +97,10 @@ docs: setup ## API pages in docs/api
 golden: setup ## Rewrite the golden files; review the difference
 	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -m "not (gpu or long)" -k golden
 
+.PHONY: defaults
+defaults: setup ## Read anew what transformers takes for granted of its families
+	$(BIN)/python -m evomerge.testing.config_defaults
+
 .PHONY: lock
 lock: ## Pin the versions anew
 	$(LOCK) $(TORCH_BACKEND) --extra cpu -o requirements/cpu.txt

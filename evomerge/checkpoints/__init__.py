@@ -7,7 +7,7 @@ strangers: headers, indices and names are checked before they are believed, and 
 files are never opened.
 """
 
-from evomerge.checkpoints.compatibility import compatibility
+from evomerge.checkpoints.compatibility import compatibility, remarks
 from evomerge.checkpoints.fingerprint import remembered
 from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
 from evomerge.checkpoints.layer_types import LayerType, restacked
@@ -33,6 +33,7 @@ __all__ = [
     "compatibility",
     "read_header",
     "read_model",
+    "remarks",
     "remembered",
     "restacked",
 ]

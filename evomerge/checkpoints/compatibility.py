@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
+from evomerge.checkpoints.families import family_of
+from evomerge.checkpoints.meanings import KINDS, SMALL, Difference, Meaning, differences
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.sizes import LAYER_COUNTS
+from evomerge.checkpoints.sizes import LAYER_COUNTS, read_sizes
 from evomerge.checkpoints.tokenizer_notes import different_rows
 
 _VOCABULARY = "vocab_size"
+_HEADS = (
+    ("num_attention_heads", "number of attention heads", "heads"),
+    ("num_key_value_heads", "number of key-value heads", "key_value_heads"),
+    ("head_dim", "head size", "head"),
+)
+"""What the shapes of fused or square matrices do not tell, and where it is read."""
 _SIZES = (
     ("model_type", "architecture family"),
     ("hidden_size", "hidden size"),
     ("intermediate_size", "feed-forward size"),
     *((key, "number of layers") for key in LAYER_COUNTS),
-    ("num_attention_heads", "number of attention heads"),
-    ("num_key_value_heads", "number of key-value heads"),
-    ("head_dim", "head size"),
+    *((key, what) for key, what, _ in _HEADS),
     ("num_local_experts", "number of experts"),
     ("num_experts", "number of experts"),
     (_VOCABULARY, "vocabulary size"),
@@ -31,11 +36,12 @@ def compatibility(
     *,
     same_vocabulary: bool = True,
     same_depth: bool = True,
+    allow: Collection[str] = (),
 ) -> list[str]:
     """List every reason why models cannot be merged layer by layer.
 
     Each model is compared with the first one; a head that only one of the two stores
-    because the other ties it is no reason.
+    because the other ties it is no reason, nor are tables that are worked out anew.
 
     Args:
         models: What each is called, to the model; the first is the yardstick.
@@ -43,6 +49,7 @@ def compatibility(
             False where rows are to be moved before the merge.
         same_depth: Compare layers one by one; False where layers are only set on each
             other, so that any layer must have a place in the first model's frame.
+        allow: Kinds of differences in what weights compute that are no reason.
 
     Returns:
         One sentence per problem, naming both models; empty if they fit.
@@ -54,17 +61,65 @@ def compatibility(
         left_out += [] if same_depth else LAYER_COUNTS
         found = list(_config_problems(first, other, left_out))
         # Different sizes explain different shapes; say the cause, not each symptom.
-        if same_depth:
-            found = found or list(_tensor_problems(first, other, same_vocabulary))
-            found += _layer_problems(first, other)
-        else:
-            found = found or list(_stack_problems(first, other, same_vocabulary))
-            found += _type_problems(first, other)
-        found += _rope_problems(first, other)
+        compare = _tensor_problems if same_depth else _stack_problems
+        found = found or list(compare(first, other, same_vocabulary))
+        found += [
+            f"{odd.text}: {KINDS[odd.kind]}. To merge them all the same, say `allow: "
+            f"[{odd.kind}]`."
+            for odd in _meant(first, other, same_depth=same_depth)
+            if not _is_remark(odd, allow)
+        ]
         if same_vocabulary:
             found += _tokenizer_problems(first, other)
         problems += found
     return problems
+
+
+def remarks(
+    models: Mapping[str, Model],
+    *,
+    same_depth: bool = True,
+    allow: Collection[str] = (),
+) -> list[str]:
+    """List what keeps models not apart, but must be seen.
+
+    Args:
+        models: As for ``compatibility``.
+        same_depth: As for ``compatibility``.
+        allow: Kinds of differences that are allowed, and told of here.
+
+    Returns:
+        One sentence per remark, naming both models.
+    """
+    first, *others = models.items()
+    return [
+        f"{odd.text}: {_consequence(odd, first[0])}."
+        for other in others
+        for odd in _meant(first, other, same_depth=same_depth)
+        if _is_remark(odd, allow)
+    ]
+
+
+def _is_remark(odd: Difference, allow: Collection[str]) -> bool:
+    return odd.is_doubt or odd.kind in SMALL or odd.kind in allow
+
+
+def _consequence(odd: Difference, frame: str) -> str:
+    if odd.is_doubt:
+        return (
+            "this family's defaults are not known, so make sure that both mean the same"
+        )
+    if odd.kind in SMALL:
+        return "the merge has what its frame has"
+    return f"{KINDS[odd.kind]}; it is allowed"
+
+
+def _meant(one: Named, other: Named, *, same_depth: bool) -> list[Difference]:
+    """Compare what models of one family compute; others are told apart by it."""
+    a, b = (Meaning(n, m.config, m.layer_types) for n, m in (one, other))
+    if a.config.get("model_type") != b.config.get("model_type"):
+        return []
+    return differences(a, b, same_depth=same_depth)
 
 
 def _config_problems(
@@ -73,14 +128,25 @@ def _config_problems(
     for key, what in _SIZES:
         if key in left_out:
             continue
-        a, b = one[1].config.get(key), other[1].config.get(key)
+        a, b = _size(one[1], key), _size(other[1], key)
         # A key that one file leaves out has a default here and there; shapes decide.
         if a is not None and b is not None and a != b:
             yield f"{other[0]!r} has {what} {b!r}, but {one[0]!r} has {a!r}."
 
 
+def _size(model: Model, key: str) -> object:
+    family = family_of(model.config)
+    for name, _, attribute in _HEADS:
+        if name == key and name in {*family.fields, *family.derived, *family.names}:
+            return getattr(read_sizes(family.filled(model.config)), attribute)
+    return model.config.get(key)
+
+
 def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
     a, b = _shapes(one[1], rows_too), _shapes(other[1], rows_too)
+    if odd := _other_names(one, other):
+        yield odd
+        return
     heads = {one[1].layout.head, other[1].layout.head}
     for (name, has), (absent, lacks) in (
         ((one[0], a), (other[0], b)),
@@ -89,8 +155,7 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
         if missing := sorted(has.keys() - lacks.keys() - heads):
             yield (
                 f"{absent!r} lacks {len(missing)} tensors that {name!r} has, for "
-                f"example {missing[0]!r}. Download it again, or merge models of one "
-                "architecture."
+                f"example {missing[0]!r}. Merge models of one architecture."
             )
     if different := [n for n in a if n in b and a[n] != b[n]]:
         n = different[0]
@@ -99,6 +164,18 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
             f"{list(b[n])} in {other[0]!r}, {list(a[n])} in {one[0]!r}. Merge models "
             "of one shape."
         )
+
+
+def _other_names(one: Named, other: Named) -> str | None:
+    """Say that models call their parts otherwise, where all their tensors do."""
+    ours, theirs = one[1].layout.layers, other[1].layout.layers
+    if ours == theirs:
+        return None
+    return (
+        f"{other[0]!r} calls its layers {theirs + 'N'!r}, but {one[0]!r} "
+        f"{ours + 'N'!r}: they were saved by different classes. Load the one with the "
+        "unusual names with transformers' AutoModelForCausalLM, and save it again."
+    )
 
 
 def _stack_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
@@ -138,79 +215,6 @@ def _shapes(model: Model, rows_too: bool) -> dict[str, tuple[int, ...]]:
         if name in out and not rows_too:
             out[name] = out[name][1:]
     return out
-
-
-def _layer_problems(one: Named, other: Named) -> Iterator[str]:
-    ours, theirs = one[1].layer_types, other[1].layer_types
-    if len(ours) != len(theirs):
-        return
-    odd = [i for i, kind in enumerate(ours) if not kind.fits(theirs[i])]
-    if odd:
-        i = odd[0]
-        yield (
-            f"{len(odd)} layers are of different types, for example layer {i}: "
-            f"{theirs[i]} in {other[0]!r}, {ours[i]} in {one[0]!r}. Equal weights "
-            "would compute something else."
-        )
-
-
-def _type_problems(one: Named, other: Named) -> Iterator[str]:
-    ours = one[1].layer_types
-    for i, kind in enumerate(other[1].layer_types):
-        if not any(kind.fits(known) for known in ours):
-            known = "; ".join(sorted({str(known) for known in ours}))
-            yield (
-                f"Layer {i} of {other[0]!r} has {kind}, but {one[0]!r} has no such "
-                f"layers, only {known}: nothing could run it there."
-            )
-            return
-
-
-def _rope_problems(one: Named, other: Named) -> Iterator[str]:
-    a, b = _rope(one[1].config), _rope(other[1].config)
-    for key in a:
-        if key in b and a[key] != b[key]:
-            yield (
-                f"{other[0]!r} has rotary positions with {key} {b[key]!r}, but "
-                f"{one[0]!r} with {a[key]!r}: equal weights would see other positions."
-            )
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the settings of rotary positions, in old and in new notation alike.
-
-    Settings for sliding layers alone have names of their own; what is left out is not
-    compared, except that positions are not rescaled unless it says so.
-    """
-    found = config.get("rope_parameters")
-    parameters = found if isinstance(found, dict) else {}
-    out = _flat(parameters.get("full_attention", parameters))
-    sliding = parameters.get("sliding_attention")
-    if isinstance(sliding, dict):
-        out |= {f"sliding {key}": value for key, value in _flat(sliding).items()}
-    scaling = config.get("rope_scaling")
-    if isinstance(scaling, dict):
-        out |= _flat(scaling)
-    for key, name in (
-        ("rope_theta", "rope_theta"),
-        ("rotary_emb_base", "rope_theta"),
-        ("rope_local_base_freq", "sliding rope_theta"),
-        ("partial_rotary_factor", "partial_rotary_factor"),
-    ):
-        if isinstance(config.get(key), int | float):
-            out.setdefault(name, config[key])
-    if out:
-        out.setdefault("rope_type", "default")
-    return out
-
-
-def _flat(settings: Any) -> dict[str, Any]:
-    if not isinstance(settings, dict):
-        return {}
-    plain = {k: v for k, v in settings.items() if not isinstance(v, dict)}
-    if "type" in plain:
-        plain.setdefault("rope_type", plain.pop("type"))
-    return plain
 
 
 def _tokenizer_problems(one: Named, other: Named) -> Iterator[str]:

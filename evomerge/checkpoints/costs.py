@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.checkpoints.alignment import Plan, align
 from evomerge.checkpoints.header import TensorInfo
-from evomerge.checkpoints.layer_types import LayerType
+from evomerge.checkpoints.layer_types import windows
 from evomerge.checkpoints.layout import Place
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.roles import BUFFER
@@ -46,10 +46,11 @@ def facts_of(model: Model) -> ModelFacts:
     matrix = model.layout.embed if model.tied else model.layout.head
     head = math.prod(model.tensors[matrix].shape)
     sizes = read_sizes(model.config)
+    seen = windows(model.config, model.layer_types)
     return ModelFacts(
         layers=tuple(
-            _layer(tensors, kind, sizes, model.config)
-            for tensors, kind in zip(layers, model.layer_types, strict=True)
+            _layer(tensors, window, sizes, model.config)
+            for tensors, window in zip(layers, seen, strict=True)
         ),
         embed=outside["embed"],
         head=head,
@@ -112,14 +113,14 @@ def _found(known: Mapping[str, Model], fingerprint: str) -> Model:
 
 
 def _layer(
-    tensors: Tensors, kind: LayerType, sizes: Sizes, config: Mapping[str, Any]
+    tensors: Tensors, window: int | None, sizes: Sizes, config: Mapping[str, Any]
 ) -> LayerFacts:
     heads, head = sizes.heads, sizes.head
     return LayerFacts(
         parameters=sum(math.prod(info.shape) for _, info in tensors),
         active=_active(tensors, sizes, config),
         queries=heads * head if heads and head else None,
-        window=_window(kind, config),
+        window=window,
     )
 
 
@@ -138,13 +139,3 @@ def _active(tensors: Tensors, sizes: Sizes, config: Mapping[str, Any]) -> int | 
     if sent_to is None or not sizes.experts:
         return None
     return always + routed * min(sent_to, sizes.experts) // sizes.experts
-
-
-def _window(kind: LayerType, config: Mapping[str, Any]) -> int | None:
-    """Return how far a layer looks back; without types, all layers look as far."""
-    window = config.get("sliding_window")
-    if type(window) is not int or window < 1:
-        return None
-    if kind.attention is not None:
-        return window if kind.attention == "sliding_attention" else None
-    return window if config.get("use_sliding_window", True) is True else None

@@ -43,6 +43,10 @@ ITEM_BYTES: Mapping[str, int] = {
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
+class ElementTypeError(CheckpointError):
+    """A tensor has elements that cannot be merged: packed ones, or 8-bit floats."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a stored tensor lies.
@@ -138,9 +142,9 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
             "header is corrupt."
         ) from error
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise CheckpointError(
+        raise ElementTypeError(
             f"{where}: element type {dtype!r} cannot be merged; accepted are "
-            f"{', '.join(ITEM_BYTES)}. Use the unquantised model."
+            f"{', '.join(ITEM_BYTES)}."
         )
     axes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else [None]
     if not all(type(n) is int and 0 <= n < _MOST for n in (*axes, start, end)):

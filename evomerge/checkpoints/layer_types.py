@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.checkpoints.families import Family, family_of
 from evomerge.checkpoints.sizes import LAYER_COUNTS
 from evomerge.errors import CheckpointError
 
-_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
-"""Every so many-th layer sees everything, where a configuration leaves it out."""
-
+FULL = "full_attention"
 _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 
 
@@ -61,8 +60,9 @@ def read_layer_types(
         CheckpointError: A list of the configuration is not one entry per layer.
     """
     n = len(mixtures)
-    attention = _attention(config, n)
-    rotary = _rotary(config, n)
+    family = family_of(config)
+    attention = _attention(config, family, n)
+    rotary = _rotary(config, family, n)
     return tuple(
         LayerType(*known) for known in zip(attention, rotary, mixtures, strict=True)
     )
@@ -118,7 +118,36 @@ def _mixtures(config: Mapping[str, Any], mixtures: Sequence[bool]) -> dict[str, 
     return out
 
 
-def _attention(config: Mapping[str, Any], n: int) -> Iterable[str | None]:
+def windows(
+    config: Mapping[str, Any], types: Sequence[LayerType]
+) -> tuple[int | None, ...]:
+    """Tell over how many tokens each layer looks back; None if over all.
+
+    Args:
+        config: ``config.json``.
+        types: Of each layer; without, all look back equally far.
+    """
+    window = _window(config)
+    usual = FULL if family_of(config).layer_types else "sliding"
+    return tuple(
+        window if "sliding" in (kind.attention or usual) else None for kind in types
+    )
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    family = family_of(config)
+    if family.is_known and "sliding_window" not in family.fields:
+        return None  # its classes do not read the key
+    filled = family.filled(config)
+    window, is_used = filled.get("sliding_window"), filled.get("use_sliding_window")
+    if type(window) is not int or window < 1 or is_used is False:
+        return None
+    return window
+
+
+def _attention(
+    config: Mapping[str, Any], family: Family, n: int
+) -> Iterable[str | None]:
     if (listed := _listed(config, "layer_types", n)) is not None:
         return [str(entry) for entry in listed]
     pattern = next(
@@ -127,28 +156,35 @@ def _attention(config: Mapping[str, Any], n: int) -> Iterable[str | None]:
             for key in ("sliding_window_pattern", "_sliding_window_pattern")
             if type(value := config.get(key)) is int
         ),
-        _PATTERNS.get(str(config.get("model_type")), 0),
+        0,
     )
     if pattern > 0:
         return [
             "full_attention" if (i + 1) % pattern == 0 else "sliding_attention"
             for i in range(n)
         ]
-    first = config.get("max_window_layers")
-    if config.get("use_sliding_window") is True and type(first) is int:
+    usual = family.layer_types
+    if any(kind != FULL for kind in usual):
+        return [usual[i % len(usual)] for i in range(n)]
+    filled = family.filled(config)
+    first = filled.get("max_window_layers")
+    if family.is_known and "max_window_layers" not in family.fields:
+        first = None
+    if filled.get("use_sliding_window") is True and type(first) is int:
         return [
             "sliding_attention" if i >= first else "full_attention" for i in range(n)
         ]
     return [None] * n
 
 
-def _rotary(config: Mapping[str, Any], n: int) -> Iterable[bool]:
+def _rotary(config: Mapping[str, Any], family: Family, n: int) -> Iterable[bool]:
     if (listed := _listed(config, "no_rope_layers", n)) is not None:
         return [bool(entry) for entry in listed]
     every = config.get("no_rope_layer_interval")
     if type(every) is int and every > 0:
         return [(i + 1) % every != 0 for i in range(n)]
-    return [True] * n
+    usual = family.no_rope_layers or (1,)
+    return [bool(usual[i % len(usual)]) for i in range(n)]
 
 
 def _listed(config: Mapping[str, Any], key: str, n: int) -> list[Any] | None:

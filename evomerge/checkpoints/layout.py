@@ -14,7 +14,12 @@ from typing import Literal
 
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.pieces import Piece, pieces_of
-from evomerge.checkpoints.roles import BUFFER, role_in_layer, role_outside
+from evomerge.checkpoints.roles import (
+    BUFFER,
+    is_recomputed,
+    role_in_layer,
+    role_outside,
+)
 from evomerge.checkpoints.sizes import Sizes
 from evomerge.checkpoints.template import (
     Stack,
@@ -140,7 +145,8 @@ def _ends(outside: Mapping[str, TensorInfo], vocab_size: int) -> tuple[str, str 
 
 def _outside(name: str, info: TensorInfo) -> Place:
     word = _word(name)
-    if name.endswith("inv_freq") or (not info.is_float and len(info.shape) < 2):
+    small = not info.is_float and len(info.shape) < 2
+    if small or is_recomputed(name, info.shape):
         return Place("head", None, BUFFER, name)
     if len(info.shape) == 2 and _POSITIONS.fullmatch(word):
         return Place("embed", None, "embed", name)

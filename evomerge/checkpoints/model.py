@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
-from evomerge.checkpoints.header import TensorInfo
+from evomerge.checkpoints.header import ElementTypeError, TensorInfo
 from evomerge.checkpoints.layer_types import LayerType, read_layer_types
 from evomerge.checkpoints.layout import Layout, Place, read_layout
+from evomerge.checkpoints.quantised import (
+    refuse_quantised,
+    say_quantised,
+    without_left_over,
+)
+from evomerge.checkpoints.roles import is_recomputed
 from evomerge.checkpoints.shards import read_shards
 from evomerge.checkpoints.sizes import layer_count_key, read_sizes
 from evomerge.checkpoints.tokenizer import (
@@ -52,6 +58,7 @@ class Model:
         tokenizer_digest: Name of the tokenizer as it is written; empty without one.
         origin: The hub id and commit it was fetched by; None for a folder that was
             named as such.
+        remarks: What must be seen of the folder although nothing is refused.
         adapter: The low-rank adapter that goes with it, if any; everything else is
             said of the folder itself.
     """
@@ -68,6 +75,7 @@ class Model:
     vocab_size: int
     tokenizer_digest: str
     origin: str | None = None
+    remarks: tuple[str, ...] = ()
     adapter: Adapter | None = None
 
     @property
@@ -112,15 +120,13 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
     copied = (*TOKENIZER_FILES, *RARE_FILES, *template_files(folder))
     refuse_links_out(folder, (CONFIG, GENERATION, *copied))
     config = read_json(folder / CONFIG)
-    if "quantization_config" in config:
-        raise CheckpointError(
-            f"{folder / CONFIG}: the model is quantised; quantised weights cannot be "
-            "merged. Use the unquantised model."
-        )
     _refuse_more_than_text(folder, config)
+    stored = _read_weights(folder, config)
+    shards = {info.file.relative_to(folder).as_posix() for info in stored.values()}
+    config, said = without_left_over(config)
     n_layers = _count(folder, config, layer_count_key(config))
     vocab_size = _count(folder, config, "vocab_size")
-    tensors = read_shards(folder)
+    tensors = {n: t for n, t in stored.items() if not is_recomputed(n, t.shape)}
     try:
         layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(config))
         types = read_layer_types(config, _mixtures(places.values(), n_layers))
@@ -129,7 +135,6 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
     tied = _is_tied(folder, config, tensors, layout)
     if tied:
         tensors.pop(layout.head, None)
-    shards = {info.file.relative_to(folder).as_posix() for info in tensors.values()}
     others = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return Model(
         path=folder,
@@ -147,11 +152,21 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
         architecture=_architecture(folder, config),
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest(folder),
+        remarks=said,
     )
 
 
+def _read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    try:
+        stored = read_shards(folder)
+    except ElementTypeError as error:
+        raise say_quantised(config, error) from error
+    refuse_quantised(folder, config, stored)
+    return stored
+
+
 def _refuse_more_than_text(folder: Path, config: Mapping[str, Any]) -> None:
-    if config.get("is_encoder_decoder") is True:
+    if config.get("is_encoder_decoder") is True or "encoder_layers" in config:
         raise CheckpointError(
             f"{folder / CONFIG}: the model is an encoder-decoder. Only text decoder "
             "models are supported."
@@ -159,7 +174,10 @@ def _refuse_more_than_text(folder: Path, config: Mapping[str, Any]) -> None:
     parts = sorted(
         key
         for key, value in config.items()
-        if key.endswith("_config") and isinstance(value, dict) and _is_model(value)
+        if key.endswith("_config")
+        and key not in _PARTS
+        and isinstance(value, dict)
+        and _is_model(value)
     )
     if parts:
         raise CheckpointError(
@@ -167,6 +185,10 @@ def _refuse_more_than_text(folder: Path, config: Mapping[str, Any]) -> None:
             "Only text decoder models are supported; save the text model alone, with "
             "a configuration of its own."
         )
+
+
+_PARTS = ("attn_config", "ffn_config")
+"""Settings of one model's blocks, which DBRX and MPT keep apart."""
 
 
 def _is_model(config: Mapping[str, Any]) -> bool:
@@ -180,6 +202,13 @@ def _mixtures(places: Iterable[Place], n_layers: int) -> list[bool]:
 
 def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
+    if value is None:
+        what = "tokens it knows" if key == "vocab_size" else "layers it has"
+        raise CheckpointError(
+            f"{folder / CONFIG}: does not say how many {what}: expected "
+            f"{key}. Such a model is not supported; text decoder models as "
+            "transformers saves them are."
+        )
     if type(value) is not int or value < 1:
         raise CheckpointError(
             f"{folder / CONFIG}: {key} should be a whole number from 1 up, got "

@@ -17,7 +17,23 @@ _FEED_FORWARD = re.compile(
 )
 _ROUTER = re.compile(r".*router.*|gate|shared_expert_gate|wg")
 _SHARED = re.compile(r"shared_(experts?|mlp)")
-_BUFFERS = ("inv_freq", "masked_bias", "causal_mask")
+_RECOMPUTED = re.compile(
+    r"(.*\.)?((.*_)?inv_freq|masked_bias|causal_mask|position_ids|token_type_ids"
+    r"|(cos|sin)_cache(d)?|freqs_cis|rope\.freqs|embed_positions|alibi"
+    r"|rotary_(pos_)?emb\.[^.]+)"
+)
+_MASKED = re.compile(r"(.*\.)?(attn|attention|self_attn)(\.attention)?\.bias")
+
+
+def is_recomputed(name: str, shape: Sequence[int]) -> bool:
+    """Tell whether a stored tensor is a table or a mask that every loader makes anew.
+
+    Older savers stored them, newer ones do not; they decide nothing.
+    """
+    if _RECOMPUTED.fullmatch(name):
+        return True
+    # Old checkpoints of GPT-2 and GPT-NeoX store the causal mask as a bias.
+    return _MASKED.fullmatch(name) is not None and len(shape) > 1
 
 
 def role_in_layer(
@@ -40,7 +56,7 @@ def role_in_layer(
         words.pop()
     if not words or any(word.startswith("lora_") for word in words):
         return None
-    if leaf in _BUFFERS or (leaf == "bias" and _is_mask(words, shape)):
+    if is_recomputed(suffix, shape):
         return BUFFER
     if not is_float:
         # Whole numbers where a gain or a bias may stand are copied; a matrix of them
@@ -94,8 +110,3 @@ def _matrix(
     if any(map(_ATTENTION.fullmatch, words)):
         return "attn"
     return "mlp" if any(map(_FEED_FORWARD.fullmatch, words)) else None
-
-
-def _is_mask(words: list[str], shape: Sequence[int]) -> bool:
-    """Old checkpoints of GPT-2 and GPT-NeoX store the causal mask as a bias."""
-    return words[-1] in ("attn", "attention", "self_attn") and len(shape) != 1

@@ -41,9 +41,11 @@ def _read_indexed(folder: Path) -> dict[str, TensorInfo]:
         found = read_header(folder / shard)
         for name, info in found.items():
             if weight_map.get(name) != shard:
+                there = weight_map.get(name)
+                says = f"places in {there!r}" if there else "does not list"
                 raise CheckpointError(
-                    f"{folder / shard}: holds tensor {name!r}, which {INDEX} places in "
-                    f"{weight_map.get(name)!r}. The folder mixes two models."
+                    f"{folder / shard}: holds tensor {name!r}, which {INDEX} {says}. "
+                    "The folder mixes two models."
                 )
             tensors[name] = info
     if missing := sorted(set(weight_map) - set(tensors)):
@@ -97,6 +99,12 @@ def _explain_nothing(folder: Path) -> str:
             "a pickle can run any code its author put in, so it is refused. Convert "
             "the model to safetensors, for example with transformers' save_pretrained "
             "on a machine where you trust its author."
+        )
+    if packed := [name for name in names if name.lower().endswith(".gguf")]:
+        return (
+            f"{folder}: holds weights only as {packed[0]!r}, a GGUF file for "
+            "llama.cpp, whose weights are mostly quantised. Use the repository of the "
+            "model it was made from, with its safetensors."
         )
     if "adapter_config.json" in names:
         return (

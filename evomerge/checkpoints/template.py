@@ -10,6 +10,12 @@ from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.sizes import Sizes
 from evomerge.errors import CheckpointError
 
+_PREDICTS = re.compile(r"(^|[._])(mtp|nextn)")
+_PREDICTING = re.compile(r"(eh_proj|enorm|hnorm|shared_head|embed_tokens)\.")
+_SAVE_WITHOUT = (
+    "They are not supported yet: load the model with transformers' "
+    "AutoModelForCausalLM, which leaves them out, and save it again."
+)
 _NUMBERED = re.compile(r"((?:[^.]+\.)*?)(0|[1-9][0-9]{0,5})\.(.+)")
 
 
@@ -49,6 +55,13 @@ def find_stack(tensors: Mapping[str, TensorInfo], n_layers: int) -> Stack:
         )
     # A configuration may speak of a thousand million layers: what is stored is counted.
     fitting = [p for p, found in stacks.items() if len(found) == n_layers > max(found)]
+    predicting = [p for p in stacks if _PREDICTS.search(p)]
+    if predicting and len(stacks) - len(predicting) < 2:
+        name = predicting[0]
+        raise CheckpointError(
+            f"{name}N ({len(stacks[name])}) are layers that predict further tokens, "
+            f"beside the stack of decoder layers. {_SAVE_WITHOUT}"
+        )
     if len(stacks) > 1:
         raise CheckpointError(
             "the tensors form several stacks, "
@@ -65,12 +78,23 @@ def find_stack(tensors: Mapping[str, TensorInfo], n_layers: int) -> Stack:
             for layer in range(min(n_layers, len(found) + 8))
             if layer not in found
         ]
-        odd += sorted(layer for layer in found if layer >= n_layers)
+        further = sorted(layer for layer in found if layer >= n_layers)
+        names = [name for layer in further for name in found[layer]]
+        if not odd and any(map(_PREDICTING.match, names)):
+            raise CheckpointError(_further_layers(further, n_layers))
+        odd += further
         raise CheckpointError(
             f"config.json speaks of {n_layers} layers (0 to {n_layers - 1}), but "
             f"layers {odd[:8]} are missing or too many. The folder is incomplete."
         )
     return Stack(prefix, stacks[prefix], tuple(outside))
+
+
+def _further_layers(odd: list[int], n_layers: int) -> str:
+    return (
+        f"config.json speaks of {n_layers} layers (0 to {n_layers - 1}); layers "
+        f"{odd[:8]} behind the last predict further tokens. {_SAVE_WITHOUT}"
+    )
 
 
 def is_transposed(layer: Mapping[str, TensorInfo]) -> bool:

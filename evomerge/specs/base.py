@@ -13,8 +13,21 @@ from pydantic import (
     StrictStr,
 )
 
+from evomerge.checkpoints.meanings import KINDS, Kind
+
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 """A plain value of a knob or an option."""
+
+Allowed = Annotated[
+    Annotated[tuple[Kind, ...], Field(min_length=1)] | None,
+    Field(
+        description="Kinds of differences in what models compute with equal weights "
+        "that are merged all the same, with a warning: "
+        + ", ".join(f"`{kind}`" for kind in KINDS)
+        + "."
+    ),
+]
+"""What a file insists on."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 """A name that becomes part of axis names, labels and file names."""

@@ -139,6 +139,7 @@ class Pending:
             cache_dir,
             recipes,
             stage=replace(self.stage, taken=taken),
+            accepted=True,
             later=self.later,
             recipe_version=recipe_version_of(self.kept),
             surveyed=groups_from(self.kept),
@@ -183,6 +184,7 @@ class _Chain:
         mistakes = part.mistakes(self._noted.file)
         mistakes.found += self._unread
         around = replace(around, surveyed=part.surveyed)
+        mistakes.warnings += self._noted.warnings
         try:
             return resolve_among(self._models, part.spec, around, mistakes)
         except SpecError as error:

@@ -18,7 +18,7 @@ from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planned import PlannedSpace, Setting
 from evomerge.specs.planner import plan_space
-from evomerge.specs.recipes import load_recipe
+from evomerge.specs.recipes import open_recipe
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.study import RivalSpec, StartSpec, StudySpec
@@ -190,11 +190,14 @@ class GenerationZero:
         if self.base_dir is None:
             return self._usual(start)
         try:
-            recipe, _ = load_recipe(self.base_dir / path.expanduser())
+            opened = open_recipe(self.base_dir / path.expanduser())
         except SpecError as error:
             for problem in error.problems:
                 self.mistakes.add(key, f"{problem}")
             return None
+        for warning in opened.warnings:
+            self.mistakes.warn(key, f"{warning}")
+        recipe = opened.recipe
         known = {p for s in self.setting.inputs.values() for p in contents(s)}
         strange = set(contents(Nested(recipe))) - known
         if strange:

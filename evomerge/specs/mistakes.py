@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from evomerge.errors import Problem, SpecError
@@ -19,6 +19,7 @@ class Mistakes:
         strict: What would be a warning is a mistake.
         muted: Keys that nothing is said of, nor of any below: what could be found
             there only follows from a mistake that is told already.
+        allow: Kinds of differences between models that the file allows.
     """
 
     file: str
@@ -27,6 +28,7 @@ class Mistakes:
     warnings: list[Problem] = field(default_factory=list)
     strict: bool = False
     muted: tuple[str, ...] = ()
+    allow: Collection[str] = ()
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.layer_types import LayerType
+from evomerge.checkpoints.meanings import KINDS
 from evomerge.core.recipe import Input, Nested, Recipe, Transformed, contents
 from evomerge.errors import Problem, RecipeError, SpecError
-from evomerge.specs.base import Name
+from evomerge.specs.base import Allowed, Name
 from evomerge.specs.mergekit import (
     Profile,
     is_mergekit,
@@ -61,6 +62,7 @@ class RecipeSpec(MergeSpec):
         description="Whose tokens the merged model has, where tokenizers differ; not "
         "needed for sources of one tokenizer.",
     )
+    allow: Allowed = None
     seed: int = Field(default=0, ge=0, description="Seed of operators that draw masks.")
 
 
@@ -76,6 +78,7 @@ class OpenedRecipe:
         form: How the file is written.
         warnings: What the user must see although nothing is refused.
         chat_template: Instead of the tokenizer's own, where the file asks for one.
+        allow: Kinds of differences between the models that the file allows.
     """
 
     recipe: Recipe
@@ -83,6 +86,7 @@ class OpenedRecipe:
     form: Form
     warnings: tuple[Problem, ...] = ()
     chat_template: str | None = None
+    allow: tuple[str, ...] = ()
 
     @property
     def folders(self) -> dict[str, str]:
@@ -127,7 +131,12 @@ def open_recipe(
     if len(documents) > 1 or is_mergekit(documents[0]):
         read = read_documents_of(documents, file, profile=profile, strict=strict)
         return OpenedRecipe(
-            read.recipe, read.models, "mergekit", read.warnings, read.chat_template
+            read.recipe,
+            read.models,
+            "mergekit",
+            read.warnings,
+            read.chat_template,
+            read.allow,
         )
     (data,) = documents
     mistakes = Mistakes(file.name, strict=strict)
@@ -137,15 +146,38 @@ def open_recipe(
     if "slots" in data:
         return _canonical(data, file, mistakes)
     if "stack" in data:
-        stacked = read_stack(data, file, mistakes)
-        return OpenedRecipe(*stacked, "short", tuple(mistakes.warnings))
+        return _opened(*read_stack(data, file, mistakes), "short", mistakes)
     return _short(data, file, mistakes)
+
+
+def _opened(
+    recipe: Recipe, models: Mapping[str, Model], form: Form, mistakes: Mistakes
+) -> OpenedRecipe:
+    told, allow = tuple(mistakes.warnings), tuple(mistakes.allow)
+    return OpenedRecipe(recipe, models, form, told, allow=allow)
+
+
+_BESIDE = ("paths", "allow")
+"""Keys beside a recipe that are no part of it."""
+
+
+def _allowed(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[str, ...]:
+    said = data.get("allow", [])
+    known = isinstance(said, list) and all(
+        isinstance(kind, str) and kind in KINDS for kind in said
+    )
+    if not known:
+        kinds = ", ".join(KINDS)
+        mistakes.add("allow", f"expected a list of some of {kinds}; got {said!r}.")
+        return ()
+    return tuple(said)
 
 
 def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:
     paths = data.get("paths", {})
+    mistakes.allow = _allowed(data, mistakes)
     try:
-        recipe = Recipe.from_json({k: v for k, v in data.items() if k != "paths"})
+        recipe = Recipe.from_json({k: v for k, v in data.items() if k not in _BESIDE})
     except (RecipeError, ValueError) as error:
         mistakes.add("", f"{error}")
         raise SpecError(mistakes.found) from error
@@ -180,7 +212,7 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
             )
     _check_slots(recipe, models, mistakes)
     mistakes.stop_if_any()
-    return OpenedRecipe(recipe, models, "canonical", tuple(mistakes.warnings))
+    return _opened(recipe, models, "canonical", mistakes)
 
 
 def _check_slots(
@@ -225,6 +257,7 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
     mistakes.found += problems
     if spec is None:
         raise SpecError(mistakes.found)
+    mistakes.allow = spec.allow or ()
     models = open_sources(spec.sources, file.parent, mistakes)
     names = list(spec.sources)
     experts = spec.experts or tuple(n for n in names if n != spec.base)
@@ -256,4 +289,4 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
     mistakes.stop_if_any()
     assert planned is not None
     recipe = planned.blueprint.recipe({})
-    return OpenedRecipe(recipe, models, "short", tuple(mistakes.warnings))
+    return _opened(recipe, models, "short", mistakes)

@@ -116,9 +116,8 @@ class _Resolver:
         mistakes: Mistakes,
         models: Mapping[str, Model],
     ) -> None:
-        self._around = around
-        self._mistakes = mistakes
-        self._models = models
+        self._around, self._mistakes, self._models = around, mistakes, models
+        mistakes.allow = around.allowed(spec.allow)
         self._stage = around.stage
         taken = {} if around.stage is None else around.stage.recipes
         # A taken recipe is a source like any other, but in no folder.

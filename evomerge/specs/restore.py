@@ -61,6 +61,7 @@ def restore(
         None if cache_dir is None else Path(cache_dir),
         {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
         stage=Stage.from_json(config["stage"]) if "stage" in config else None,
+        accepted=True,
         later=tuple(allowance.get(LATER, ())),
         recipe_version=recipe_version_of(config),
         surveyed=groups_from(config),

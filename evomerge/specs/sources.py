@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.checkpoints import BUFFER, Model, compatibility, hub, read_model
+from evomerge.checkpoints import (
+    BUFFER,
+    Model,
+    compatibility,
+    hub,
+    read_model,
+    remarks,
+)
 from evomerge.checkpoints.adapter import Adapter, fold, read_adapter
 from evomerge.checkpoints.tokenizer_notes import tokenizer_notes
 from evomerge.core.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
@@ -198,8 +205,29 @@ def open_sources(
             models[name] = open_source(sources[name], base_dir, cache_dir=cache_dir)
         except (CheckpointError, OSError, RuntimeError) as error:
             mistakes.add(f"{key}.{name}", f"expected a model: {error}")
-    warn_of_doubles(models, mistakes)
+    warn_of_sources(models, mistakes, key=key)
     return models
+
+
+def warn_of_sources(
+    models: Mapping[str, Model], mistakes: Mistakes, *, key: str = "sources"
+) -> None:
+    """Note what must be seen of models that were read: also two that are one."""
+    first: dict[str, str] = {}
+    for name, model in models.items():
+        if "float64" in element_types(model):  # more than a merge is computed in
+            mistakes.warn(
+                "", f"{name!r} stores float64; it is read and written as float32."
+            )
+        for said in model.remarks:
+            mistakes.warn(f"{key}.{name}" if key else "", said)
+        same = first.setdefault(content_of(model), name)
+        if same != name:
+            mistakes.warn(
+                key,
+                f"{name!r} and {same!r} are one model: all their files are equal. "
+                "Is one of the two paths the wrong one?",
+            )
 
 
 def refuse_misfits(
@@ -214,8 +242,13 @@ def refuse_misfits(
     if len(models) < 2:
         return
     misfits = compatibility(
-        models, same_vocabulary=same_vocabulary, same_depth=same_depth
+        models,
+        same_vocabulary=same_vocabulary,
+        same_depth=same_depth,
+        allow=mistakes.allow,
     )
+    for said in remarks(models, same_depth=same_depth, allow=mistakes.allow):
+        mistakes.warn(key, said)
     if misfits:
         mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
 
@@ -288,12 +321,3 @@ def kept_dtype(models: Mapping[str, Model], frame: str) -> str:
     if any(len(element_types(model)) > 1 for model in models.values()):
         return STORED
     return dtype_of(models.get(frame))
-
-
-def warn_of_doubles(models: Mapping[str, Model], mistakes: Mistakes) -> None:
-    """Warn of models in float64: merges are computed and written in float32 at most."""
-    for name, model in models.items():
-        if "float64" in element_types(model):
-            mistakes.warn(
-                "", f"{name!r} stores float64; it is read and written as float32."
-            )

@@ -22,7 +22,7 @@ from evomerge.core.stacks import (
     upscale,
 )
 from evomerge.errors import RecipeError, SpecError
-from evomerge.specs.base import Name, Positive, Spec
+from evomerge.specs.base import Allowed, Name, Positive, Spec
 from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
@@ -140,6 +140,7 @@ class StackedSpec(Spec):
         description="Element type of the result, or `stored`: each tensor keeps its "
         "own. If not given the frame's, and `stored` where a source holds several.",
     )
+    allow: Allowed = None
     stack: StackSpec = Field(
         description="Layers of whole models set on each other, instead of a merge."
     )
@@ -157,6 +158,7 @@ def read_stack(
     mistakes.found += problems
     if spec is None:
         raise SpecError(mistakes.found)
+    mistakes.allow = spec.allow or ()
     models = open_sources(spec.sources, file.parent, mistakes)
     refuse_misfits(models, mistakes, same_depth=False)
     for key, name in spec.stack.named:

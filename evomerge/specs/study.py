@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from evomerge.specs.base import Name, Positive, Spec, Value
+from evomerge.specs.base import Allowed, Name, Positive, Spec, Value
 from evomerge.specs.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
 from evomerge.specs.space import Points, SpaceSpec
 from evomerge.specs.tasks import Include, ItemsSpec, TaskSpec
@@ -243,6 +243,7 @@ class StudySpec(Spec):
         description="Whose tokens the merged model has, where tokenizers differ; not "
         "needed for sources of one tokenizer.",
     )
+    allow: Allowed = None
     space: SpaceSpec = Field(description="What is merged, and which choices are open.")
     evaluators: tuple[Include, ...] = Field(
         default=(),

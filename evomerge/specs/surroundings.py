@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints.meanings import KINDS
 from evomerge.core.recipe import VERSION, Recipe
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
@@ -28,6 +29,8 @@ class Surroundings:
         recipes: Recipes of starts by name, where they are known without their files.
         judge: Says what is wrong with a choice of strategy.
         stage: Which stage the study is, and what it takes; None where there are none.
+        accepted: The sources are those the study was begun with: what differs between
+            them is told, not refused.
         later: The stages after it, as they are kept until they begin.
         recipe_version: Of the recipes that its points become.
         surveyed: What is known of the tasks.
@@ -39,6 +42,11 @@ class Surroundings:
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     judge: Judge | None = None
     stage: Stage | None = None
+    accepted: bool = False
     later: tuple[Mapping[str, Any], ...] = ()
     recipe_version: int = VERSION
     surveyed: Surveyed = field(default_factory=Surveyed)
+
+    def allowed(self, written: Collection[str] | None) -> Collection[str]:
+        """Return which kinds of differences between sources are told, not refused."""
+        return tuple(KINDS) if self.accepted else written or ()

@@ -111,8 +111,9 @@ def test_layers_of_different_types_are_named_in_pairs(tmp_path: Path) -> None:
     )
     assert problem == (
         "2 layers are of different types, for example layer 1: sliding attention, one "
-        "feed-forward block in 'b', full attention, one feed-forward block in 'a'. "
-        "Equal weights would compute something else."
+        "feed-forward block in 'b', full attention, one feed-forward block in 'a': "
+        "equal weights would compute something else. To merge them all the same, say "
+        "`allow: [layer_types]`."
     )
 
 
@@ -139,8 +140,13 @@ NEW = {"rope_type": "default", "rope_theta": 10000.0}
             "rope_type 'linear', but 'a' with 'default'",
         ),
         (
-            {"rope_local_base_freq": 10000.0, "rope_theta": 1e6},
             {
+                "model_type": "gemma3_text",
+                "rope_local_base_freq": 10000.0,
+                "rope_theta": 1e6,
+            },
+            {
+                "model_type": "gemma3_text",
                 "rope_theta": None,
                 "rope_parameters": {
                     "full_attention": NEW | {"rope_theta": 1e6},

@@ -184,6 +184,24 @@ def test_layers_and_ends_that_are_unclear_are_refused(
         places(AROUND | LAYER | extra, n_layers)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"model.layers.1.eh_proj.weight": (32, 64)},
+        {"model.layers.1.shared_head.norm.weight": (32,)},
+        {"model.mtp_layers.0.mlp.up_proj.weight": (48, 32)},
+        {"mtp.layers.0.mlp.up_proj.weight": (48, 32), "mtp.fc.weight": (32, 64)},
+    ],
+)
+def test_layers_that_predict_further_tokens_are_named(
+    extra: dict[str, Sequence[int]],
+) -> None:
+    with pytest.raises(CheckpointError, match="predict further tokens") as caught:
+        places(AROUND | LAYER | extra, 1)
+    assert "AutoModelForCausalLM" in str(caught.value)
+    assert "incomplete" not in str(caught.value)
+
+
 def test_a_model_without_layers_or_embedding_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no tensor belongs to a layer"):
         places(AROUND)

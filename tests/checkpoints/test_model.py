@@ -212,7 +212,6 @@ def test_a_folder_without_weights_is_explained(
         ({"vocab_size": 289}, "vocabulary of 289"),
         ({"tie_word_embeddings": "no"}, "true or false"),
         ({"architectures": None, "model_type": None}, "architectures"),
-        ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"text_config": {"hidden_size": 8}}, r"several models in one \(text_config"),
         ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),

@@ -59,7 +59,7 @@ def test_tensors_that_are_not_aligned_are_read_all_the_same(tmp_path: Path) -> N
     file = folder / "model.safetensors"
     tensors = load(folder)
     # A bool buffer in front shifts everything behind it by one byte.
-    odd = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    odd = "model.layers.0.self_attn.q_proj.bias"
     header, data = {odd: {"dtype": "BOOL", "shape": [], "data_offsets": [0, 1]}}, b"\1"
     for name, tensor in tensors.items():
         end = len(data) + tensor.nbytes

@@ -80,13 +80,16 @@ def read_documents_of(
     last = names.index(None) if None in names else len(names) - 1
     done: dict[str, ReadMerge] = {}
     warnings: list[Problem] = []
+    allow: list[str] = []
     for i in _order(documents, names, labels[0], last):
         mistakes = Mistakes(labels[i], strict=strict)
         named = Named(file, mistakes, earlier=done)
         read = read_mergekit(documents[i], file, profile=profile, named=named)
         warnings += read.warnings
+        allow += read.allow
         done = {**done, str(names[i]): read}
-    return replace(read, warnings=tuple(warnings))
+    once = tuple(dict.fromkeys(allow))
+    return replace(read, warnings=tuple(warnings), allow=once)
 
 
 def _check_documents(

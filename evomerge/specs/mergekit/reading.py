@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoints import Model, compatibility
+from evomerge.checkpoints import Model
 from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.keys import did_you_mean
@@ -27,7 +27,7 @@ from evomerge.specs.mergekit.vocabularies import (
 )
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import note_tokenizers, warn_of_doubles
+from evomerge.specs.sources import note_tokenizers, refuse_misfits, warn_of_sources
 
 METHOD_KEY = "merge_method"
 _DOUBLE = "float64"
@@ -40,10 +40,12 @@ class ReadMerge(Earlier):
     Attributes:
         warnings: What the user must see although nothing is refused.
         chat_template: Instead of the tokenizer's own; None leaves that.
+        allow: Kinds of differences between the models that the file allows.
     """
 
     warnings: tuple[Problem, ...] = ()
     chat_template: str | None = None
+    allow: tuple[str, ...] = ()
 
 
 def is_mergekit(data: Mapping[str, Any]) -> bool:
@@ -96,6 +98,7 @@ class _Reader:
         slices = Slicer(spec, method, self.named.name, self.mistakes).slices()
         wish = read_vocabulary(spec, self.named.name, self.mistakes)
         models = self.named.open()
+        warn_of_sources(models, self.mistakes, key="")
         template = read_template(spec.chat_template, models, self.mistakes)
         self._check_ranges(slices, models)
         known = {name: Parts(model) for name, model in models.items()}
@@ -127,7 +130,6 @@ class _Reader:
         known_as = self._called(wish, models, merged, frame, spec)
         self.mistakes.stop_if_any()
         inputs = {n: known_as[n] for n in sorted({frame, *read})}
-        warn_of_doubles({n: models[n] for n in inputs}, self.mistakes)
         recipe = Recipe(
             frame=frame,
             dtype=_dtype(spec) or kept_type(known, (embed, *slots, head)),
@@ -141,8 +143,8 @@ class _Reader:
         for name in sorted({*inputs, *among}):
             below = self.named.below(name)
             folders |= below or {name: models[name]}
-        warnings = tuple(self.mistakes.warnings)
-        return ReadMerge(recipe, folders, warnings, template)
+        told, allow = self.mistakes.warnings, self.mistakes.allow
+        return ReadMerge(recipe, folders, tuple(told), template, tuple(allow))
 
     def _spec(self) -> MergekitSpec:
         unknown: list[Problem] = []
@@ -155,6 +157,7 @@ class _Reader:
             self.mistakes.warn(where, f"{key.message} mergekit passes over it.")
         if spec is None:
             raise SpecError(self.mistakes.found)
+        self.mistakes.allow = (spec.evomerge and spec.evomerge.allow) or ()
         return spec
 
     def _called(
@@ -203,11 +206,7 @@ class _Reader:
                 alike = {
                     n: models[n] for n in sorted(names) if models[n].n_layers == depth
                 }
-                misfits = compatibility(alike, same_vocabulary=same)
-                if misfits:
-                    self.mistakes.add(
-                        "", "expected models that fit together: " + " ".join(misfits)
-                    )
+                refuse_misfits(alike, self.mistakes, key="", same_vocabulary=same)
 
     def _check_words(self, spec: MergekitSpec) -> None:
         for key in ("dtype", "out_dtype"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, StrictBool, StrictInt
 
-from evomerge.specs.base import Name, Spec
+from evomerge.specs.base import Allowed, Name, Spec
 
 Parameters = dict[str, Any]
 
@@ -112,6 +112,7 @@ class OwnSpec(Spec):
         default=None, description="The input that gives config and tokenizer."
     )
     seed: StrictInt = Field(default=0, ge=0, description="Seed of random masks.")
+    allow: Allowed = None
 
 
 class MergekitSpec(Spec):

@@ -1,0 +1,74 @@
+"""What transformers takes for granted where a configuration is silent.
+
+The facts lie in ``families.json``, one line for each family of causal language models,
+written from transformers' own classes (``make defaults``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("families.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is known of a family; nothing of one that transformers does not know.
+
+    Attributes:
+        fields: Key that may decide what weights compute, to its value if left out.
+        derived: Further keys, whose value follows from others if left out.
+        names: Another name of a key, to the key.
+        rope: Kind of layer to its rotary positions where a configuration is silent.
+        fill: The same to base and factor where it says only how they are scaled.
+        read: Key of its own to the kinds of layers whose rotary positions it sets.
+        scaled: Kinds of layers that ``rope_scaling`` speaks of.
+        layer_types: Pattern of the layers where a configuration has no list.
+        no_rope_layers: The same for layers with rotary positions, 1, and without, 0.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    derived: Sequence[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    rope: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fill: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    read: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scaled: Sequence[str] = ()
+    layer_types: Sequence[str] = ()
+    no_rope_layers: Sequence[int] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known what its configurations may leave out."""
+        return bool(self.fields)
+
+    def said(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration with other names replaced by the family's own."""
+        out = dict(config)
+        for other, own in self.names.items():
+            if other in out:
+                out.setdefault(own, out[other])
+        return out
+
+    def filled(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration with what it leaves out."""
+        return {**self.fields, **self.said(config)}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """Return what is known of a configuration's family."""
+    return _families().get(str(config.get("model_type")), _UNKNOWN)
+
+
+@cache
+def _families() -> Mapping[str, Family]:
+    data: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return {name: Family(**known) for name, known in data.items()}
+
+
+_UNKNOWN = Family()
