@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.api.provenance import parents, standing
 from evomerge.api.reading import read_bests, repeats_of
 from evomerge.api.sealed import Case, Judged, judge, judged_on
 from evomerge.api.staged import found
@@ -20,9 +22,9 @@ from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 
 if TYPE_CHECKING:
-    from evomerge.checkpoints import Model
-    from evomerge.export.card import Parent
+    from evomerge.export.bounds import HeldBound
     from evomerge.export.cost_table import CostRow
+    from evomerge.export.parents import Standing
     from evomerge.export.report import RivalTable
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
@@ -61,6 +63,8 @@ class Exported:
         rivals: One table for each objective, on sealed items; empty if not scored.
         selected: Objective to the value it was selected by, on search items.
         costs: What it costs to run, and what generation 0 does.
+        bounds: The study's constraints, tested on sealed items; empty if not scored.
+        standing: What it was before the search, if it is none of its finds.
         openings: How often the sealed items have been scored, this time included.
         unscored: Label of each rival that could not be scored, to the reason.
         command: A line that loads the folder and asks it something.
@@ -77,6 +81,8 @@ class Exported:
     unscored: Mapping[str, str]
     command: str
     costs: tuple[CostRow, ...]
+    bounds: tuple[HeldBound, ...] = ()
+    standing: Standing | None = None
 
 
 def export(
@@ -178,6 +184,7 @@ def _write(
     from evomerge.core.size import SpaceSize
     from evomerge.export.card import CardFacts, Search
     from evomerge.export.model import export_model
+    from evomerge.merging.materialise import merged_tensors
     from evomerge.merging.sources import Sources
     from evomerge.specs.sources import folders_of
 
@@ -190,7 +197,9 @@ def _write(
     facts = CardFacts(
         name=wanted.out.name,
         recipe=recipe,
-        parents=tuple(_parent(n, model) for n, model in study.sources.items()),
+        parents=parents(recipe, study.sources),
+        bounds=judged.bounds,
+        standing=standing(case, is_best=wanted.trial is None),
         tables=judged.tables,
         search=Search(
             study.name,
@@ -207,7 +216,7 @@ def _write(
     )
     with Sources(folders_of(study.sources.values())) as sources:
         done = export_model(
-            facts,
+            dataclasses.replace(facts, tensors=merged_tensors(recipe, sources)),
             sources,
             wanted.out,
             shard_bytes=wanted.shard_bytes,
@@ -228,6 +237,8 @@ def _write(
         unscored=judged.unscored,
         command=load_command(done.path),
         costs=costs,
+        bounds=judged.bounds,
+        standing=facts.standing,
     )
 
 
@@ -238,12 +249,7 @@ def _costs(case: Case) -> tuple[CostRow, ...]:
     from evomerge.export.cost_table import CostRow
 
     lookup = lookup_among(case.study.sources.values())
-    own = case.trial.candidate.recipe.digest
-    rivals = [
-        rival
-        for rival in case.store.trials(case.stored.id, 0)
-        if rival.candidate.recipe.digest != own
-    ]
+    rivals, _ = case.rivals()
     return tuple(
         CostRow.of(
             trial.candidate.label or f"trial {trial.number}",
@@ -252,28 +258,6 @@ def _costs(case: Case) -> tuple[CostRow, ...]:
         )
         for trial in (case.trial, *rivals)
     )
-
-
-def _parent(name: str, model: Model) -> Parent:
-    from evomerge.export.card import Parent
-
-    adapter = model.adapter
-    return Parent(
-        name,
-        model.fingerprint,
-        _hub_name(model.origin),
-        None
-        if adapter is None
-        else Parent("", adapter.fingerprint, _hub_name(adapter.origin)),
-    )
-
-
-def _hub_name(origin: str | None) -> str | None:
-    """Return the repository of a pinned id."""
-    from evomerge.checkpoints.hub import parse
-
-    found = None if origin is None else parse(origin)
-    return None if found is None else found.repo
 
 
 def load_command(folder: Path) -> str:

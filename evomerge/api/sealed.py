@@ -21,6 +21,7 @@ from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError
 
 if TYPE_CHECKING:
+    from evomerge.export.bounds import HeldBound
     from evomerge.export.report import Contender, RivalTable
     from evomerge.specs.resolved import ResolvedStudy
     from evomerge.store.base import Store, StoredStudy
@@ -39,6 +40,15 @@ class Case:
     study: ResolvedStudy
     trial: Trial
 
+    def rivals(self) -> tuple[list[Trial], list[Trial]]:
+        """Return generation 0: the other merges, and those that are the trial's own."""
+        digest = self.trial.candidate.recipe.digest
+        rivals: list[Trial] = []
+        same: list[Trial] = []
+        for one in self.store.trials(self.stored.id, 0):
+            (same if one.candidate.recipe.digest == digest else rivals).append(one)
+        return rivals, same
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -48,11 +58,13 @@ class Judged:
         tables: One for each objective.
         unscored: Label of each rival that could not be scored, to the reason.
         openings: How often the sealed items have been scored, this time included.
+        bounds: The study's constraints, tested on them.
     """
 
     tables: tuple[RivalTable, ...]
     unscored: Mapping[str, str]
     openings: int
+    bounds: tuple[HeldBound, ...] = ()
 
 
 def judged_on(study: ResolvedStudy) -> tuple[Objective, ...]:
@@ -76,17 +88,14 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     """
     import numpy as np
 
+    from evomerge.export.bounds import held_bounds
     from evomerge.export.report import p_values, tables_of_rivals
 
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     tasks = store.tasks(stored.id)
     if tasks is None:
         raise StoreError(f"Study {study.name!r} has no recorded tasks; run it first.")
-    rivals = [
-        rival
-        for rival in store.trials(stored.id, 0)
-        if rival.candidate.recipe.digest != trial.candidate.recipe.digest
-    ]
+    rivals, same = case.rivals()
     # Remembered before anything is scored: an opening counts even if it is cut short.
     store.add_event(stored.id, REPORT_OPENED, {"trial": trial.number})
     unscored: dict[str, str] = {}
@@ -94,7 +103,7 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     with _scorer(study, tasks, cache_dir) as score:
         chosen = _contender(store, tasks, trial, score)
         for rival in rivals:
-            label = rival.candidate.label or f"trial {rival.number}"
+            label = _label(rival)
             try:
                 scored.append(_contender(store, tasks, rival, score))
             except CandidateError as error:
@@ -109,7 +118,14 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     tables = tables_of_rivals(judged_on(study), chosen, scored, rng, earlier)
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
     store.add_event(stored.id, COMPARED, found)
-    return Judged(tables, unscored, len(store.events(stored.id, REPORT_OPENED)))
+    known = {one.label: one for one in scored} | dict.fromkeys(
+        map(_label, same), chosen
+    )
+    costs = {_label(one): one.scores or {} for one in (*rivals, *same, trial)}
+    rng = np.random.default_rng([stored.seed, trial.number, len(tables)])
+    bounds = held_bounds(study.constraints, chosen, known, costs, rng)
+    openings = len(store.events(stored.id, REPORT_OPENED))
+    return Judged(tables, unscored, openings, bounds)
 
 
 Score = Callable[[Trial, TaskDescription], Sequence[Outcome]]
@@ -178,5 +194,8 @@ def _contender(
             store.add_outcomes(digest, task.protocol.digest, fresh)
             known = {**known, **{outcome.item: outcome for outcome in fresh}}
         outcomes[task.manifest.task] = [known[item] for item in ids]
-    label = trial.candidate.label or f"trial {trial.number}"
-    return Contender(label, outcomes)
+    return Contender(_label(trial), outcomes)
+
+
+def _label(trial: Trial) -> str:
+    return trial.candidate.label or f"trial {trial.number}"

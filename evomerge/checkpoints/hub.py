@@ -27,6 +27,8 @@ _FILES = (
     "*.safetensors",
     *TOKENIZER_FILES,
     *RARE_FILES,
+    "README.md",
+    "LICENSE*",
 )
 _NOT_THESE = ("*/*", "consolidated*")
 """Folders within a repository, and a second copy of the weights in another layout."""

@@ -62,7 +62,12 @@ def export(
     """
     from evomerge import api
     from evomerge.cli.tables import print_json
-    from evomerge.cli.verdicts import print_costs, print_rivals
+    from evomerge.cli.verdicts import (
+        print_bounds,
+        print_costs,
+        print_rivals,
+        print_standing,
+    )
 
     wanted = api.Export(trial, out, is_scored, replace, int(shard_gb * _GIGA))
     with _progress("writing") as progress:
@@ -70,8 +75,10 @@ def export(
     if as_json:
         print_json(done)
         return
+    print_standing(done)
     if done.rivals:
         print_rivals(done)
+    print_bounds(done)
     print_costs(done)
     click.echo(f"Trial {done.trial} of {name} is in {done.path}. Try it:")
     click.echo(f"  {done.command}")

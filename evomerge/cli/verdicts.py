@@ -34,6 +34,27 @@ def print_rivals(done: Exported) -> None:
     )
 
 
+def print_standing(done: Exported) -> None:
+    """Say so if the export is none of what the search found."""
+    if done.standing is not None:
+        said = done.standing.said(done.standing.label)
+        click.echo(f"Trial {done.trial} is {said}.")
+
+
+def print_bounds(done: Exported) -> None:
+    """Print what sealed items say of the study's bounds."""
+    if not done.bounds:
+        return
+    print_table(
+        "bounds on sealed items (95 % intervals)",
+        ("", "asked for", "value", "verdict"),
+        [
+            (*b.asked, "" if b.value is None else _interval(b.value), str(b.said))
+            for b in done.bounds
+        ],
+    )
+
+
 def print_costs(done: Exported) -> None:
     """Print what the export and its rivals cost to run, if that differs."""
     kinds = {(row.layers, row.parameters, row.flops) for row in done.costs}

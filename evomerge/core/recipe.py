@@ -213,6 +213,45 @@ class Recipe:
             ) from error
 
 
+def parents_of(recipe: Recipe) -> tuple[Checkpoint | Adapted, ...]:
+    """Return every model whose weights are part of a merge, each once.
+
+    An input that gives only the frame, or that the merge does not feel, is none.
+    """
+    computed = recipe.computed
+    read = {name for _, slot in computed.places() for name in slot.reads}
+    found = [_leaves(source) for name, source in computed.inputs if name in read]
+    return tuple(dict.fromkeys(leaf for leaves in found for leaf in leaves))
+
+
+def _leaves(source: Input) -> tuple[Checkpoint | Adapted, ...]:
+    if isinstance(source, Nested):
+        return parents_of(source.recipe)
+    if isinstance(source, Transformed):
+        within = (source.of, *(one for _, one in source.among))
+        return tuple(leaf for one in within for leaf in _leaves(one))
+    return (source,)
+
+
+def copied(recipe: Recipe) -> Input | None:
+    """Return the input that a recipe copies layer by layer, from the first on.
+
+    None if it merges, scales or moves anything.
+    """
+    computed = recipe.computed
+    first = computed.embed.roles[0][1]
+    if len(first.reads) > 1:
+        return None
+    roles, (name,) = Slot(((ANY_ROLE, first),)).roles, first.reads
+    keeps = first.operator == "linear" and first.knobs("weight") in (None, (1.0,))
+    in_order = all(
+        (slot.roles, slot.layers, slot.scale) == (roles, ((name, i),), 1.0)
+        for i, slot in enumerate(computed.slots)
+    )
+    ends = (computed.embed.roles, computed.head.roles) == (roles, roles)
+    return computed.input(name) if keeps and in_order and ends else None
+
+
 def _computed_input(source: Input) -> tuple[Input, bool]:
     """Return an input with a nested recipe in its one form, and whether bits are kept.
 

@@ -14,36 +14,22 @@ from evomerge.core.recipe import STORED, Recipe
 from evomerge.core.repeats import Repeats
 from evomerge.core.size import SpaceSize
 from evomerge.core.stats import Verdict
+from evomerge.export.bounds import HeldBound, bounds_section
 from evomerge.export.cost_table import CostRow, cost_table
 from evomerge.export.figures import interval, number, p_value
-from evomerge.export.markup import file_name, markdown, table, yaml_string
-from evomerge.export.recipe_table import recipe_table
+from evomerge.export.markup import file_name, markdown, table
+from evomerge.export.parents import (
+    Parent,
+    Standing,
+    front_matter,
+    licences,
+    parents_table,
+)
+from evomerge.export.recipe_table import Tensors, recipe_table
 from evomerge.export.report import RivalTable, Row
 from evomerge.store.base import Usage
 
 _LARGEST_RECIPE = 60_000  # characters; beyond, the card points to recipe.json
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A model that was merged.
-
-    Attributes:
-        name: As the recipe calls it.
-        fingerprint: Of its content.
-        hub_id: Its repository on a model hub, if it has one.
-        adapter: The low-rank adapter folded into it, if any; nameless.
-    """
-
-    name: str
-    fingerprint: str
-    hub_id: str | None = None
-    adapter: Parent | None = None
-
-    @property
-    def parts(self) -> tuple[Parent, ...]:
-        """The model itself, and its adapter."""
-        return (self,) if self.adapter is None else (self, self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +63,14 @@ class CardFacts:
 
     Attributes:
         name: What the model is called.
-        parents: In the recipe's order of inputs.
+        parents: What the recipe reads, in the recipe's order of inputs.
         tables: One for each objective; empty if no sealed item was scored.
         search: None for a recipe that no search found.
         versions: Program or library to its version.
         costs: Those of this model, then of its rivals; empty if they are not known.
+        bounds: The study's constraints, tested.
+        standing: What it was before the search, if no candidate of the search.
+        tensors: Tensors of every place; empty if they are not known.
     """
 
     name: str
@@ -91,13 +80,18 @@ class CardFacts:
     search: Search | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: tuple[CostRow, ...] = ()
+    bounds: tuple[HeldBound, ...] = ()
+    standing: Standing | None = None
+    tensors: Tensors = field(default_factory=dict)
 
 
 def card(facts: CardFacts) -> str:
     """Write the card."""
-    parts = [_front_matter(facts), f"# {markdown(facts.name)}", _opening(facts)]
-    parts += ["## Parents", _parents(facts)]
-    parts += ["## Is it better?", *_worth(facts)]
+    parts = [front_matter(facts.parents, facts.standing), _title(facts)]
+    parts += [_opening(facts), "## Parents", parents_table(facts.parents)]
+    parts += [licences(facts.parents), "## Is it better?", *_worth(facts)]
+    if facts.bounds:
+        parts += ["## Does it keep its bounds?", *bounds_section(facts.bounds)]
     if facts.costs:
         parts += ["## What it costs to run", cost_table(facts.costs)]
     parts += ["## Recipe", *_recipe(facts)]
@@ -110,14 +104,12 @@ def card(facts: CardFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(facts: CardFacts) -> str:
-    parts = [(p, part) for p in facts.parents for part in p.parts]
-    bases = [part.hub_id or file_name(parent.name) for parent, part in parts]
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    lines.append("base_model:")
-    lines += [f"- {yaml_string(base)}" for base in dict.fromkeys(bases)]
-    lines += ["base_model_relation: merge", "tags:", "- merge", "- evomerge", "---"]
-    return "\n".join(lines)
+def _title(facts: CardFacts) -> str:
+    if facts.standing is None:
+        return f"# {markdown(facts.name)}"
+    kind, label = facts.standing.kind, markdown(facts.standing.label)
+    said = f"the parent {label}, unchanged" if kind == "parent" else f"{kind} {label}"
+    return f"# {markdown(facts.name)}: {said}"
 
 
 def _opening(facts: CardFacts) -> str:
@@ -126,22 +118,12 @@ def _opening(facts: CardFacts) -> str:
     text = f"A merge of {listed}, without further training"
     if facts.search is None:
         return text + ", made from a recipe."
-    return (
-        f"{text}. evomerge found the recipe by searching: it is trial "
-        f"{facts.search.trial} of study {markdown(facts.search.study)}."
-    )
-
-
-def _parents(facts: CardFacts) -> str:
-    rows = [
-        (
-            markdown(parent.name),
-            " + ".join(markdown(part.hub_id) for part in parent.parts if part.hub_id),
-            " + ".join(f"`{file_name(part.fingerprint)}`" for part in parent.parts),
-        )
-        for parent in facts.parents
-    ]
-    return table(("name", "repository", "fingerprint of its content"), rows)
+    whose = f"trial {facts.search.trial} of study {markdown(facts.search.study)}"
+    if facts.standing is not None:
+        said = facts.standing.said(f"**{markdown(facts.standing.label)}**")
+        text = "" if facts.standing.kind == "parent" else f"{text}. "
+        return f"{text}This is {whose}: {said}."
+    return f"{text}. evomerge found the recipe by searching: it is {whose}."
 
 
 def _worth(facts: CardFacts) -> list[str]:
@@ -265,7 +247,7 @@ def _recipe(facts: CardFacts) -> list[str]:
     parts = [
         f"Weights are {_types(recipe.dtype)}; configuration and tokenizer are those of "
         f"{markdown(recipe.frame)}. Digest of the recipe: `{recipe.digest}`.",
-        recipe_table(recipe),
+        recipe_table(recipe, facts.tensors),
     ]
     text = json.dumps(recipe.to_json(), indent=1, ensure_ascii=True)
     if len(text) > _LARGEST_RECIPE:

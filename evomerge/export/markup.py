@@ -1,8 +1,8 @@
 """Text of strangers inside Markdown and YAML: shown, never obeyed.
 
 Names of models, studies, tasks and operators come from files and from other people.
-Whatever could be syntax is written as a character reference, control characters are
-dropped, and lengths are bounded.
+Whatever could be syntax is escaped, control characters are dropped, and lengths are
+bounded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 _LONGEST = 200
-_SYNTAX = re.compile(r"[&<>|`*\[\]\\#!~@$\"'{}()]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
-_LIST = re.compile(r"^([-+=]|\d+[.)])")
+_MARKS = re.compile(
+    r"[\\`*|~\[\]@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # emphasis, tables, links
+    r"|(?<=:)/(?=/)|(?<=\bwww)\.",  # addresses that become links by themselves
+    re.IGNORECASE,
+)
+_FIRST = re.compile(r"^(\d*)([-+=#>.)])")
+_NOT_TEXT = {"<": "&lt;", "&": "&amp;"}
+_TAGS = re.compile(r"<|&(?=#|\w+;)")
 _NOT_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -26,10 +31,18 @@ def plain(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, also inside a table."""
-    shown = _SYNTAX.sub(_reference, plain(text))
-    shown = _LINK.sub(_reference, shown)
-    return _LIST.sub(lambda m: _reference_all(m.group()), shown)
+    """Return text that Markdown shows as it is, also inside a table.
+
+    What could be syntax where it stands is escaped; all else is left as it reads best.
+    """
+    shown = _MARKS.sub(r"\\\g<0>", plain(text))
+    shown = _TAGS.sub(lambda found: _NOT_TEXT[found[0]], shown)
+    return _FIRST.sub(r"\1\\\2", shown) if _begins_block(shown) else shown
+
+
+def _begins_block(text: str) -> bool:
+    """Tell whether a line that begins so is a list, a heading or a rule."""
+    return re.match(r"(\d+[.)]|[-+#]+)(\s|$)|=+$|>|#", text) is not None
 
 
 def yaml_string(text: str) -> str:
@@ -54,11 +67,3 @@ def table(
     lines.append("|" + "|".join([" --- "] + [rule] * (len(head) - 1)) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def _reference(match: re.Match[str]) -> str:
-    return _reference_all(match.group())
-
-
-def _reference_all(text: str) -> str:
-    return "".join(f"&#{ord(c)};" for c in text)

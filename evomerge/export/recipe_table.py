@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
+from typing import Literal
 
 from evomerge.checkpoints.foldable import cumulative
 from evomerge.core.digest import Scalar
@@ -14,14 +15,21 @@ _HEAD = ("place", "tensors", "operator", "inputs", "knobs")
 Line = tuple[str, str, str, str]
 
 
-def recipe_table(recipe: Recipe) -> str:
+Place = int | Literal["embed", "head"]
+Tensors = Mapping[Place, Collection[tuple[str, str]]]
+"""Place to name and role of every tensor, or piece of one, that is merged there."""
+
+
+def recipe_table(recipe: Recipe, tensors: Tensors) -> str:
     """Return the recipe as a Markdown table, one row per place and tensor role.
+
+    Roles of which a place has no tensor have no row.
 
     Where layers are scaled, a paragraph tells how the scales came into the weights. An
     input that is a recipe itself has a table of its own.
     """
     rows: list[tuple[str, ...]] = []
-    for place, lines in _places(recipe):
+    for place, lines in _places(recipe, tensors):
         rows += [(place if i == 0 else "", *line) for i, line in enumerate(lines)]
     return "\n\n".join([table(_HEAD, rows), *_note(recipe), *_nested(recipe)])
 
@@ -30,7 +38,7 @@ def _nested(recipe: Recipe) -> Iterator[str]:
     for name, source in recipe.inputs:
         if isinstance(source, Nested):
             yield f"{markdown(name)} is itself a merge, made while it is read:"
-            yield recipe_table(source.recipe)
+            yield recipe_table(source.recipe, {})
 
 
 def _note(recipe: Recipe) -> Iterator[str]:
@@ -49,26 +57,36 @@ def _note(recipe: Recipe) -> Iterator[str]:
     )
 
 
-def _places(recipe: Recipe) -> Iterator[tuple[str, tuple[Line, ...]]]:
-    yield "embedding", _lines(recipe.embed, None)
-    read = [(i, _lines(slot, i)) for i, slot in enumerate(recipe.slots)]
+def _places(recipe: Recipe, tensors: Tensors) -> Iterator[tuple[str, tuple[Line, ...]]]:
+    if embedding := _lines(recipe.embed, None, tensors.get("embed")):
+        yield "embedding", embedding
+    read = [(i, _lines(slot, i, tensors.get(i))) for i, slot in enumerate(recipe.slots)]
     for lines, group in groupby(read, key=lambda entry: entry[1]):
         numbers = [i for i, _ in group]
         first, last = numbers[0], numbers[-1]
         yield f"layer {first}" if first == last else f"layers {first}–{last}", lines
-    yield "head", _lines(recipe.head, None)
+    if head := _lines(recipe.head, None, tensors.get("head")):
+        yield "head", head
 
 
-def _lines(slot: Slot, index: int | None) -> tuple[Line, ...]:
+def _lines(
+    slot: Slot, index: int | None, tensors: Collection[tuple[str, str]] | None
+) -> tuple[Line, ...]:
+    roles = dict(slot.roles)
+    if tensors is not None:
+        used = {next(k for k in (*one, ANY_ROLE) if k in roles) for one in tensors}
+        roles = {role: operation for role, operation in roles.items() if role in used}
     return tuple(
         (
-            "all" if len(slot.roles) == 1 else "others" if role == ANY_ROLE else role,
+            "all" if len(roles) == 1 else "others" if role == ANY_ROLE else role,
             markdown(operation.operator),
             _inputs(operation, slot, index),
             _knobs(operation, slot.scale),
         )
         # "*" sorts first, but reads best at the end.
-        for role, operation in sorted(slot.roles, key=lambda r: r[0] == ANY_ROLE)
+        for role, operation in sorted(
+            roles.items(), key=lambda entry: entry[0] == ANY_ROLE
+        )
     )
 
 

@@ -155,10 +155,10 @@ def _table(
     rivals: Sequence[Contender],
     rng: np.random.Generator,
 ) -> RivalTable:
-    mine = _scores(objective, chosen)
+    mine = scores_on(objective, chosen)
     rows = [_row(objective, chosen, mine, rng)]
     for rival in rivals:
-        theirs = _scores(objective, rival)
+        theirs = scores_on(objective, rival)
         try:
             comparison = compare(objective, mine, theirs, rng)
         except ValueError as error:
@@ -179,7 +179,12 @@ def _judged(objective: Objective, against: Against, adjusted: float) -> Against:
     return replace(against, adjusted=adjusted, verdict=said)
 
 
-def _scores(objective: Objective, contender: Contender) -> ItemScores:
+def scores_on(objective: Objective, contender: Contender) -> ItemScores:
+    """Return a contender's scores of the objective's measures, item by item.
+
+    Raises:
+        ExportError: It lacks a task or metric.
+    """
     try:
         return ItemScores.of(objective, contender.outcomes)
     except ValueError as error:
@@ -195,7 +200,7 @@ def _row(
     answers = [o for task in scores.items for o in contender.outcomes[task]]
     return Row(
         label=contender.label,
-        value=_value(objective, scores, rng),
+        value=value_on(objective, scores, rng),
         means={
             str(measure): _mean(objective, measure, scores, rng)
             for measure in objective.measures
@@ -204,9 +209,10 @@ def _row(
     )
 
 
-def _value(
+def value_on(
     objective: Objective, scores: ItemScores, rng: np.random.Generator
 ) -> Estimate:
+    """Return a contender's objective with its 95 % interval."""
     if len(objective.measures) == 1 and not objective.worst:
         return _mean(objective, objective.measures[0], scores, rng)
     return estimate(objective, scores, rng)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoints import BUFFER
 from evomerge.core.recipe import Recipe
 from evomerge.merging.inputs import Where
 from evomerge.merging.merged import Merged
@@ -59,6 +60,23 @@ def describe(
         part = merged.section(where)[name]
         out[merged.layout.full_name(where, name)] = (part.dtype, part.shape)
     return out
+
+
+def merged_tensors(
+    recipe: Recipe, sources: Sources
+) -> dict[Where, frozenset[tuple[str, str]]]:
+    """Tell name and role of what is merged in every section; pieces by themselves."""
+    merged = Merged(recipe, sources)
+    sections: list[Where] = ["embed", *range(merged.n_layers), "head"]
+    return {
+        where: frozenset(
+            (piece, part.role)
+            for name, part in merged.section(where).items()
+            if part.role != BUFFER
+            for piece in [one.name for one in part.pieces] or [name]
+        )
+        for where in sections
+    }
 
 
 def merged_config(recipe: Recipe, sources: Sources) -> dict[str, Any]:

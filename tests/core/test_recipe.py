@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,12 @@ from evomerge.core.recipe import (
     Recipe,
     Slot,
     Transformed,
+    copied,
+    parents_of,
 )
 from evomerge.errors import RecipeError
 
+HALF = (("weight", (0.5,)),)
 PAIR = (("a", Checkpoint("f" * 32)), ("b", Adapted("e" * 32, "d" * 32)))
 scalars = st.one_of(
     st.integers(-1000, 1000),
@@ -172,6 +176,55 @@ def test_what_nothing_reads_is_not_part_of_what_is_carried_out():
             head=place,
         ).digest
     )
+
+
+def of(inputs, operation, **changes):
+    names = [name for name, _ in inputs]
+    place = Slot((("*", operation),))
+    layers = tuple(
+        Slot((("*", operation),), tuple((name, i) for name in names)) for i in range(2)
+    )
+    parts = {"embed": place, "slots": layers, "head": place, **changes}
+    return Recipe(names[0], "float32", tuple(inputs), **parts)
+
+
+def test_parents_are_the_models_whose_weights_a_merge_is_made_of():
+    a, b, c = Checkpoint("a"), Adapted("b", "lora"), Checkpoint("c")
+    three = (("base", a), ("x", b), ("y", c))
+    tasks = Operation("task_arithmetic", ("x", "y"), "base")
+    assert parents_of(of(three, tasks)) == (a, b, c)
+    # The frame alone, an input of weight zero, a base whose differences are none.
+    assert parents_of(of(three, Operation("linear", ("x", "y")))) == (b, c)
+    idle = Operation("task_arithmetic", ("x", "y"), "base", (), (("weight", (0, 1)),))
+    assert parents_of(of(three, idle)) == (a, c)
+    none = Operation("task_arithmetic", ("x", "y"), "base", (("lambda", 0.0),))
+    assert parents_of(of(three, none)) == (a,)
+    nested = (("m", Nested(of(three, Operation("linear", ("x", "base"))))), ("z", c))
+    both = Operation("linear", ("m", "z"))
+    assert parents_of(of(nested, both)) == (a, b, c)
+    assert parents_of(of(nested, Operation("linear", ("m",)))) == (a, b)
+    moved = Transformed(a, "vocabulary", "d", (), (("y", c),))
+    assert parents_of(of((("t", moved),), Operation("linear", ("t",)))) == (a, c)
+
+
+def test_a_copy_of_one_model_is_known_as_one_however_it_is_written():
+    a, b = Checkpoint("a"), Checkpoint("b")
+    both = (("a", a), ("b", b))
+    assert copied(of(both, Operation("linear", ("b",)))) == b
+    assert copied(of(both, Operation("slerp", ("a", "b"), None, (("t", 0.0),)))) == a
+    gone = Operation("ties", ("b",), "a", (("lambda", 0.0),))
+    assert copied(of(both, gone)) == a
+    for other in (
+        of(both, Operation("linear", ("a", "b"))),
+        of(both, Operation("linear", ("a",)), head=Slot((("*", linear()),))),
+        of(both, Operation("linear", ("a",), None, (("normalize", False),), HALF)),
+        of(both, Operation("linear", ("a",)), slots=of(both, linear()).slots),
+    ):
+        assert copied(other) is None
+    plain = of(both, Operation("linear", ("a",)))
+    assert copied(replace(plain, slots=plain.slots[::-1])) is None
+    scaled = tuple(replace(slot, scale=0.5) for slot in plain.slots)
+    assert copied(replace(plain, slots=scaled)) is None
 
 
 def test_versions_know_the_digests_of_a_merge_with_equal_bits():

@@ -1,0 +1,153 @@
+"""Does a candidate keep its bounds, on items that the search never saw?
+
+Whoever is selected among many that keep a bound on the search's items tends to be one
+that keeps it there by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from evomerge.core.cost import is_cost
+from evomerge.core.stats import Estimate, compare
+from evomerge.core.study import Constraint, Direction
+from evomerge.export.figures import interval, number
+from evomerge.export.markup import markdown, table
+from evomerge.export.report import Contender, scores_on, value_on
+
+
+class Kept(StrEnum):
+    """What may be said of a bound."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNCERTAIN = "uncertain"
+    UNTESTED = "not tested"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBound:
+    """A constraint and what sealed items say of it.
+
+    Attributes:
+        name: Of what is bounded.
+        is_least: The value must be at least the bound, else at most.
+        bound: In the units of the value; of a relative one, its distance to the
+            baseline.
+        relative_to: Label of a baseline, if the bound is a distance to it.
+        value: Of the candidate, or its difference to the baseline, with its 95 %
+            interval; of a cost without one. None where it could not be tested.
+        said: Kept if the whole interval keeps the bound, broken if all of it does not.
+    """
+
+    name: str
+    is_least: bool
+    bound: float
+    relative_to: str | None
+    value: Estimate | None
+    said: Kept
+
+    @classmethod
+    def of(cls, constraint: Constraint, value: Estimate | None) -> HeldBound:
+        """Judge a constraint by a value and its interval."""
+        objective, bound = constraint.objective, constraint.bound
+        is_least = objective.direction is Direction.MAXIMIZE
+        said = Kept.UNTESTED
+        if value is not None:
+            low, high = value.low - bound, value.high - bound
+            low, high = (low, high) if is_least else (-high, -low)
+            said = Kept.KEPT if low >= 0 else Kept.BROKEN if high < 0 else said
+            said = Kept.UNCERTAIN if low < 0 <= high else said
+        rival = constraint.relative_to
+        return cls(objective.name, is_least, bound, rival, value, said)
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """What is asked, in words: of what, and the bound."""
+        what = self.name
+        if self.relative_to is not None:
+            what += f" minus that of {self.relative_to}"
+        return what, f"{'at least' if self.is_least else 'at most'} {self.bound:g}"
+
+
+def held_bounds(
+    constraints: Sequence[Constraint],
+    chosen: Contender,
+    rivals: Mapping[str, Contender],
+    costs: Mapping[str, Mapping[str, float]],
+    rng: np.random.Generator,
+) -> tuple[HeldBound, ...]:
+    """Test every constraint of a study on sealed items.
+
+    Args:
+        constraints: Those of the study.
+        chosen: The candidate.
+        rivals: Label to baseline that could be scored; the candidate itself, if it is
+            one.
+        costs: Label to recorded scores, for costs, which are no matter of items.
+        rng: Decides the bootstrap's resamples.
+    """
+    return tuple(
+        HeldBound.of(
+            one,
+            _cost(one, chosen.label, costs)
+            if is_cost(one.objective)
+            else _on_items(one, chosen, rivals, rng),
+        )
+        for one in constraints
+    )
+
+
+def _cost(
+    constraint: Constraint, label: str, costs: Mapping[str, Mapping[str, float]]
+) -> Estimate | None:
+    wanted = [label, *filter(None, [constraint.relative_to])]
+    if not all(name in costs for name in wanted):
+        return None
+    value, *others = (constraint.objective.value(costs[name]) for name in wanted)
+    value -= sum(others)
+    return Estimate(value, value, value)
+
+
+def _on_items(
+    constraint: Constraint,
+    chosen: Contender,
+    rivals: Mapping[str, Contender],
+    rng: np.random.Generator,
+) -> Estimate | None:
+    objective = constraint.objective
+    mine = scores_on(objective, chosen)
+    if constraint.relative_to is None:
+        return value_on(objective, mine, rng)
+    rival = rivals.get(constraint.relative_to)
+    if rival is None:
+        return None
+    return compare(objective, mine, scores_on(objective, rival), rng).difference
+
+
+def bounds_section(bounds: Sequence[HeldBound]) -> list[str]:
+    """Return the bounds as Markdown."""
+    rows = [
+        (
+            markdown(bound.asked[0]),
+            markdown(bound.asked[1]),
+            "" if bound.value is None else _shown(bound.value),
+            str(bound.said) if bound.said is Kept.KEPT else f"**{bound.said}**",
+        )
+        for bound in bounds
+    ]
+    head = ("bound on", "asked for", "sealed items", "verdict")
+    return [
+        table(head, rows, is_numeric=True),
+        "A bound is kept or broken where the whole 95 % interval says so, and else "
+        "uncertain. Differences to a baseline are paired over the same items; costs "
+        "are exact.",
+    ]
+
+
+def _shown(value: Estimate) -> str:
+    return number(value.value) if value.low == value.high else interval(value)
