@@ -115,13 +115,16 @@ def test_only_what_a_merge_reads_is_fetched(
     served: LoopbackHub, model: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "full"))
-    odd = ("pytorch_model.bin", "modeling.py", "training_args.pt", "README.md")
+    odd = ("pytorch_model.bin", "modeling.py", "training_args.pt", "eval.json")
     for name in (*odd, "consolidated.safetensors", "sub/model.safetensors", "x.pkl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"never fetched")
+    said = {"README.md": "---\nlicense: mit\n---\n", "LICENSE": "MIT License\n"}
+    for name, text in said.items():
+        (folder / name).write_text(text)
     served.commit("tiny/full", folder)
     found = fetch("tiny/full")
-    expected = {file.name for file in model.iterdir()}
+    expected = {*said, *(file.name for file in model.iterdir())}
     assert {file.name for file in found.folder.rglob("*")} == expected
     got = [asked.path for asked in served.requests if "/resolve/" in asked.path]
     assert {path.rsplit("/", 1)[1] for path in got} == expected
