@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,15 @@ _NO_ID = ("trim_offsets", "str_rep")
 _FLAGS = ("single_word", "lstrip", "rstrip")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ALONE = {"single": ["A"], "pair": ["A", "B"]}
+
+
+@lru_cache
+def byte_alphabet() -> Mapping[str, int]:
+    """Return the letters that byte-level tokenizers write bytes with (GPT-2)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    return letters | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
 def model_kind(model: Step) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoints.canonical import byte_alphabet
 from evomerge.checkpoints.documents import read_bytes, read_json
 from evomerge.checkpoints.sentence_piece import APART, UNKNOWN, USER, read_pieces
 from evomerge.errors import CheckpointError
@@ -36,21 +36,15 @@ _NAMED = (
 _USUAL = ("<|endoftext|>", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 """Special tokens that classes of tokenizers have without saying so."""
 
+_LONGEST = 256
+"""Letters of a piece that is made of others; only damaged files have longer ones."""
+
 _SPACE = "\u2581"
 _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
-
-
-@lru_cache
-def byte_alphabet() -> Mapping[str, int]:
-    """Return the letters that byte-level tokenizers write bytes with (GPT-2)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    return letters | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
 def converted(folder: Path) -> dict[str, Any]:
@@ -244,7 +238,8 @@ def _merges(vocab: Mapping[str, int]) -> list[list[str]]:
     """Return every way to make a piece of two others, in order of the pieces."""
     out = []
     for piece in vocab:
-        ways = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
+        cuts = range(1, len(piece) if len(piece) <= _LONGEST else 0)
+        ways = [(piece[:cut], piece[cut:]) for cut in cuts]
         able = [w for w in ways if w[0] in vocab and w[1] in vocab]
         able.sort(key=lambda way: (len(way[0]), len(way[1])))
         out += [list(way) for way in able]

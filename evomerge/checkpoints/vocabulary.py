@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge.checkpoints.canonical import model_kind
+from evomerge.checkpoints.canonical import byte_alphabet, model_kind
 from evomerge.checkpoints.documents import parse_json, read_bytes
-from evomerge.checkpoints.old_tokenizer import byte_alphabet, converted
+from evomerge.checkpoints.old_tokenizer import converted
 from evomerge.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
