@@ -15,6 +15,8 @@ from evomerge.specs.yamlfile import Tagged, join, read_yaml
 
 MAX_DATA_BYTES = 256 << 20
 """Longest data file read; its items are kept in memory, several times as large."""
+MAX_ARRAY_BYTES = 32 << 20
+"""Longest data file that is one JSON array, which takes far more memory than lines."""
 MAX_ITEMS = 1_000_000
 """Most lines a data file may have."""
 MAX_FILES = 10_000
@@ -136,6 +138,8 @@ def _data_problem(path: Path) -> str | None:
         start = file.read(8)
         if start.startswith(_PACKED):
             return f"{path} is packed; unpack it"
+        if start.lstrip().startswith(b"[") and size > MAX_ARRAY_BYTES:
+            return f"{path} is one large array; write one JSON object a line"
         file.seek(0)
         n_lines = sum(
             part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b"")

@@ -358,6 +358,10 @@ def test_a_data_file_that_is_no_file_or_endless_is_not_opened(folder):
     with data.open("wb") as file:
         file.truncate(1 << 34)
     refused(folder, "expected at most 268435456 bytes")
+    with data.open("wb") as file:
+        file.write(b" [")
+        file.truncate(1 << 26)
+    refused(folder, "write one JSON object a line")
 
 
 def test_a_task_file_that_is_no_file_does_not_hang_the_others(folder):
