@@ -200,6 +200,7 @@ def _write(
         parents=parents(recipe, study.sources),
         bounds=judged.bounds,
         standing=standing(case, is_best=wanted.trial is None),
+        allow=tuple(stored.config["study"].get("allow", ())),
         tables=judged.tables,
         search=Search(
             study.name,

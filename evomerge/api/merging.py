@@ -78,7 +78,7 @@ def merge(
     from evomerge.merging.devices import check_device, on_threads
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
     from evomerge.merging.sources import Sources
-    from evomerge.merging.writer import write_model
+    from evomerge.merging.writer import RECIPE_NAME, recipe_text, write_model
 
     say(opened.warnings)
     recipe = opened.recipe
@@ -98,7 +98,10 @@ def merge(
             out,
             shard_bytes=means.shard_bytes,
             progress=progress,
-            extra=_template(opened.chat_template),
+            extra={
+                **_template(opened.chat_template),
+                RECIPE_NAME: recipe_text(recipe, opened.allow),
+            },
         )
 
 

@@ -70,10 +70,12 @@ def convert_recipe(
     recipe = opened.recipe
     form: Form = to or ("own" if opened.form == "mergekit" else "mergekit")
     if form == "own":
-        return Conversion(form, own_text(recipe, opened.models), recipe.digest)
+        return Conversion(
+            form, own_text(recipe, opened.models, opened.allow), recipe.digest
+        )
     if form == "canonical":
         return Conversion(form, canonical_text(recipe), recipe.digest)
-    written = write_mergekit(recipe, opened.models)
+    written = write_mergekit(recipe, opened.models, opened.allow)
     if written.losses and not lossy:
         raise RecipeError(
             "A mergekit file cannot express this recipe:\n"

@@ -15,6 +15,8 @@ from typing import Any
 
 FILE = Path(__file__).with_name("families.json")
 
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -63,6 +65,13 @@ class Family:
 def family_of(config: Mapping[str, Any]) -> Family:
     """Return what is known of a configuration's family."""
     return _families().get(str(config.get("model_type")), _UNKNOWN)
+
+
+def position_limit(config: Mapping[str, Any]) -> int | None:
+    """Return for how many positions a model was made; None if nothing says so."""
+    filled = family_of(config).filled(config)
+    found = (filled.get(key) for key in _LIMITS)
+    return next((n for n in found if type(n) is int and n > 0), None)
 
 
 @cache

@@ -71,6 +71,7 @@ class CardFacts:
         bounds: The study's constraints, tested.
         standing: What it was before the search, if no candidate of the search.
         tensors: Tensors of every place; empty if they are not known.
+        allow: Kinds of differences between the parents that were allowed.
     """
 
     name: str
@@ -83,6 +84,7 @@ class CardFacts:
     bounds: tuple[HeldBound, ...] = ()
     standing: Standing | None = None
     tensors: Tensors = field(default_factory=dict)
+    allow: tuple[str, ...] = ()
 
 
 def card(facts: CardFacts) -> str:
@@ -249,6 +251,12 @@ def _recipe(facts: CardFacts) -> list[str]:
         f"{markdown(recipe.frame)}. Digest of the recipe: `{recipe.digest}`.",
         recipe_table(recipe, facts.tensors),
     ]
+    if facts.allow:
+        parts.append(
+            "Its parents do not compute the same with equal weights; these differences "
+            f"were allowed: {', '.join(facts.allow)}. The model has what "
+            f"{markdown(recipe.frame)} has."
+        )
     text = json.dumps(recipe.to_json(), indent=1, ensure_ascii=True)
     if len(text) > _LARGEST_RECIPE:
         return [*parts, "`recipe.json` holds the whole recipe."]

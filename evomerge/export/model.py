@@ -12,7 +12,12 @@ from evomerge.checkpoints import read_model
 from evomerge.errors import ExportError
 from evomerge.export.card import CardFacts, card
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import RECIPE_NAME, SHARD_BYTES, write_model
+from evomerge.merging.writer import (
+    RECIPE_NAME,
+    SHARD_BYTES,
+    recipe_text,
+    write_model,
+)
 
 CARD_NAME = "README.md"
 
@@ -73,7 +78,10 @@ def export_model(
         goal,
         shard_bytes=shard_bytes,
         progress=progress,
-        extra={CARD_NAME: card(facts)},
+        extra={
+            CARD_NAME: card(facts),
+            RECIPE_NAME: recipe_text(facts.recipe, facts.allow),
+        },
     )
     try:
         fingerprint = read_model(goal).fingerprint

@@ -38,7 +38,7 @@ class Feed:
 
         Raises:
             RecipeError: It names a layer that an input lacks, scales what is no layer,
-                or its inputs differ in tensors, shapes or layer type.
+                or its inputs differ in tensors or shapes.
         """
         _check_slot(where, slot, views)
         fed = dict(slot.layers)
@@ -97,7 +97,6 @@ class Feed:
         return found[tensor].dtype
 
     def _check(self, name: str) -> None:
-        self._check_type(name)
         wanted, found = self.parts(self.like), self.parts(name)
         if odd := sorted(wanted.keys() ^ found.keys()):
             raise RecipeError(
@@ -114,19 +113,6 @@ class Feed:
                     f"{list(theirs.shape)} in {len(theirs.pieces) or 1}. Merge models "
                     "of one shape."
                 )
-
-    def _check_type(self, name: str) -> None:
-        here, there = self.place(self.like), self.place(name)
-        if not isinstance(here, int) or not isinstance(there, int):
-            return
-        ours = self.view.layer_types[here]
-        theirs = self.views[name].layer_types[there]
-        if not ours.fits(theirs):
-            raise RecipeError(
-                f"{self._title}: layers of different types cannot be merged: layer "
-                f"{there} of input {name!r} has {theirs}, but layer {here} of "
-                f"{self.like!r} has {ours}."
-            )
 
     @property
     def _title(self) -> str:

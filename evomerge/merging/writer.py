@@ -8,7 +8,7 @@ name is whole.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,8 @@ def write_model(
         out: Folder to make; must not exist.
         shard_bytes: Largest weight file, in bytes.
         progress: Told bytes written and bytes in all, after each tensor.
-        extra: Further text files, by name: the model card, or a chat template that
-            goes before the tokenizer's own.
+        extra: Further text files, by name: the model card, a chat template that goes
+            before the tokenizer's own, or the recipe with what stands beside it.
 
     Raises:
         ExportError: The folder exists, the disk is too small or refuses, or an extra
@@ -96,6 +96,18 @@ def write_model(
     return Written(target, total, tuple(shard.name for shard in shards))
 
 
+def recipe_text(recipe: Recipe, allow: Sequence[str] = ()) -> str:
+    """Return a recipe as it is written beside its weights.
+
+    Args:
+        recipe: What was merged.
+        allow: Kinds of differences between its inputs that were allowed; beside the
+            recipe, and no part of it.
+    """
+    beside = {"allow": list(allow)} if allow else {}
+    return json.dumps(recipe.to_json() | beside, indent=2) + "\n"
+
+
 def _write_weights(
     folder: Path,
     shards: tuple[Shard, ...],
@@ -116,12 +128,9 @@ def _write_weights(
 def _texts(
     recipe: Recipe, sources: Sources, extra: Mapping[str, str]
 ) -> dict[str, str]:
-    own = {
-        "config.json": merged_config(recipe, sources),
-        RECIPE_NAME: recipe.to_json(),
-    }
-    texts = {name: json.dumps(data, indent=2) + "\n" for name, data in own.items()}
-    taken = {*texts, *COPIED, INDEX} - {TEMPLATE}
+    config = json.dumps(merged_config(recipe, sources), indent=2) + "\n"
+    texts = {"config.json": config, RECIPE_NAME: recipe_text(recipe)}
+    taken = {*texts, *COPIED, INDEX} - {TEMPLATE, RECIPE_NAME}
     for name, text in extra.items():
         plain = _PLAIN_NAME.fullmatch(name)
         if not plain or name in taken or name.endswith(".safetensors"):

@@ -128,7 +128,9 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 def max_length(config: Any, settings: EngineSettings) -> int:
     """Return how many tokens a sequence may have, answer included."""
     text = config.get_text_config()
-    own = getattr(text, "max_position_embeddings", None) or DEFAULT_LENGTH
+    # Without a limit (ALiBi) nothing is cut that the study asks for.
+    own = getattr(text, "max_position_embeddings", None)
+    own = own or max(DEFAULT_LENGTH, settings.max_model_len or 0)
     return min(own, settings.max_model_len or own)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import read_model
+from evomerge.checkpoints.families import position_limit
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.stack_slots import slot_kinds
@@ -178,4 +179,6 @@ def _sizes(setup: WorkerSetup) -> tuple[int, int]:
     item = torch.empty(0, dtype=getattr(torch, setup.engine.dtype)).element_size()
     n_layers = len(slot_kinds(setup)) if setup.engine.stacks else model.n_layers
     per_token = 2 * n_layers * kv_heads * width * item
-    return int(config.get("max_position_embeddings") or 2048), per_token
+    # Without a limit (ALiBi) nothing is cut that the study asks for.
+    asked = max(2048, (setup.engine.max_model_len or 0) + 1)
+    return position_limit(config) or asked, per_token

@@ -8,8 +8,8 @@ from evomerge.checkpoints import Model
 from evomerge.checkpoints.foldable import unfoldable
 from evomerge.core.flow.blueprint import MERGE
 from evomerge.specs.flow import FlowSpec
+from evomerge.specs.misfits import refuse_misfits
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import refuse_misfits
 from evomerge.specs.space import SpaceSpec
 
 

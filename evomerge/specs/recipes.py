@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
-from evomerge.checkpoints.layer_types import LayerType
 from evomerge.checkpoints.meanings import KINDS
 from evomerge.core.recipe import Input, Nested, Recipe, Transformed, contents
 from evomerge.errors import Problem, RecipeError, SpecError
@@ -21,6 +20,7 @@ from evomerge.specs.mergekit import (
     other_file,
     read_documents_of,
 )
+from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.planned import Setting
 from evomerge.specs.planner import plan_space
@@ -30,9 +30,7 @@ from evomerge.specs.sources import (
     folders_of,
     input_of,
     kept_dtype,
-    note_tokenizers,
     open_sources,
-    refuse_misfits,
 )
 from evomerge.specs.space import MergeSpec
 from evomerge.specs.stacks import read_stack
@@ -210,36 +208,9 @@ def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> Opene
                 f"expected a folder with fingerprint {'+'.join(wanted)}, got "
                 f"{'+'.join(found)}; its content is not what the recipe merged.",
             )
-    _check_slots(recipe, models, mistakes)
+    check_slots(recipe, models, mistakes)
     mistakes.stop_if_any()
     return _opened(recipe, models, "canonical", mistakes)
-
-
-def _check_slots(
-    recipe: Recipe, models: Mapping[str, Model], mistakes: Mistakes
-) -> None:
-    """Note layers that an input lacks, or that compute different things."""
-    for i, slot in enumerate(recipe.slots):
-        kinds: dict[str, LayerType] = {}
-        for name, layer in slot.layers:
-            if name not in models:
-                continue
-            types = models[name].layer_types
-            if not 0 <= layer < len(types):
-                mistakes.add(
-                    f"slots.{i}.layers.{name}",
-                    f"expected a layer from 0 to {len(types) - 1}, got {layer}.",
-                )
-                continue
-            kinds[name] = types[layer]
-        for name, kind in kinds.items():
-            first = next(iter(kinds))
-            if not kinds[first].fits(kind):
-                mistakes.add(
-                    f"slots.{i}.layers.{name}",
-                    f"expected {kinds[first]}, as layer {slot.layer_of(first)} of "
-                    f"{first!r} has, got {kind}.",
-                )
 
 
 def _among(name: str, source: Input) -> Iterator[tuple[str, Input]]:

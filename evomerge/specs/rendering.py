@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -12,8 +12,12 @@ from evomerge.core.recipe import Recipe, Slot, Transformed
 from evomerge.specs.sources import whereabouts
 
 
-def own_text(recipe: Recipe, models: Mapping[str, Model]) -> str:
+def own_text(
+    recipe: Recipe, models: Mapping[str, Model], allow: Sequence[str] = ()
+) -> str:
     """Write a recipe in the canonical form, as YAML with ``paths`` beside it.
+
+    So are the kinds of differences between its models that are allowed, if any.
 
     Operations that serve several slots are written once.
     """
@@ -30,8 +34,12 @@ def own_text(recipe: Recipe, models: Mapping[str, Model]) -> str:
         "slots": [_slot(slot, known) for slot in recipe.slots],
         "head": _slot(recipe.head, known),
     }
-    order = ("version", "paths", "inputs", "frame", "dtype", "embed", "slots", "head")
-    return yaml_text({key: data[key] for key in order})
+    order = (
+        *("version", "paths", "allow", "inputs", "frame", "dtype"),
+        *("embed", "slots", "head"),
+    )
+    data |= {"allow": list(allow)} if allow else {}
+    return yaml_text({key: data[key] for key in order if key in data})
 
 
 def canonical_text(recipe: Recipe) -> str:

@@ -266,7 +266,10 @@ class _Resolver:
             frame=setting.frame,
             dtype=spec.engine.dtype or setting.dtype,
         )
-        engine = engine_of(spec.engine, facts, setting.dtype, self._mistakes)
+        frame = self._all[setting.frame]
+        engine = engine_of(
+            spec.engine, facts, setting.dtype, self._mistakes, frame=frame
+        )
         self._mistakes.stop_if_any()
         return engine
 

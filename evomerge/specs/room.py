@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.families import position_limit
 from evomerge.core.blueprint import MergeBlueprint
 from evomerge.core.flow.blueprint import MERGE, FlowBlueprint
 from evomerge.core.flow.stock import Step
@@ -74,7 +75,12 @@ def facts_of(
 
 
 def engine_of(
-    spec: EngineSpec, facts: StackFacts, dtype: str, mistakes: Mistakes
+    spec: EngineSpec,
+    facts: StackFacts,
+    dtype: str,
+    mistakes: Mistakes,
+    *,
+    frame: Model | None = None,
 ) -> EngineSettings:
     """Return the settings of a study's engines.
 
@@ -83,6 +89,7 @@ def engine_of(
         facts: What the candidates may look like.
         dtype: Element type of the study.
         mistakes: Where to note a profile that cannot run the candidates.
+        frame: The model that limits positions, if it is known.
     """
     try:
         room = choose_room(
@@ -92,6 +99,13 @@ def engine_of(
         room = Room("weights")
         key = "slots" if spec.slots and spec.slots < facts.depth else "profile"
         mistakes.add(f"engine.{key}", f"{error}")
+    limit = None if frame is None else position_limit(frame.config)
+    if spec.max_model_len and limit and spec.max_model_len > limit:
+        mistakes.warn(
+            "engine.max_model_len",
+            f"expected at most {limit}, the positions that the frame's config.json "
+            f"speaks of, got {spec.max_model_len}: sequences are cut to {limit}.",
+        )
     return EngineSettings(
         kind=spec.kind,
         dtype=spec.dtype or dtype,

@@ -9,13 +9,10 @@ from pathlib import Path
 from evomerge.checkpoints import (
     BUFFER,
     Model,
-    compatibility,
     hub,
     read_model,
-    remarks,
 )
 from evomerge.checkpoints.adapter import Adapter, fold, read_adapter
-from evomerge.checkpoints.tokenizer_notes import tokenizer_notes
 from evomerge.core.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.mistakes import Mistakes
@@ -228,55 +225,6 @@ def warn_of_sources(
                 f"{name!r} and {same!r} are one model: all their files are equal. "
                 "Is one of the two paths the wrong one?",
             )
-
-
-def refuse_misfits(
-    models: Mapping[str, Model],
-    mistakes: Mistakes,
-    *,
-    key: str = "sources",
-    same_vocabulary: bool = True,
-    same_depth: bool = True,
-) -> None:
-    """Note every reason why models cannot be merged with each other."""
-    if len(models) < 2:
-        return
-    misfits = compatibility(
-        models,
-        same_vocabulary=same_vocabulary,
-        same_depth=same_depth,
-        allow=mistakes.allow,
-    )
-    for said in remarks(models, same_depth=same_depth, allow=mistakes.allow):
-        mistakes.warn(key, said)
-    if misfits:
-        mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
-
-
-def note_tokenizers(
-    models: Mapping[str, Model],
-    giver: str,
-    mistakes: Mistakes,
-    *,
-    key: str = "sources",
-    templates: bool = True,
-) -> None:
-    """Warn of what a merge takes no notice of: see ``tokenizer_notes``.
-
-    Args:
-        models: All that were read, by name.
-        giver: The one that gives the tokenizer; nothing is said if it was not read.
-        mistakes: Where to note it.
-        key: Where the file names the models.
-        templates: Compare chat templates too; False where the file gives one.
-    """
-    if giver not in models or mistakes.found:
-        return
-    try:
-        for name, said in tokenizer_notes(models, giver, templates=templates):
-            mistakes.warn(f"{key}.{name}", said)
-    except (CheckpointError, OSError) as error:
-        mistakes.warn(key, f"tokenizers and templates cannot be compared: {error}")
 
 
 def common_layers(models: Mapping[str, Model]) -> int:

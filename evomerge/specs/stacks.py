@@ -24,14 +24,13 @@ from evomerge.core.stacks import (
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.base import Allowed, Name, Positive, Spec
 from evomerge.specs.keys import did_you_mean
+from evomerge.specs.misfits import note_tokenizers, refuse_misfits
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
 from evomerge.specs.sources import (
     input_of,
     kept_dtype,
-    note_tokenizers,
     open_sources,
-    refuse_misfits,
 )
 from evomerge.specs.study import Dtype
 

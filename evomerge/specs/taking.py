@@ -10,8 +10,8 @@ from evomerge.checkpoints.composed import composed
 from evomerge.checkpoints.foldable import check_folds
 from evomerge.core.recipe import Input, Nested, Recipe
 from evomerge.errors import RecipeError
+from evomerge.specs.misfits import refuse_misfits
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import refuse_misfits
 from evomerge.specs.stages import Stage
 
 

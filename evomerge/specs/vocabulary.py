@@ -17,8 +17,11 @@ from evomerge.core.recipe import Input, Transformed
 from evomerge.errors import CheckpointError
 from evomerge.specs.base import Positive, Spec
 from evomerge.specs.keys import did_you_mean
+from evomerge.specs.misfits import note_tokenizers, refuse_misfits
 from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.sources import input_of, note_tokenizers, refuse_misfits
+from evomerge.specs.sources import (
+    input_of,
+)
 
 BASE, UNION = "base", "union"
 

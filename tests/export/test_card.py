@@ -411,3 +411,9 @@ def test_a_file_name_is_safe():
     assert file_name("../../etc/passwd") == "etc-passwd"
     assert file_name("数学") == "model"
     assert len(file_name("x" * 1000)) <= 96
+
+
+def test_differences_that_were_allowed_are_said():
+    text = card(replace(facts(), allow=("rope", "window")))
+    assert "these differences were allowed: rope, window" in " ".join(text.split())
+    assert "were allowed" not in card(facts())

@@ -25,9 +25,12 @@ from evomerge.specs.mergekit.vocabularies import (
     called,
     read_vocabulary,
 )
+from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.problems import validate
-from evomerge.specs.sources import note_tokenizers, refuse_misfits, warn_of_sources
+from evomerge.specs.sources import (
+    warn_of_sources,
+)
 
 METHOD_KEY = "merge_method"
 _DOUBLE = "float64"
@@ -138,6 +141,8 @@ class _Reader:
             slots=tuple(slots),
             head=head,
         )
+        check_slots(recipe, models, self.mistakes, key="")
+        self.mistakes.stop_if_any()
         among = {n for _, one in recipe.inputs for n in _among(one)}
         folders: dict[str, Model] = {}
         for name in sorted({*inputs, *among}):

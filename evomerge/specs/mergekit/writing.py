@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,9 @@ class WrittenMerge:
     notes: tuple[str, ...]
 
 
-def write_mergekit(recipe: Recipe, models: Mapping[str, Model]) -> WrittenMerge:
+def write_mergekit(
+    recipe: Recipe, models: Mapping[str, Model], allow: Sequence[str] = ()
+) -> WrittenMerge:
     """Write a recipe as a mergekit file, and say what that cannot express.
 
     The file is read again and compared tensor by tensor, so what is not listed is said.
@@ -65,6 +67,7 @@ def write_mergekit(recipe: Recipe, models: Mapping[str, Model]) -> WrittenMerge:
     Args:
         recipe: What to write.
         models: Input name to model.
+        allow: Kinds of differences between the models that are allowed.
 
     Raises:
         RecipeError: Nothing in mergekit comes near the recipe.
@@ -84,6 +87,8 @@ def write_mergekit(recipe: Recipe, models: Mapping[str, Model]) -> WrittenMerge:
             )
     writer = _Writer(recipe, models)
     data = writer.write()
+    if allow:
+        data["evomerge"] = {**data.get("evomerge", {}), "allow": list(allow)}
     losses = _losses(recipe, models, data)
     return WrittenMerge(data, losses, tuple(writer.notes()))
 
