@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from evomerge.checkpoints.shards import PICKLES
-from evomerge.checkpoints.tokenizer import RARE_FILES, TOKENIZER_FILES
+from evomerge.checkpoints.tokenizer import RARE_FILES, TEMPLATES, TOKENIZER_FILES
 from evomerge.errors import CheckpointError, HubError
 
 SCHEME = "hf://"
@@ -27,11 +27,12 @@ _FILES = (
     "*.safetensors",
     *TOKENIZER_FILES,
     *RARE_FILES,
+    f"{TEMPLATES}/*.jinja",
     "README.md",
     "LICENSE*",
 )
-_NOT_THESE = ("*/*", "consolidated*")
-"""Folders within a repository, and a second copy of the weights in another layout."""
+_NOT_THESE = ("*/*.safetensors", "*/LICENSE*", "LICENSE*/*", "consolidated*")
+"""Files in folders within a repository, and a second copy of the weights."""
 
 # As strict as the hub itself: both parts become names of folders in its cache.
 _REPO = re.compile(r"[A-Za-z0-9_](?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)

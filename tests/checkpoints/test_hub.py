@@ -131,6 +131,19 @@ def test_only_what_a_merge_reads_is_fetched(
     assert not any("/sub/" in path for path in got)
 
 
+def test_further_chat_templates_are_fetched_too(
+    served: LoopbackHub, model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "templates"))
+    for name in ("additional_chat_templates/tool.jinja", "sub/config.json"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("{{ x }}")
+    served.commit("tiny/templates", folder)
+    found = fetch("tiny/templates").folder
+    assert (found / "additional_chat_templates" / "tool.jinja").is_file()
+    assert not (found / "sub").exists()
+
+
 def test_a_commit_in_the_cache_needs_no_hub(served: LoopbackHub) -> None:
     pinned = fetch("tiny/base").pinned
     n = len(served.requests)

@@ -281,11 +281,17 @@ def test_without_tokenizer_files_rows_stand_for_themselves(tmp_path: Path) -> No
 
 
 def test_plans_come_back_from_their_settings() -> None:
-    for plan in (Plan("a"), Plan("a", True, "zero", "b", 64)):
+    for plan in (Plan("a"), Plan("a", True, "zero", "b", 64), Plan("a", apart=True)):
         assert Plan.of(dict(plan.settings())) == plan
     good = dict(Plan("a").settings())
-    for change in ({"missing": "x"}, {"multiple": -1}, {"union": "yes"}, {"donor": 1}):
+    for change in (
+        {"missing": "x"},
+        {"multiple": -1},
+        {"union": "yes"},
+        {"donor": 1},
+        {"apart": 1},
+    ):
         with pytest.raises(CheckpointError, match="is planned by"):
-            Plan.of({**good, **change})
+            Plan.of({**good, **dict([change])})
     with pytest.raises(CheckpointError, match="planned without 'donor'"):
         Plan.of({name: value for name, value in good.items() if name != "donor"})

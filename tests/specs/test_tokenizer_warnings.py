@@ -17,6 +17,7 @@ from evomerge.core.recipe import Transformed
 from evomerge.errors import SpecError
 from evomerge.merging.sources import Sources
 from evomerge.merging.writer import write_model
+from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import OpenedRecipe, load_recipe, open_recipe
 from evomerge.testing.adapters import adapter_tensors, tiny_adapter, write_adapter
@@ -422,9 +423,15 @@ def test_a_tokenizer_source_that_is_not_merged_gives_no_rows(
     for token in ("the", "<s>", "a"):
         a, b = (part[own[token]] for part in parts)
         torch.testing.assert_close(rows[ids[token]], a + 0.5 * (b - a))
+    written = write_mergekit(opened.recipe, opened.models)
+    assert written.losses == ()
+    again = tmp_path / "again.yml"
+    again.write_text(yaml.safe_dump(dict(written.data)))
+    assert open_recipe(again).recipe.digest == opened.recipe.digest
     own_way = open_recipe(file, profile="default")
     assert "'third' included" in warned(own_way)
     assert own_way.recipe.digest != opened.recipe.digest
+    assert write_mergekit(own_way.recipe, own_way.models).losses != ()
 
 
 def test_a_tokenizer_source_that_is_merged_needs_no_word(
