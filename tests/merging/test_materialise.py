@@ -382,7 +382,8 @@ def test_transformations_this_version_does_not_have_are_refused(
 ) -> None:
     source = Transformed(Checkpoint("0" * 32), "magic", "s")
     recipe = parents.linear({"a": 1.0})
-    recipe = replace(recipe, inputs=(*recipe.inputs, ("x", source)))
+    inputs = {**dict(recipe.inputs), "a": source}
+    recipe = replace(recipe, inputs=tuple(inputs.items()))
     with pytest.raises(RecipeError, match="transformed by 'magic'"):
         parents.merge(recipe)
 
