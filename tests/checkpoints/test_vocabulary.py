@@ -292,6 +292,6 @@ def test_plans_come_back_from_their_settings() -> None:
         {"apart": 1},
     ):
         with pytest.raises(CheckpointError, match="is planned by"):
-            Plan.of({**good, **dict([change])})
+            Plan.of({**good, **change})
     with pytest.raises(CheckpointError, match="planned without 'donor'"):
         Plan.of({name: value for name, value in good.items() if name != "donor"})
