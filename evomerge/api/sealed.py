@@ -16,6 +16,7 @@ from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.resolving import setup_of
 from evomerge.core.cost import is_cost
 from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
+from evomerge.core.scores import pooled
 from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError
@@ -194,7 +195,7 @@ def _contender(
             store.add_outcomes(digest, task.protocol.digest, fresh)
             known = {**known, **{outcome.item: outcome for outcome in fresh}}
         outcomes[task.manifest.task] = [known[item] for item in ids]
-    return Contender(_label(trial), outcomes)
+    return Contender(_label(trial), {**outcomes, **pooled(tasks, outcomes)})
 
 
 def _label(trial: Trial) -> str:

@@ -25,6 +25,7 @@ from evomerge.errors import EvomergeError, WorkerError
 from evomerge.scoring.engine import Completion, Engine
 from evomerge.scoring.limited import LimitError
 from evomerge.scoring.lm_adapter import EngineLM
+from evomerge.scoring.lm_finding import wrong
 from evomerge.scoring.lm_insides import (
     Instance,
     filtered,
@@ -33,7 +34,7 @@ from evomerge.scoring.lm_keys import key_of
 from evomerge.scoring.lm_metrics import offered
 from evomerge.scoring.lm_protocol import protocol_settings
 from evomerge.scoring.lm_questions import Question, build_questions, remember_texts
-from evomerge.scoring.lm_tasks import load_task, reason, wrong
+from evomerge.scoring.lm_tasks import load_task, reason
 
 
 class LmEvalTasks:

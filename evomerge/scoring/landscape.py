@@ -233,14 +233,8 @@ class SimulatedTask:
 
     def _strike(self, recipe: Recipe) -> None:
         look = self._landscape
-        for kind, share in (
-            ("break", look.break_if),
-            ("memory", look.memory_if),
-            ("full", look.full_if),
-            ("error", look.error_if),
-            ("hang", look.hang_if),
-            ("crash", look.crash_if),
-        ):
+        for kind in ("break", "memory", "full", "error", "hang", "crash"):
+            share = getattr(look, f"{kind}_if")
             if uniform(kind, drawn_by(recipe)) < share and self._has_strike_left(
                 f"{kind}-{drawn_by(recipe)}"
             ):

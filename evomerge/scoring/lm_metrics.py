@@ -12,8 +12,8 @@ from typing import Any
 
 from evomerge.core.survey import TaskFacts
 from evomerge.core.work import TaskSettings
+from evomerge.scoring.lm_finding import wrong
 from evomerge.scoring.lm_insides import ConfigurableTask, filter_names, mean
-from evomerge.scoring.lm_tasks import wrong
 
 _PAIRS = ("brier_score", "f1", "likelihood", "mcc")
 """What lm-eval gives as pairs for a multiple-choice item, whatever the aggregation."""

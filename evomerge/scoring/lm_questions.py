@@ -15,8 +15,9 @@ from evomerge.core.protocol import Item, ItemRole
 from evomerge.core.work import TaskSettings
 from evomerge.scoring.items import item_id, split_items
 from evomerge.scoring.lm_adapter import EngineLM
+from evomerge.scoring.lm_finding import wrong
 from evomerge.scoring.lm_insides import ConfigurableTask, FirstNSampler, Instance
-from evomerge.scoring.lm_tasks import FEWSHOT_SEED, TASK_ERRORS, reason, wrong
+from evomerge.scoring.lm_tasks import FEWSHOT_SEED, TASK_ERRORS, reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Finding a task's files and letting lm-eval build it: by name, with its code checked.
+"""Letting lm-eval build a task: by name, with its code checked.
 
 The harness calls ``load_task`` once a task. Local task files are data, not code: a
 file that would run Python is refused before any of it runs, unless the operator
@@ -9,10 +9,7 @@ wrote need the same permission.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +25,13 @@ from evomerge.scoring.lm_files import (
     read_task_file,
     refuse_tags,
 )
+from evomerge.scoring.lm_finding import find, wrong
 from evomerge.scoring.lm_insides import (
-    LIBRARY,
     ConfigurableTask,
     TaskManager,
     calm,
     hub_metrics,
     load_yaml,
-    local_tasks,
     missing_metrics,
 )
 from evomerge.scoring.lm_keys import complaints, key_of
@@ -86,10 +82,12 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
         CodeRefusedError: It would run code without permission.
     """
     calm()
-    path = _find(settings)
+    path = find(settings)
     config = _read(settings, path)
+    _look_through(settings, "its group", settings.overrides)
+    config |= settings.overrides
     if settings.include_path is not None:
-        _look_through(settings, path, config)
+        _look_through(settings, path.name, config)
     elif config.get("unsafe_code", False) and not settings.trust_code:
         said = f"{settings.task!r} executes code that models write (unsafe_code)."
         raise _refused(settings, [said])
@@ -104,15 +102,11 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         raise wrong(
             settings,
-            f"{settings.task!r} scores whole texts (loglikelihood_rolling), which "
-            "gives one figure for all items together; use another output type.",
+            f"{', '.join(task.aggregation())} of {settings.task!r} are no mean over "
+            "items, but figures of whole texts (loglikelihood_rolling) all together; "
+            "use a task with acc or exact_match.",
         )
     return task
-
-
-def wrong(settings: TaskSettings, message: str) -> SpecError:
-    """Make the error that says which task of the study is at fault."""
-    return SpecError([Problem(f"task {settings.name}", message)])
 
 
 def _refused(settings: TaskSettings, said: list[str]) -> CodeRefusedError:
@@ -150,64 +144,6 @@ def reason(error: BaseException, config: Mapping[str, Any] | None = None) -> str
     return first if why is None else f"{first} ({type(why).__name__}: {why})"
 
 
-def _find(settings: TaskSettings) -> Path:
-    """Return the file a task stands in."""
-    if settings.include_path is not None:
-        root = Path(settings.include_path)
-        if not root.is_dir():
-            raise wrong(settings, f"the folder of task files {str(root)!r} is missing.")
-        return _indexed(settings, *_local(root.resolve(), settings), str(root))
-    if not re.fullmatch(
-        r"[^./\\~*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*", settings.task
-    ):
-        raise wrong(
-            settings,
-            f"expected the name of one of lm-eval's tasks, got {settings.task!r}; for "
-            "task files of your own set include to their folder.",
-        )
-    # Most tasks stand in a file of their name; reading the whole library takes long.
-    for path in LIBRARY.rglob(f"{settings.task}.yaml"):
-        if load_yaml(path, resolve_func=False).get("task") == settings.task:
-            return path
-    return _indexed(settings, _library(), [], "lm-eval's library")
-
-
-def _local(root: Path, settings: TaskSettings) -> tuple[TaskManager, list[str]]:
-    """Index a folder of task files; also say which files could not be read, and why."""
-    unread: list[str] = []
-    if settings.trust_code:
-        return TaskManager(include_path=str(root), include_defaults=False), unread
-
-    def read(path: Path) -> dict[str, Any]:
-        try:
-            return read_task_file(path, root)
-        except SpecError as error:
-            unread.extend(map(str, error.problems))
-            raise
-
-    return local_tasks(root, read), unread
-
-
-def _indexed(
-    settings: TaskSettings, manager: TaskManager, unread: list[str], where: str
-) -> Path:
-    entry = manager.task_index.get(settings.task)
-    names = manager.all_subtasks
-    if entry is None:
-        near = get_close_matches(settings.task, names, n=3)
-        known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
-        found = "".join(f" Not read: {said}" for said in unread[:3])
-        raise wrong(settings, f"no task {settings.task!r} in {where}; {known}.{found}")
-    if settings.task not in names or entry.yaml_path is None:
-        members = sorted(entry.tags) or [str(t) for t in (entry.cfg or {})["task"]]
-        raise wrong(
-            settings,
-            f"{settings.task!r} is a group, not a task; name its members one by one: "
-            f"{', '.join(members[:10])}.",
-        )
-    return entry.yaml_path
-
-
 def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
     """Return a task's whole config, includes and, where allowed, functions resolved."""
     if settings.include_path is None or settings.trust_code:
@@ -228,25 +164,17 @@ def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
     return config
 
 
-def _look_through(
-    settings: TaskSettings, path: Path, config: Mapping[str, Any]
-) -> None:
+def _look_through(settings: TaskSettings, file: str, config: Mapping[str, Any]) -> None:
     """Look at every key of a local file, and report all that is wrong with them."""
     found = complaints(config, may_run=settings.trust_code)
     if any(complaint.code for complaint in found):
-        said = [f"{path.name}: {c.key}: {c.text}." for c in found if c.code]
+        said = [f"{file}: {c.key}: {c.text}." for c in found if c.code]
         raise _refused(settings, said)
     if found:
         raise SpecError(
-            Problem(f"task {settings.name}", f"{path.name}: {c.key}: {c.text}.")
+            Problem(f"task {settings.name}", f"{file}: {c.key}: {c.text}.")
             for c in found
         )
-
-
-@functools.cache
-def _library() -> TaskManager:
-    """Read lm-eval's whole library: fourteen thousand files, many seconds."""
-    return TaskManager()
 
 
 def _override(config: dict[str, Any], settings: TaskSettings) -> None:

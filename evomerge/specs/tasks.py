@@ -70,8 +70,8 @@ class TaskSpec(Spec):
     task: str | None = Field(
         default=None,
         min_length=1,
-        description="Its name in lm-eval, or `simulated`; the task's own key if not "
-        "given.",
+        description="Its name in lm-eval, where a group means its members, or "
+        "`simulated`; the task's own key if not given.",
     )
     include: Path | None = Field(
         default=None,
