@@ -55,6 +55,7 @@ def _key(slot: Slot, inputs: Mapping[str, str], recipe: Recipe) -> str:
     return digest(
         {
             "dtype": recipe.dtype,
+            **({"fused": True} if recipe.fused else {}),
             "like": inputs[like],
             "layers": sorted([inputs[name], layer] for name, layer in slot.layers),
             "roles": {role: _plain(one, inputs) for role, one in slot.roles},

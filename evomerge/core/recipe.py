@@ -64,6 +64,8 @@ class Recipe:
         embed: How the token embedding is merged.
         slots: The layers of the merged model, first to last.
         head: How the final norm and the output head are merged.
+        fused: What transformers holds as one tensor is merged as one: all experts of a
+            layer, or query, key and value; otherwise each by itself.
     """
 
     frame: str
@@ -73,6 +75,7 @@ class Recipe:
     slots: tuple[Slot, ...]
     head: Slot
     version: int = field(default=VERSION)
+    fused: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -182,6 +185,7 @@ class Recipe:
         """Return the plain form."""
         return {
             "version": self.version,
+            **({"fused": True} if self.fused else {}),
             "frame": self.frame,
             "dtype": self.dtype,
             "inputs": {name: source.to_json() for name, source in self.inputs},
@@ -206,6 +210,7 @@ class Recipe:
                 embed=Slot.from_json(data["embed"]),
                 slots=tuple(Slot.from_json(slot) for slot in data["slots"]),
                 head=Slot.from_json(data["head"]),
+                fused=bool(data.get("fused", False)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecipeError(

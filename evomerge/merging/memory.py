@@ -111,7 +111,8 @@ def _largest(recipe: Recipe, sources: Sources) -> int:
         if isinstance(source, Nested)
     ]
     largest = max(
-        _tensor(operation, part, widths) + math.prod(part.shape) * folded
+        _tensor(operation, part, merged.held_with(where, name), widths)
+        + math.prod(part.shape) * folded
         for where, slot in slots.items()
         for name, part in merged.section(where).items()
         if part.role != BUFFER
@@ -126,8 +127,7 @@ def _operations(slot: Slot, name: str, part: Part) -> Iterator[Operation]:
         yield slot.operation(part.role, one)
 
 
-def _tensor(operation: Operation, part: Part, widths: dict[str, int]) -> int:
-    n = math.prod(part.shape)
+def _tensor(operation: Operation, part: Part, n: int, widths: dict[str, int]) -> int:
     held = n * (sum(widths[name] for name in operation.reads) + part.dtype.itemsize)
     if not _is_spectral(operation) or len(part.shape) < 2:
         return held + n * _WIDE

@@ -6,6 +6,7 @@ tensor: an engine is not left half overwritten by a mistake in a recipe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -47,6 +48,7 @@ from evomerge.merging.operators.model_sizes import InModel, trims_model
 from evomerge.merging.sources import Sources, Space
 from evomerge.merging.statistics import Scoped
 from evomerge.merging.vocabulary import open_transformed
+from evomerge.merging.wholes import Whole, Wholes, wholes_of
 
 
 class Merged:
@@ -100,6 +102,12 @@ class Merged:
         frame, stack = self._views[recipe.frame].config, self._stack()
         usual = usual_type(self._sections.values())
         self._config = rewritten(frame, stack, tied=self.tied, dtype=usual)
+        family = str(self._config.get("model_type", ""))
+        self._wholes = Wholes(
+            {i: wholes_of(self._sections[i], family) for i in range(self.n_layers)}
+            if recipe.fused
+            else {}
+        )
         self._folds: Mapping[tuple[Where, str], Fold] = {}
         if not scaled:
             self._folds = recipe_folds(recipe, self._config, self._sections)
@@ -117,6 +125,12 @@ class Merged:
     def section(self, where: Where) -> Mapping[str, Part]:
         """Return the tensors of a section by their names within it."""
         return self._sections[where]
+
+    def held_with(self, where: Where, name: str) -> int:
+        """Return the entries of all that a tensor is merged with as one."""
+        whole = self._wholes.find(where, name)
+        names = [name] if whole is None else list(whole.rows)
+        return sum(math.prod(self._sections[where][one].shape) for one in names)
 
     def key(self, where: Where, name: str, piece: Piece | None = None) -> str:
         """Return the first input's key: a repeated layer draws the same masks."""
@@ -148,22 +162,47 @@ class Merged:
             feed = self._feeds[where]
             return feed.view.read(feed.place(feed.like), name).clone()
 
-        # A nested input is merged when it is read: once, not for every piece.
-        @cache
-        def read(source: str) -> torch.Tensor:
-            return self._read(where, name, source).to(self._sources.device)
-
         out = space(part.shape, dtype=part.dtype)
         fold = self._folds.get((where, name))
         wide = out if fold is None else torch.empty_like(out, dtype=torch.float32)
-        is_known = fold is None
-        for piece in part.pieces or (None,):
-            is_known &= self._merge_piece(where, name, piece, read, wide)
+        is_known = self._merge_into(wide, where, name) and fold is None
         if fold is not None:
             fold_into(out, wide, fold)
         if not is_known and not is_finite(out):
             raise CandidateError(self._explain(where, name, out))
         return out
+
+    def _merge_into(self, out: torch.Tensor, where: Where, name: str) -> bool:
+        """Merge a tensor; tell whether it is known to be finite."""
+        if self._wholes.find(where, name) is not None:
+            merge = partial(self._merge_whole, where)
+            out.copy_(self._wholes.rows(where, name, merge).view(out.shape))
+            return False
+
+        # A nested input is merged when it is read: once, not for every piece.
+        @cache
+        def read(source: str) -> torch.Tensor:
+            return self._read(where, name, source).to(self._sources.device)
+
+        is_known = True
+        for piece in self._sections[where][name].pieces or (None,):
+            is_known &= self._merge_piece(where, name, piece, read, out)
+        return is_known
+
+    def _merge_whole(self, where: Where, whole: Whole) -> torch.Tensor:
+        """Merge what transformers holds as one tensor: shape (rows, columns), fp32."""
+        name = next(iter(whole.rows))
+        piece = next(iter(self._sections[where][name].pieces), None)
+        operation = self._operation(where, name, piece)
+
+        def read(source: str) -> torch.Tensor:
+            one = whole.put_together(lambda part: self._read(where, part, source))
+            return one.to(self._sources.device)
+
+        tensors = [read(source) for source in operation.inputs]
+        base = None if operation.base is None else read(operation.base)
+        first = self._feeds[where].place(operation.inputs[0])
+        return apply(operation, tensors, base, self.layout.full_name(first, whole.name))
 
     def _merge_piece(
         self,

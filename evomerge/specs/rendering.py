@@ -35,7 +35,7 @@ def own_text(
         "head": _slot(recipe.head, known),
     }
     order = (
-        *("version", "paths", "allow", "inputs", "frame", "dtype"),
+        *("version", "fused", "paths", "allow", "inputs", "frame", "dtype"),
         *("embed", "slots", "head"),
     )
     data |= {"allow": list(allow)} if allow else {}

@@ -52,6 +52,13 @@ def _differences(
 ) -> Iterator[tuple[str, str]]:
     if wanted.frame != found.frame:
         yield "", f"Config and tokenizer are those of {wanted.frame!r}"
+    if wanted.fused != found.fused:
+        ours, its = ("each by itself", "as one")[:: -1 if wanted.fused else 1]
+        yield (
+            "",
+            "What transformers holds as one tensor, such as the experts of a layer, is "
+            f"merged {ours}, and in mergekit {its}",
+        )
     for name, source in wanted.inputs:
         if _rows(source) != _rows(dict(found.inputs).get(name)):
             yield (

@@ -56,6 +56,10 @@ _MERGEKIT: Mapping[str, Shared] = {
 """Knobs that mergekit has no parameter for, as it has them built in."""
 
 
+ENTRYWISE = ("linear", "task_arithmetic", "nearswap", "passthrough")
+"""Methods that look at one entry at a time: to them it is the same what is one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decided:
     """A method with its values for one tensor.

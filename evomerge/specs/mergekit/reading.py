@@ -11,15 +11,15 @@ from evomerge.checkpoints import Model
 from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.keys import did_you_mean
-from evomerge.specs.mergekit.methods import METHODS
+from evomerge.specs.mergekit.methods import METHODS, Method
 from evomerge.specs.mergekit.opening import Earlier, Named
-from evomerge.specs.mergekit.operations import Profile
+from evomerge.specs.mergekit.operations import ENTRYWISE, Profile
 from evomerge.specs.mergekit.planning import Planner
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.settings import warn_of_filters
 from evomerge.specs.mergekit.slices import OutSlice, Slicer
 from evomerge.specs.mergekit.templates import read_template
-from evomerge.specs.mergekit.tensors import Parts, kept_type
+from evomerge.specs.mergekit.tensors import Parts, holds_fused, kept_type
 from evomerge.specs.mergekit.vocabularies import (
     VocabularyWish,
     called,
@@ -140,6 +140,7 @@ class _Reader:
             embed=embed,
             slots=tuple(slots),
             head=head,
+            fused=self._is_fused(method, models[frame]),
         )
         check_slots(recipe, models, self.mistakes, key="")
         self.mistakes.stop_if_any()
@@ -150,6 +151,12 @@ class _Reader:
             folders |= below or {name: models[name]}
         told, allow = self.mistakes.warnings, self.mistakes.allow
         return ReadMerge(recipe, folders, tuple(told), template, tuple(allow))
+
+    def _is_fused(self, method: Method, frame: Model) -> bool:
+        """Tell whether it matters that mergekit merges what transformers fuses."""
+        if self.profile != "identical" or method.name in ENTRYWISE:
+            return False
+        return holds_fused(frame)
 
     def _spec(self) -> MergekitSpec:
         unknown: list[Problem] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.checkpoints import BUFFER, Model
-from evomerge.checkpoints.together import called
+from evomerge.checkpoints.together import called, together
 from evomerge.core.recipe import DTYPES, STORED, Slot
 from evomerge.specs.sources import element_types
 
@@ -85,6 +85,16 @@ class Parts:
     def types(self) -> frozenset[str]:
         """The element types that its weights are stored in."""
         return frozenset(element_types(self.model))
+
+
+def holds_fused(model: Model) -> bool:
+    """Tell whether transformers holds tensors as one that are merged one by one."""
+    family = str(model.config.get("model_type", ""))
+    return any(
+        place.pieces or together([place.suffix], family)
+        for place in model.places.values()
+        if place.layer is not None
+    )
 
 
 def kept_type(models: Mapping[str, Parts], slots: Iterable[Slot]) -> str:

@@ -1,0 +1,85 @@
+"""Tensors of a layer that are merged as the one tensor that transformers holds them in.
+
+A recipe with ``fused`` merges all experts of a layer together, and a fused tensor as it
+is stored, as mergekit does: thresholds, norms and angles are then those of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from evomerge.checkpoints.together import together
+from evomerge.merging.inputs import Part, Where
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What is merged as one.
+
+    Attributes:
+        name: What transformers calls it, within the layer.
+        rows: Stored tensor to its first row and the one after its last, in order.
+    """
+
+    name: str
+    rows: Mapping[str, tuple[int, int]]
+
+    def put_together(self, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """Return the whole of one input: shape ``(rows, columns)``."""
+        return torch.cat([_flat(read(name)) for name in self.rows])
+
+    def part(self, whole: torch.Tensor, name: str) -> torch.Tensor:
+        """Return the rows of a stored tensor."""
+        first, end = self.rows[name]
+        return whole[first:end]
+
+
+def wholes_of(section: Mapping[str, Part], family: str) -> dict[str, Whole]:
+    """Return what the tensors of a layer are merged with, by their names within it.
+
+    Args:
+        section: The layer.
+        family: The ``model_type`` of the configuration.
+    """
+    alone = {name: (name,) for name, part in section.items() if part.pieces}
+    out: dict[str, Whole] = {}
+    for whole, members in (alone | dict(together(section, family))).items():
+        rows, first = {}, 0
+        for name in members:
+            end = first + math.prod(section[name].shape[:-1])
+            rows[name], first = (first, end), end
+        out |= dict.fromkeys(members, Whole(whole, rows))
+    return out
+
+
+class Wholes:
+    """Merges wholes when one of their tensors is asked for, and keeps a layer's."""
+
+    def __init__(self, of: Mapping[Where, Mapping[str, Whole]]) -> None:
+        """Remember what is merged as one, by layer and tensor."""
+        self._of = of
+        self._where: Where | None = None
+        self._merged: dict[str, torch.Tensor] = {}
+
+    def find(self, where: Where, name: str) -> Whole | None:
+        """Return what a tensor is merged with, if it is not merged alone."""
+        return self._of.get(where, {}).get(name)
+
+    def rows(
+        self, where: Where, name: str, merge: Callable[[Whole], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return the merged rows of a tensor that is part of a whole."""
+        if where != self._where:
+            self._where, self._merged = where, {}
+        whole = self._of[where][name]
+        if whole.name not in self._merged:
+            self._merged[whole.name] = merge(whole)
+        return whole.part(self._merged[whole.name], name)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])

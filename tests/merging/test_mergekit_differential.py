@@ -1,0 +1,398 @@
+"""Random mergekit files, merged by mergekit 0.1.5 and here, tensor by tensor.
+
+mergekit is installed into a folder of its own, beside the environment's torch and
+transformers, and runs in a process of its own. In which ways a tensor may differ was
+fixed before: see ``KINDS``. ``EVOMERGE_MERGEKIT`` names a folder to keep it in,
+``EVOMERGE_FILES`` another number of files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from evomerge.checkpoints import read_model
+from evomerge.checkpoints.together import called
+from evomerge.errors import EvomergeError
+from evomerge.merging.materialise import materialise
+from evomerge.merging.sources import Sources
+from evomerge.specs.mergekit.methods import METHODS
+from evomerge.specs.recipes import open_recipe
+from evomerge.testing.models import write_tokenizer
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(7000)]
+
+N_FILES = int(os.environ.get("EVOMERGE_FILES", "320"))
+PACKAGES = ("mergekit==0.1.5", "immutables", "peft", "accelerate")
+SERVER = Path(__file__).with_name("mergekit_server.py")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"tie_word_embeddings": True},
+    "qwen2": {},
+    "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 3, "num_experts_per_tok": 2, "head_dim": 8}
+    | {"moe_intermediate_size": 12},
+    "glm4_moe": {"n_routed_experts": 3, "num_experts_per_tok": 2, "head_dim": 8}
+    | {"moe_intermediate_size": 12, "n_shared_experts": 1, "first_k_dense_replace": 1},
+}
+N_LAYERS = 4
+KINDS = {
+    "equal": "to the last bits of float32, or of the type that is written",
+    "mask": "random masks: another stream; the same density and strength",
+    "early": "dtype bfloat16 or as stored: mergekit rounds differences before it trims "
+    "or adds, so entries differ by roundings, and a few near a cut by the entry",
+    "cancel": "weights of a consensus that cancel in an entry: the base here, a "
+    "quotient of roundings there",
+    "tie": "stored in bfloat16, where many differences are equally large: of those at "
+    "a cut the first stay here, any there; as many, and as much in all",
+    "cut": "an entry whose size lies within rounding of a cut: one of a tensor",
+    "refused": "mergekit fails, and so do we",
+    "broken": "mergekit writes NaN or no layers; we refuse",
+}
+"""In which ways results may differ, and why."""
+RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
+SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "ram")
+CUT = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "arcee_fusion", "ramplus_tl")
+FILTERS = ("self_attn", "mlp", "experts", "gate_up_proj", "down_proj", "o_proj")
+FILTERS += ("layernorm", "norm", "embed_tokens", "lm_head", "q_proj", "mlp.gate", "*")
+
+
+@pytest.fixture(scope="module")
+def mergekit(tmp_path_factory):
+    """A process that merges by mergekit."""
+    kept = os.environ.get("EVOMERGE_MERGEKIT")
+    place = Path(kept) if kept else tmp_path_factory.mktemp("mergekit")
+    if not (place / "mergekit").is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*pip, "--target", str(place), *PACKAGES],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"mergekit 0.1.5 cannot be installed: {done.stderr[-300:]}")
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(place / "log.txt").open("w"),
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"},
+    )
+    yield process
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Four models of each family in float32, and in bfloat16 with norms in float32."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    sizes = {"vocab_size": 288, "hidden_size": 16, "intermediate_size": 24}
+    sizes |= {"num_hidden_layers": N_LAYERS, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 64}
+    for family, own in FAMILIES.items():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **(sizes | own))
+        base = AutoModelForCausalLM.from_config(config).float()
+        for i, name in enumerate(("base", "m1", "m2", "m3")):
+            random = torch.Generator().manual_seed(100 + i)
+            with torch.no_grad():
+                for weight in base.parameters():
+                    noise = torch.randn(weight.shape, generator=random)
+                    weight.copy_(weight + 0.05 * noise if i else noise)
+            place = folder / family / name
+            base.save_pretrained(place)
+            write_tokenizer(place, 288)
+            mixed = folder / f"{family}-mixed" / name
+            base.save_pretrained(mixed)
+            write_tokenizer(mixed, 288)
+            narrow(mixed)
+    return folder
+
+
+def narrow(folder):
+    """Store a model in bfloat16, its norms in float32."""
+    file = folder / "model.safetensors"
+    tensors = {
+        name: tensor if "norm" in name else tensor.bfloat16()
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+
+
+class Writer:
+    """Draws a mergekit file."""
+
+    def __init__(self, rng: np.random.Generator, folder: Path) -> None:
+        self.rng = rng
+        self.folder = folder
+        self.method = METHODS[str(rng.choice(list(METHODS)))]
+
+    def chance(self, part: float) -> bool:
+        return bool(self.rng.random() < part)
+
+    def value(self, name: str) -> Any:
+        low, high = {
+            "weight": (0.1, 1.5),
+            "density": (0.3, 0.8),
+            "gamma": (0.01, 0.1),
+            "epsilon": (0.05, 0.15),
+            "t": (0.05, 0.95),
+            "scale": (0.5, 1.5),
+            "lambda": (0.5, 1.5),
+            "select_topk": (0.2, 1.0),
+            "r": (0.05, 0.3),
+            "alpha": (0.1, 0.5),
+            "tol": (1e-6, 1e-5),
+            "eps": (1e-9, 1e-8),
+        }.get(name, (0.0, 1.0))
+        return round(float(self.rng.uniform(low, high)), 3 if low > 1e-3 else 12)
+
+    def setting(self, name: str, kind: str) -> Any:
+        if kind == "bool":
+            return bool(self.rng.integers(2))
+        if kind == "int":
+            return int(self.rng.integers(5, 15))
+        if name == "epsilon" and self.method.name in ("ram", "ramplus_tl"):
+            return 1e-5
+        plain = self.gradient(name)
+        if not self.chance(0.4):
+            return plain
+        words = self.rng.choice(FILTERS[:-1], size=int(self.rng.integers(1, 3)))
+        cases = [{"filter": str(w), "value": self.gradient(name)} for w in words]
+        last = {"value": plain} | ({"filter": "*"} if self.chance(0.3) else {})
+        return [*cases, last]
+
+    def gradient(self, name: str) -> Any:
+        if not self.chance(0.35):
+            return self.value(name)
+        return [self.value(name) for _ in range(int(self.rng.integers(2, 5)))]
+
+    def parameters(self, scopes: tuple[str, ...], part: float) -> dict[str, Any]:
+        return {
+            p.name: self.setting(p.name, p.kind)
+            for p in self.method.parameters
+            if p.scope in scopes and (p.required or self.chance(part))
+        }
+
+    def write(self) -> dict[str, Any]:
+        method, rng = self.method, self.rng
+        n = {1: 1, 2: 2}.get(method.most or 0, int(rng.integers(3, 5)))
+        n = 3 if method.most_others == 2 else n
+        names = ["base", *rng.permutation(["m1", "m2", "m3"])[: n - 1]]
+        each = ("input", "non_base")
+        with_base = method.base != "ignored"
+        data: dict[str, Any] = {"merge_method": method.name}
+        if with_base or self.chance(0.3):
+            data["base_model"] = self.path("base")
+        if self.chance(0.35 if n > 1 else 0.5):
+            data["slices"] = [
+                {"sources": [self.source(name, cut, each) for name in names]}
+                | ({"parameters": self.parameters(("shared",), 0.5)})
+                for cut in self.cuts()
+            ]
+        else:
+            data["models"] = [
+                {"model": self.path(name), "parameters": self.parameters(each, 0.6)}
+                for name in names
+                if name != "base" or not with_base or self.chance(0.5)
+            ]
+        data["parameters"] = self.parameters(("shared",), 0.5)
+        self.types(data)
+        if self.chance(0.15):
+            data["tokenizer_source"] = str(rng.choice(["union", self.path("m1")]))
+            if data["tokenizer_source"] == self.path("m1") and "m1" not in names:
+                data["tokenizer_source"] = "union"
+        return data
+
+    def cuts(self) -> list[tuple[int, int]]:
+        middle = int(self.rng.integers(1, N_LAYERS))
+        return [(0, middle), (middle - int(self.chance(0.4)), N_LAYERS)]
+
+    def source(self, name: str, cut: tuple[int, int], each: tuple[str, ...]) -> Any:
+        out = {"model": self.path(name), "layer_range": list(cut)}
+        return out | {"parameters": self.parameters(each, 0.6)}
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def types(self, data: dict[str, Any]) -> None:
+        draw = self.rng.random()
+        if draw < 0.6:
+            data["dtype"] = "float32"
+        elif draw < 0.75:
+            data |= {"dtype": "float32", "out_dtype": "bfloat16"}
+        elif draw < 0.85:
+            data["dtype"] = "bfloat16"
+
+
+def ours(file: Path) -> dict[str, torch.Tensor]:
+    """Merge here, and name and join tensors as transformers holds them."""
+    opened = open_recipe(file)
+    family = str(next(iter(opened.models.values())).config["model_type"])
+    parts: dict[str, list[tuple[list[Any], torch.Tensor]]] = {}
+    with Sources(opened.folders) as sources:
+        for name, tensor in materialise(opened.recipe, sources):
+            words = name.split(".")
+            order = [int(w) if w.isdigit() else w for w in words]
+            parts.setdefault(called(name, family), []).append((order, tensor.clone()))
+    return {name: joined(found) for name, found in parts.items()}
+
+
+def joined(found: list[tuple[list[Any], torch.Tensor]]) -> torch.Tensor:
+    if len(found) == 1 and "experts" not in found[0][0]:
+        return found[0][1]
+    by_expert: dict[int, list[tuple[str, torch.Tensor]]] = {}
+    for words, tensor in found:
+        expert = words[words.index("experts") + 1]
+        by_expert.setdefault(expert, []).append((words[-2], tensor))
+    # Gate before up: gate_proj, up_proj, and w1, w3 stand in the order of the alphabet.
+    return torch.stack(
+        [
+            torch.cat([t for _, t in sorted(by_expert[e], key=lambda p: p[0])])
+            for e in sorted(by_expert)
+        ]
+    )
+
+
+def kind_of(
+    method: str,
+    data: dict[str, Any],
+    mine: torch.Tensor,
+    theirs: torch.Tensor,
+    inputs: list[torch.Tensor],
+) -> str | None:
+    """Tell in which way a tensor differs; None if in no way that was foreseen."""
+    if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
+        return None
+    largest = max(float(tensor.abs().max()) for tensor in inputs) * 2
+    a, b = mine.double(), theirs.double()
+    gap = (a - b).abs()
+    wide = 2.0**-7 if mine.dtype == torch.bfloat16 else 2.0**-20
+    # Angles, and factors with poles, lose digits in float32.
+    if method in SPHERICAL:
+        wide = max(wide, 2.0**-15)
+    bound = wide * max(largest, float(b.abs().max()))
+    far = gap > bound
+    if not bool(far.any()):
+        return "equal"
+    if method in RANDOM:
+        return "mask" if alike(a, b, inputs, 0.5) else None
+    early = inputs[0].dtype == torch.bfloat16 or data.get("dtype") == "bfloat16"
+    if early and data.get("dtype") != "float32":
+        close = gap <= 2.0**-5 * max(largest, float(b.abs().max()))
+        return "early" if float(close.double().mean()) > 0.9 else None
+    coarse = inputs[0].dtype == torch.bfloat16
+    if coarse and method in CUT and float(far.double().mean()) < 0.15:
+        return "tie" if alike(a, b, inputs, 0.05) else None
+    if method in CUT and int(far.sum()) <= max(1, far.numel() // 500):
+        return "cut"
+    if method.endswith("ties") and float(far.double().mean()) < 0.01:
+        return "cancel"
+    return None
+
+
+def alike(
+    a: torch.Tensor, b: torch.Tensor, inputs: list[torch.Tensor], within: float
+) -> bool:
+    """Tell whether two merges differ from each other by less than from the base.
+
+    Args:
+        a: One.
+        b: The other.
+        inputs: What the models hold of such tensors, the base's first.
+        within: How far the strengths of the two changes may be apart, as a part.
+    """
+    usual = inputs[0].double().abs().mean()
+    one, other = a.abs().mean() / usual, b.abs().mean() / usual
+    return abs(float(one - other)) <= within * float(max(one, other))
+
+
+def test_random_files_give_what_mergekit_gives(mergekit, models, tmp_path, capsys):
+    found: Counter[tuple[str, str]] = Counter()
+    methods: Counter[str] = Counter()
+    odd: list[str] = []
+    for i in range(N_FILES):
+        rng = np.random.default_rng(1000 + i)
+        family = list(FAMILIES)[i % len(FAMILIES)]
+        folder = models / (f"{family}-mixed" if rng.random() < 0.2 else family)
+        data = Writer(rng, folder).write()
+        file, out = tmp_path / f"{i}.yml", tmp_path / f"out{i}"
+        file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        mergekit.stdin.write(json.dumps({"file": str(file), "out": str(out)}) + "\n")
+        mergekit.stdin.flush()
+        failed = json.loads(mergekit.stdout.readline()).get("error")
+        methods[data["merge_method"]] += 1
+        for kind, text in compared(file, data, failed, out, folder):
+            found[family, kind] += 1
+            if kind not in KINDS:
+                odd.append(f"{file.name} {folder.name} {data['merge_method']}: {text}")
+    with capsys.disabled():
+        for family in FAMILIES:
+            rows = {k: n for (f, k), n in sorted(found.items()) if f == family}
+            sys.stdout.write(f"\n{family}: {rows}")
+        sys.stdout.write(f"\nmethods: {dict(methods)}\n")
+    assert not odd, "\n".join(odd)
+
+
+def compared(file, data, failed, out, folder):
+    """Yield in which way each tensor of a file differs."""
+    try:
+        mine = ours(file)
+    except EvomergeError as error:
+        if failed:
+            yield "refused", failed
+            return
+        theirs = load_file(out / "model.safetensors")
+        whole = all(bool(torch.isfinite(tensor).all()) for tensor in theirs.values())
+        yield "not refused there" if whole else "broken", str(error)
+        return
+    if failed:
+        yield "fails there", failed
+        return
+    theirs = load_file(out / "model.safetensors")
+    if mine.keys() != theirs.keys():
+        yield "other tensors", str(sorted(mine.keys() ^ theirs.keys())[:3])
+        return
+    stored = inputs_of(folder)
+    for name, expected in theirs.items():
+        kind = kind_of(
+            data["merge_method"], data, mine[name], expected, stored[plain(name)]
+        )
+        gap = float((mine[name].double() - expected.double()).abs().max())
+        yield kind or "new", f"{name} {mine[name].dtype} {expected.dtype} gap {gap:.3g}"
+
+
+def plain(name: str) -> str:
+    return ".".join("#" if word.isdigit() else word for word in name.split("."))
+
+
+def inputs_of(folder: Path) -> dict[str, list[torch.Tensor]]:
+    """Return what the models hold of a tensor, over all layers, the base's first."""
+    out: dict[str, list[torch.Tensor]] = {}
+    for name in ("base", "m1", "m2", "m3"):
+        model = read_model(folder / name)
+        family = str(model.config["model_type"])
+        layers: dict[str, list[torch.Tensor]] = {}
+        for key, tensor in load_file(folder / name / "model.safetensors").items():
+            layers.setdefault(called(key, family), []).append(tensor.reshape(-1))
+        for key, parts in layers.items():
+            out.setdefault(plain(key), []).append(torch.cat(parts))
+    return out
