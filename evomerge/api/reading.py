@@ -220,7 +220,7 @@ def goals_of(
 
     try:
         return goals(stored.config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SchemaError(
             f"The configuration of study {stored.name!r} cannot be read ({error!r}); "
             "was it written by another version of evomerge?"

@@ -52,20 +52,28 @@ def restore(
                     )
                 ]
             )
-    spec, problems = validate(StudySpec, written(config, allowance), file)
+    try:
+        said = written(config, allowance)
+        around = Surroundings(
+            Path.cwd(),
+            file,
+            None if cache_dir is None else Path(cache_dir),
+            {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
+            stage=Stage.from_json(config["stage"]) if "stage" in config else None,
+            accepted=True,
+            later=tuple(allowance.get(LATER, ())),
+            recipe_version=recipe_version_of(config),
+            surveyed=groups_from(config),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = (
+            f"what the database keeps of the study cannot be read ({error!r}); restore "
+            "the database from a copy."
+        )
+        raise SpecError([Problem(file, problem)]) from error
+    spec, problems = validate(StudySpec, said, file)
     if spec is None or problems:
         raise SpecError(problems)
-    around = Surroundings(
-        Path.cwd(),
-        file,
-        None if cache_dir is None else Path(cache_dir),
-        {n: Recipe.from_json(r) for n, r in config["recipes"].items()},
-        stage=Stage.from_json(config["stage"]) if "stage" in config else None,
-        accepted=True,
-        later=tuple(allowance.get(LATER, ())),
-        recipe_version=recipe_version_of(config),
-        surveyed=groups_from(config),
-    )
     study = resolve_at(spec, around)
     changes = diff(config, study.config)
     if changes:

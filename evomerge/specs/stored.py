@@ -157,13 +157,16 @@ _ABSENT = object()
 
 def _short(config: Mapping[str, Any]) -> dict[str, Any]:
     """Name recipes by their digests: nobody reads them entry by entry."""
-    recipes = {name: digest(recipe) for name, recipe in config["recipes"].items()}
-    short = {**config, "recipes": recipes}
-    if "stage" in config:
-        taken = config["stage"]["taken"].items()
-        known = {n: {**one, "recipe": digest(one["recipe"])} for n, one in taken}
-        short["stage"] = {**config["stage"], "taken": known}
-    return short
+    try:
+        recipes = {name: digest(recipe) for name, recipe in config["recipes"].items()}
+        short = {**config, "recipes": recipes}
+        if "stage" in config:
+            taken = config["stage"]["taken"].items()
+            known = {n: {**one, "recipe": digest(one["recipe"])} for n, one in taken}
+            short["stage"] = {**config["stage"], "taken": known}
+        return short
+    except (LookupError, TypeError, AttributeError):  # a database that was changed
+        return dict(config)
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:

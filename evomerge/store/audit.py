@@ -55,19 +55,21 @@ def _study(connection: sa.Connection, row: Row, *, has_tasks: bool) -> Iterator[
     where = f"study {row.name!r}"
     if isinstance(unread := legible(where, partial(study_of, row)), Fault):
         yield unread
+    else:
+        yield from _items(connection, where, row)
     sizes: dict[int, int] = {}
     for found in connection.execute(
         sa.select(generation)
         .where(generation.c.study_id == row.id)
         .order_by(generation.c.number)
     ):
-        sizes[found.number] = found.size
         here = f"{where}, generation {found.number}"
         if isinstance(told := legible(here, partial(generation_of, found)), Fault):
             yield told
+        if type(found.size) is int:
+            sizes[found.number] = found.size
     yield from _order(connection, where, row, sizes)
     yield from _trials(connection, row, last=max(sizes, default=0), has_tasks=has_tasks)
-    yield from _items(connection, where, row)
 
 
 def _trials(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
@@ -15,6 +14,7 @@ from evomerge.core.protocol import ItemRole, Outcome, TaskDescription
 from evomerge.core.scores import scores_of
 from evomerge.store import rows
 from evomerge.store.audit_reading import legible
+from evomerge.store.decoding import mapping
 from evomerge.store.schema import manifest, outcome_block, protocol, recipe, trial
 from evomerge.store.values import Fault
 
@@ -76,7 +76,7 @@ def _name_of_manifest(body: bytes) -> str:
 
 
 def _name_of_protocol(settings: str) -> str:
-    return digest(rows.from_text("A protocol", settings))
+    return digest(mapping("A protocol", settings))
 
 
 def _named(where: str, name: str, read: Callable[[], str]) -> Iterator[Fault]:
@@ -127,7 +127,7 @@ def _outcomes(
 def _content(row: rows.Row) -> tuple[list[Outcome], bool]:
     """Return a block's outcomes, and whether its means are theirs."""
     outcomes = rows.outcomes_of(row.body)
-    means = json.loads(row.means)
+    means = mapping("The means of a block", row.means)
     return outcomes, not outcomes or means == rows.means_of(outcomes)
 
 
@@ -171,5 +171,5 @@ def _agree(
     tasks: list[TaskDescription],
     by_task: Mapping[str, Mapping[str, Outcome]],
 ) -> bool:
-    found = without_costs(rows.from_text("Scores", scores))
+    found = without_costs(mapping("Scores", scores))
     return found == scores_of(tasks, by_task)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from evomerge.errors import EvomergeError
+from evomerge.store.decoding import UNREADABLE, DamagedRowError
 from evomerge.store.values import Fault
 
 _T = TypeVar("_T")
-# What decoders raise at data of a shape that this package never wrote.
-_UNREADABLE = (EvomergeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def legible(where: str, read: Callable[[], _T]) -> _T | Fault:
@@ -22,5 +20,6 @@ def legible(where: str, read: Callable[[], _T]) -> _T | Fault:
     """
     try:
         return read()
-    except _UNREADABLE as error:
-        return Fault(where, f"cannot be read: {str(error) or type(error).__name__}")
+    except UNREADABLE as error:
+        said = error.__cause__ if isinstance(error, DamagedRowError) else error
+        return Fault(where, f"cannot be read: {str(said) or type(said).__name__}")

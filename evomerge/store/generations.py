@@ -15,6 +15,7 @@ from evomerge.errors import StoreError
 from evomerge.store import rows
 from evomerge.store.absent import insert_absent
 from evomerge.store.clock import NOW
+from evomerge.store.decoding import count, damaged
 from evomerge.store.leases import check_lease
 from evomerge.store.schema import generation, recipe, trial
 from evomerge.store.trials import last_number
@@ -68,7 +69,8 @@ def extend(
         generation.c.study_id == lease.study_id,
         generation.c.number == number,
     )
-    size = connection.scalar(sa.select(generation.c.size).where(*this_one)) or 0
+    found = connection.scalar(sa.select(generation.c.size).where(*this_one))
+    size = count("The size of a generation", found)
     first = _add_trials(connection, lease.study_id, (number, size), candidates)
     connection.execute(
         sa.update(generation).where(*this_one).values(size=size + len(candidates))
@@ -83,7 +85,11 @@ def every(connection: sa.Connection, study_id: int) -> list[Generation]:
         .where(generation.c.study_id == study_id)
         .order_by(generation.c.number)
     )
-    return [rows.generation_of(row) for row in found]
+    known = [rows.generation_of(row) for row in found]
+    numbers = [one.number for one in known]
+    if numbers != list(range(len(numbers))):
+        raise damaged("The generations of a study", ValueError(f"they are {numbers}"))
+    return known
 
 
 def _add_trials(

@@ -17,6 +17,7 @@ from evomerge.errors import (
 )
 from evomerge.store import rows
 from evomerge.store.clock import NOW
+from evomerge.store.decoding import count
 from evomerge.store.owner import host_name, is_alive
 from evomerge.store.schema import study
 from evomerge.store.values import Lease, Owner
@@ -46,8 +47,9 @@ def take(
     ).first()
     if row is None:
         raise StudyNotFoundError(f"No study with id {study_id} in this database.")
+    epoch = 1 + count("The epoch of a lease", row.lease_epoch)
     if row.lease_until is not None and row.left > 0:
-        holder = Owner(row.lease_host, row.lease_pid, row.lease_started)
+        holder = rows.owner_of(row)
         if holder != owner and is_alive(holder):
             left = _within_ttl(connection, row)
             return StudyLockedError(
@@ -59,7 +61,7 @@ def take(
         sa.update(study)
         .where(study.c.id == study_id)
         .values(
-            lease_epoch=row.lease_epoch + 1,
+            lease_epoch=epoch,
             lease_until=NOW + ttl_s,
             lease_ttl=ttl_s,
             lease_host=owner.host,
@@ -67,7 +69,7 @@ def take(
             lease_started=owner.started,
         )
     )
-    return Lease(study_id, row.lease_epoch + 1, ttl_s)
+    return Lease(study_id, epoch, ttl_s)
 
 
 def _within_ttl(connection: sa.Connection, row: rows.Row) -> float:

@@ -11,7 +11,7 @@ from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.owner import host_name, is_alive
 from evomerge.store.schema import outcome_block, study, trial
-from evomerge.store.values import Holder, Overview, Owner, Size, Usage
+from evomerge.store.values import Holder, Overview, Size, Usage
 
 
 def overview(connection: sa.Connection, study_id: int | None = None) -> list[Overview]:
@@ -31,7 +31,7 @@ def overview(connection: sa.Connection, study_id: int | None = None) -> list[Ove
     counts: dict[int, dict[TrialState, int]] = defaultdict(dict)
     asked: dict[int, int] = defaultdict(int)
     for row in connection.execute(counting):
-        counts[row.study_id][TrialState(row.state)] = row.n
+        counts[row.study_id][rows.state_of(row.state)] = row.n
         asked[row.study_id] += row.n - row.n_free
     return [
         Overview(
@@ -56,7 +56,7 @@ def size(connection: sa.Connection) -> Size:
 def _holder(row: rows.Row) -> Holder | None:
     if row.lease_until is None or row.left <= 0:
         return None
-    owner = Owner(row.lease_host, row.lease_pid, row.lease_started)
+    owner = rows.owner_of(row)
     if not is_alive(owner):
         return None
     return Holder(host_name(owner), owner.pid, row.left)

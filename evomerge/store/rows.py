@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import fsum
 from typing import Any, TypeAlias
@@ -23,13 +22,24 @@ from evomerge.core.trial import (
     Trial,
     TrialState,
 )
-from evomerge.errors import EvomergeError, StoreError
+from evomerge.errors import StoreError
+from evomerge.store.decoding import (
+    MAX_TEXT,
+    decoder,
+    from_text,
+    is_number,
+    mapping,
+    numbers,
+    unpack,
+)
+from evomerge.store.schema import artifact, attempt, event, generation, study, trial
 from evomerge.store.values import (
     Artifact,
     Attempt,
     AttemptEnd,
     Event,
     Generation,
+    Owner,
     StoredStudy,
 )
 
@@ -50,17 +60,19 @@ def to_text(what: str, value: Any) -> str:
         ) from error
 
 
-def from_text(what: str, text: str) -> Any:
-    """Read JSON text that this package wrote."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise _damaged(what, error) from error
-
-
 def pack(what: str, value: Any) -> bytes:
-    """Render plain data as compressed canonical JSON."""
-    return compress(to_text(what, value))
+    """Render plain data as compressed canonical JSON.
+
+    Raises:
+        StoreError: As for ``to_text``, or it is longer than what is read back.
+    """
+    text = to_text(what, value)
+    if len(text) > MAX_TEXT:
+        raise StoreError(
+            f"{what} would take {len(text)} characters, more than {MAX_TEXT}. Use "
+            "fewer items, or more blocks."
+        )
+    return compress(text)
 
 
 def compress(text: str) -> bytes:
@@ -68,30 +80,19 @@ def compress(text: str) -> bytes:
     return zlib.compress(text.encode(), 6)
 
 
-def unpack(what: str, body: bytes) -> Any:
-    """Read what ``pack`` wrote.
-
-    Raises:
-        StoreError: The bytes are damaged.
-    """
-    try:
-        return json.loads(zlib.decompress(body))
-    except (zlib.error, ValueError) as error:
-        raise _damaged(what, error) from error
-
-
 def time_text(seconds: float) -> str:
     """Write seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+@decoder("A study", study)
 def study_of(row: Row) -> StoredStudy:
     """Read a row of ``em_study``."""
     return StoredStudy(
         id=row.id,
         name=row.name,
-        config=from_text("A study's configuration", row.config),
-        allowance=from_text("A study's allowance", row.allowance),
+        config=mapping("A study's configuration", row.config),
+        allowance=mapping("A study's allowance", row.allowance),
         seed=row.seed,
         spent_s=row.spent_s,
         created=time_text(row.created),
@@ -99,18 +100,29 @@ def study_of(row: Row) -> StoredStudy:
     )
 
 
+@decoder("A study's lease", study)
+def owner_of(row: Row) -> Owner:
+    """Read who holds a row of ``em_study`` that is held."""
+    if None in (row.lease_host, row.lease_pid, row.lease_started):
+        raise ValueError("it names no holder")
+    return Owner(row.lease_host, row.lease_pid, row.lease_started)
+
+
+@decoder("A generation", generation)
 def generation_of(row: Row) -> Generation:
     """Read a row of ``em_generation``."""
     return Generation(
-        row.number, row.size, from_text("A strategy's memory", row.memory), row.note
+        row.number, row.size, mapping("A strategy's memory", row.memory), row.note
     )
 
 
+@decoder("An event", event)
 def event_of(row: Row) -> Event:
     """Read a row of ``em_event``."""
-    return Event(time_text(row.at), row.kind, from_text("An event", row.data))
+    return Event(time_text(row.at), row.kind, mapping("An event", row.data))
 
 
+@decoder("An exported model", artifact)
 def artifact_of(row: Row) -> Artifact:
     """Read a row of ``em_artifact``."""
     return Artifact(time_text(row.at), row.trial, row.path, row.digest)
@@ -140,6 +152,13 @@ def trial_of(row: Row, recipe: Recipe) -> Trial:
     )
 
 
+@decoder("A trial's state")
+def state_of(text: str) -> TrialState:
+    """Read the state of a trial alone."""
+    return TrialState(text)
+
+
+@decoder("A trial", trial)
 def record_of(row: Row) -> Record:
     """Read a row of ``em_trial``."""
     failure = None
@@ -150,19 +169,20 @@ def record_of(row: Row) -> Record:
         generation=row.generation,
         index=row.position,
         recipe=row.recipe_digest,
-        point=_optional("A trial's point", row.point),
+        point=None if row.point is None else mapping("A trial's point", row.point),
         label=row.label,
         state=TrialState(row.state),
         attempt=row.attempt,
-        scores=_optional("A trial's scores", row.scores),
+        scores=numbers("A trial's scores", row.scores),
         failure=failure,
         worker=row.worker,
-        seconds=_optional("A trial's seconds", row.seconds),
+        seconds=numbers("A trial's seconds", row.seconds),
         reused=row.reused,
         faults=row.faults,
     )
 
 
+@decoder("An attempt", attempt)
 def attempt_of(row: Row) -> Attempt:
     """Read a row of ``em_attempt``."""
     return Attempt(
@@ -187,36 +207,47 @@ def failure_columns(failure: Failure | None) -> dict[str, str | None]:
     return {**failure.to_json(), "message": clean}
 
 
+@decoder("A recipe")
 def recipe_of(body: bytes) -> Recipe:
     """Read a row of ``em_recipe``."""
-    data = unpack("A recipe", body)
-    try:
-        return Recipe.from_json(data)
-    except EvomergeError as error:
-        raise _damaged("A recipe", error) from error
+    return Recipe.from_json(unpack("A recipe", body))
 
 
+@decoder("A manifest")
 def manifest_of(body: bytes) -> Manifest:
     """Read a row of ``em_manifest``."""
-    data = unpack("A manifest", body)
-    try:
-        return Manifest.from_json(data)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged("A manifest", error) from error
+    manifest = Manifest.from_json(unpack("A manifest", body))
+    for item in manifest.items:
+        if (type(item.id), type(item.block)) != (str, int):
+            raise TypeError(f"an item is {item!r:.80}")
+    return manifest
 
 
+@decoder("Metric names")
+def metrics_of(text: str) -> tuple[str, ...]:
+    """Read the names of a task's metrics."""
+    names = from_text("Metric names", text)
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"expected a list of names, got {names!r:.60}")
+    return tuple(names)
+
+
+@decoder("A block of outcomes")
 def outcomes_of(body: bytes) -> list[Outcome]:
     """Read the outcomes of one block."""
-    data = unpack("A block of outcomes", body)
-    try:
-        return [Outcome.from_json(entry) for entry in data]
-    except (TypeError, ValueError) as error:
-        raise _damaged("A block of outcomes", error) from error
+    entries = unpack("A block of outcomes", body)
+    for item, metrics, tokens, truncated in entries:
+        numbers = (*metrics.values(), tokens)
+        if not (type(item), type(truncated)) == (str, bool) or not all(
+            map(is_number, numbers)
+        ):
+            raise TypeError(f"the outcome of item {item!r:.60} has other values")
+    return [Outcome.from_json(entry) for entry in entries]
 
 
 def items_of(body: bytes) -> list[str]:
     """Read only the item ids of one block."""
-    return [entry[0] for entry in unpack("A block of outcomes", body)]
+    return [outcome.item for outcome in outcomes_of(body)]
 
 
 def means_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -229,14 +260,3 @@ def means_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
     means["tokens"] = sum(o.tokens for o in outcomes) / n
     means["truncated"] = sum(o.truncated for o in outcomes) / n
     return means
-
-
-def _optional(what: str, text: str | None) -> Mapping[str, Any] | None:
-    return None if text is None else from_text(what, text)
-
-
-def _damaged(what: str, error: Exception) -> StoreError:
-    return StoreError(
-        f"{what} in the database cannot be read ({error}); the file is damaged, "
-        "restore it from a copy."
-    )

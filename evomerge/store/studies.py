@@ -21,6 +21,7 @@ from evomerge.errors import (
 from evomerge.store import rows
 from evomerge.store.absent import insert_absent
 from evomerge.store.clock import NOW
+from evomerge.store.decoding import count, mapping
 from evomerge.store.leases import check_lease
 from evomerge.store.schema import generation, manifest, protocol, study, task, trial
 from evomerge.store.values import Lease, StoredStudy, Usage
@@ -101,8 +102,10 @@ def usage(connection: sa.Connection, study_id: int) -> Usage:
             generation.c.study_id == study_id, generation.c.number == 0
         )
     )
-    asked = 0 if last is None else last + 1 - (baselines or 0)
-    return Usage(trials=asked, items=row.n_items, seconds=row.spent_s)
+    free = count("The size of a generation", baselines)
+    asked = 0 if last is None else count("A trial's number", last) + 1 - free
+    items = count("The number of items", row.n_items)
+    return Usage(trials=asked, items=items, seconds=row.spent_s)
 
 
 def record_tasks(
@@ -147,8 +150,8 @@ def tasks_of(connection: sa.Connection, study_id: int) -> list[TaskDescription] 
     return [
         TaskDescription(
             manifest=rows.manifest_of(row.body),
-            protocol=Protocol(row.task, rows.from_text("A protocol", row.settings)),
-            metrics=tuple(rows.from_text("Metric names", row.metrics)),
+            protocol=Protocol(row.task, mapping("A protocol", row.settings)),
+            metrics=rows.metrics_of(row.metrics),
         )
         for row in found
     ]

@@ -83,11 +83,13 @@ def tried(
 ) -> list[Ended]:
     """Spoil an input for each number, targets in turn, and call its commands."""
     names = list(TARGETS)
-    return [
-        _one(sound, work, (seed, number), names[number % len(names)])
-        for number in numbers
-        if like in names[number % len(names)]
-    ]
+    ends = []
+    for number in numbers:
+        if like in (target := names[number % len(names)]):
+            ends.append(_one(sound, work, (seed, number), target))
+            if not ends[-1].is_fine:
+                sys.stderr.write(f"{_said(ends[-1])}\n")
+    return ends
 
 
 def report(ends: Sequence[Ended]) -> str:
@@ -100,13 +102,14 @@ def report(ends: Sequence[Ended]) -> str:
         f"peak memory: {max(end.peak for end in ends) / 2**20:.0f} MiB",
         f"longest: {slowest.seconds:.1f} s (input {slowest.number}, {slowest.target})",
     ]
-    lines += [
+    return "\n".join([*lines, *(_said(end) for end in ends if not end.is_fine)])
+
+
+def _said(end: Ended) -> str:
+    return (
         f"\ninput {end.number} ({end.target}: {end.what}): codes {list(end.codes)}, "
         f"{end.peak / 2**20:.0f} MiB, {end.seconds:.1f} s\n{end.told}"
-        for end in ends
-        if not end.is_fine
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _one(sound: Path, work: Path, seed: tuple[int, int], target: str) -> Ended:
@@ -194,7 +197,7 @@ def _main() -> None:
     sound, work = folder / "sound", folder / "work"
     ends = tried(sound, work, asked.seed, range(asked.inputs), asked.like)
     (folder / "ends.json").write_text(json.dumps([asdict(end) for end in ends]))
-    sys.stdout.write(f"seed {asked.seed}\n{report(ends)}\n")
+    sys.stdout.write(f"\nseed {asked.seed}\n{report(ends)}\n")
     sys.exit(0 if all(end.is_fine for end in ends) else 1)
 
 
