@@ -38,9 +38,9 @@ def load_model(setup: WorkerSetup) -> Any:
     options = dict(settings.options)
     default = "cuda" if torch.cuda.is_available() else "cpu"
     device = str(options.pop("device", default))
-    if settings.stacks:
-        options["config"] = _roomy(setup)
     try:
+        if settings.stacks:
+            options["config"] = _roomy(setup)
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -52,7 +52,7 @@ def load_model(setup: WorkerSetup) -> Any:
     except TypeError as error:  # unknown keywords reach the model's constructor
         unknown = [key for key in options if f"'{key}'" in str(error)]
         if not unknown:
-            raise
+            raise _unloadable(folder, error) from error
         raise SpecError(
             [
                 Problem(
@@ -61,10 +61,21 @@ def load_model(setup: WorkerSetup) -> Any:
                 for key in unknown
             ]
         ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Cannot load {folder}: {error}") from error
+    except _UNLOADABLE as error:
+        raise _unloadable(folder, error) from error
     with machine_faults("load the frame"):
         return model.to(device).eval().requires_grad_(False)
+
+
+_UNLOADABLE = (OSError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What transformers raises at a configuration that it cannot make a model of."""
+
+
+def _unloadable(folder: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: transformers cannot load the model: {type(error).__name__}: "
+        f"{error}. Compare its config.json with that of the model it was made from."
+    )
 
 
 def _roomy(setup: WorkerSetup) -> Any:
@@ -104,7 +115,7 @@ def load_tokenizer(folder: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise CheckpointError(
             f"Cannot load a tokenizer from {folder}: {error}"
         ) from error

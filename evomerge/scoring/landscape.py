@@ -108,6 +108,11 @@ class Landscape:
                         f"no such option; {hint}Known: {', '.join(known)}.",
                     )
                 )
+        problems += [
+            Problem(f"task {settings.name}: options.{name}", said)
+            for name, value in settings.options.items()
+            if (said := _problem(name, value)) is not None
+        ]
         if problems:
             raise SpecError(problems)
         return cls(**settings.options)
@@ -125,18 +130,31 @@ class Landscape:
         ]
 
 
+_MOST_ITEMS = 1_000_000
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """Say what is wrong with an option; None if nothing is."""
+    if value is None and name in ("optimum", "fault_times"):
+        return None
+    if name == "metric":
+        fits, wanted = isinstance(value, str), "a name"
+    elif name == "higher_is_better":
+        fits, wanted = value in (True, False, None), "true or false"
+    elif name in ("items", "tokens", "fault_block", "fault_times"):
+        fits = type(value) is int and (name == "items") <= value <= _MOST_ITEMS
+        wanted = f"a whole number of at most {_MOST_ITEMS}"
+    else:
+        is_map = name == "optimum" and isinstance(value, Mapping)
+        numbers = value.values() if is_map else (value,)
+        fits, wanted = all(type(n) in (int, float) for n in numbers), "a number"
+    return None if fits else f"expected {wanted}, got {value!r}."
+
+
 _NOT_SCORES = (
     "higher_is_better",
-    "sleep_s",
-    "fail_if",
-    "break_if",
-    "memory_if",
-    "full_if",
-    "error_if",
-    "hang_if",
-    "crash_if",
-    "fault_block",
-    "fault_times",
+    *("sleep_s", "fail_if", "break_if", "memory_if", "full_if", "error_if", "hang_if"),
+    *("crash_if", "fault_block", "fault_times"),
 )
 
 

@@ -34,6 +34,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 
 Positive = Annotated[int, Field(gt=0)]
 
+Few = Annotated[int, Field(gt=0, le=1024)]
+"""A count of what is made one by one, before anything is searched."""
+
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from evomerge.specs.base import Listed, Name, Positive, Spec
+from evomerge.specs.base import Few, Listed, Name, Spec
 
 Kind = Literal["gates", "edits", "donors", "switches", "slices"]
 
@@ -31,17 +31,19 @@ class ScaleSpec(Spec):
     def _ordered(self) -> Self:
         if self.low == self.high:
             raise ValueError("expected low below high, got 1 for both")
+        if not math.isfinite(self.high / self.low):
+            raise ValueError("expected bounds whose ratio is a number")
         return self
 
 
 class DepthSpec(Spec):
     """How many layers may run."""
 
-    min: Positive | None = Field(
+    min: Few | None = Field(
         default=None,
         description="Fewest layers that run; half of the first source's if not given.",
     )
-    max: Positive | None = Field(
+    max: Few | None = Field(
         default=None,
         description="Most layers that run; twice the first source's if not given, or "
         "as many as the kind can make.",
@@ -63,16 +65,16 @@ class FlowSpec(Spec):
         "stands. `merge` is the merge that the same candidate's operator makes. If "
         "not given: `merge` where there is an operator, then all experts.",
     )
-    repeats: Positive | None = Field(
+    repeats: Few | None = Field(
         default=None, description="For `gates`: how often the series is repeated."
     )
-    edits: Positive | None = Field(
+    edits: Few | None = Field(
         default=None, description="For `edits`: how many at most; 4 if not given."
     )
-    switches: Positive | None = Field(
+    switches: Few | None = Field(
         default=None, description="For `switches`: how many at most; 2 if not given."
     )
-    slices: Positive | None = Field(
+    slices: Few | None = Field(
         default=None, description="For `slices`: how many at most; 3 if not given."
     )
     scales: Literal["none", "layer", "edge", "full"] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,6 +23,9 @@ from evomerge.specs.recipes import open_recipe
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.study import RivalSpec, StartSpec, StudySpec
+
+_MOST_OF_A_GRID = 1000
+"""Most combinations of one grid: each is scored, whatever the budget."""
 
 UNIFORM = "uniform"
 
@@ -112,6 +116,11 @@ class GenerationZero:
             rival.grid, key=lambda n: known.index(n) if n in known else len(known)
         )
         out: list[Baseline] = []
+        n = math.prod(len(values) for values in rival.grid.values())
+        if n > _MOST_OF_A_GRID:
+            said = f"expected at most {_MOST_OF_A_GRID} combinations, got {n}."
+            self.mistakes.add(f"{key}.grid", said)
+            return out
         for values in product(*(rival.grid[name] for name in names)):
             grid = dict(zip(names, values, strict=True))
             label = " ".join(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from evomerge.core.catalogue import Knob
 from evomerge.core.digest import Scalar
-from evomerge.core.space import Axis, ChoiceAxis, FloatAxis, IntAxis
+from evomerge.core.space import GRID_STEPS, Axis, ChoiceAxis, FloatAxis, IntAxis
 from evomerge.specs.mistakes import Mistakes
 from evomerge.specs.space import Search
+
+MOST_STEPS = 10**9
+"""Most steps of a range with a grid of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,14 @@ class Ranges:
             self._wrong("grid", f"another grid or none, got {search.grid:g}: {why}")
             return None
         grid = search.grid or (None if log else self.knob.grid)
+        if not _has_steps(low, high, log, grid):
+            self._wrong(
+                "",
+                f"a range that floats can step through, in {MOST_STEPS:g} steps at "
+                f"most, got {low:g} to {high:g}"
+                + (f" in steps of {grid:g}" if grid else ""),
+            )
+            return None
         return FloatAxis("", low, high, start, log, grid)
 
     def _check_bound(self, word: str, bound: float) -> None:
@@ -120,3 +132,13 @@ class Ranges:
             self._wrong("start", f"a number from {low:g} to {high:g}, got {start!r}")
             return None
         return float(start)
+
+
+def _has_steps(low: float, high: float, log: bool, grid: float | None) -> bool:
+    """Tell whether every step of a range leads to another float, and there are few."""
+    if log:
+        return math.isfinite(high / low)
+    width = high - low
+    step = grid or width / GRID_STEPS
+    leads_on = low + step > low and high - step < high
+    return math.isfinite(width) and leads_on and width <= MOST_STEPS * step

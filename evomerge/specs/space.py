@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
-from evomerge.specs.base import Listed, Name, Positive, Spec, Value
+from evomerge.specs.base import Few, Listed, Name, Spec, Value
 from evomerge.specs.flow import FlowSpec
 
 Ends = Literal["own", "nearest"]
@@ -17,12 +17,12 @@ Policy = Literal["linear", "same", "base"]
 class By(Spec):
     """How finely a searched knob varies over the model."""
 
-    depth: Positive | None = Field(
+    depth: Few | None = Field(
         default=None,
         description="Control points spread evenly over the depth, straight lines "
         "between them: `depth: 3` is one value each for first, middle and last layer.",
     )
-    groups: Positive | None = Field(
+    groups: Few | None = Field(
         default=None,
         description="Consecutive layers that share a value; `groups: 1` gives every "
         "layer its own. The last group may be short.",

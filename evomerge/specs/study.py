@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from evomerge.specs.base import Allowed, Name, Positive, Spec, Value
+from evomerge.specs.base import Allowed, Few, Name, Positive, Spec, Value
 from evomerge.specs.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
 from evomerge.specs.space import Points, SpaceSpec
 from evomerge.specs.tasks import Include, ItemsSpec, TaskSpec
@@ -103,6 +103,7 @@ class StrategySpec(Spec):
     )
     generation_size: Positive | None = Field(
         default=None,
+        le=100_000,
         description="Candidates asked at a time; the strategy's own if not given.",
     )
     options: dict[str, Any] = Field(
@@ -165,7 +166,7 @@ class TakeSpec(Spec):
         description="The objective by which the best candidate is taken; the first of "
         "that stage if not given.",
     )
-    front: Positive | None = Field(
+    front: Few | None = Field(
         default=None,
         description="Instead of the best: so many candidates, from its front first. "
         "`merged: {stage: ps, front: 2}` gives `merged1` and `merged2`.",

@@ -66,7 +66,7 @@ def _study(connection: sa.Connection, row: Row, *, has_tasks: bool) -> Iterator[
         here = f"{where}, generation {found.number}"
         if isinstance(told := legible(here, partial(generation_of, found)), Fault):
             yield told
-        if type(found.size) is int:
+        if type(found.number) is type(found.size) is int:
             sizes[found.number] = found.size
     yield from _order(connection, where, row, sizes)
     yield from _trials(connection, row, last=max(sizes, default=0), has_tasks=has_tasks)

@@ -1,0 +1,73 @@
+"""Sizes in a study file are refused before anything is made of that size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import SpecError
+from evomerge.specs.reader import load_study, read_study
+from evomerge.testing.study_files import simulated_study, write_models, write_study
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+def weight(**search: Any) -> dict[str, Any]:
+    return {
+        "operator": "task_arithmetic",
+        "base": "base",
+        "knobs": {"weight": {"low": 0.0, "high": 1.0, **search}},
+    }
+
+
+def flow(**keys: Any) -> dict[str, Any]:
+    return {"flow": {"kind": "gates", "sources": ["math", "ja"], **keys}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"space": weight(by={"depth": 10**9})}, "knobs.weight.by.depth"),
+        ({"space": weight(by={"groups": 10**9})}, "knobs.weight.by.groups"),
+        ({"space": flow(repeats=10**9)}, "flow.repeats"),
+        ({"space": flow(kind="slices", slices=10**9)}, "flow.slices"),
+        ({"space": flow(kind="edits", edits=10**9)}, "flow.edits"),
+        ({"space": flow(depth={"max": 10**9})}, "flow.depth.max"),
+        ({"strategy": {"kind": "random", "generation_size": 10**9}}, "generation_size"),
+    ],
+)
+def test_a_count_beyond_all_use_is_refused_by_its_key(
+    models: Path, tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    file = write_study(tmp_path / "s.yaml", simulated_study(models, **changes))
+    with pytest.raises(SpecError, match=f"{key}.*expected a number of at most"):
+        load_study(file)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"low": -1e308, "high": 1e308},
+        {"low": 0.0, "high": 5e-324},
+        {"low": 1.0, "high": 1.0000000000000002},
+        {"low": 5e-324, "high": 1e308, "log": True},
+        {"grid": 1e-300},
+    ],
+)
+def test_a_range_without_steps_is_refused_by_its_key(
+    models: Path, tmp_path: Path, bounds: dict[str, float]
+) -> None:
+    study = simulated_study(models, space=weight(**bounds))
+    with pytest.raises(SpecError, match=r"weight\.ja: expected a range that floats"):
+        read_study(write_study(tmp_path / "s.yaml", study))
+
+
+def test_a_grid_of_too_many_baselines_is_refused(models: Path, tmp_path: Path) -> None:
+    grid = {name: [i / 50 for i in range(50)] for name in ("lambda", "weight")}
+    other = {"name": "ta", "operator": "task_arithmetic", "grid": grid}
+    study = simulated_study(models, baselines={"others": [other]})
+    with pytest.raises(SpecError, match="at most 1000 combinations, got 2500"):
+        read_study(write_study(tmp_path / "s.yaml", study))
