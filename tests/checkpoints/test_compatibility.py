@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import compatibility, read_model
 from evomerge.testing.models import tiny_model
@@ -206,3 +208,46 @@ def test_layers_of_other_parts_cannot_be_set_on_each_other(tmp_path: Path) -> No
     assert missing.startswith("No layer of 'a' has 'self_attn.k_proj.bias', which")
     assert "tensors of a layer differ in shape, for example" in shapes
     assert "in 'c'" in shapes
+
+
+def resaved(folder: Path, change: Any) -> Path:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(16)),
+        ("model.rotary_emb.original_inv_freq", torch.ones(16)),
+        ("model.layers.0.self_attn.rotary_emb.cos_cached", torch.ones(1, 1, 8, 16)),
+        ("model.position_ids", torch.arange(8)[None]),
+        ("model.layers.0.self_attn.masked_bias", torch.tensor(-1e9)),
+        ("model.layers.0.self_attn.bias", torch.ones(1, 1, 8, 8)),
+    ],
+)
+def test_tables_that_one_model_stores_decide_nothing(
+    tmp_path: Path, name: str, table: torch.Tensor
+) -> None:
+    plain = read_model(tiny_model(tmp_path / "a", n_layers=1))
+    stored = resaved(
+        tiny_model(tmp_path / "b", n_layers=1), lambda t: t | {name: table}
+    )
+    other = read_model(stored)
+    assert name not in other.tensors
+    for same_depth in (True, False):
+        pair = {"a": plain, "b": other}
+        assert compatibility(pair, same_depth=same_depth) == []
+        assert compatibility(dict(reversed(pair.items())), same_depth=same_depth) == []
+
+
+def test_names_without_the_usual_prefix_are_told(tmp_path: Path) -> None:
+    one = read_model(tiny_model(tmp_path / "a", n_layers=1, tied=True))
+    folder = resaved(
+        tiny_model(tmp_path / "b", n_layers=1, tied=True),
+        lambda t: {name.removeprefix("model."): one for name, one in t.items()},
+    )
+    (said,) = compatibility({"a": one, "b": read_model(folder)})
+    assert said.startswith("'b' calls its layers 'layers.N', but 'a' 'model.layers.N'")
+    assert "AutoModelForCausalLM" in said

@@ -271,3 +271,28 @@ def test_reading_a_model_loads_no_torch() -> None:
         "sys.exit(bool({'torch', 'transformers', 'safetensors'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("key", ["attn_config", "ffn_config"])
+def test_settings_of_blocks_are_no_second_model(tmp_path: Path, key: str) -> None:
+    folder = tiny_model(tmp_path / "m", n_layers=1)
+    edit_config(folder, **{key: {"model_type": "mpt", "hidden_size": 8}})
+    assert read_model(folder).n_layers == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_hidden_layers": None}, "does not say how many layers it has"),
+        ({"vocab_size": None}, "does not say how many tokens it knows"),
+        ({"encoder_layers": 2}, "is an encoder-decoder"),
+    ],
+)
+def test_what_a_configuration_lacks_is_said(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    folder = tiny_model(tmp_path / "m", n_layers=1)
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        read_model(folder)
+    assert "got None" not in str(caught.value)
