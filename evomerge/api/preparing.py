@@ -9,6 +9,7 @@ stops a run, the next finds where to go on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,11 @@ def _put(store: Store, made: Prepared) -> None:
     recorded = refuse_other_configuration(store, study)
     if recorded is None:
         refuse_non_finite(study, cache_dir)
-        store.create_study(study.name, study.config, made.allowance, study.seed)
-    elif diff(recorded.config, study.config):
+        with suppress(StudyExistsError):
+            store.create_study(study.name, study.config, made.allowance, study.seed)
+            return
+        # Another run was faster: this one is told so when it wants the lease.
+        recorded = refuse_other_configuration(store, study)
+    if recorded is not None and diff(recorded.config, study.config):
         refuse_non_finite(study, cache_dir)
         restart(store, recorded, study)

@@ -97,11 +97,10 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     if tasks is None:
         raise StoreError(f"Study {study.name!r} has no recorded tasks; run it first.")
     rivals, same = case.rivals()
-    # Remembered before anything is scored: an opening counts even if it is cut short.
-    store.add_event(stored.id, REPORT_OPENED, {"trial": trial.number})
     unscored: dict[str, str] = {}
     scored: list[Contender] = []
-    with _scorer(study, tasks, cache_dir) as score:
+    opening = _Opening(case)
+    with _scorer(study, tasks, cache_dir, opening) as score:
         chosen = _contender(store, tasks, trial, score)
         for rival in rivals:
             label = _label(rival)
@@ -115,6 +114,7 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         if made.data["trial"] != trial.number
         for p in made.data["p_values"]
     ]
+    opening.note()  # also where all was known: it is looked at once more
     rng = np.random.default_rng([stored.seed, trial.number])
     tables = tables_of_rivals(judged_on(study), chosen, scored, rng, earlier)
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
@@ -129,12 +129,32 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     return Judged(tables, unscored, openings, bounds)
 
 
+class _Opening:
+    """Remembers an opening as soon as something is scored, before it can be seen.
+
+    So one that is cut short counts if it scored something, and only then.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._is_noted = False
+
+    def note(self) -> None:
+        if not self._is_noted:
+            self._is_noted = True
+            said = {"trial": self._case.trial.number}
+            self._case.store.add_event(self._case.stored.id, REPORT_OPENED, said)
+
+
 Score = Callable[[Trial, TaskDescription], Sequence[Outcome]]
 
 
 @contextmanager
 def _scorer(
-    study: ResolvedStudy, tasks: Sequence[TaskDescription], cache_dir: Path
+    study: ResolvedStudy,
+    tasks: Sequence[TaskDescription],
+    cache_dir: Path,
+    opening: _Opening,
 ) -> Iterator[Score]:
     """Give a function that scores sealed items; the engine starts when first needed."""
     from evomerge.scoring.evaluator import Evaluator
@@ -146,7 +166,9 @@ def _scorer(
             living.append(Evaluator(setup_of(study, cache_dir)))
             _check_same_protocol(study, tasks, living[0].ready("export").tasks)
         blocks = task.manifest.blocks(ItemRole.REPORT)
-        return living[0].score(trial.candidate.recipe, blocks)
+        outcomes = living[0].score(trial.candidate.recipe, blocks)
+        opening.note()
+        return outcomes
 
     try:
         yield score

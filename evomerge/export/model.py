@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +9,14 @@ from pathlib import Path
 from evomerge.checkpoints import read_model
 from evomerge.errors import ExportError
 from evomerge.export.card import CardFacts, card
+from evomerge.masking import masked
+from evomerge.merging.atomic_folder import atomic_folder
 from evomerge.merging.sources import Sources
 from evomerge.merging.writer import (
     RECIPE_NAME,
     SHARD_BYTES,
+    plan_model,
     recipe_text,
-    write_model,
 )
 
 CARD_NAME = "README.md"
@@ -68,29 +68,17 @@ def export_model(
         CandidateError: The merged weights are not finite.
     """
     target = Path(out)
-    goal = target
     refuse_taken(target, replace=replace)
-    if target.exists():
-        goal = target.with_name(f".{target.name}.new-{os.getpid()}")
-    written = write_model(
-        facts.recipe,
-        sources,
-        goal,
-        shard_bytes=shard_bytes,
-        progress=progress,
-        extra={
-            CARD_NAME: card(facts),
-            RECIPE_NAME: recipe_text(facts.recipe, facts.allow),
-        },
-    )
-    try:
-        fingerprint = read_model(goal).fingerprint
-        if goal != target:
-            _exchange(goal, target)
-    except BaseException:
-        shutil.rmtree(goal, ignore_errors=True)
-        raise
-    return ExportedModel(target, written.size_bytes, written.shards, fingerprint)
+    extra = {
+        CARD_NAME: masked(card(facts)),
+        RECIPE_NAME: recipe_text(facts.recipe, facts.allow),
+    }
+    planned = plan_model(facts.recipe, sources, shard_bytes, extra)
+    with atomic_folder(target, planned.size_bytes, replace=replace) as folder:
+        planned.write(folder, progress)
+        fingerprint = read_model(folder).fingerprint
+    done = planned.written(target)
+    return ExportedModel(target, done.size_bytes, done.shards, fingerprint)
 
 
 def refuse_taken(target: Path, *, replace: bool) -> None:
@@ -112,20 +100,3 @@ def refuse_taken(target: Path, *, replace: bool) -> None:
             f"{target} is no folder that was exported before (it lacks {RECIPE_NAME} "
             f"or {CARD_NAME}), so it is not replaced. Choose another folder."
         )
-
-
-def _exchange(new: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    try:
-        target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
-    except OSError as error:
-        raise ExportError(
-            f"{target} cannot be replaced: {error.strerror or error}. The earlier "
-            "export is kept."
-        ) from error
-    shutil.rmtree(old, ignore_errors=True)

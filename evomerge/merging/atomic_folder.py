@@ -1,14 +1,19 @@
 """A folder that is there whole or not at all.
 
 It is filled under a hidden name beside the target and renamed when it is safely on
-disk. Whoever fills it holds a lock on it, so that the next one can tell what was left
-by a killed process and remove it.
+disk; or it changes places with the one that is there, in one step where the system can
+(Linux and macOS, on local file systems). Where it cannot, there is a moment between two
+renames in which a reader finds nothing. Whoever fills a folder holds a lock on it, so
+that the next one can tell what was left by a killed process, and remove it or put it
+back.
 """
 
+import ctypes
 import errno
 import fcntl
 import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,36 +24,39 @@ from evomerge.errors import ExportError
 _MARGIN_BYTES = 1_000_000
 """Room for headers, index, configuration and the folder itself."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (macOS: RENAME_SWAP)
 
 
 @contextmanager
-def atomic_folder(target: Path, size_bytes: int) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, size_bytes: int, *, replace: bool = False
+) -> Iterator[Path]:
     """Give a hidden folder that becomes ``target`` if the block ends well.
 
     Args:
-        target: Must not exist.
+        target: Must not exist, unless it is to be replaced.
         size_bytes: How much will be written.
+        replace: Put it in the place of a folder that is there.
 
     Raises:
         ExportError: The target exists, or the disk is too small or refuses.
     """
-    if target.exists() or target.is_symlink():
-        raise ExportError(
-            f"{target} exists already; nothing is overwritten. Choose another folder "
-            "or remove it."
-        )
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial = target.parent / f".{target.name}.partial-{name}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
+        _refuse_taken(target, replace=replace)
         _check_space(target, size_bytes)
-        # Ours by its process id: whatever lies there was left by a killed namesake.
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         with _lock(partial):
             yield partial
             _sync(partial)
-            partial.rename(target)
+            if not (replace and target.exists()):
+                partial.rename(target)
+            elif not _exchanged(partial, target):
+                _follow(partial, target, target.parent / f".{target.name}.old-{name}")
             _sync(target.parent)
     except OSError as error:
         raise ExportError(_explain(target, size_bytes, error)) from error
@@ -56,14 +64,56 @@ def atomic_folder(target: Path, size_bytes: int) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _refuse_taken(target: Path, *, replace: bool) -> None:
+    if (target.exists() and not replace) or target.is_symlink():
+        raise ExportError(
+            f"{target} exists already; nothing is overwritten. Choose another folder "
+            "or remove it."
+        )
+
+
+def _exchanged(new: Path, target: Path) -> bool:
+    """Let two folders change places in one step; False if this system cannot."""
+    system = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(new), os.fsencode(target)
+    if hasattr(system, "renameat2"):
+        failed = system.renameat2(_HERE, first, _HERE, second, _EXCHANGE)
+    elif hasattr(system, "renamex_np"):
+        failed = system.renamex_np(first, second, _EXCHANGE)
+    else:
+        return False
+    number = ctypes.get_errno()
+    if failed and number not in _CANNOT_EXCHANGE:
+        raise OSError(number, os.strerror(number), str(target))
+    return not failed
+
+
+def _follow(new: Path, target: Path, old: Path) -> None:
+    """Take the earlier folder away, and put the new one there."""
+    with _lock(target):  # nobody else puts it back meanwhile
+        target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left; who still writes holds a lock."""
-    name = f".{glob.escape(target.name)}.partial-*"
-    for left in list(target.parent.glob(name)):
-        # A file system without locks: better a folder too many than one too few.
-        with suppress(OSError), _lock(left) as is_held:
-            if is_held:
-                shutil.rmtree(left, ignore_errors=True)
+    """Remove what killed processes left; who still writes holds a lock.
+
+    An earlier folder that was taken away, and not yet followed by another, is put back.
+    """
+    name = glob.escape(target.name)
+    for kind in ("partial", "old"):
+        for left in list(target.parent.glob(f".{name}.{kind}-*")):
+            # A file system without locks: better a folder too many than one too few.
+            with suppress(OSError), _lock(left) as is_held:
+                if is_held and kind == "old" and not target.exists():
+                    left.rename(target)
+                elif is_held:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

@@ -46,6 +46,74 @@ class Written:
     shards: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A model folder that is to be written.
+
+    Attributes:
+        texts: Text files, by name.
+        copies: Files that are taken over as they are, by name.
+    """
+
+    recipe: Recipe
+    sources: Sources
+    shards: tuple[Shard, ...]
+    texts: Mapping[str, str]
+    copies: Mapping[str, Path]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(shard.size_bytes for shard in self.shards)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        texts = sum(len(text.encode()) for text in self.texts.values())
+        copies = sum(file.stat().st_size for file in self.copies.values())
+        return self.weights_bytes + texts + copies
+
+    def write(
+        self, folder: Path, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write all files into a folder that is there.
+
+        Raises:
+            CheckpointError: A source is broken, or changed since it was recorded.
+            CandidateError: The merged weights are not finite.
+        """
+        _write_weights(folder, self.shards, self.recipe, self.sources, progress)
+        for name, file in self.copies.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            _write_bytes(folder / name, read_bytes(file))
+        for name, text in self.texts.items():
+            _write_bytes(folder / name, text.encode())
+
+    def written(self, path: Path) -> Written:
+        """Say what was written."""
+        names = tuple(shard.name for shard in self.shards)
+        return Written(path, self.weights_bytes, names)
+
+
+def plan_model(
+    recipe: Recipe,
+    sources: Sources,
+    shard_bytes: int = SHARD_BYTES,
+    extra: Mapping[str, str] | None = None,
+) -> Planned:
+    """Say which files a model's folder will hold; arguments as of ``write_model``."""
+    texts = _texts(recipe, sources, extra or {})
+    files = frame_files(recipe, sources)
+    if TEMPLATE in texts:
+        files = without_template(files)
+    texts |= {name: file for name, file in files.items() if isinstance(file, str)}
+    copies = {name: file for name, file in files.items() if isinstance(file, Path)}
+    shards = plan_shards(describe(recipe, sources), shard_bytes)
+    if len(shards) > 1:
+        texts[INDEX] = index_json(shards)
+    return Planned(recipe, sources, shards, texts, copies)
+
+
 def write_model(
     recipe: Recipe,
     sources: Sources,
@@ -74,26 +142,10 @@ def write_model(
         CandidateError: The merged weights are not finite.
     """
     target = Path(out)
-    texts = _texts(recipe, sources, extra or {})
-    files = frame_files(recipe, sources)
-    if TEMPLATE in texts:
-        files = without_template(files)
-    texts |= {name: file for name, file in files.items() if isinstance(file, str)}
-    copies = {name: file for name, file in files.items() if isinstance(file, Path)}
-    shards = plan_shards(describe(recipe, sources), shard_bytes)
-    if len(shards) > 1:
-        texts[INDEX] = index_json(shards)
-    total = sum(shard.size_bytes for shard in shards)
-    texts_bytes = sum(len(text.encode()) for text in texts.values())
-    copies_bytes = sum(file.stat().st_size for file in copies.values())
-    with atomic_folder(target, total + texts_bytes + copies_bytes) as folder:
-        _write_weights(folder, shards, recipe, sources, progress)
-        for name, file in copies.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            _write_bytes(folder / name, read_bytes(file))
-        for name, text in texts.items():
-            _write_bytes(folder / name, text.encode())
-    return Written(target, total, tuple(shard.name for shard in shards))
+    planned = plan_model(recipe, sources, shard_bytes, extra)
+    with atomic_folder(target, planned.size_bytes) as folder:
+        planned.write(folder, progress)
+    return planned.written(target)
 
 
 def recipe_text(recipe: Recipe, allow: Sequence[str] = ()) -> str:
