@@ -57,12 +57,22 @@ KINDS = {
     "tie": "stored in bfloat16, where many differences are equally large: of those at "
     "a cut the first stay here, any there; as many, and as much in all",
     "cut": "an entry whose size lies within rounding of a cut: one of a tensor",
+    "wider": "Arcee Fusion and RAM+: mergekit writes float32 where bfloat16 is said",
+    "experts": "NuSLERP by rows takes the experts of a fused tensor for its rows there",
     "refused": "mergekit fails, and so do we",
+    "fails": "mergekit fails, for a reason in FAILURES; we merge",
     "broken": "mergekit writes NaN or no layers; we refuse",
 }
 """In which ways results may differ, and why."""
+FAILURES = {
+    "validate_layer_type": "it changes the number of layers, and not layer_types",
+    "list index out of range": "a mixture's layer stands where a dense one stood",
+    "antipodal": "tensors that are zero everywhere count as opposite",
+}
+"""What mergekit cannot do, and why."""
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "ram")
+WIDENING = ("arcee_fusion", "ramplus_tl")
 CUT = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "arcee_fusion", "ramplus_tl")
 FILTERS = ("self_attn", "mlp", "experts", "gate_up_proj", "down_proj", "o_proj")
 FILTERS += ("layernorm", "norm", "embed_tokens", "lm_head", "q_proj", "mlp.gate", "*")
@@ -280,8 +290,12 @@ def kind_of(
     inputs: list[torch.Tensor],
 ) -> str | None:
     """Tell in which way a tensor differs; None if in no way that was foreseen."""
-    if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
+    if mine.shape != theirs.shape:
         return None
+    if mine.dtype != theirs.dtype:
+        said = "bfloat16" if data.get("dtype") == "bfloat16" else "nothing"
+        is_wider = theirs.dtype == torch.float32 and str(mine.dtype)[6:] == said
+        return "wider" if is_wider and method in WIDENING else None
     largest = max(float(tensor.abs().max()) for tensor in inputs) * 2
     a, b = mine.double(), theirs.double()
     gap = (a - b).abs()
@@ -295,18 +309,31 @@ def kind_of(
         return "equal"
     if method in RANDOM:
         return "mask" if alike(a, b, inputs, 0.5) else None
-    early = inputs[0].dtype == torch.bfloat16 or data.get("dtype") == "bfloat16"
-    if early and data.get("dtype") != "float32":
-        close = gap <= 2.0**-5 * max(largest, float(b.abs().max()))
-        return "early" if float(close.double().mean()) > 0.9 else None
+    close = gap <= 2.0**-5 * max(largest, float(b.abs().max()))
+    if is_early(data, inputs) and float(close.double().mean()) > 0.9:
+        return "early"
+    if method == "nuslerp" and mine.dim() == 3 and "row_wise" in str(data):
+        return "experts"
+    return of_a_cut(method, far, alike(a, b, inputs, 0.05), inputs)
+
+
+def is_early(data: dict[str, Any], inputs: list[torch.Tensor]) -> bool:
+    """Tell whether mergekit computes in bfloat16."""
+    said = data.get("dtype")
+    return said == "bfloat16" or (said is None and inputs[0].dtype == torch.bfloat16)
+
+
+def of_a_cut(
+    method: str, far: torch.Tensor, strong: bool, inputs: list[torch.Tensor]
+) -> str | None:
+    """Tell why single entries are kept here and not there."""
+    n, of = int(far.sum()), far.numel()
     coarse = inputs[0].dtype == torch.bfloat16
-    if coarse and method in CUT and float(far.double().mean()) < 0.15:
-        return "tie" if alike(a, b, inputs, 0.05) else None
-    if method in CUT and int(far.sum()) <= max(1, far.numel() // 500):
+    if coarse and method in CUT and (n <= 4 or (strong and n < 0.15 * of)):
+        return "tie"
+    if method in CUT and n <= max(1, of // 500):
         return "cut"
-    if method.endswith("ties") and float(far.double().mean()) < 0.01:
-        return "cancel"
-    return None
+    return "cancel" if method.endswith("ties") and n < 0.01 * of else None
 
 
 def alike(
@@ -365,7 +392,8 @@ def compared(file, data, failed, out, folder):
         yield "not refused there" if whole else "broken", str(error)
         return
     if failed:
-        yield "fails there", failed
+        known = any(words in failed for words in FAILURES)
+        yield "fails" if known else "fails there", failed
         return
     theirs = load_file(out / "model.safetensors")
     if mine.keys() != theirs.keys():
