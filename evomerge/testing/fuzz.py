@@ -29,6 +29,9 @@ from evomerge.testing.fuzz_targets import STUDY, TARGETS, Words
 MEMORY = 2 << 30
 """Bytes that no command may take, and that each may ask for beyond what is loaded."""
 SECONDS = 60.0
+"""Processor time that no command may take."""
+_PATIENCE = 4
+"""So many times as long may it take where others are at work."""
 CODES = frozenset({0, 2, 3})
 _TOLD = 1500
 
@@ -42,6 +45,7 @@ class Ended:
         what: What was spoilt, and how.
         codes: One for each command that ended; -9 for one that was stopped.
         peak: Most bytes of memory.
+        seconds: Processor time.
         told: The end of what the last command printed.
     """
 
@@ -56,7 +60,8 @@ class Ended:
     @property
     def is_fine(self) -> bool:
         """Whether every command ended as it should."""
-        return CODES.issuperset(self.codes) and self.peak <= MEMORY
+        within = self.peak <= MEMORY and self.seconds <= SECONDS
+        return within and CODES.issuperset(self.codes)
 
 
 def prepare(folder: Path) -> None:
@@ -123,7 +128,7 @@ def _one(sound: Path, work: Path, seed: tuple[int, int], target: str) -> Ended:
     child = os.fork()
     if child == 0:
         _live(work, TARGETS[target].commands)
-    status, usage = _wait(child, began + SECONDS)
+    status, usage = _wait(child, began + _PATIENCE * SECONDS)
     codes = tuple(map(int, _read(work / "codes").split()))
     if status != 0:
         codes += (-9,)
@@ -133,7 +138,7 @@ def _one(sound: Path, work: Path, seed: tuple[int, int], target: str) -> Ended:
         what=what[:300],
         codes=codes,
         peak=usage.ru_maxrss * 1024,
-        seconds=time.monotonic() - began,
+        seconds=usage.ru_utime + usage.ru_stime,
         told=_read(work / "said")[-_TOLD:],
     )
 
