@@ -18,17 +18,12 @@ from evomerge.checkpoints import BUFFER, LayerType, Piece
 from evomerge.checkpoints.foldable import Fold
 from evomerge.core.digest import digest
 from evomerge.core.recipe import (
-    Adapted,
-    Checkpoint,
-    Input,
     Nested,
     Operation,
     Recipe,
     Slot,
 )
 from evomerge.core.settings import resolve
-from evomerge.errors import CandidateError
-from evomerge.merging.adapters import open_adapted
 from evomerge.merging.configuration import (
     is_tied,
     layout_of,
@@ -39,15 +34,15 @@ from evomerge.merging.factors import Tensor, check_factors, merge_factors
 from evomerge.merging.fitting import Feed
 from evomerge.merging.folding import fold_into, recipe_folds
 from evomerge.merging.fused import cut, paste
-from evomerge.merging.inputs import Part, Stored, View, Where
+from evomerge.merging.inputs import Part, View, Where
 from evomerge.merging.model_shares import Member, ModelShares
 from evomerge.merging.operators import apply, apply_into
-from evomerge.merging.operators.finite import is_finite
+from evomerge.merging.operators.finite import is_finite, not_finite
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.operators.model_sizes import InModel, trims_model
 from evomerge.merging.sources import Sources, Space
 from evomerge.merging.statistics import Scoped
-from evomerge.merging.vocabulary import open_transformed
+from evomerge.merging.views import open_view
 from evomerge.merging.wholes import Whole, Wholes, wholes_of
 
 
@@ -74,7 +69,7 @@ class Merged:
         self.recipe = recipe
         self.n_layers = len(recipe.slots)
         self._views: dict[str, View] = {
-            name: _open(source, sources) for name, source in recipe.inputs
+            name: open_view(source, sources, Merged) for name, source in recipe.inputs
         }
         self._contents = {n: digest(one.to_json()) for n, one in recipe.inputs}
         self._sources = sources
@@ -103,10 +98,11 @@ class Merged:
         usual = usual_type(self._sections.values())
         self._config = rewritten(frame, stack, tied=self.tied, dtype=usual)
         family = str(self._config.get("model_type", ""))
+        fused = range(self.n_layers if recipe.fused else 0)
         self._wholes = Wholes(
-            {i: wholes_of(self._sections[i], family) for i in range(self.n_layers)}
-            if recipe.fused
-            else {}
+            {i: wholes_of(self._sections[i], family) for i in fused},
+            lambda where, name, one: self._read(where, name, one).to(sources.device),
+            self._whole_operation,
         )
         self._folds: Mapping[tuple[Where, str], Fold] = {}
         if not scaled:
@@ -128,8 +124,7 @@ class Merged:
 
     def held_with(self, where: Where, name: str) -> int:
         """Return the entries of all that a tensor is merged with as one."""
-        whole = self._wholes.find(where, name)
-        names = [name] if whole is None else list(whole.rows)
+        names = self._wholes.names(where, name)
         return sum(math.prod(self._sections[where][one].shape) for one in names)
 
     def key(self, where: Where, name: str, piece: Piece | None = None) -> str:
@@ -169,14 +164,14 @@ class Merged:
         if fold is not None:
             fold_into(out, wide, fold)
         if not is_known and not is_finite(out):
-            raise CandidateError(self._explain(where, name, out))
+            operation = self._operation(where, name, None)
+            raise not_finite(self.layout.full_name(where, name), operation, out)
         return out
 
     def _merge_into(self, out: torch.Tensor, where: Where, name: str) -> bool:
         """Merge a tensor; tell whether it is known to be finite."""
         if self._wholes.find(where, name) is not None:
-            merge = partial(self._merge_whole, where)
-            out.copy_(self._wholes.rows(where, name, merge).view(out.shape))
+            out.copy_(self._wholes.rows(where, name).view(out.shape))
             return False
 
         # A nested input is merged when it is read: once, not for every piece.
@@ -188,21 +183,6 @@ class Merged:
         for piece in self._sections[where][name].pieces or (None,):
             is_known &= self._merge_piece(where, name, piece, read, out)
         return is_known
-
-    def _merge_whole(self, where: Where, whole: Whole) -> torch.Tensor:
-        """Merge what transformers holds as one tensor: shape (rows, columns), fp32."""
-        name = next(iter(whole.rows))
-        piece = next(iter(self._sections[where][name].pieces), None)
-        operation = self._operation(where, name, piece)
-
-        def read(source: str) -> torch.Tensor:
-            one = whole.put_together(lambda part: self._read(where, part, source))
-            return one.to(self._sources.device)
-
-        tensors = [read(source) for source in operation.inputs]
-        base = None if operation.base is None else read(operation.base)
-        first = self._feeds[where].place(operation.inputs[0])
-        return apply(operation, tensors, base, self.layout.full_name(first, whole.name))
 
     def _merge_piece(
         self,
@@ -292,6 +272,14 @@ class Merged:
             name = piece.name
         return slot.operation(part.role, name)
 
+    def _whole_operation(self, where: Where, whole: Whole) -> tuple[Operation, str]:
+        """Return what a whole is merged by, and the name its masks are drawn by."""
+        name = next(iter(whole.rows))
+        pieces = self._sections[where][name].pieces
+        operation = self._operation(where, name, next(iter(pieces), None))
+        first = self._feeds[where].place(operation.inputs[0])
+        return operation, self.layout.full_name(first, whole.name)
+
     def _stack(self) -> list[tuple[dict[str, Any], int, LayerType]]:
         """Return whose configuration, index and type each layer of the merge has."""
         feeds = [self._feeds[index] for index in range(self.n_layers)]
@@ -319,28 +307,3 @@ class Merged:
         for name, part in self._sections[where].items():
             if part.role != BUFFER:
                 yield from ((name, piece) for piece in part.pieces or (None,))
-
-    def _explain(self, where: Where, name: str, merged: torch.Tensor) -> str:
-        bad, of = int((~torch.isfinite(merged)).sum()), merged.numel()
-        operation = self._operation(where, name, None)
-        dtype = str(merged.dtype).removeprefix("torch.")
-        return (
-            f"Merged tensor {self.layout.full_name(where, name)!r} is not finite: "
-            f"{bad} of {of} entries are NaN or too large for {dtype}, from operator "
-            f"{operation.operator!r} over {list(operation.inputs)}."
-        )
-
-
-def _open(source: Input, sources: Sources) -> View:
-    if isinstance(source, Checkpoint):
-        found = sources.views.get(source.fingerprint)
-        if found is None:
-            found = Stored(sources, source.fingerprint)
-            sources.views[source.fingerprint] = found
-        sources.check_unchanged(source.fingerprint)
-        return found
-    if isinstance(source, Adapted):
-        return open_adapted(source, sources)
-    if isinstance(source, Nested):
-        return Merged(source.recipe, sources)
-    return open_transformed(source, sources, lambda one: _open(one, sources))

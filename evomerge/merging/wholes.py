@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.checkpoints.together import together
+from evomerge.core.operation import Operation
 from evomerge.merging.inputs import Part, Where
+from evomerge.merging.operators import apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,29 @@ def wholes_of(section: Mapping[str, Part], family: str) -> dict[str, Whole]:
     return out
 
 
+Read = Callable[[Where, str, str], torch.Tensor]
+"""Layer, tensor and input, to what the input has for it."""
+
+
 class Wholes:
     """Merges wholes when one of their tensors is asked for, and keeps a layer's."""
 
-    def __init__(self, of: Mapping[Where, Mapping[str, Whole]]) -> None:
-        """Remember what is merged as one, by layer and tensor."""
+    def __init__(
+        self,
+        of: Mapping[Where, Mapping[str, Whole]],
+        read: Read,
+        operation: Callable[[Where, Whole], tuple[Operation, str]],
+    ) -> None:
+        """Remember what is merged as one.
+
+        Args:
+            of: By layer and tensor.
+            read: Reads a tensor of an input.
+            operation: Tells what a whole is merged by, and its key.
+        """
         self._of = of
+        self._read = read
+        self._operation = operation
         self._where: Where | None = None
         self._merged: dict[str, torch.Tensor] = {}
 
@@ -69,16 +88,29 @@ class Wholes:
         """Return what a tensor is merged with, if it is not merged alone."""
         return self._of.get(where, {}).get(name)
 
-    def rows(
-        self, where: Where, name: str, merge: Callable[[Whole], torch.Tensor]
-    ) -> torch.Tensor:
+    def names(self, where: Where, name: str) -> list[str]:
+        """Return the tensors that are merged with one, itself among them."""
+        whole = self.find(where, name)
+        return [name] if whole is None else list(whole.rows)
+
+    def rows(self, where: Where, name: str) -> torch.Tensor:
         """Return the merged rows of a tensor that is part of a whole."""
         if where != self._where:
             self._where, self._merged = where, {}
         whole = self._of[where][name]
         if whole.name not in self._merged:
-            self._merged[whole.name] = merge(whole)
+            self._merged[whole.name] = self._merge(where, whole)
         return whole.part(self._merged[whole.name], name)
+
+    def _merge(self, where: Where, whole: Whole) -> torch.Tensor:
+        operation, key = self._operation(where, whole)
+
+        def read(source: str) -> torch.Tensor:
+            return whole.put_together(lambda name: self._read(where, name, source))
+
+        tensors = [read(source) for source in operation.inputs]
+        base = None if operation.base is None else read(operation.base)
+        return apply(operation, tensors, base, key)
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from evomerge.core.operation import Operation
+from evomerge.errors import CandidateError
 from evomerge.merging.operators.arrays import as_array, is_plain
 from evomerge.merging.operators.parts import SMALL, over_entries
 
@@ -15,6 +17,17 @@ def is_finite(tensor: torch.Tensor) -> bool:
     # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
     total = float(tensor.sum(dtype=torch.float32))
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def not_finite(name: str, operation: Operation, merged: torch.Tensor) -> CandidateError:
+    """Say of a merged tensor that it is not finite; ``name`` is its own."""
+    bad, of = int((~torch.isfinite(merged)).sum()), merged.numel()
+    dtype = str(merged.dtype).removeprefix("torch.")
+    return CandidateError(
+        f"Merged tensor {name!r} is not finite: {bad} of {of} entries are NaN or too "
+        f"large for {dtype}, from operator {operation.operator!r} over "
+        f"{list(operation.inputs)}."
+    )
 
 
 def _is_finite_compiled(tensor: torch.Tensor) -> bool:

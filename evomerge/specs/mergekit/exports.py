@@ -6,11 +6,12 @@ and compares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from evomerge.core.digest import Scalar
 from evomerge.core.operation import Operation
+from evomerge.core.recipe import STORED
 from evomerge.core.settings import Settings, resolve, slerp_t, spreads
 from evomerge.specs.mergekit.methods import METHODS, Method, Parameter
 from evomerge.specs.mergekit.operations import operator_of
@@ -119,3 +120,30 @@ def as_mergekit_says(operation: Operation) -> Operation:
         shared,
         (*each, (instead, values)),
     )
+
+
+def types_of(dtype: str) -> dict[str, str]:
+    """Return the keys that say in which type is computed, and in which written."""
+    if dtype == STORED:
+        return {}
+    computed = {"dtype": "float32"}
+    return computed if dtype == "float32" else computed | {"out_dtype": dtype}
+
+
+def notes_of(method: Method, dtype: str) -> Iterator[str]:
+    """Say how mergekit goes about the same merge."""
+    if operator_of(method.name).random:
+        yield (
+            f"{method.name} draws masks: mergekit draws others, from one "
+            "stream for the whole merge, seeded by its --random-seed."
+        )
+    if dtype == STORED:
+        yield (
+            "mergekit computes each tensor in the type it is stored in, evomerge "
+            "all in float32."
+        )
+    elif dtype != "float32":
+        yield (
+            "mergekit computes in dtype, which is float32 here as in evomerge, and "
+            "rounds to out_dtype when it writes."
+        )

@@ -8,10 +8,15 @@ from typing import Any
 
 from evomerge.core.digest import Scalar
 from evomerge.specs.mergekit.exports import Told
-from evomerge.specs.mergekit.filters import Column
+from evomerge.specs.mergekit.filters import Column, NoFilterError, write_setting
+from evomerge.specs.mergekit.methods import Parameter
 
 LAYER = "#"
 """Stands for a layer's number in a name."""
+
+
+_NOTHING = ("weight", "density")
+"""Parameters that, at zero, leave an input out where others of its slice count."""
 
 
 @dataclass(slots=True)
@@ -67,3 +72,24 @@ def columns_of(
         if only is not None:
             out[name] = (only,)
     return out
+
+
+def of_input(parameter: str, name: str, told: Told) -> Scalar | None:
+    """Return the value of a parameter for one input."""
+    values = told.each.get(parameter)
+    if values is not None and name not in told.inputs and parameter in _NOTHING:
+        return 0.0
+    return None if values is None else values.get(name)
+
+
+def of_all(parameter: Parameter, told: Told) -> Scalar | None:
+    """Return the value of a parameter that is one for all inputs."""
+    return told.shared.get(parameter.name, parameter.default)
+
+
+def setting_of(columns: Mapping[str, Column]) -> Any:
+    """Write the values of all tensors as one setting, as near as it comes."""
+    try:
+        return write_setting(columns, [n for n in columns if LAYER in n.split(".")])
+    except NoFilterError:
+        return write_setting({"": next(iter(columns.values()))}, [""])

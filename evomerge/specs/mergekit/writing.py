@@ -10,10 +10,8 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import TRANSFORM
-from evomerge.core.digest import Scalar
 from evomerge.core.recipe import (
     ANY_ROLE,
-    STORED,
     Nested,
     Recipe,
     Slot,
@@ -21,11 +19,15 @@ from evomerge.core.recipe import (
 )
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.mergekit.differences import differences
-from evomerge.specs.mergekit.exports import Told, method_for, tell
-from evomerge.specs.mergekit.filters import Column, NoFilterError, write_setting
-from evomerge.specs.mergekit.methods import Method, Parameter
+from evomerge.specs.mergekit.exports import (
+    Told,
+    method_for,
+    notes_of,
+    tell,
+    types_of,
+)
+from evomerge.specs.mergekit.methods import Method
 from evomerge.specs.mergekit.opening import Named
-from evomerge.specs.mergekit.operations import operator_of
 from evomerge.specs.mergekit.reading import read_mergekit
 from evomerge.specs.mergekit.references import (
     Places,
@@ -33,13 +35,17 @@ from evomerge.specs.mergekit.references import (
     read_reference,
     reference_of,
 )
-from evomerge.specs.mergekit.stretches import LAYER, Stretch, columns_of
+from evomerge.specs.mergekit.stretches import (
+    LAYER,
+    Stretch,
+    columns_of,
+    of_all,
+    of_input,
+    setting_of,
+)
 from evomerge.specs.mergekit.tensors import Parts, Where
 from evomerge.specs.mergekit.vocabularies import plan_of, write_vocabulary
 from evomerge.specs.mistakes import Mistakes
-
-_NOTHING = ("weight", "density")
-"""Parameters that, at zero, leave an input out where others of its slice count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ def write_mergekit(
     if allow:
         data["evomerge"] = {**data.get("evomerge", {}), "allow": list(allow)}
     losses = _losses(recipe, models, data)
-    return WrittenMerge(data, losses, tuple(writer.notes()))
+    return WrittenMerge(data, losses, tuple(notes_of(writer.method, recipe.dtype)))
 
 
 def _losses(
@@ -152,7 +158,7 @@ class _Writer:
                 data["slices"].append(entry)
         if common:
             data["parameters"] = common
-        data |= _types(self.recipe.dtype)
+        data |= types_of(self.recipe.dtype)
         vocabulary = write_vocabulary(self.recipe, self.references, base)
         if vocabulary:
             data["tokenizer"] = vocabulary
@@ -160,23 +166,6 @@ class _Writer:
         if own_words:
             data["evomerge"] = own_words
         return data
-
-    def notes(self) -> Iterator[str]:
-        if operator_of(self.method.name).random:
-            yield (
-                f"{self.method.name} draws masks: mergekit draws others, from one "
-                "stream for the whole merge, seeded by its --random-seed."
-            )
-        if self.recipe.dtype == STORED:
-            yield (
-                "mergekit computes each tensor in the type it is stored in, evomerge "
-                "all in float32."
-            )
-        elif self.recipe.dtype != "float32":
-            yield (
-                "mergekit computes in dtype, which is float32 here as in evomerge, and "
-                "rounds to out_dtype when it writes."
-            )
 
     def _told(self, where: Where, slot: Slot) -> dict[str, Told]:
         """Return what mergekit is told of every tensor of a part of the result."""
@@ -251,10 +240,10 @@ class _Writer:
         for parameter in self.method.parameters:
             if parameter.scope == "shared":
                 continue
-            columns = columns_of(cut, partial(_of_input, parameter.name, name))
+            columns = columns_of(cut, partial(of_input, parameter.name, name))
             usual = 1.0 if parameter.name == "scale" else parameter.default
             if set(columns.values()) - {(usual,)}:
-                out[parameter.name] = _setting(columns)
+                out[parameter.name] = setting_of(columns)
         return out
 
     def _shared(self, cut: Stretch) -> dict[str, Any]:
@@ -263,9 +252,9 @@ class _Writer:
         for parameter in self.method.parameters:
             if parameter.scope != "shared":
                 continue
-            columns = columns_of(cut, partial(_of_all, parameter))
+            columns = columns_of(cut, partial(of_all, parameter))
             if set(columns.values()) - {(parameter.default,)}:
-                out[parameter.name] = _setting(columns)
+                out[parameter.name] = setting_of(columns)
         return out
 
     def _own_words(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,29 +289,3 @@ class _Writer:
             if reference is not None and written not in out:
                 out[written] = name_of(reference, out.values())
         return out
-
-
-def _types(dtype: str) -> dict[str, str]:
-    """Return the keys that say in which type is computed, and in which written."""
-    if dtype == STORED:
-        return {}
-    computed = {"dtype": "float32"}
-    return computed if dtype == "float32" else computed | {"out_dtype": dtype}
-
-
-def _of_input(parameter: str, name: str, told: Told) -> Scalar | None:
-    values = told.each.get(parameter)
-    if values is not None and name not in told.inputs and parameter in _NOTHING:
-        return 0.0
-    return None if values is None else values.get(name)
-
-
-def _of_all(parameter: Parameter, told: Told) -> Scalar | None:
-    return told.shared.get(parameter.name, parameter.default)
-
-
-def _setting(columns: Mapping[str, Column]) -> Any:
-    try:
-        return write_setting(columns, [n for n in columns if LAYER in n.split(".")])
-    except NoFilterError:
-        return write_setting({"": next(iter(columns.values()))}, [""])
