@@ -13,7 +13,7 @@ import select
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ class ForkServer:
     Args:
         script: Defines ``main(argument: str)``; all that it imports is loaded once.
         salt: Of string hashes, in all the forks.
+        environment: Of the server and its forks; this process's if not given.
     """
 
-    def __init__(self, script: Path, salt: int) -> None:
+    def __init__(
+        self, script: Path, salt: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", __name__, str(script)],
-            env={**os.environ, "PYTHONHASHSEED": str(salt)},
+            env={**(environment or os.environ), "PYTHONHASHSEED": str(salt)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -46,7 +49,8 @@ class ForkServer:
 
         Args:
             argument: Given to ``main``.
-            log: Standard output and standard error of the fork, written anew.
+            log: Standard error of the fork, written anew; what it prints goes into a
+                file beside it that ends in ``.out``.
             when_stopped: Called with the fork's process id when it stopped itself, and
                 has to let it go on.
 
@@ -100,10 +104,10 @@ def _serve(script: str) -> None:
 
 def _run(main: Callable[[str], Any], argument: str, log: str) -> None:
     """Be the fork: run the script, and end without what the server would clean up."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    files = {0: os.devnull, 1: str(Path(log).with_suffix(".out")), 2: log}
+    for descriptor, file in files.items():
+        how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC if descriptor else os.O_RDONLY
+        os.dup2(os.open(file, how, 0o600), descriptor)
     code = 0
     try:
         main(argument)

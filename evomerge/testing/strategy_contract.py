@@ -84,7 +84,7 @@ class StrategyContract:
         }
         log = tmp_path / "log"
         assert _other_salt().run(json.dumps(brief), log) == 0, log.read_text()
-        fresh, resumed = log.read_text().split()
+        fresh, resumed = log.with_suffix(".out").read_text().split()
         assert fresh == digest_of(here)
         assert resumed == digest_of(here[-1:])
 

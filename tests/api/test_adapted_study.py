@@ -1,9 +1,6 @@
 """Two adapters of one base, from hub and folder: searched, resumed and exported."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ from safetensors.torch import load_file
 
 from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.arc import REPO, write_arc
+from evomerge.testing.commands import Commands
 from evomerge.testing.hub import LoopbackHub
 from evomerge.testing.models import tiny_model
 from evomerge.testing.study_files import write_study
@@ -18,25 +16,11 @@ from evomerge.testing.study_files import write_study
 pytestmark = pytest.mark.slow
 
 
-def call(folder: Path, hub: LoopbackHub, *words: object) -> str:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "evomerge", *(str(word) for word in words)],
-        cwd=folder,
-        env={**kept, **ours, **hub.environment(folder / "hf")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 def test_adapters_are_searched_resumed_and_exported(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base", n_layers=2)
     local = tiny_adapter(tmp_path / "ja-lora", base, seed=1, lora_alpha=40)
-    with LoopbackHub() as hub:
+    hub = LoopbackHub()
+    with hub, Commands(hub.environment(Path("hf"))) as commands:
         hub.commit("tiny/base", base)
         lora = tiny_adapter(tmp_path / "lora", base, lora_alpha=40)
         hub.commit("tiny/math-lora", lora)
@@ -57,13 +41,14 @@ def test_adapters_are_searched_resumed_and_exported(tmp_path: Path) -> None:
             "budget": {"trials": 2},
         }
         write_study(tmp_path / "arc.yaml", study)
-        call(tmp_path, hub, "run", "arc.yaml", "--in-process")
-        rows = json.loads(call(tmp_path, hub, "trials", "arc", "--json"))
+        commands.call(tmp_path, "run", "arc.yaml", "--in-process")
+        rows = json.loads(commands.call(tmp_path, "trials", "arc", "--json"))
         assert [row["state"] for row in rows] == ["scored"] * 5
-        call(tmp_path, hub, "resume", "arc", "--trials", 3, "--in-process")
-        call(tmp_path, hub, "export", "arc", "out", "--trial", 0, "--no-score")
+        commands.call(tmp_path, "resume", "arc", "--trials", 3, "--in-process")
+        commands.call(tmp_path, "export", "arc", "out", "--trial", 0, "--no-score")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "tiny/base + tiny/math-lora" in card
+    assert f"tiny/base + local folder {local}" in card  # the parent that trial 0 is
+    assert "math-lora" not in card
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
     (source,) = recipe["inputs"].values()
     assert source.keys() == {"checkpoint", "adapter"}

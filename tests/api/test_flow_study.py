@@ -1,14 +1,12 @@
 """Layers of sources and merged layers, searched, resumed and exported."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from evomerge import api
+from evomerge.testing.commands import Commands
 from evomerge.testing.models import tiny_model
 from evomerge.testing.study_files import write_study
 
@@ -16,21 +14,9 @@ pytestmark = pytest.mark.slow
 NAMES = ("base", "a", "b", "c")
 
 
-def call(folder: Path, *words: object) -> str:
-    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "evomerge", *(str(word) for word in words)],
-        cwd=folder,
-        env={**os.environ, **ours},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def test_both_spaces_are_searched_resumed_and_exported(tmp_path: Path) -> None:
+def test_both_spaces_are_searched_resumed_and_exported(
+    commands: Commands, tmp_path: Path
+) -> None:
     for seed, (name, n_layers) in enumerate(
         {"base": 2, "a": 2, "b": 2, "c": 3}.items()
     ):
@@ -62,8 +48,8 @@ def test_both_spaces_are_searched_resumed_and_exported(tmp_path: Path) -> None:
     checked = api.check(tmp_path / "flow.yaml", db=db, cache_dir=cache, dry_run=False)
     assert checked.size.stacks == 1 + 7 + 7**2
     assert checked.repeats.asked == 100
-    call(tmp_path, "run", "flow.yaml", "--in-process", "--db", db)
-    call(tmp_path, "resume", "flow", "--trials", 6, "--in-process", "--db", db)
+    commands.call(tmp_path, "run", "flow.yaml", "--in-process", "--db", db)
+    commands.call(tmp_path, "resume", "flow", "--trials", 6, "--in-process", "--db", db)
     rows = api.trials("flow", db=db)
     assert [row.state for row in rows] == ["scored"] * 12
     assert [row.label for row in rows if row.label] == [*NAMES, "uniform", "mine"]

@@ -16,6 +16,7 @@ import yaml
 
 from evomerge.checkpoints import read_model
 from evomerge.testing.arc import REPO, write_arc
+from evomerge.testing.commands import Commands, Ended
 from evomerge.testing.hub import LoopbackHub
 from evomerge.testing.models import tiny_model
 from evomerge.testing.study_files import write_study
@@ -37,6 +38,8 @@ STUDY: Mapping[str, Any] = {
     "budget": {"trials": 4},
 }
 COMMAND = "from evomerge.cli.app import main; main()"
+HOME = Path("hf")
+"""Of the hub's cache, in the folder of each command."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,13 @@ class Place:
 
     folder: Path
     hub: LoopbackHub
+    commands: Commands
 
     def python(self, program: str, *words: object, **environment: str) -> Any:
         """Run a program in a process that began with the hub's address."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         ours = {"XDG_CACHE_HOME": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        hub = self.hub.environment(self.folder / "hf")
+        hub = self.hub.environment(self.folder / HOME)
         return subprocess.run(
             [sys.executable, "-c", program, *(str(word) for word in words)],
             cwd=self.folder,
@@ -60,11 +64,18 @@ class Place:
             check=False,
         )
 
-    def call(self, *words: object, **environment: str) -> str:
+    def run(self, *words: object) -> Ended:
+        """Run a command."""
+        return self.commands.run(self.folder, *words)
+
+    def call(self, *words: object) -> str:
         """Run a command that succeeds, and return what it printed."""
-        ended = self.python(COMMAND, *words, **environment)
+        return self.commands.call(self.folder, *words)
+
+    def call_offline(self, *words: object) -> None:
+        """Run a command that succeeds in a process that asks no hub."""
+        ended = self.python(COMMAND, *words, HF_HUB_OFFLINE="1")
         assert ended.returncode == 0, ended.stderr
-        return str(ended.stdout)
 
     def trials(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(self.call("trials", "arc", "--json"))
@@ -73,7 +84,7 @@ class Place:
     def copy(self, to: Path) -> "Place":
         """Return the same place elsewhere, with the same hub."""
         shutil.copytree(self.folder, to, symlinks=True, dirs_exist_ok=True)
-        return Place(to, self.hub)
+        return Place(to, self.hub, self.commands)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +92,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A finished search over two models and a data set of a hub."""
     folder = tmp_path_factory.mktemp("searched")
     models = tmp_path_factory.mktemp("models")
-    with LoopbackHub() as hub:
+    hub = LoopbackHub()
+    with hub, Commands(hub.environment(HOME)) as commands:
         for seed, name in enumerate(("base", "math")):
             made = tiny_model(models / name, seed=seed, n_layers=2)
             hub.commit(f"tiny/{name}", made)
         hub.commit(REPO, write_arc(models / "arc", 32), kind="datasets")
-        place = Place(folder, hub)
+        place = Place(folder, hub, commands)
         write_study(folder / "arc.yaml", STUDY)
         place.call("run", "arc.yaml", "--in-process")
         yield place
@@ -127,7 +139,7 @@ def test_resume_takes_the_recorded_commit_though_the_branch_moved(
     assert len(after) == 10
     assert after[:6] == before
     assert not any("tiny/" in asked.path for asked in place.hub.requests)
-    again = place.python(COMMAND, "run", "arc.yaml", "--in-process")
+    again = place.run("run", "arc.yaml", "--in-process")
     assert again.returncode == 2
     assert "sources.math: " in again.stderr
     assert "evomerge resume arc" in again.stderr
@@ -147,8 +159,8 @@ def test_a_lost_cache_is_filled_again_with_the_recorded_commit(
 
 def test_resume_and_export_need_no_hub(place: Place) -> None:
     place.hub.failing_with = 503
-    place.call("resume", "arc", "--trials", 5, "--in-process", HF_HUB_OFFLINE="1")
-    place.call("export", "arc", "best", HF_HUB_OFFLINE="1")
+    place.call_offline("resume", "arc", "--trials", 5, "--in-process")
+    place.call_offline("export", "arc", "best")
     assert place.hub.requests == []
     card = (place.folder / "best" / "README.md").read_text(encoding="utf-8")
     assert "arc" in card
@@ -167,7 +179,7 @@ def test_every_source_that_is_nowhere_is_told(place: Place) -> None:
     for changes in ({}, {"seed": -1}):
         study = {**STUDY, **changes, "sources": sources}
         write_study(place.folder / "bad.yaml", study)
-        ended = place.python(COMMAND, "check", "bad.yaml", "--no-dry-run")
+        ended = place.run("check", "bad.yaml", "--no-dry-run")
         assert ended.returncode == 2
         for told in (
             "sources.base: expected a model: there is no folder 'models/base', and as "
@@ -184,7 +196,7 @@ def test_a_data_set_that_cannot_be_had_stops_the_study_with_its_name(
 ) -> None:
     study = {**STUDY, "tasks": {"qa": {"task": "openbookqa", "metric": "acc"}}}
     write_study(place.folder / "other.yaml", study)
-    ended = place.python(COMMAND, "run", "other.yaml", "--in-process")
+    ended = place.run("run", "other.yaml", "--in-process")
     assert ended.returncode == 2, ended.stderr
     assert "allenai/openbookqa" in ended.stderr
 

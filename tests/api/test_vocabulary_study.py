@@ -1,14 +1,12 @@
 """Models of different tokenizers, searched under the union of their tokens."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from evomerge.checkpoints import read_model
+from evomerge.testing.commands import Commands
 from evomerge.testing.models import tiny_model
 from evomerge.testing.real_study import SUMS_TASK
 from evomerge.testing.study_files import write_study
@@ -17,21 +15,9 @@ from evomerge.testing.vocabularies import add_tokens, permute
 pytestmark = pytest.mark.slow
 
 
-def call(folder: Path, *words: object) -> str:
-    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "evomerge", *(str(word) for word in words)],
-        cwd=folder,
-        env={**os.environ, **ours},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def test_a_union_is_searched_resumed_and_exported(tmp_path: Path) -> None:
+def test_a_union_is_searched_resumed_and_exported(
+    commands: Commands, tmp_path: Path
+) -> None:
     for seed, name in enumerate(("base", "math", "ja")):
         tiny_model(tmp_path / name, n_layers=2, seed=seed)
     permute(tmp_path / "math")
@@ -57,11 +43,11 @@ def test_a_union_is_searched_resumed_and_exported(tmp_path: Path) -> None:
         "budget": {"trials": 2},
     }
     write_study(tmp_path / "union.yaml", study)
-    call(tmp_path, "run", "union.yaml", "--in-process")
-    call(tmp_path, "resume", "union", "--trials", 3, "--in-process")
-    trials = json.loads(call(tmp_path, "trials", "union", "--json"))
+    commands.call(tmp_path, "run", "union.yaml", "--in-process")
+    commands.call(tmp_path, "resume", "union", "--trials", 3, "--in-process")
+    trials = json.loads(commands.call(tmp_path, "trials", "union", "--json"))
     assert [row["state"] for row in trials] == ["scored"] * 7
-    call(tmp_path, "export", "union", "out", "--trial", 4, "--no-score")
+    commands.call(tmp_path, "export", "union", "out", "--trial", 4, "--no-score")
     merged = read_model(tmp_path / "out")
     assert merged.vocab_size == 290
     assert merged.tensors[merged.layout.embed].shape == (290, 32)

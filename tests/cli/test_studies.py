@@ -98,7 +98,7 @@ def test_tables_name_every_trial_and_the_front(call, done: Path) -> None:
     (best,) = json.loads(call("front", "mine", "--json").out)
     assert str(best["number"]) in front
     status = call("status", "mine").out
-    assert f"(trial {best['number']})" in status
+    assert f"(trial {best['number']}; higher is better)" in status
     assert not [line for line in status.splitlines() if line != line.rstrip()]
 
 

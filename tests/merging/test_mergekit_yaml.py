@@ -18,6 +18,7 @@ from evomerge.merging.operators.blocks import Deltas
 from evomerge.merging.operators.della import KeepProbabilities
 from evomerge.merging.sources import Sources
 from evomerge.specs.recipes import load_recipe
+from evomerge.testing.operator_checks import barely_outstanding
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
 ELEMENTWISE = 2 * 2.0**-23
@@ -61,25 +62,6 @@ def test_there_are_twenty_references():
     assert {path.name for path in (GOLDEN / "out").iterdir()} == set(REFERENCES)
 
 
-def barely_outstanding(models: list[Tensors], key: str) -> torch.Tensor:
-    """Tell which entries Arcee Fusion cannot decide in fp32, worked out in fp64.
-
-    Softmax and logarithm are rounded otherwise on other processors, and a divergence is
-    a small sum of large terms; on either side of the threshold an entry is right.
-    """
-    base, other = (model[key].double() for model in models[:2])
-    rows = base.shape[-1]
-    p, q = (x.reshape(-1, rows).softmax(1) + 1e-8 for x in (other, base))
-    divergence = (p * (p / q).log()).sum(1, keepdim=True)
-    importance = (other - base).abs().reshape(-1, rows) * divergence
-    ranked = importance.flatten().sort().values
-    low, middle, high = (ranked[int(s * (len(ranked) - 1))] for s in (0.25, 0.5, 0.75))
-    threshold = middle + 1.5 * (high - low)
-    near = (importance / threshold - 1).abs() <= 2e-4
-    assert near.sum() <= 2
-    return near.reshape(base.shape)
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_a_file_gives_every_tensor_that_mergekit_wrote(name, tmp_path):
     recipe, folders = read(name, tmp_path)
@@ -92,7 +74,7 @@ def test_a_file_gives_every_tensor_that_mergekit_wrote(name, tmp_path):
         largest = max((float(t.abs().max()) for t in inputs), default=1.0)
         bound = 1e-6 if name in SPHERICAL else ELEMENTWISE * largest
         if name == "arcee_fusion":
-            undecided = barely_outstanding(models, key)
+            undecided = barely_outstanding(*(model[key] for model in models[:2]))
             expected = torch.where(undecided, ours[key], expected)
         torch.testing.assert_close(
             ours[key], expected, rtol=0, atol=bound, msg=lambda m, k=key: k + m

@@ -231,7 +231,11 @@ class Slicer:
             for cut in slices
             for source in cut.sources
         ):
-            self.mistakes.add("slices", "expected at least one layer, got none.")
+            first = slices[0].sources[0]
+            self.mistakes.add(
+                f"{first.key}.layer_range",
+                f"expected at least one layer in all, got {list(first.layers or ())}.",
+            )
         for cut in slices:
             self._check_names(cut)
             self._check_counts(cut)

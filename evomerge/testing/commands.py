@@ -1,0 +1,80 @@
+"""The command line in processes that have loaded already what takes long to load."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from evomerge.testing.forks import ForkServer
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Commands:
+    """Runs commands, each in a fork of one process; a context manager.
+
+    Args:
+        environment: Read when libraries are imported, so it is the same for all.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        usual = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self._server = ForkServer(
+            Path(__file__), salt=1, environment={**kept, **usual, **(environment or {})}
+        )
+        self._logs = TemporaryDirectory()
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+        self._logs.cleanup()
+
+    def run(self, folder: Path, *words: object) -> Ended:
+        """Run a command in a folder, which holds its cache too."""
+        log = Path(self._logs.name) / "log"
+        code = self._server.run(json.dumps([str(folder), *map(str, words)]), log)
+        return Ended(code, log.with_suffix(".out").read_text(), log.read_text())
+
+    def call(self, folder: Path, *words: object) -> str:
+        """Run a command that succeeds, and return what it printed."""
+        ended = self.run(folder, *words)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+
+def main(argument: str) -> None:
+    """Run one command: a folder and its words, as JSON."""
+    from evomerge.cli.app import main as run
+
+    folder, *words = json.loads(argument)
+    os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+    run(words)
+
+
+if __name__ == "<run_path>":  # in the server, before it forks
+    import transformers.models.auto.modeling_auto
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import evomerge.api.exporting
+    import evomerge.cli.app
+    import evomerge.merging.writer
+    import evomerge.scoring.harness
+    import evomerge.scoring.hf_engine
+    import evomerge.search.coordinator
+    import evomerge.store.sql
+    import evomerge.strategies.cma  # noqa: F401
