@@ -66,6 +66,11 @@ _SHORTEST = 6  # of an environment variable that is taken for a secret
 _known: set[str] = set()
 
 
+def names_a_secret(name: str) -> bool:
+    """Tell whether a key, an option or a variable of this name holds a secret."""
+    return _IS_SECRET.fullmatch(name) is not None
+
+
 def masked(text: str) -> str:
     """Hide every secret in a text."""
     for secret in sorted({*_known, *_of_environment()}, key=len, reverse=True):
@@ -98,7 +103,7 @@ def masked_url(url: str) -> str:
     if "://" in shown:
         front, mark, query = shown.partition("?")
         shown = front + mark + "&".join(map(_parameter, query.split("&")))
-    elif any(_IS_SECRET.fullmatch(m["name"] or "") for m in _PAIR.finditer(shown)):
+    elif any(names_a_secret(m["name"] or "") for m in _PAIR.finditer(shown)):
         shown = _PAIR.sub(_pair, shown)
     return masked_by_form(shown)
 
@@ -171,5 +176,5 @@ def _learn(secret: str) -> None:
 def _of_environment() -> Iterator[str]:
     """Give the secrets of this process's environment."""
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and _IS_SECRET.fullmatch(name):
+        if len(value) >= _SHORTEST and names_a_secret(name):
             yield value

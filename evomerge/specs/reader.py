@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.core.recipe import VERSION
 from evomerge.core.survey import Survey
 from evomerge.errors import Problem, SpecError
+from evomerge.masking import names_a_secret
 from evomerge.specs import salvage
 from evomerge.specs.chain import resolve_parts
 from evomerge.specs.keys import did_you_mean
@@ -71,6 +72,7 @@ def load_parts(
         mistakes.add("", said)
         mistakes.stop_if_any()
     data.setdefault("name", file.stem)
+    _refuse_secrets(data, "", mistakes)
     _take_evaluators(data, file.parent, mistakes)
     parts = tuple(_looked_at(part, survey) for part in _parts(data, mistakes))
     for part in parts:
@@ -84,6 +86,24 @@ def load_parts(
         _note_missing_sources(data.get("sources"), file.parent, mistakes)
         raise SpecError(mistakes.found)
     return parts
+
+
+def _refuse_secrets(data: Any, key: str, mistakes: Mistakes) -> None:
+    """Note every secret: a study is kept in the database as it is written."""
+    if isinstance(data, list):
+        data = dict(enumerate(data))
+    if not isinstance(data, dict):
+        return
+    for name, value in data.items():
+        here = f"{key}.{name}" if key else str(name)
+        if isinstance(value, str) and names_a_secret(str(name)):
+            mistakes.add(
+                here,
+                "expected no secret: a study is kept in its database, where others "
+                "read it. Set an environment variable where workers run, such as "
+                "HF_TOKEN.",
+            )
+        _refuse_secrets(value, here, mistakes)
 
 
 def _parts(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]:

@@ -88,3 +88,36 @@ def test_no_line_of_a_log_tells_a_secret(call, capsys: pytest.CaptureFixture) ->
     assert "sent hf_*** to http://***@hub/x" in said
     assert "ValueError: password='***'" in said
     assert not any(mark in said for mark in MARKS)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("engine.options.hf_token", {"engine": {"options": {"hf_token": "hf_abc"}}}),
+        (
+            "tasks.one.options.api_key",
+            {"tasks": {"one": {"options": {"api_key": "k"}}}},
+        ),
+        ("strategy.options.password", {"strategy": {"options": {"password": "pw"}}}),
+        ("token", {"token": "abc"}),
+    ],
+)
+def test_a_study_file_with_a_secret_is_refused_by_its_key(
+    call, here, models, key: str, changes: dict
+) -> None:
+    study = simulated_study(models)
+    for name, value in changes.items():
+        more = value if isinstance(value, dict) else {}
+        study[name] = {**(study.get(name) or {}), **more} if more else value
+    write_study(here / "mine.yaml", study)
+    ended = call("check", "mine.yaml", "--no-dry-run")
+    assert ended.code == 2
+    assert f"mine.yaml: {key}: expected no secret" in ended.err
+
+
+def test_settings_that_only_sound_like_secrets_are_none(call, here, models) -> None:
+    options = {"max_num_batched_tokens": 64, "tokenizer_mode": "auto"}
+    study = simulated_study(models)
+    study["engine"] = {**study["engine"], "options": options}
+    write_study(here / "mine.yaml", study)
+    assert "expected no secret" not in call("check", "mine.yaml", "--no-dry-run").err
