@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from evomerge.core.rewriting import Step, same_but
 from evomerge.core.settings import Settings
 
@@ -56,6 +54,8 @@ def _is_by_weight(settings: Settings) -> bool:
 
 def narrow(value: float) -> float:
     """Return the shortest decimal that is the same number in fp32."""
+    import numpy as np  # not needed to read a recipe
+
     with np.errstate(over="ignore"):
         found = float(str(np.float32(value)))
     return found + 0.0 if math.isfinite(found) else value
