@@ -142,8 +142,9 @@ def _problem(name: str, value: Any) -> str | None:
     elif name == "higher_is_better":
         fits, wanted = value in (True, False, None), "true or false"
     elif name in ("items", "tokens", "fault_block", "fault_times"):
-        fits = type(value) is int and (name == "items") <= value <= _MOST_ITEMS
-        wanted = f"a whole number of at most {_MOST_ITEMS}"
+        least = int(name == "items")
+        fits = type(value) is int and least <= value <= _MOST_ITEMS
+        wanted = f"a whole number from {least} to {_MOST_ITEMS}"
     else:
         is_map = name == "optimum" and isinstance(value, Mapping)
         numbers = value.values() if is_map else (value,)

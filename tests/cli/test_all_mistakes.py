@@ -132,7 +132,7 @@ FILES = {
         },
         [
             "tasks.t.options.itms: no such option",
-            "tasks.u.items: no items are left to search on",
+            "tasks.u.options.items: expected a whole number from 1 to 1000000, got 0",
             "tasks.v.metrik: unknown key; did you mean 'metric'?",
             "constraints.0: expected one of at_least",
             "strategy.kind: expected",
