@@ -107,7 +107,7 @@ ONE_MISTAKE = {
     "no layer at all": (
         "merge_method: passthrough\nslices:\n"
         "  - sources: [{model: m1, layer_range: [2, 2]}]",
-        "slices",
+        "slices.0.sources.0.layer_range",
         "at least one layer",
     ),
     "a range beyond the model": (
