@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from evomerge import api
 from evomerge.checkpoints import read_model
 from evomerge.core.catalogue import ROLES
 from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.roles import for_role
-from evomerge.errors import CheckpointError, RecipeError
+from evomerge.errors import CheckpointError, SpecError
 from evomerge.merging.sources import Sources
 from evomerge.merging.writer import write_model
 from evomerge.testing.by_hand import METHODS, merged_by_hand
@@ -49,10 +50,17 @@ class Parents:
         self, out: Path, merge: Operation, slots: Slots | None = None, **more: Any
     ) -> Path:
         """Merge into a folder, slot i layer i of every input unless told otherwise."""
+        recipe = self.recipe(merge, slots)
+        found = [read_model(folder) for folder in self.folders.values()]
+        with Sources({model.fingerprint: model.path for model in found}) as sources:
+            return write_model(recipe, sources, out, **more).path
+
+    def recipe(self, merge: Operation, slots: Slots | None = None) -> Recipe:
+        """Write down a merge, slot i layer i of every input unless told otherwise."""
         found = {name: read_model(folder) for name, folder in self.folders.items()}
         n = found["m1"].n_layers
         slots = slots or [(merge, dict.fromkeys(merge.reads, i)) for i in range(n)]
-        recipe = Recipe(
+        return Recipe(
             frame="m1",
             dtype="float32",
             inputs=tuple((n, Checkpoint(m.fingerprint)) for n, m in found.items()),
@@ -60,9 +68,6 @@ class Parents:
             slots=tuple(Slot(_roles(op), tuple(fed.items())) for op, fed in slots),
             head=Slot(_roles(merge)),
         )
-        paths = {model.fingerprint: model.path for model in found.values()}
-        with Sources(paths) as sources:
-            return write_model(recipe, sources, out, **more).path
 
 
 def alone(name: str) -> Operation:
@@ -255,9 +260,9 @@ def test_a_tied_and_an_untied_parent_give_an_untied_model(
 @pytest.mark.parametrize(
     ("family", "layers", "says"),
     [
-        ("gemma2", (0, 1), "has full attention.*has sliding attention"),
-        ("gemma3_text", (2, 0), "has sliding attention.*has full attention"),
-        ("qwen3_moe", (0, 1), "one feed-forward block.*a mixture of experts"),
+        ("gemma2", (0, 1), "expected sliding attention.*got full attention"),
+        ("gemma3_text", (2, 0), "expected full attention.*got sliding attention"),
+        ("qwen3_moe", (0, 1), "a mixture of experts.*one feed-forward block"),
         ("smollm3", (0, 1), "no rotary positions"),
     ],
 )
@@ -268,14 +273,21 @@ def test_layers_of_different_types_are_not_merged_into_one(
     layers: tuple[int, int],
     says: str,
 ) -> None:
-    merge = METHODS["linear"]
+    merge, made = METHODS["linear"], parents(family)
     slots = [(merge, dict(zip(("m1", "m2"), layers, strict=True)))]
-    with pytest.raises(RecipeError, match=says) as caught:
-        parents(family).write(tmp_path / "out", merge, slots)
+    paths = {name: str(folder) for name, folder in made.folders.items()}
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(made.recipe(merge, slots).to_json() | {"paths": paths}))
+    with pytest.raises(SpecError, match=says) as caught:
+        api.merge(file, tmp_path / "out")
     for name, layer in zip(("m1", "m2"), layers, strict=True):
         assert f"layer {layer}" in str(caught.value)
         assert repr(name) in str(caught.value)
     assert not (tmp_path / "out").exists()
+    insisted = json.loads(file.read_text()) | {"allow": ["layer_types"]}
+    file.write_text(json.dumps(insisted))
+    if family != "qwen3_moe":  # whose layers have other tensors too
+        assert api.merge(file, tmp_path / "out").path.is_dir()
 
 
 @pytest.mark.slow
