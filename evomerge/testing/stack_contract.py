@@ -24,7 +24,7 @@ NOISE = 1e-4
 """What sums in another order may differ by in float32."""
 
 
-class StackContract:
+class StackSwapContract:
     """Stacks are exact: inherit, and set ``kind``."""
 
     kind: ClassVar[str]
@@ -57,6 +57,22 @@ class StackContract:
         difference = self.swapped(engine, parents, STACKS[name])
         about = f"{self.kind} {self.profile} {self.family}, {name}"
         print(f"{about}: {difference:.2g} from transformers")  # noqa: T201 - kept by -rP
+
+    def swapped(self, engine: Engine, parents: Family, stack: Stack) -> float:
+        """Swap a stack in, compare with its judge, return the largest difference."""
+        engine.swap(parents.recipe(stack))
+        found = Answers.of_engine(engine)
+        expected = Answers.of_model(
+            parents.judge(stack, self.attention), engine.tokenizer
+        )
+        assert found.texts == expected.texts, stack
+        difference = found.difference(expected)
+        assert difference <= NOISE, stack
+        return difference
+
+
+class StackContract(StackSwapContract):
+    """All that is asked of an engine of stacks: inherit, and set ``kind``."""
 
     def test_stacks_answer_differently(self, engine: Engine, parents: Family) -> None:
         seen = set()
@@ -152,15 +168,3 @@ class StackContract:
         with pytest.raises(CandidateError, match=r"not (be )?finite"):
             engine.swap(parents.with_blend(stack, 1, 1e39))
         self.swapped(engine, parents, STACKS["deeper than any parent"])
-
-    def swapped(self, engine: Engine, parents: Family, stack: Stack) -> float:
-        """Swap a stack in, compare with its judge, return the largest difference."""
-        engine.swap(parents.recipe(stack))
-        found = Answers.of_engine(engine)
-        expected = Answers.of_model(
-            parents.judge(stack, self.attention), engine.tokenizer
-        )
-        assert found.texts == expected.texts, stack
-        difference = found.difference(expected)
-        assert difference <= NOISE, stack
-        return difference

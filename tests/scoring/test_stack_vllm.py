@@ -12,7 +12,7 @@ from evomerge.errors import SelfTestError
 from evomerge.scoring import vllm_stack
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.stack_plan import Shelf
-from evomerge.testing.stack_contract import StackContract
+from evomerge.testing.stack_contract import StackContract, StackSwapContract
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -38,7 +38,14 @@ class TestLlama(StackContract):
             engine.self_test()
 
 
-class TestMixedGemma3InAPool(StackContract):
+class TestMixedGemma3InAPool(StackSwapContract):
+    kind = "vllm"
+    family = "gemma3_text"
+    profile = "pool"
+
+
+@pytest.mark.long
+class TestMixedGemma3InAPoolForLong(StackContract):
     kind = "vllm"
     family = "gemma3_text"
     profile = "pool"

@@ -68,6 +68,12 @@ class TestTiedLlamaHalf(SwapContract):
     tied = True
     dtype = "bfloat16"
 
+
+class TestTiedQwen2(SwapContract):
+    kind = "vllm"
+    family = "qwen2"
+    tied = True
+
     def test_self_test_refuses_when_the_tied_head_is_not_repacked(
         self,
         engine: Engine,
@@ -106,12 +112,6 @@ class TestTiedLlamaHalf(SwapContract):
         assert differences == [0.0, 0.0]
         assert "not finite" in refused
         assert kind == "SyncMPClient"
-
-
-class TestTiedQwen2(SwapContract):
-    kind = "vllm"
-    family = "qwen2"
-    tied = True
 
 
 class TestUntiedQwen2Half(SwapContract):
