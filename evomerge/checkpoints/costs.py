@@ -37,7 +37,7 @@ def facts_of(model: Model) -> ModelFacts:
     outside: dict[str, int] = {"embed": 0, "head": 0}
     for name, info in model.tensors.items():
         place = model.places[name]
-        if place.role == BUFFER or not info.is_float:
+        if place.role == BUFFER:
             continue
         if place.layer is not None:
             layers[place.layer].append((place, info))

@@ -5,6 +5,8 @@ tensors' bytes. Everything the header claims is compared with the file before an
 is mapped.
 """
 
+from __future__ import annotations
+
 import math
 import struct
 from collections.abc import Mapping
@@ -44,7 +46,15 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class ElementTypeError(CheckpointError):
-    """A tensor has elements that cannot be merged: packed ones, or 8-bit floats."""
+    """A weight has elements that cannot be merged: packed, whole or 8-bit numbers."""
+
+    @classmethod
+    def of(cls, file: Path, name: str, dtype: object) -> ElementTypeError:
+        """Return the error for a tensor of a file."""
+        return cls(
+            f"{file}: tensor {name!r}: element type {dtype!r} cannot be merged; "
+            f"expected one of {', '.join(sorted(FLOATS))}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +152,7 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
             "header is corrupt."
         ) from error
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ElementTypeError(
-            f"{where}: element type {dtype!r} cannot be merged; accepted are "
-            f"{', '.join(ITEM_BYTES)}."
-        )
+        raise ElementTypeError.of(file, name, dtype)
     axes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else [None]
     if not all(type(n) is int and 0 <= n < _MOST for n in (*axes, start, end)):
         raise CheckpointError(

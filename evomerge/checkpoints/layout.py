@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.checkpoints.header import TensorInfo
+from evomerge.checkpoints.header import ElementTypeError, TensorInfo
 from evomerge.checkpoints.pieces import Piece, pieces_of
 from evomerge.checkpoints.roles import (
     BUFFER,
@@ -97,6 +97,7 @@ def read_layout(
         stored.
 
     Raises:
+        ElementTypeError: A weight holds no numbers that can be merged.
         CheckpointError: A tensor was not understood, or a part is missing.
     """
     stack = find_stack(tensors, n_layers)
@@ -110,6 +111,9 @@ def read_layout(
             places[name] = _outside(name, info)
     for layer in stack.layers:
         places |= _layer(stack, layer, sizes)
+    for name, info in tensors.items():
+        if places[name].role != BUFFER and not info.is_float:
+            raise ElementTypeError.of(info.file, name, info.dtype)
     return layout, places
 
 
@@ -145,15 +149,15 @@ def _ends(outside: Mapping[str, TensorInfo], vocab_size: int) -> tuple[str, str 
 
 def _outside(name: str, info: TensorInfo) -> Place:
     word = _word(name)
-    small = not info.is_float and len(info.shape) < 2
-    if small or is_recomputed(name, info.shape):
+    if is_recomputed(name, info.shape):
         return Place("head", None, BUFFER, name)
     if len(info.shape) == 2 and _POSITIONS.fullmatch(word):
         return Place("embed", None, "embed", name)
-    role = role_outside(name, info.shape)
+    role = role_outside(name, info.shape, is_float=info.is_float)
     if role is None:
         raise _not_understood(name, info)
-    return Place("embed" if "embed" in word else "head", None, role, name)
+    before = role != BUFFER and "embed" in word
+    return Place("embed" if before else "head", None, role, name)
 
 
 def _layer(stack: Stack, layer: int, sizes: Sizes) -> dict[str, Place]:

@@ -130,6 +130,8 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
     try:
         layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(config))
         types = read_layer_types(config, _mixtures(places.values(), n_layers))
+    except ElementTypeError as error:
+        raise say_quantised(config, error) from error
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     tied = _is_tied(folder, config, tensors, layout)

@@ -58,10 +58,13 @@ def role_in_layer(
         return None
     if is_recomputed(suffix, shape):
         return BUFFER
-    if not is_float:
-        # Whole numbers where a gain or a bias may stand are copied; a matrix of them
-        # is a packed weight, which nothing here can merge.
-        return BUFFER if len(shape) < 2 else None
+    role = _role_of_weight(words, leaf, shape, sizes)
+    return role or _counter(shape, is_float=is_float)
+
+
+def _role_of_weight(
+    words: list[str], leaf: str, shape: Sequence[int], sizes: Sizes
+) -> str | None:
     if len(shape) == 1 or _NORM.fullmatch(words[-1]):
         return _small(words, leaf, shape)
     if len(shape) == 2:
@@ -71,18 +74,27 @@ def role_in_layer(
     return None
 
 
-def role_outside(name: str, shape: Sequence[int]) -> str | None:
+def role_outside(name: str, shape: Sequence[int], *, is_float: bool) -> str | None:
     """Return the role of a tensor before or after the layers that is no big matrix.
 
     Returns:
-        ``norm``, ``bias``, or None if it is not understood.
+        ``norm``, ``bias``, ``BUFFER``, or None if it is not understood.
     """
     *words, leaf = name.split(".")
-    if len(shape) != 1 or not words:
-        return None
-    if leaf == "bias":
-        return "bias"
-    return "norm" if leaf == "weight" and _NORM.fullmatch(words[-1]) else None
+    if len(shape) == 1 and words:
+        if leaf == "bias":
+            return "bias"
+        if leaf == "weight" and _NORM.fullmatch(words[-1]):
+            return "norm"
+    return _counter(shape, is_float=is_float)
+
+
+def _counter(shape: Sequence[int], *, is_float: bool) -> str | None:
+    """Return the role of what is no weight by its name: a few whole numbers are kept.
+
+    A matrix of them is a packed weight, which nothing here can merge.
+    """
+    return BUFFER if not is_float and len(shape) < 2 else None
 
 
 def _small(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from evomerge.checkpoints import BUFFER, LayerType, Layout, Model, Piece
+from evomerge.checkpoints import LayerType, Layout, Model, Piece
 from evomerge.merging.sources import TORCH_DTYPES
 
 Where = int | Literal["embed", "head"]
@@ -98,8 +98,7 @@ class Stored:
         for name, info in model.tensors.items():
             place = model.places[name]
             where: Where = _where(place.section, place.layer)
-            role = place.role if info.is_float else BUFFER
-            part = Part(role, info.shape, TORCH_DTYPES[info.dtype], place.pieces)
+            part = Part(place.role, info.shape, TORCH_DTYPES[info.dtype], place.pieces)
             self._sections.setdefault(where, {})[place.suffix] = part
             self._names[where, place.suffix] = name
         if self.tied:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.checkpoints import BUFFER, Layout, Place, TensorInfo
+from evomerge.checkpoints.header import ElementTypeError
 from evomerge.checkpoints.layout import read_layout
 from evomerge.checkpoints.sizes import Sizes
 from evomerge.core.catalogue import ROLES
@@ -161,7 +162,7 @@ def test_what_is_not_understood_is_named_with_its_shape(
 
 def test_a_matrix_of_whole_numbers_is_no_buffer() -> None:
     packed = infos({"model.layers.0.mlp.up_proj.weight": (48, 32)}, "I8")
-    with pytest.raises(CheckpointError, match="type I8 was not understood"):
+    with pytest.raises(CheckpointError, match="element type 'I8' cannot be merged"):
         read_layout(infos(AROUND) | packed, 1, VOCAB, SIZES)
 
 
@@ -210,3 +211,38 @@ def test_a_model_without_layers_or_embedding_is_refused() -> None:
     small = AROUND | {"model.embed_tokens.weight": (VOCAB - 1, 32)}
     with pytest.raises(CheckpointError, match="has 63 rows"):
         places(LAYER | small)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.embed_tokens.weight", (VOCAB, 32)),
+        ("lm_head.weight", (VOCAB, 32)),
+        ("lm_head.bias", (VOCAB,)),
+        ("model.norm.weight", (32,)),
+        ("model.layers.0.input_layernorm.weight", (32,)),
+        ("model.layers.0.self_attn.q_proj.bias", (32,)),
+        ("model.layers.0.mlp.up_proj.weight", (48, 32)),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["I64", "I32", "BOOL", "U8"])
+def test_a_weight_of_whole_numbers_is_named_with_its_type(
+    name: str, shape: Sequence[int], dtype: str
+) -> None:
+    whole = infos({name: shape}, dtype)
+    with pytest.raises(ElementTypeError, match=f"'{name}': element type '{dtype}'"):
+        read_layout(infos(AROUND | LAYER) | whole, 1, VOCAB, SIZES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.position_ids", "model.layers.0.self_attn.step", "steps"),
+        *("model.layers.0.attn.bias", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+)
+def test_whole_numbers_that_are_no_weights_are_copied(name: str) -> None:
+    shape = (1, 1, 8, 8) if name.endswith("bias") else (8,)
+    counters = infos({name: shape}, "I64")
+    _, found = read_layout(infos(AROUND | LAYER) | counters, 1, VOCAB, SIZES)
+    assert found[name].role == BUFFER
