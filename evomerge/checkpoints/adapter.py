@@ -227,6 +227,12 @@ def _pair(
             f"{list(b.shape)}; expected (rank, in) and (out, rank) with the rank "
             f"{rank} of {ADAPTER_CONFIG}. The files do not belong together."
         )
+    if rank > max(a.shape[1], b.shape[0]):
+        raise CheckpointError(
+            f"{folder}: {a.name!r} has rank {rank}, more than either side of the "
+            f"tensor it changes ({b.shape[0]} and {a.shape[1]}); no training makes "
+            "such a one. The files are corrupt: download them again."
+        )
     return Factors(a, b, config.scale_of(module), is_embedding, config.transposed)
 
 

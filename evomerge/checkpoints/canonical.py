@@ -178,7 +178,7 @@ def _bpe(model: Step, *, knows_all: bool) -> Step:
 def pairs(merges: Sequence[Any]) -> list[tuple[str, str]]:
     """Read merges in either of their two forms."""
     found = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
-    return [(pair[0], pair[1]) for pair in found]
+    return [(first, second) for first, second in found]
 
 
 def _added(data: Step, *, is_plain: bool) -> list[dict[str, Any]]:

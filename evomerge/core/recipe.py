@@ -32,6 +32,8 @@ merge."""
 VERSIONS = (1, VERSION)
 """Those that are read and merged; of version 1 each as it is written."""
 DTYPES = ("float32", "bfloat16", "float16")
+MAX_NESTING = 10
+"""Most recipes in each other: whoever reads the text of one bounds its nesting too."""
 STORED = "stored"
 """Each tensor has the type that holds all that it is merged from, as it is stored."""
 
@@ -96,6 +98,12 @@ class Recipe:
             raise RecipeError(f"frame {self.frame!r} is not an input: {sorted(names)}.")
         if not self.slots:
             raise RecipeError("A recipe needs at least one slot.")
+        if self.nesting > MAX_NESTING:
+            raise RecipeError(
+                f"Expected at most {MAX_NESTING} recipes in each other, got "
+                f"{self.nesting}. Merge the inner ones to a folder, and take that as a "
+                "source."
+            )
         for where, slot in self.places():
             fed = dict(slot.layers)
             for _, operation in slot.roles:
@@ -111,6 +119,11 @@ class Recipe:
         for index, slot in enumerate(self.slots):
             yield f"slot {index}", slot
         yield "head", self.head
+
+    @cached_property
+    def nesting(self) -> int:
+        """Recipes in each other, with this one."""
+        return 1 + max(_nesting(source) for _, source in self.inputs)
 
     def input(self, name: str) -> Input:
         """Return the input of this name."""
@@ -216,6 +229,14 @@ class Recipe:
             raise RecipeError(
                 f"Not a recipe: {error!r} is missing or malformed."
             ) from error
+
+
+def _nesting(source: Input) -> int:
+    if isinstance(source, Nested):
+        return source.recipe.nesting
+    if isinstance(source, Transformed):
+        return max(map(_nesting, (source.of, *(one for _, one in source.among))))
+    return 0
 
 
 def parents_of(recipe: Recipe) -> tuple[Checkpoint | Adapted, ...]:

@@ -24,8 +24,8 @@ from evomerge.specs.resolved import Baseline
 from evomerge.specs.space import SpaceSpec
 from evomerge.specs.study import RivalSpec, StartSpec, StudySpec
 
-_MOST_OF_A_GRID = 1000
-"""Most combinations of one grid: each is scored, whatever the budget."""
+MOST_BASELINES = 1000
+"""Most rivals and starts: each is scored, whatever the budget."""
 
 UNIFORM = "uniform"
 
@@ -55,6 +55,8 @@ class GenerationZero:
         """Return generation 0, in order, every label once."""
         wanted = self.spec.baselines
         out: list[Baseline] = []
+        if self._are_too_many():
+            return ()
         if wanted.parents:
             out += [self._parent(name) for name in self._parents()]
         if wanted.uniform and self._can_average():
@@ -72,6 +74,18 @@ class GenerationZero:
                 "merges; rename one (sources and 'uniform' are labels too).",
             )
         return tuple(out)
+
+    def _are_too_many(self) -> bool:
+        others, starts = self.spec.baselines.others, len(self.spec.start)
+        grids = [math.prod(map(len, rival.grid.values())) for rival in others]
+        if (n := sum(grids)) + starts > MOST_BASELINES:
+            self.mistakes.add(
+                "baselines",
+                f"expected at most {MOST_BASELINES} merges that are scored first, got "
+                f"{n} rivals (every combination of a grid is one) and {starts} under "
+                "`start`. Leave some out, or let the search try them.",
+            )
+        return n + starts > MOST_BASELINES
 
     def _can_average(self) -> bool:
         """Tell whether the experts have a plain average.
@@ -116,11 +130,6 @@ class GenerationZero:
             rival.grid, key=lambda n: known.index(n) if n in known else len(known)
         )
         out: list[Baseline] = []
-        n = math.prod(len(values) for values in rival.grid.values())
-        if n > _MOST_OF_A_GRID:
-            said = f"expected at most {_MOST_OF_A_GRID} combinations, got {n}."
-            self.mistakes.add(f"{key}.grid", said)
-            return out
         for values in product(*(rival.grid[name] for name in names)):
             grid = dict(zip(names, values, strict=True))
             label = " ".join(

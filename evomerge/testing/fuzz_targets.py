@@ -40,7 +40,10 @@ def _bytes(text: bytes, rng: Rng) -> tuple[bytes, str]:
 def _document(text: bytes, rng: Rng) -> tuple[bytes, str]:
     if rng.random() < 0.15:
         return _bytes(text, rng)
-    data, what = _some(json.loads(text), rng)
+    try:
+        data, what = _some(json.loads(text), rng)
+    except ValueError:  # spoilt before
+        return _bytes(text, rng)
     return json.dumps(data).encode(), what
 
 

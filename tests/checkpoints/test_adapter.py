@@ -159,3 +159,17 @@ def test_an_embedding_with_added_tokens_is_told(tmp_path: Path, base: Path) -> N
     grown = read_adapter(write_adapter(tmp_path / "grown", saved, {}))
     with pytest.raises(CheckpointError, match="tokens were added in training"):
         fold(grown, read_model(base))
+
+
+@pytest.mark.parametrize(("rank", "out", "width"), [(33, 32, 32), (64, 8, 32)])
+def test_a_rank_beyond_both_sides_of_its_tensor_is_refused(
+    tmp_path: Path, rank: int, out: int, width: int
+) -> None:
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {
+        f"{name}.lora_A.weight": torch.ones(rank, width),
+        f"{name}.lora_B.weight": torch.ones(out, rank),
+    }
+    folder = write_adapter(tmp_path / "a", factors, {"r": rank})
+    with pytest.raises(CheckpointError, match=f"has rank {rank}, more than either"):
+        read_adapter(folder)

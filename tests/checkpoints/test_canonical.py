@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from evomerge.checkpoints.canonical import canonical
+from evomerge.checkpoints.canonical import canonical, pairs
 from evomerge.testing.tokenizers import KINDS, TEXTS, tokenizer_json
 
 Data = dict[str, Any]
@@ -369,3 +369,9 @@ def test_models_of_no_stated_type_are_what_the_library_takes_them_for(
     saved = json.loads(Tokenizer.from_str(json.dumps(data)).to_str())
     assert saved["model"]["type"] == kind
     assert canonical(data) == canonical(saved)
+
+
+@pytest.mark.parametrize("merges", [["ab"], [["a"]], [["a", "b", "c"]], [[]]])
+def test_merges_that_are_no_pairs_are_malformed(merges: list[Any]) -> None:
+    with pytest.raises(ValueError, match="values to unpack"):
+        pairs(merges)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evomerge.core.digest import canonical_json, digest
 from evomerge.core.recipe import (
+    ANY_ROLE,
     Adapted,
     Checkpoint,
     Nested,
@@ -365,3 +366,22 @@ def test_knobs_are_found_by_name():
 def test_numbers_json_cannot_hold_have_no_digest(bad):
     with pytest.raises(ValueError, match="JSON"):
         digest({"x": bad})
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_recipes_in_each_other_are_bounded(moved: bool) -> None:
+    one = Operation("linear", ("a",), each=(("weight", (1.0,)),))
+    whole = Slot(((ANY_ROLE, one),))
+    slot = Slot(((ANY_ROLE, one),), layers=(("a", 0),))
+
+    def over(source):
+        return Recipe("a", "float32", (("a", source),), whole, (slot,), whole)
+
+    recipe = over(Checkpoint("f" * 32))
+    for _ in range(9):
+        inner = Nested(recipe)
+        recipe = over(Transformed(inner, "rows", "e" * 32) if moved else inner)
+    assert recipe.nesting == 10
+    assert Recipe.from_json(json.loads(recipe.text)) == recipe
+    with pytest.raises(RecipeError, match="at most 10 recipes in each other, got 11"):
+        over(Nested(recipe))

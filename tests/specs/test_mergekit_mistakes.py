@@ -438,3 +438,10 @@ def test_mistakes_in_a_file_and_in_what_it_merges_are_listed_together(mistakes):
         "models.0.parameters.density",
         "models.0.parameters.weight",
     }
+
+
+@pytest.mark.parametrize("method", ["slerp", "ties", "linear", "passthrough"])
+@pytest.mark.parametrize("base", ["[1]", "''", "{a: 1}"])
+def test_a_base_that_is_no_model_is_named(mistakes, method, base):
+    found = mistakes(f"merge_method: {method}\nbase_model: {base}\nt: 0.5\n" + TWO)
+    assert any("base_model" in where for where in found), found

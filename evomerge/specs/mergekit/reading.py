@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class _Reader:
             for cut in slices
             for source in cut.sources
         )
-        if not whole:
+        if not (whole and _has_bases(method, slices)):
             self.mistakes.stop_if_any()
         slots = planner.slots(slices)
         embed, head = planner.embed(slices), planner.head(slices)
@@ -270,9 +270,14 @@ class _Reader:
             return own
         if spec.base_model is not None:
             name = self.named.name(spec.base_model, "base_model")
-            assert name is not None
-            return name
+            if name is not None:
+                return name
+            self.mistakes.stop_if_any()
         return slices[0].sources[0].name
+
+
+def _has_bases(method: Method, slices: Sequence[OutSlice]) -> bool:
+    return method.base != "required" or all(cut.base for cut in slices)
 
 
 def _among(source: Input) -> tuple[str, ...]:
