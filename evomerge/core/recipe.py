@@ -8,7 +8,7 @@ tensors: inputs are named by the fingerprint of their content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -104,6 +104,9 @@ class Recipe:
                 f"{self.nesting}. Merge the inner ones to a folder, and take that as a "
                 "source."
             )
+        self._check_reads(names)
+
+    def _check_reads(self, names: Collection[str]) -> None:
         for where, slot in self.places():
             fed = dict(slot.layers)
             for _, operation in slot.roles:
