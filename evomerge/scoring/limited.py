@@ -1,9 +1,10 @@
-"""Templates and patterns of tasks, limited in time and memory.
+"""Templates and patterns of tasks and models, limited in time and memory.
 
 A template may loop, a pattern may backtrack, without end; and what a pattern meets is
 what a candidate wrote. Neither can be stopped within a process, so they are worked on
 in another one, which the kernel ends when it takes too long; those that are sure to be
-quick need no other process. Called by ``lm_insides`` in place of jinja and ``re``.
+quick need no other process. Called by ``lm_insides`` in place of jinja and ``re``, and
+by ``lm_adapter`` for a model's chat template.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,13 @@ MEMORY_BYTES = 1 << 30
 """Address space of the process."""
 ANSWER_BYTES = 16 << 20
 """Longest text a template may make, in bytes."""
+_WHAT = {"render": "template", "chat": "chat template"}
 _KEPT = 4096
 _KEPT_BYTES = 16 << 10
 
 
 class LimitError(EvomergeError):
-    """A template or pattern of a task takes too long, or too much memory.
+    """A template or pattern takes too long, or too much memory.
 
     Attributes:
         source: The template or pattern.
@@ -84,6 +87,26 @@ class Template:
             return str(_process.ask("render", self._source, used))
         except ValueError as error:
             raise jinja2.TemplateError(str(error)) from None
+
+
+def write_chat(
+    template: str, messages: list[dict[str, str]], ways: Mapping[str, Any]
+) -> str:
+    """Return messages as a model's chat template writes them, in the limited process.
+
+    Args:
+        template: In jinja's language, as transformers understands it.
+        messages: With ``role`` and ``content``.
+        ways: How, and the special tokens, by the names that transformers gives them.
+
+    Raises:
+        TemplateError: The template refuses the messages, or asks for what is not there.
+        LimitError: It takes too long, or too much memory.
+    """
+    try:
+        return str(_process.ask("chat", template, messages, dict(ways)))
+    except ValueError as error:
+        raise jinja2.TemplateError(str(error)) from None
 
 
 class Pattern:
@@ -160,13 +183,12 @@ class _Process:
                 raise
             if "limit" in answer:
                 self.stop()
-                is_template = name == "render"
-                what = "template" if is_template else "pattern"
+                what = _WHAT.get(name, "pattern")
                 said = (
                     f"the {what} {args[0]!r:.80} takes more than is allowed "
                     f"({answer['limit']}); write one that loops or backtracks less"
                 )
-                raise LimitError(said, args[0], None if is_template else args[-1])
+                raise LimitError(said, args[0], None if name in _WHAT else args[-1])
             if "error" in answer:
                 raise ValueError(answer["error"])
             if len(request) + length < _KEPT_BYTES:

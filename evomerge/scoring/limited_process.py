@@ -40,6 +40,8 @@ def main(request_s: int, memory_bytes: int, answer_bytes: int, item_s: float) ->
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while head := source.read(SIZE.size):
         name, *args = pickle.loads(source.read(SIZE.unpack(head)[0]))  # noqa: S301
+        if name == "chat" and name not in work:
+            work[name] = _chat()
         began = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(began) + 1 + request_s, ends))
         answer = _answer(work[name], args)
@@ -74,6 +76,17 @@ def _work() -> dict[str, Callable[..., Any]]:
         return compiled[template].render(**fields)
 
     return {"render": render, "findall": re.findall, "sub": re.sub}
+
+
+def _chat() -> Callable[..., Any]:
+    """Return what writes messages with a model's chat template: transformers' own."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def chat(template: str, messages: list[Any], ways: dict[str, Any]) -> str:
+        rendered, _ = render_jinja_template([messages], chat_template=template, **ways)
+        return rendered[0]
+
+    return chat
 
 
 def _regex_replace(string: str, pattern: str, repl: str, count: int = 0) -> str:

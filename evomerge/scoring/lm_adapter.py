@@ -22,6 +22,7 @@ from evomerge.scoring.engine import (
     GenerateRequest,
     LoglikelihoodRequest,
 )
+from evomerge.scoring.limited import write_chat
 from evomerge.scoring.lm_insides import (
     Instance,
     TemplateLM,
@@ -93,16 +94,17 @@ class EngineLM(TemplateLM):
 
         A template that knows no system role is tried again without it, as in lm-eval.
         """
+        template = self.tokenizer.get_chat_template()
         ways = {
-            "tokenize": False,
+            **self.tokenizer.special_tokens_map,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": not add_generation_prompt,
         }
         try:
-            return self.tokenizer.apply_chat_template(chat_history, **ways)
+            return write_chat(template, chat_history, ways)
         except jinja2.exceptions.TemplateError:
             rest = [m for m in chat_history if m["role"] != "system"]
-            return self.tokenizer.apply_chat_template(rest, **ways)
+            return write_chat(template, rest, ways)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

@@ -138,7 +138,8 @@ def _build(settings: TaskSettings, config: dict[str, Any]) -> ConfigurableTask:
 def reason(error: BaseException, config: Mapping[str, Any] | None = None) -> str:
     """Say what went wrong with a task: at which of its keys, or how, and why."""
     if isinstance(error, LimitError):
-        return f"{key_of(config, error.source) or 'a template'}: {error}"
+        key = key_of(config, error.source)
+        return f"{key}: {error}" if key else str(error)
     why = error.__cause__
     first = f"{type(error).__name__}: {error}".rstrip(".")
     return first if why is None else f"{first} ({type(why).__name__}: {why})"

@@ -7,19 +7,27 @@ import time
 import jinja2
 import pytest
 from lm_eval import utils
+from transformers import AutoTokenizer
 
 from evomerge.core.protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.whole import passthrough
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError
-from evomerge.scoring import limited, limited_process
+from evomerge.scoring import limited, limited_process, simulated
 from evomerge.scoring.failures import failure_from
 from evomerge.scoring.harness import LmEvalTasks
-from evomerge.scoring.limited import LimitError, Pattern, Patterns, Template
+from evomerge.scoring.limited import (
+    LimitError,
+    Pattern,
+    Patterns,
+    Template,
+    write_chat,
+)
 from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.scoring.quick import is_quick_pattern
 from evomerge.scoring.simulated import SimulatedEngine
+from evomerge.testing.models import tiny_model
 
 LONG_S = 50
 """The limits are of processor time; a busy machine takes longer by the clock."""
@@ -224,9 +232,16 @@ HOSTILE = "a" * 40 + "b"
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
+CHAT = """{{ bos_token }}
+{%- for message in messages %}
+  {%- if message.role == 'system' %}{{ raise_exception('no systems here') }}{% endif %}
+  {{- '<' + message.role + '> ' + message.content | tojson + ' ' }}
+{%- endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"""
+
+
 @pytest.fixture
 def tasks(tmp_path):
-    def made(text, metric=EXACT, filters=""):
+    def made(text, metric=EXACT, filters="", **more):
         text = text.replace("METRIC", "{" + metric + "}").replace("FILTER", filters)
         (tmp_path / "hello.yaml").write_text(text)
         rows = [f'{{"question": "{i}+{i}", "answer": "{i + i}"}}\n' for i in range(9)]
@@ -235,10 +250,49 @@ def tasks(tmp_path):
         setup = WorkerSetup(settings, (), {}, "f", None, str(tmp_path))
         engine = SimulatedEngine(setup)
         engine.swap(passthrough("a", "f", 1, "float32"))
-        task = TaskSettings("mine", "hello", str(tmp_path))
+        task = TaskSettings("mine", "hello", str(tmp_path), **more)
         return LmEvalTasks([task], engine, str(tmp_path / "cache"))
 
     return made
+
+
+@pytest.fixture
+def chats(tmp_path, monkeypatch):
+    """Gives the tokenizer of a tiny model, with a chat template, to every engine."""
+
+    def given(template):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path / "tiny", seed=1))
+        tokenizer.chat_template = template
+        monkeypatch.setattr(simulated, "ByteTokenizer", lambda: tokenizer)
+        return tokenizer
+
+    return given
+
+
+@pytest.mark.slow
+def test_a_models_chat_template_that_never_ends_is_refused(tasks, chats):
+    chats(LOOP)
+    said = "task mine: .*: the chat template '{% for"
+    with pytest.raises(SpecError, match=said):
+        tasks(TASK_FILE, apply_chat_template=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", NEVER_ENDING[::2] + TOO_LARGE[:2])
+def test_no_chat_template_takes_more_than_is_allowed(source):
+    with pytest.raises(LimitError, match="the chat template"):
+        write_chat(source, [{"role": "user", "content": "1"}], {})
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_chat_is_written_as_transformers_writes_it(chats, asks):
+    tokenizer = chats(CHAT)
+    said = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    ways = {"add_generation_prompt": asks, "continue_final_message": not asks}
+    expected = tokenizer.apply_chat_template(said, tokenize=False, **ways)
+    assert write_chat(CHAT, said, {**tokenizer.special_tokens_map, **ways}) == expected
+    with pytest.raises(jinja2.TemplateError, match="no systems here"):
+        write_chat(CHAT, [{"role": "system", "content": "3"}], {})
 
 
 @pytest.mark.slow
