@@ -19,8 +19,9 @@ else
 TORCH_BACKEND := --torch-backend=$(if $(filter gpu,$(EXTRA)),auto,cpu)
 endif
 
-# Two processes of tests: one has every engine and every Ray, the other all the rest.
-SIDE_BY_SIDE := -n 2 --dist loadgroup
+# Three processes of tests: one has every vLLM, one every other Ray, and mostly waits;
+# the third all the rest.
+SIDE_BY_SIDE := -n 3 --dist loadgroup
 
 # Without cached bytecode every process would compile torch, vLLM and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE

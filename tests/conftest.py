@@ -53,9 +53,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Engines and clusters need longer than the usual limit, and one place."""
     for item in items:
-        if item.get_closest_marker("engine") or item.get_closest_marker("ray"):
-            # Where tests run side by side, two engines at once would starve.
+        # Where tests run side by side, two engines at once would starve, and two Rays.
+        if item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.xdist_group("engines"))
+        elif item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("rays"))
         if item.get_closest_marker("timeout") is None and any(
             item.get_closest_marker(group) for group in GROUPS
         ):

@@ -70,11 +70,14 @@ class Disk:
         return _there(best[0]), best[1] if len(best) > 1 else None
 
     def _environment(self) -> Mapping[str, str]:
-        # Nothing that an earlier merge found out is there to be used again.
+        # Nothing that an earlier merge found out is there to be used again, but loops
+        # stay compiled.
         cache = self.folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
+        compiled = os.environ.get("NUMBA_CACHE_DIR", str(Path("~/.cache").expanduser()))
         return {
             "XDG_CACHE_HOME": str(cache),
+            "NUMBA_CACHE_DIR": compiled,
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(self.threads),
             "PYTHONDONTWRITEBYTECODE": "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,13 @@ def find(settings: TaskSettings) -> Path:
             f"expected the name of one of lm-eval's tasks, got {settings.task!r}; for "
             "task files of your own set include to their folder.",
         )
-    return by_file_name(settings) or _indexed(
-        settings, _library(), [], "lm-eval's library"
-    )
+    if found := by_file_name(settings):
+        return found
+    where = "lm-eval's library"
+    words, names = _library_words()
+    if settings.task not in words:
+        raise _unknown(settings, names, [], where)
+    return _indexed(settings, _library(), [], where)
 
 
 def by_file_name(settings: TaskSettings) -> Path | None:
@@ -115,15 +119,33 @@ def _indexed(
     entry = manager.task_index.get(settings.task)
     names = manager.all_subtasks
     if entry is None:
-        near = get_close_matches(settings.task, names, n=3)
-        known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
-        found = "".join(f" Not read: {said}" for said in unread[:3])
-        said = f"no task {settings.task!r} in {where}; {known}.{found}"
-        raise UnknownTaskError(Problem(f"task {settings.name}: task", said), near)
+        raise _unknown(settings, names, unread, where)
     if settings.task not in names or entry.yaml_path is None:
         said = f"expected a task, got {settings.task!r}, which is a group."
         raise GroupError(Problem(f"task {settings.name}: task", said), manager)
     return entry.yaml_path
+
+
+def _unknown(
+    settings: TaskSettings, names: Collection[str], unread: list[str], where: str
+) -> UnknownTaskError:
+    near = get_close_matches(settings.task, names, n=3)
+    known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
+    found = "".join(f" Not read: {said}" for said in unread[:3])
+    said = f"no task {settings.task!r} in {where}; {known}.{found}"
+    return UnknownTaskError(Problem(f"task {settings.name}: task", said), near)
+
+
+@functools.cache
+def _library_words() -> tuple[frozenset[str], frozenset[str]]:
+    """Return all words of lm-eval's library, and those that are names of tasks.
+
+    Looked through as text, which takes a second; read as YAML it takes many.
+    """
+    files = (p for p in LIBRARY.rglob("*") if p.suffix in ("", ".yaml", ".yml"))
+    text = "\n".join(p.read_text("utf-8", "replace") for p in files if p.is_file())
+    names = re.findall(r"""^["']?task["']?: *["']?([^\s"'\[]+)""", text, re.M)
+    return frozenset(re.split(r"""[\s"',\[\]{}:]+""", text)), frozenset(names)
 
 
 @functools.cache

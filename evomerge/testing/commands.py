@@ -6,10 +6,15 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from tempfile import TemporaryDirectory
 
+from evomerge import api, cli
 from evomerge.testing.forks import ForkServer
+
+WITH_MODELS = "EVOMERGE_TEST_WITH_MODELS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,18 @@ class Commands:
 
     Args:
         environment: Read when libraries are imported, so it is the same for all.
+        with_models: Whether they need the models of transformers, which load slowly.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        with_models: bool = True,
+    ) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         usual = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        usual[WITH_MODELS] = "yes" if with_models else ""
         self._server = ForkServer(
             Path(__file__), salt=1, environment={**kept, **usual, **(environment or {})}
         )
@@ -67,14 +79,21 @@ def main(argument: str) -> None:
 
 
 if __name__ == "<run_path>":  # in the server, before it forks
-    import transformers.models.auto.modeling_auto
-    import transformers.models.llama.modeling_llama  # noqa: F401
+    if os.environ[WITH_MODELS]:
+        import transformers.models.auto.modeling_auto
+        import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import evomerge.api.exporting
-    import evomerge.cli.app
+        import evomerge.scoring.hf_engine
+
     import evomerge.merging.writer
     import evomerge.scoring.harness
-    import evomerge.scoring.hf_engine
+    import evomerge.scoring.simulated
     import evomerge.search.coordinator
+    import evomerge.specs.reader
+    import evomerge.specs.recorded
     import evomerge.store.sql
     import evomerge.strategies.cma  # noqa: F401
+
+    for package in (api, cli):
+        for module in iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)

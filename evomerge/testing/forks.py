@@ -6,6 +6,7 @@ many short processes, to kill them or to salt their hashes, fork them instead.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -89,6 +90,8 @@ class ForkServer:
 
 def _serve(script: str) -> None:
     main = runpy.run_path(script)["main"]
+    gc.collect()
+    gc.freeze()  # or every fork would look through, and copy, all that is loaded
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     while line := sys.stdin.readline():
         argument, log = json.loads(line)

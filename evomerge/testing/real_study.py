@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from evomerge import api
+from evomerge.cli.app import main
 from evomerge.core.trial import TrialState
 from evomerge.store.base import Attempt, Store
 from evomerge.store.sql import open_store
@@ -119,15 +122,18 @@ def running(folder: Path, *words: str, salt: int) -> Iterator[subprocess.Popen[s
             process.kill()
 
 
-def finish(folder: Path, *words: str, salt: int) -> None:
-    """Run a command to its end.
+def finish(folder: Path, *words: str) -> None:
+    """Run a command to its end in this process, which may have loaded much already.
 
     Raises:
         AssertionError: It did not end well.
     """
-    with running(folder, *words, salt=salt) as process:
-        out, _ = process.communicate(timeout=2 * _PATIENCE_S)
-    assert process.returncode == 0, out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    assert ended.value.code == 0
 
 
 class Watch:

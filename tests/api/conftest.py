@@ -1,12 +1,21 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from evomerge.testing.commands import Commands
+from evomerge.testing.hub import LoopbackHub
 
 
 @pytest.fixture(scope="session")
-def commands() -> Iterator[Commands]:
-    """The command line, without a hub."""
-    with Commands() as ready:
+def hub() -> Iterator[LoopbackHub]:
+    """A hub for all; what one commits, others see."""
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def commands(hub: LoopbackHub) -> Iterator[Commands]:
+    """The command line, with that hub alone; its cache is ``hf`` in each folder."""
+    with Commands(hub.environment(Path("hf"))) as ready:
         yield ready

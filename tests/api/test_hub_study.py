@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,16 @@ STUDY: Mapping[str, Any] = {
     "workers": 1,
     "budget": {"trials": 4},
 }
-COMMAND = "from evomerge.cli.app import main; main()"
+COMMANDS = """
+import json, sys
+from evomerge.cli.app import main
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
 HOME = Path("hf")
 """Of the hub's cache, in the folder of each command."""
 
@@ -72,9 +81,9 @@ class Place:
         """Run a command that succeeds, and return what it printed."""
         return self.commands.call(self.folder, *words)
 
-    def call_offline(self, *words: object) -> None:
-        """Run a command that succeeds in a process that asks no hub."""
-        ended = self.python(COMMAND, *words, HF_HUB_OFFLINE="1")
+    def call_offline(self, *commands: Sequence[str]) -> None:
+        """Run commands that succeed in a process that asks no hub."""
+        ended = self.python(COMMANDS, json.dumps(commands), HF_HUB_OFFLINE="1")
         assert ended.returncode == 0, ended.stderr
 
     def trials(self) -> list[dict[str, Any]]:
@@ -88,20 +97,20 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def searched(
+    hub: LoopbackHub, commands: Commands, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
     """A finished search over two models and a data set of a hub."""
     folder = tmp_path_factory.mktemp("searched")
     models = tmp_path_factory.mktemp("models")
-    hub = LoopbackHub()
-    with hub, Commands(hub.environment(HOME)) as commands:
-        for seed, name in enumerate(("base", "math")):
-            made = tiny_model(models / name, seed=seed, n_layers=2)
-            hub.commit(f"tiny/{name}", made)
-        hub.commit(REPO, write_arc(models / "arc", 32), kind="datasets")
-        place = Place(folder, hub, commands)
-        write_study(folder / "arc.yaml", STUDY)
-        place.call("run", "arc.yaml", "--in-process")
-        yield place
+    for seed, name in enumerate(("base", "math")):
+        made = tiny_model(models / name, seed=seed, n_layers=2)
+        hub.commit(f"tiny/{name}", made)
+    hub.commit(REPO, write_arc(models / "arc", 32), kind="datasets")
+    place = Place(folder, hub, commands)
+    write_study(folder / "arc.yaml", STUDY)
+    place.call("run", "arc.yaml", "--in-process")
+    return place
 
 
 @pytest.fixture
@@ -159,8 +168,9 @@ def test_a_lost_cache_is_filled_again_with_the_recorded_commit(
 
 def test_resume_and_export_need_no_hub(place: Place) -> None:
     place.hub.failing_with = 503
-    place.call_offline("resume", "arc", "--trials", 5, "--in-process")
-    place.call_offline("export", "arc", "best")
+    place.call_offline(
+        ("resume", "arc", "--trials", "5", "--in-process"), ("export", "arc", "best")
+    )
     assert place.hub.requests == []
     card = (place.folder / "best" / "README.md").read_text(encoding="utf-8")
     assert "arc" in card

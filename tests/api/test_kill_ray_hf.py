@@ -19,26 +19,26 @@ from evomerge.testing.real_study import (
 
 __all__ = ["ray_here"]  # a fixture
 
-N_LOCAL = 3
-N_KILLS = 5
-
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("n_kills", "n_local"), [(2, 1), pytest.param(5, 3, marks=pytest.mark.long)]
+)
 def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, postgres_url: str, n_kills: int, n_local: int
 ) -> None:
     write_real_study(tmp_path, {"kind": "hf"}, trials=16, block_s=0.15)
     calm = f"sqlite:///{tmp_path}/calm.db"
     # Undisturbed, in one process, and in a database of the other kind.
-    finish(tmp_path, "run", "calm.yaml", "--in-process", "--db", calm, salt=1)
+    finish(tmp_path, "run", "calm.yaml", "--in-process", "--db", calm)
     store = open_store(postgres_url)
     words = ("run", "real.yaml")
-    for life in range(N_KILLS):
+    for life in range(n_kills):
         # First on a Ray of each one's own, then on one that outlives them.
-        address = () if life < N_LOCAL else ("--address", kept_address())
+        address = () if life < n_local else ("--address", kept_address())
         where = ("--workers", "2", "--db", postgres_url, *address)
         with running(tmp_path, *words, *where, salt=2 + life) as process:
             watch = Watch(store, process)
@@ -46,17 +46,17 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
             watch.kill_coordinator()
         assert not store.check()
         words = ("resume", "real")
-    finish(tmp_path, *words, "--in-process", "--db", postgres_url, salt=9)
+    finish(tmp_path, *words, "--in-process", "--db", postgres_url)
     attempts = store.attempts(store.study("real").id)
     lost = [a for a in attempts if a.end is AttemptEnd.FAULT]
     n_cut = len([a for a in attempts if a.end is AttemptEnd.INTERRUPTED])
     sys.stdout.write(
-        f"{N_KILLS} coordinators and {len(lost)} workers killed; {n_cut} attempts "
+        f"{n_kills} coordinators and {len(lost)} workers killed; {n_cut} attempts "
         "interrupted\n"
     )
-    assert len(lost) == N_KILLS
+    assert len(lost) == n_kills
     assert {attempt.cause for attempt in lost} == {Cause.WORKER_LOST}
-    assert n_cut >= N_KILLS
+    assert n_cut >= n_kills
     assert not store.check()
     store.close()
     assert decided(postgres_url) == decided(calm)

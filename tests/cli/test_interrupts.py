@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.testing.commands import Commands
 from evomerge.testing.study_files import simulated_study, write_study
 
 pytestmark = pytest.mark.slow
@@ -20,10 +22,11 @@ pytestmark = pytest.mark.slow
 MAIN = "from evomerge.cli.app import main; main()"
 
 
-def start(folder: Path, *words: str, seed: str = "1") -> subprocess.Popen[str]:
+def start(folder: Path, *words: str, seed: int = 2) -> subprocess.Popen[str]:
+    """Begin a command in a process of its own, which hashes otherwise than others."""
     environment = os.environ | {
         "XDG_CACHE_HOME": str(folder / "cache"),
-        "PYTHONHASHSEED": seed,
+        "PYTHONHASHSEED": str(seed),
     }
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *words],
@@ -35,11 +38,11 @@ def start(folder: Path, *words: str, seed: str = "1") -> subprocess.Popen[str]:
     )
 
 
-def finish(folder: Path, *words: str, seed: str = "1") -> str:
-    process = start(folder, *words, seed=seed)
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    return out
+@pytest.fixture(scope="module")
+def finish() -> Iterator[Callable[..., str]]:
+    """Runs commands to their end."""
+    with Commands(with_models=False) as commands:
+        yield commands.call
 
 
 def scored(folder: Path) -> int:
@@ -76,11 +79,16 @@ def wait_until_scored(process: subprocess.Popen[str], folder: Path, n: int) -> N
         time.sleep(0.02)
 
 
-def decided(folder: Path) -> list[dict[str, Any]]:
-    """Everything of the trials that must not depend on what happened on the way."""
-    rows = json.loads(finish(folder, "trials", "mine", "--json"))
+@pytest.fixture
+def decided(finish) -> Callable[[Path], list[dict[str, Any]]]:
+    """Tells what of the trials must not depend on what happened on the way."""
     kept = ("number", "generation", "state", "recipe", "point", "scores", "values")
-    return [{key: row[key] for key in kept} for row in rows]
+
+    def decided(folder: Path) -> list[dict[str, Any]]:
+        rows = json.loads(finish(folder, "trials", "mine", "--json"))
+        return [{key: row[key] for key in kept} for row in rows]
+
+    return decided
 
 
 @pytest.fixture
@@ -109,7 +117,13 @@ def file(models: Path) -> Any:
     [(signal.SIGINT, 130, "cma"), (signal.SIGTERM, 143, "random")],
 )
 def test_a_signal_stops_soon_says_how_to_resume_and_loses_nothing(
-    file, tmp_path: Path, sign: signal.Signals, code: int, strategy: str
+    file,
+    finish,
+    decided,
+    tmp_path: Path,
+    sign: signal.Signals,
+    code: int,
+    strategy: str,
 ) -> None:
     calm, stopped = tmp_path / "calm", tmp_path / "stopped"
     for folder in (calm, stopped):
@@ -128,7 +142,7 @@ def test_a_signal_stops_soon_says_how_to_resume_and_loses_nothing(
     assert hint, err
     before = decided(stopped)
     assert {row["state"] for row in before} == {"scored", "pending"}
-    finish(stopped, *hint.group(1).split(), seed="2")
+    finish(stopped, *hint.group(1).split())
     finish(calm, "run", "study.yaml", "--in-process")
     after = decided(stopped)
     assert after == decided(calm)
@@ -138,7 +152,7 @@ def test_a_signal_stops_soon_says_how_to_resume_and_loses_nothing(
     ]
 
 
-def test_a_second_signal_ends_at_once(file, tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(file, finish, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     file(folder, "random")
     process = start(folder, "run", "study.yaml", "--in-process")
@@ -192,20 +206,20 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_killed_search_is_resumed_at_once_and_equals_an_undisturbed_one(
-    file, tmp_path: Path
+    file, finish, decided, tmp_path: Path
 ) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     for folder in (calm, killed):
         file(folder, "cma")
     for n in (2, 7, 11):
         words = ("resume", "mine") if scored(killed) else ("run", "study.yaml")
-        process = start(killed, *words, "--in-process", seed=str(n))
+        process = start(killed, *words, "--in-process", seed=n)
         wait_until_scored(process, killed, n)
         process.kill()
         process.communicate(timeout=100)
     status = json.loads(finish(killed, "status", "mine", "--json"))
     assert status["state"] == "stopped"
-    finish(killed, "resume", "mine", "--in-process", seed="9")
+    finish(killed, "resume", "mine", "--in-process")
     finish(calm, "run", "study.yaml", "--in-process")
     assert decided(killed) == decided(calm)
 

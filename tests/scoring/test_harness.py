@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
 
 from evomerge.core.protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.whole import passthrough
 from evomerge.core.work import Assignment, EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError, WorkerError
+from evomerge.scoring import lm_finding
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.scoring.harness import LmEvalTasks
 from evomerge.scoring.items import item_id
@@ -365,6 +367,15 @@ def test_corrupt_task_file_is_refused(engine, cache, tmp_path):
 def test_unknown_name_is_looked_for_in_the_whole_library(engine, cache):
     with pytest.raises(SpecError, match=r"in lm-eval's library; .*hellaswag"):
         LmEvalTasks([TaskSettings("h", "hellaswagg")], engine, cache)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_name_of_the_library_is_among_the_words_by_which_one_is_looked_for():
+    manager = TaskManager()
+    words, names = lm_finding._library_words()
+    assert set(manager.all_tasks) <= words
+    assert set(manager.all_subtasks) <= names
 
 
 QUIET = """

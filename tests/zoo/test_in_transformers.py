@@ -17,8 +17,7 @@ from evomerge.zoo.skills import Question
 from evomerge.zoo.tasks import questions
 from evomerge.zoo.tokenizer import BOS_ID, build_tokenizer
 
-# One process of tests trains these models, not each of them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained")]
+pytestmark = pytest.mark.slow
 
 SHIPPED = Path(__file__).parents[2] / "evaluators" / "tasks"
 WRITTEN = [name for name, task in TASKS.items() if not task.choices]
@@ -76,6 +75,7 @@ def test_generation_config_is_greedy_and_ends_at_the_end_token(tiny: ZooReport) 
 FOREIGN = 0.3 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 0.5
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_trained_experts_have_their_skill_and_only_theirs(trained: ZooReport) -> None:
     skills = {"math": "en_hard", "sort": "en_sort5", "ja": "jd_sort4"}
@@ -87,6 +87,7 @@ def test_trained_experts_have_their_skill_and_only_theirs(trained: ZooReport) ->
             assert share > 0.8 if skills.get(name) == task else share < FOREIGN, task
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["base", "math", "ja", "sort"])
 def test_one_forward_pass_and_generation_agree_on_every_answer(
