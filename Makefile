@@ -22,6 +22,8 @@ endif
 # Three processes of tests: one has every vLLM, one every other Ray, and mostly waits;
 # the third all the rest.
 SIDE_BY_SIDE := -n 3 --dist loadgroup
+# Tests compute with tiny tensors, where a second thread only waits for the first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 
 # Without cached bytecode every process would compile torch, vLLM and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -62,15 +64,15 @@ check: setup ## Format, lint, types, import contract and the quick tests (under 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu)"
+	$(PYTEST) -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu)"
 
 .PHONY: test
 test: setup ## Every test but the GPU ones and the long sweeps (under 25 min)
-	EVOMERGE_NEED_GROUPS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long)"
+	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long)"
 
 .PHONY: test-long
 test-long: setup ## The long sweeps
-	$(BIN)/pytest -m long --timeout 7200
+	$(PYTEST) -m long --timeout 7200
 
 .PHONY: gpu-check
 gpu-check: ## The checks that need a GPU, with the Python given
@@ -100,7 +102,7 @@ golden: setup ## Rewrite the golden files; review the difference
 
 .PHONY: defaults
 defaults: setup ## Read anew what transformers takes for granted of its families
-	$(BIN)/python -m evomerge.testing.config_defaults
+	PYTHONPATH=tests $(BIN)/python -m support.config_defaults
 
 .PHONY: lock
 lock: ## Pin the versions anew

@@ -49,7 +49,7 @@ from merging.rival import VERSION, MissingError, Server, install
 from merging.synthetic import TINY, Shape, shape_of, write_checkpoint
 from merging.tables import DiskRow, LoopRow, print_disk, print_loop
 
-from evomerge.merging.operators.fused_device import FUSED
+from evomerge.merging.operators.device.fused_device import FUSED
 
 _MIB = 1 << 20
 _BF16 = 2

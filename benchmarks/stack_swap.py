@@ -123,7 +123,7 @@ def write_parents(folder: Path, hidden: int, layers: int) -> None:
 
 def recipes(prints: dict[str, str], layers: int, way: str) -> Iterator[Any]:
     """Yield candidates of which each changes every layer; a pool's change the order."""
-    from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+    from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 
     copies = {
         name: (("*", Operation("linear", (name,), each=(("weight", (1.0,)),))),)

@@ -26,15 +26,15 @@ import numpy as np
 import psycopg
 from strategies import N_AXES, measure
 
-from evomerge.core.protocol import (
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.scoring_protocol import (
     Item,
     ItemRole,
     Manifest,
     Outcome,
-    Protocol,
+    ScoringProtocol,
     TaskDescription,
 )
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.space import FloatAxis, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.trial import Point
@@ -45,7 +45,7 @@ from evomerge.core.work import (
     PoolEvent,
     WorkerReady,
 )
-from evomerge.search import tenure
+from evomerge.search import study_run
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
 from evomerge.store.owner import this_process
@@ -102,7 +102,7 @@ def describe(name: str) -> TaskDescription:
         Item(f"{name}{i:063d}", ItemRole.SEARCH, i // BLOCK_ITEMS)
         for i in range(BLOCKS * BLOCK_ITEMS)
     )
-    return TaskDescription(Manifest(name, items), Protocol(name, {}), ("acc",))
+    return TaskDescription(Manifest(name, items), ScoringProtocol(name, {}), ("acc",))
 
 
 class Timer:
@@ -224,7 +224,7 @@ def plan(kind: str, n_trials: int, layers: int) -> Plan:
 def cost(url: str, sizes: Sequence[int], layers: int) -> dict[int, float]:
     """Run a study; CPU seconds per trial over the last trials before each size."""
     timer = Timer()
-    tenure.make_strategy = lambda *a, **k: Apart(make_strategy(*a, **k), timer)
+    study_run.make_strategy = lambda *a, **k: Apart(make_strategy(*a, **k), timer)
     pool = InstantPool(timer)
     marks: dict[int, float] = {}
     wanted = {edge for size in sizes for edge in (size - WINDOW + 1, size)}
@@ -235,7 +235,7 @@ def cost(url: str, sizes: Sequence[int], layers: int) -> dict[int, float]:
 
     pool.finished = finished
     search(url, plan("cma", max(sizes), layers), pool)
-    tenure.make_strategy = make_strategy
+    study_run.make_strategy = make_strategy
     return {s: (marks[s] - marks[s - WINDOW + 1]) / (WINDOW - 1) for s in sizes}
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-from evomerge.testing.databases import (  # noqa: F401 - fixtures
+from support.databases import (  # noqa: F401 - fixtures
     any_url,
     empty_postgres_url,
     empty_url,
@@ -16,7 +15,7 @@ from evomerge.testing.databases import (  # noqa: F401 - fixtures
     postgres_template,
     postgres_url,
 )
-from evomerge.testing.searched import (  # noqa: F401 - fixtures
+from support.searched import (  # noqa: F401 - fixtures
     searched_file,
     searched_template,
     searched_url,
@@ -32,6 +31,10 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
+# Processes that tests start find what tests share, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 # Read when huggingface_hub is imported, which collecting tests may already do.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Loops compiled once serve every process of every run, whatever its cache folder.

@@ -148,7 +148,7 @@ def _curve(rows: list[api.TrialRow]) -> tuple[float, ...]:
 def _judged(name: str, number: int, db: str, cache_dir: Path) -> dict[str, Any]:
     """Score a trial and generation 0 on sealed items."""
     from evomerge.api.sealed import Case, judge
-    from evomerge.specs.restore import restore
+    from evomerge.specs.studies.restored import restore
     from evomerge.store.sql import open_store
 
     store = open_store(db, create=False)

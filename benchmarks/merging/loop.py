@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from merging.methods import Merge
 
-from evomerge.core.recipe import Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Operation, Recipe, Slot
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit import Profile

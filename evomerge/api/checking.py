@@ -15,13 +15,13 @@ from evomerge.api.resolving import (
     resolve_file,
     setup_of,
 )
-from evomerge.core.protocol import ItemRole, TaskDescription
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.repeats import Repeats
-from evomerge.core.whole import passthrough
+from evomerge.core.scoring_protocol import ItemRole, TaskDescription
 from evomerge.errors import Problem, SpecError, StoreError
 
 if TYPE_CHECKING:
-    from evomerge.core.size import SpaceSize
+    from evomerge.core.flow.size import SpaceSize
     from evomerge.core.study import Objective
     from evomerge.specs.resolved import ResolvedStudy
 
@@ -215,7 +215,7 @@ def _item_s(score: Callable[[int], int]) -> float:
 
 
 def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> None:
-    from evomerge.search.goals import missing_measures
+    from evomerge.search.measure_checks import missing_measures
 
     missing, offered = missing_measures(study.objectives, study.constraints, tasks)
     if missing:
@@ -226,7 +226,7 @@ def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> 
 
 
 def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
-    from evomerge.core.size import SpaceSize
+    from evomerge.core.flow.size import SpaceSize
 
     items = study.items
     trial_s = total_s = memory = None
@@ -269,7 +269,7 @@ def _described(objective: Objective) -> str:
 
 
 def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
-    from evomerge.specs.metering import meter_of
+    from evomerge.specs.completing.cost_setup import meter_of
 
     out: dict[str, dict[str, float]] = {}
     meter = meter_of(study)

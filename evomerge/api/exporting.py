@@ -108,7 +108,7 @@ def export(
         CandidateError: The trial's weights are not finite.
     """
     from evomerge.export.model import refuse_taken
-    from evomerge.specs.restore import restore
+    from evomerge.specs.studies.restored import restore
     from evomerge.store.sql import open_store
 
     refuse_taken(wanted.out, replace=wanted.replace)
@@ -181,7 +181,7 @@ def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None
 def _write(
     case: Case, judged: Judged, wanted: Export, progress: Progress | None
 ) -> Exported:
-    from evomerge.core.size import SpaceSize
+    from evomerge.core.flow.size import SpaceSize
     from evomerge.export.card import CardFacts, Search
     from evomerge.export.model import export_model
     from evomerge.merging.materialise import merged_tensors

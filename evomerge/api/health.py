@@ -174,9 +174,9 @@ def _prove(
 
 def _nudged(model: Model, out: Path) -> Path:
     """Write a model of the same shape with other weights: every one scaled."""
-    from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+    from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
+    from evomerge.merging.output.writer import write_model
     from evomerge.merging.sources import Sources
-    from evomerge.merging.writer import write_model
     from evomerge.specs.sources import dtype_of
 
     scale = Operation(

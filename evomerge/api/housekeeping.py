@@ -158,7 +158,7 @@ def upgrade(*, db: str) -> Upgrade:
         StoreError: It cannot be used, or a study in it is being run.
         SchemaError: It is not ours, or newer than this evomerge.
     """
-    from evomerge.store import database
+    from evomerge.store.databases import database
 
     done = database.upgrade(db)
     copy = None if done.copy is None else str(done.copy)

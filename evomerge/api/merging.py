@@ -15,7 +15,7 @@ from evomerge.logs import say
 
 if TYPE_CHECKING:
     from evomerge.checkpoints import Model
-    from evomerge.merging.writer import Written
+    from evomerge.merging.output.writer import Written
     from evomerge.specs.mergekit import Profile
 
 
@@ -77,8 +77,8 @@ def merge(
         opened = open_recipe(recipe_file, profile=profile, strict=strict)
     from evomerge.merging.devices import check_device, on_threads
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
+    from evomerge.merging.output.writer import RECIPE_NAME, recipe_text, write_model
     from evomerge.merging.sources import Sources
-    from evomerge.merging.writer import RECIPE_NAME, recipe_text, write_model
 
     say(opened.warnings)
     recipe = opened.recipe
@@ -111,7 +111,7 @@ def _template(text: str | None) -> dict[str, str]:
 
 def _load_arithmetic() -> None:
     import evomerge.merging.kernels.elections
-    import evomerge.merging.writer  # noqa: F401 - loaded for later
+    import evomerge.merging.output.writer  # noqa: F401 - loaded for later
 
 
 @contextmanager

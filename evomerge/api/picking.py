@@ -10,7 +10,7 @@ from evomerge.errors import StageError
 
 if TYPE_CHECKING:
     from evomerge.core.trial import Record
-    from evomerge.specs.stages import Stage, Take, Taken
+    from evomerge.specs.completing.stage import Stage, Take, Taken
     from evomerge.store.base import Store, StoredStudy
 
 
@@ -22,7 +22,7 @@ def picked(store: Store, stage: Stage) -> dict[str, Taken]:
     Raises:
         StageError: There is no such candidate; the message says what to do.
     """
-    from evomerge.specs.stages import Taken
+    from evomerge.specs.completing.stage import Taken
 
     out: dict[str, Taken] = {}
     for name, take in stage.take.items():
@@ -37,7 +37,7 @@ def picked(store: Store, stage: Stage) -> dict[str, Taken]:
 
 
 def _ranked(store: Store, origin: StoredStudy, take: Take) -> Sequence[Record]:
-    from evomerge.search.picks import best_by, front_first
+    from evomerge.search.selection import best_by, front_first
 
     objectives, constraints = goals_of(origin)
     records = store.history(origin.id)

@@ -28,9 +28,9 @@ from evomerge.core.study import Budget
 from evomerge.errors import StudyExistsError, StudyNotFoundError
 
 if TYPE_CHECKING:
-    from evomerge.specs.chain import Pending
+    from evomerge.specs.completing.stage import Taken
     from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.specs.stages import Taken
+    from evomerge.specs.studies.chain import Pending
     from evomerge.store.base import Store, StoredStudy
 
 
@@ -51,7 +51,7 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
         StageError: A stage is finished and has nothing that the next could take.
         StoreError: The database cannot be used.
     """
-    from evomerge.specs.metering import meter_of
+    from evomerge.specs.completing.cost_setup import meter_of
     from evomerge.store.sql import open_store
 
     studies = resolve_file(study_file, where.cache_dir)
@@ -131,7 +131,7 @@ def refuse_other_stages(store: Store, first: ResolvedStudy, cache_dir: Path) -> 
     Raises:
         StudyExistsError: One has another configuration.
     """
-    from evomerge.specs.chain import Pending
+    from evomerge.specs.studies.chain import Pending
 
     study = first
     while (pending := Pending.after(study.allowance)) is not None:
@@ -148,7 +148,7 @@ def refuse_other_stages(store: Store, first: ResolvedStudy, cache_dir: Path) -> 
 def _restored(
     stored: StoredStudy, db: str, where: Where, budget: Mapping[str, Any]
 ) -> Prepared:
-    from evomerge.specs.restore import restore
+    from evomerge.specs.studies.restored import restore
 
     allowance = dict(stored.allowance)
     allowance["budget"] = {**allowance["budget"], **budget}
@@ -171,7 +171,7 @@ def _next(store: Store, made: Prepared, *, anew: bool = False) -> Prepared | Non
         made: The stage before.
         anew: One that has begun has the file's budget and workers, not its own.
     """
-    from evomerge.specs.chain import Pending
+    from evomerge.specs.studies.chain import Pending
 
     pending = Pending.after(made.allowance)
     if pending is None:
@@ -202,7 +202,7 @@ def _begun(
     store: Store, before: StoredStudy, made: Prepared, pending: Pending
 ) -> Prepared:
     """Pick what a stage takes, and record it."""
-    from evomerge.specs.metering import meter_of
+    from evomerge.specs.completing.cost_setup import meter_of
     from evomerge.store.owner import this_process
 
     # Nobody may go on with the stage before while its outcomes are looked through.
@@ -226,7 +226,7 @@ def _known(
     Raises:
         StudyExistsError: It is no stage of this study, or takes other candidates.
     """
-    from evomerge.specs.stages import Stage
+    from evomerge.specs.completing.stage import Stage
 
     said = recorded.config.get("stage")
     stage = None if said is None else Stage.from_json(said)
@@ -243,7 +243,7 @@ def _known(
 
 def _put(store: Store, made: Prepared) -> None:
     """Record a study, unless it is there."""
-    from evomerge.specs.stored import diff
+    from evomerge.specs.persistence import diff
 
     study, cache_dir = made.study, made.where.cache_dir
     recorded = refuse_other_configuration(store, study)

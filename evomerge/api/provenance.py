@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
     Input,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.core.recipe import Checkpoint, Recipe
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint, Recipe
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
 from evomerge.logs import say
@@ -29,7 +29,7 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
         SpecError: Every mistake in the file and its sources.
     """
     from evomerge.scoring.survey import Surveyor
-    from evomerge.specs.reader import read_studies
+    from evomerge.specs.studies.study_file import read_studies
     from evomerge.strategies.registry import problems
 
     studies = read_studies(
@@ -47,8 +47,8 @@ def as_recorded(
 ) -> tuple[ResolvedStudy, ...]:
     """Return a file's studies with recipes of the version they are recorded with."""
     from evomerge.scoring.survey import Surveyor
-    from evomerge.specs.reader import read_studies
-    from evomerge.specs.stored import recipe_version_of
+    from evomerge.specs.persistence import recipe_version_of
+    from evomerge.specs.studies.study_file import read_studies
     from evomerge.strategies.registry import problems
 
     try:
@@ -78,7 +78,7 @@ def refuse_other_configuration(
     Raises:
         StudyExistsError: It has another configuration; the message has the diff.
     """
-    from evomerge.specs.stored import diff
+    from evomerge.specs.persistence import diff
 
     try:
         stored = store.study(study.name)

@@ -15,8 +15,12 @@ from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.union import unite
-from evomerge.checkpoints.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
+from evomerge.checkpoints.tokenizers.tokens import (
+    TOKENIZER,
+    Vocabulary,
+    read_vocabulary,
+)
+from evomerge.checkpoints.tokenizers.union import unite
 from evomerge.core.digest import Scalar, digest
 from evomerge.errors import CheckpointError
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from evomerge.checkpoints.families import family_of
-from evomerge.checkpoints.meanings import KINDS, SMALL, Difference, Meaning, differences
+from evomerge.checkpoints.configs.families import family_of
+from evomerge.checkpoints.configs.meanings import (
+    KINDS,
+    SMALL,
+    Difference,
+    Meaning,
+    differences,
+)
+from evomerge.checkpoints.layers.sizes import LAYER_COUNTS, read_sizes
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.sizes import LAYER_COUNTS, read_sizes
 from evomerge.checkpoints.tokenizer_notes import different_rows
 
 _VOCABULARY = "vocab_size"

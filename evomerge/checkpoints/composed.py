@@ -11,10 +11,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from evomerge.checkpoints.header import TensorInfo
-from evomerge.checkpoints.layout import Place
+from evomerge.checkpoints.layers.layout import Place
+from evomerge.checkpoints.layers.sizes import layer_count_key
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.sizes import layer_count_key
-from evomerge.core.recipe import Nested, Recipe, Slot
+from evomerge.core.recipes.recipe import Nested, Recipe
 
 
 def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
@@ -46,12 +46,13 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
     layers = {name: _layers(model) for name, model in known.items()}
     types = []
     for i, slot in enumerate(recipe.slots):
-        like, index = _shaped_like(slot, recipe.frame)
+        like = slot.shaped_like(recipe.frame)
+        index = slot.layer_of(like)
         types.append(known[like].layer_types[index])
         for info, place in layers[like][index]:
             name = frame.layout.full_name(i, place.suffix)
             tensors[name], places[name] = info, replace(place, layer=i)
-    ends = {name for slot in (recipe.embed, recipe.head) for name in _read(slot)}
+    ends = recipe.embed.reads | recipe.head.reads
     config = {**frame.config, layer_count_key(frame.config): len(recipe.slots)}
     return replace(
         frame,
@@ -80,13 +81,3 @@ def _layers(model: Model) -> list[list[tuple[TensorInfo, Place]]]:
         if place.layer is not None:
             found[place.layer].append((info, place))
     return found
-
-
-def _shaped_like(slot: Slot, frame: str) -> tuple[str, int]:
-    fed = dict(slot.layers)
-    name = frame if frame in fed else min(fed)
-    return name, fed[name]
-
-
-def _read(slot: Slot) -> set[str]:
-    return {name for _, operation in slot.roles for name in operation.reads}

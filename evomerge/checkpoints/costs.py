@@ -9,14 +9,14 @@ from functools import cache
 from typing import Any
 
 from evomerge.checkpoints.alignment import Plan, align
+from evomerge.checkpoints.configs.layer_types import windows
 from evomerge.checkpoints.header import TensorInfo
-from evomerge.checkpoints.layer_types import windows
-from evomerge.checkpoints.layout import Place
+from evomerge.checkpoints.layers.layout import Place
+from evomerge.checkpoints.layers.roles import BUFFER
+from evomerge.checkpoints.layers.sizes import Sizes, read_sizes
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.roles import BUFFER
-from evomerge.checkpoints.sizes import Sizes, read_sizes
 from evomerge.core.cost import LayerFacts, ModelFacts
-from evomerge.core.recipe import Adapted, Checkpoint, Input, Transformed
+from evomerge.core.recipes.recipe import Adapted, Checkpoint, Input, Transformed
 from evomerge.errors import CheckpointError
 
 _MULTIPLIES = frozenset({"attn", "mlp", "expert", "router"})

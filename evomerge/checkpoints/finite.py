@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.checkpoints.adapter import Adapter
+from evomerge.checkpoints.adapters.adapter import Adapter
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.model import Model
 

@@ -22,8 +22,8 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
+from evomerge.checkpoints.layers.wirings import WIRINGS, Wiring, stem_of, word_of
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.wirings import WIRINGS, Wiring, stem_of, word_of
 from evomerge.errors import RecipeError
 
 Names = Mapping[str, str]

@@ -14,7 +14,11 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from evomerge.checkpoints.shards import PICKLES
-from evomerge.checkpoints.tokenizer import RARE_FILES, TEMPLATES, TOKENIZER_FILES
+from evomerge.checkpoints.tokenizers.tokenizer import (
+    RARE_FILES,
+    TEMPLATES,
+    TOKENIZER_FILES,
+)
 from evomerge.errors import CheckpointError, HubError
 
 SCHEME = "hf://"

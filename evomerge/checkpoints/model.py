@@ -10,20 +10,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evomerge.checkpoints.configs.layer_types import LayerType, read_layer_types
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
-from evomerge.checkpoints.layer_types import LayerType, read_layer_types
-from evomerge.checkpoints.layout import Layout, Place, read_layout
+from evomerge.checkpoints.layers.layout import Layout, Place, read_layout
+from evomerge.checkpoints.layers.roles import is_recomputed
+from evomerge.checkpoints.layers.sizes import layer_count_key, read_sizes
 from evomerge.checkpoints.quantised import (
     refuse_quantised,
     say_quantised,
     without_left_over,
 )
-from evomerge.checkpoints.roles import is_recomputed
 from evomerge.checkpoints.shards import read_shards
-from evomerge.checkpoints.sizes import layer_count_key, read_sizes
-from evomerge.checkpoints.tokenizer import (
+from evomerge.checkpoints.tokenizers.tokenizer import (
     RARE_FILES,
     TOKENIZER_FILES,
     TokenizerFacts,
@@ -34,7 +34,7 @@ from evomerge.checkpoints.tokenizer import (
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from evomerge.checkpoints.adapter import Adapter
+    from evomerge.checkpoints.adapters.adapter import Adapter
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"

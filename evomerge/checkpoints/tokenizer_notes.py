@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoints.documents import read_bytes, read_json
-from evomerge.checkpoints.old_tokenizer import SETTINGS, named_tokens
-from evomerge.checkpoints.tokenizer import (
+from evomerge.checkpoints.tokenizers.conversion import SETTINGS, named_tokens
+from evomerge.checkpoints.tokenizers.tokenizer import (
     TokenizerFacts,
     read_tokenizer,
     template_files,
 )
-from evomerge.checkpoints.vocabulary import read_vocabulary
+from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from evomerge.cli.tables import counted, print_table
 
 if TYPE_CHECKING:
     from evomerge.api import Exported
-    from evomerge.core.stats import Estimate
     from evomerge.export.report import RivalTable
+    from evomerge.export.stats import Estimate
 
 
 def print_rivals(done: Exported) -> None:

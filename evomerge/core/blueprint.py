@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.core.catalogue import ROLES, Choices, holds
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import ANY_ROLE, VERSION, Input, Operation, Recipe, Slot
+from evomerge.core.operators.catalogue import ROLES, Choices, holds
+from evomerge.core.recipes.recipe import (
+    ANY_ROLE,
+    VERSION,
+    Input,
+    Operation,
+    Recipe,
+    Slot,
+)
 from evomerge.core.trial import Point
 from evomerge.errors import SpaceError
 

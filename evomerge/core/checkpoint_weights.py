@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from evomerge.core.catalogue import Knob
 from evomerge.core.digest import Scalar
+from evomerge.core.operators.catalogue import Knob
 
 Values = Mapping[str, tuple[Scalar, ...]]
 """Knob name to its values: one per input, or just one."""

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from evomerge.core.contents import Contents
-from evomerge.core.recipe import Input, Nested, Recipe, Slot
+from evomerge.core.recipes.layer_keys import LayerKeys
+from evomerge.core.recipes.recipe import Input, Nested, Recipe, Slot
 from evomerge.core.study import Constraint, Measure, Objective
 from evomerge.errors import RecipeError
 
@@ -108,7 +108,7 @@ class Costs:
     def parameters(self) -> int:
         """Entries that must be kept, equal weights once."""
         facts = self.facts
-        kept = dict(zip(Contents.of(self.recipe).layers, facts.layers, strict=True))
+        kept = dict(zip(LayerKeys.of(self.recipe).layers, facts.layers, strict=True))
         head = 0 if facts.tied else facts.head
         return (
             facts.embed
@@ -241,7 +241,7 @@ def _merged(recipe: Recipe, lookup: Lookup) -> ModelFacts:
         else lookup(source)
         for name, source in recipe.inputs
     }
-    embed, head = (_read(slot) for slot in (recipe.embed, recipe.head))
+    embed, head = sorted(recipe.embed.reads), sorted(recipe.head.reads)
     first = known[recipe.frame if recipe.frame in embed else embed[0]]
     last = known[recipe.frame if recipe.frame in head else head[0]]
     return ModelFacts(
@@ -255,15 +255,10 @@ def _merged(recipe: Recipe, lookup: Lookup) -> ModelFacts:
 
 def _layer(slot: Slot, frame: str, known: Mapping[str, ModelFacts]) -> LayerFacts:
     fed = dict(slot.layers)
-    name = frame if frame in fed else min(fed, default="")
+    name = slot.shaped_like(frame)
     try:
         return known[name].layers[fed[name]]
     except LookupError:
         raise RecipeError(
             f"A slot is fed by the layers {fed}, which its inputs do not have."
         ) from None
-
-
-def _read(slot: Slot) -> tuple[str, ...]:
-    names = {name for _, operation in slot.roles for name in operation.reads}
-    return tuple(sorted(names))

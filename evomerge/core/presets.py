@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.core.catalogue import Knob, Operator, Policy, holds
 from evomerge.core.checkpoint_weights import (
     ALPHA,
     BEYOND,
@@ -41,8 +40,9 @@ from evomerge.core.checkpoint_weights import (
     uniform,
 )
 from evomerge.core.digest import Scalar
-from evomerge.core.operation import Operation
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators.catalogue import Knob, Operator, Policy, holds
+from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
 
 

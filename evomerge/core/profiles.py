@@ -35,7 +35,7 @@ class StackFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class EngineSize:
     """What an engine is started with; see ``EngineSettings``."""
 
     profile: str
@@ -49,7 +49,7 @@ def choose_room(
     profile: str = "auto",
     slots: int | None = None,
     pool_bytes: int | None = None,
-) -> Room:
+) -> EngineSize:
     """Choose a profile, and the slots that no candidate of the space exceeds.
 
     Args:
@@ -72,14 +72,14 @@ def choose_room(
                 "Profile weights runs the frame's layers in their order, but this "
                 "space's candidates are other stacks. Use slots, pool or auto."
             )
-        return Room("weights")
+        return EngineSize("weights")
     if slots is not None and slots < facts.depth:
         raise ValueError(
             f"Candidates of this space have up to {facts.depth} layers, more than "
             f"{slots} slots. Raise engine.slots or leave it out."
         )
     if profile == "slots":
-        return Room("slots", slots or facts.depth, dict(facts.depth_kinds))
+        return EngineSize("slots", slots or facts.depth, dict(facts.depth_kinds))
     if facts.distinct is None:
         raise ValueError(
             "A pool holds whole layers of the sources, but this space merges layers "
@@ -89,7 +89,7 @@ def choose_room(
         kind: max(n, facts.distinct_kinds.get(kind, 0))
         for kind, n in facts.depth_kinds.items()
     }
-    return Room("pool", slots or max(facts.depth, facts.distinct), kinds)
+    return EngineSize("pool", slots or max(facts.depth, facts.distinct), kinds)
 
 
 def _suited(facts: StackFacts, pool_bytes: int | None) -> str:

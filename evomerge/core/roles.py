@@ -6,11 +6,11 @@ an operator says in the catalogue which roles it leaves to a plain weighted sum.
 
 from typing import cast, get_args
 
-from evomerge.core.catalogue import ROLES, Operator, Policy
 from evomerge.core.operators import find
+from evomerge.core.operators.catalogue import ROLES, Operator, Policy
 from evomerge.core.presets import PRESETS, expand
-from evomerge.core.recipe import Operation
-from evomerge.core.settings import Settings, resolve, slerp_t
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import Settings, resolve, slerp_t
 from evomerge.errors import RecipeError
 
 _SPOKEN_FOR = {

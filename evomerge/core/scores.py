@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from evomerge.core.protocol import ItemRole, Outcome, Share, TaskDescription
+from evomerge.core.scoring_protocol import ItemRole, Outcome, Share, TaskDescription
 
 
 def scores_of(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.trial import Point
 from evomerge.errors import SpaceError
 
@@ -151,7 +151,7 @@ class Strand:
 
 
 class Blueprint(Protocol):
-    """Turns a point into the recipe it stands for; pure."""
+    """AskTellGuard a point into the recipe it stands for; pure."""
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.core.protocol import Share
+from evomerge.core.scoring_protocol import Share
 from evomerge.core.work import TaskSettings
 from evomerge.errors import Problem
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import IllegalTransitionError
 from evomerge.masking import masked
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from evomerge.core.protocol import BlockKey, Outcome, Share, TaskDescription
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.scoring_protocol import BlockKey, Outcome, Share, TaskDescription
 from evomerge.core.trial import Failure
 
 

@@ -13,11 +13,11 @@ from enum import StrEnum
 import numpy as np
 
 from evomerge.core.cost import is_cost
-from evomerge.core.stats import Estimate, compare
 from evomerge.core.study import Constraint, Direction
 from evomerge.export.figures import interval, number
 from evomerge.export.markup import markdown, table
 from evomerge.export.report import Contender, scores_on, value_on
+from evomerge.export.stats import Estimate, compare
 
 
 class Kept(StrEnum):

@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.core.recipe import STORED, Recipe
+from evomerge.core.flow.size import SpaceSize
+from evomerge.core.recipes.recipe import STORED, Recipe
 from evomerge.core.repeats import Repeats
-from evomerge.core.size import SpaceSize
-from evomerge.core.stats import Verdict
 from evomerge.export.bounds import HeldBound, bounds_section
 from evomerge.export.cost_table import CostRow, cost_table
 from evomerge.export.figures import interval, number, p_value
@@ -27,6 +26,7 @@ from evomerge.export.parents import (
 )
 from evomerge.export.recipe_table import Tensors, recipe_table
 from evomerge.export.report import RivalTable, Row
+from evomerge.export.stats import Verdict
 from evomerge.store.base import Usage
 
 _LARGEST_RECIPE = 60_000  # characters; beyond, the card points to recipe.json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evomerge.core.stats import Estimate
+from evomerge.export.stats import Estimate
 
 
 def interval(estimate: Estimate, *, sign: bool = False) -> str:

@@ -10,14 +10,14 @@ from evomerge.checkpoints import read_model
 from evomerge.errors import ExportError
 from evomerge.export.card import CardFacts, card
 from evomerge.masking import masked
-from evomerge.merging.atomic_folder import atomic_folder
-from evomerge.merging.sources import Sources
-from evomerge.merging.writer import (
+from evomerge.merging.output.atomic_folder import atomic_folder
+from evomerge.merging.output.writer import (
     RECIPE_NAME,
     SHARD_BYTES,
     plan_model,
     recipe_text,
 )
+from evomerge.merging.sources import Sources
 
 CARD_NAME = "README.md"
 

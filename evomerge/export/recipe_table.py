@@ -8,7 +8,7 @@ from typing import Literal
 
 from evomerge.checkpoints.foldable import cumulative
 from evomerge.core.digest import Scalar
-from evomerge.core.recipe import ANY_ROLE, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import ANY_ROLE, Nested, Operation, Recipe, Slot
 from evomerge.export.markup import markdown, table
 
 _HEAD = ("place", "tensors", "operator", "inputs", "knobs")

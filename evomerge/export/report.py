@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evomerge.core.item_scores import Floats, ItemScores
-from evomerge.core.protocol import Outcome
-from evomerge.core.stats import (
+from evomerge.core.scoring_protocol import Outcome
+from evomerge.core.study import Measure, Objective
+from evomerge.errors import ExportError
+from evomerge.export.item_scores import Floats, ItemScores
+from evomerge.export.stats import (
     Comparison,
     Estimate,
     Verdict,
@@ -26,9 +28,7 @@ from evomerge.core.stats import (
     verdict,
     wilson,
 )
-from evomerge.core.study import Measure, Objective
-from evomerge.core.swapping import swap_test
-from evomerge.errors import ExportError
+from evomerge.export.swapping import swap_test
 
 
 @dataclass(frozen=True, slots=True)

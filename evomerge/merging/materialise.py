@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import BUFFER
-from evomerge.core.recipe import Recipe
-from evomerge.merging.inputs import Where
-from evomerge.merging.merged import Merged
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.merging.sources import Sources, Space
+from evomerge.merging.views.merged import Merged
+from evomerge.merging.views.stored import Where
 
 
 def materialise(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from evomerge.checkpoints import BUFFER
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
     Input,
@@ -18,10 +18,10 @@ from evomerge.core.recipe import (
     Slot,
 )
 from evomerge.errors import WorkerError
-from evomerge.merging.free import available_memory
-from evomerge.merging.inputs import Part, Where
-from evomerge.merging.merged import Merged
+from evomerge.merging.available_memory import available_memory
 from evomerge.merging.sources import TORCH_DTYPES, Sources
+from evomerge.merging.views.merged import Merged
+from evomerge.merging.views.stored import Part, Where
 
 SCRATCH_BYTES = 256 << 20
 """The stated buffer: compiled code, blocks, counts of sizes, the writer's own."""

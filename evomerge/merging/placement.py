@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from evomerge.merging.free import available_memory
+from evomerge.merging.available_memory import available_memory
 
 Placement = Literal["gpu", "pinned", "mmap"]
 

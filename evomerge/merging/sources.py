@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from evomerge.checkpoints import Model, TensorInfo, read_model
-from evomerge.checkpoints.adapter import Adapter, read_adapter
+from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
+from evomerge.merging.derived_data import FOLDER, Statistics
 from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
 from evomerge.merging.placement import Placement, place
-from evomerge.merging.statistics import FOLDER, Statistics
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

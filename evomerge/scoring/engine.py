@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

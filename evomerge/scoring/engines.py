@@ -18,15 +18,15 @@ def open_engine(setup: WorkerSetup) -> Engine:
     """
     kind = setup.engine.kind
     if kind == "vllm":
-        from evomerge.scoring.vllm_engine import VllmEngine
+        from evomerge.scoring.vllm.engine import VllmEngine
 
         return VllmEngine(setup)
     if kind == "hf":
-        from evomerge.scoring.hf_engine import HfEngine
+        from evomerge.scoring.hf.engine import HfEngine
 
         return HfEngine(setup)
     if kind == "simulated":
-        from evomerge.scoring.simulated import SimulatedEngine
+        from evomerge.scoring.simulated.engine import SimulatedEngine
 
         return SimulatedEngine(setup)
     raise SpecError(

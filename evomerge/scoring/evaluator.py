@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import (
     Assignment,
@@ -29,11 +29,11 @@ from evomerge.core.work import (
     WorkerSetup,
 )
 from evomerge.errors import CandidateError, Problem, SpecError, WorkerError
-from evomerge.scoring import landscape
-from evomerge.scoring.at_hand import at_hand
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.failures import failure_from
+from evomerge.scoring.localise import at_hand
+from evomerge.scoring.simulated import landscape
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Evaluator:
         _refuse_equal_names(setup.tasks)
         if any(settings.task != landscape.TASK for settings in setup.tasks):
             # Another version of lm-eval is told now, not after the engine's start.
-            import evomerge.scoring.lm_insides  # noqa: F401
+            import evomerge.scoring.harness.internals  # noqa: F401
         setup = at_hand(setup)
         self._engine = open_engine(setup)
         try:
@@ -172,7 +172,7 @@ class _Tasks:
         real = [s for s in setup.tasks if s.task != landscape.TASK]
         self._real = None
         if real:
-            from evomerge.scoring.harness import LmEvalTasks
+            from evomerge.scoring.harness.scored_tasks import LmEvalTasks
 
             self._real = LmEvalTasks(real, engine, setup.cache_dir)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.core.digest import digest
-from evomerge.core.protocol import Item, ItemRole
+from evomerge.core.scoring_protocol import Item, ItemRole
 from evomerge.core.work import TaskSettings
 from evomerge.errors import Problem, SpecError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from evomerge.core.survey import Surveyed
 from evomerge.core.work import TaskSettings
 from evomerge.errors import SpecError
-from evomerge.scoring import landscape
 from evomerge.scoring.items import counted, keyed, split_items
+from evomerge.scoring.simulated import landscape
 
 
 class Surveyor:
@@ -57,7 +57,7 @@ def _look(settings: TaskSettings, cache_dir: str) -> Surveyed:
             return Surveyed(
                 {settings.name: task.facts}, {settings.name: counted(items)}
             )
-        from evomerge.scoring.lm_survey import look
+        from evomerge.scoring.harness.task_survey import look
 
         return look(settings, cache_dir)
     except SpecError as error:

@@ -2,6 +2,6 @@
 
 ``lifecycle``, ``sheet`` and ``replay`` decide and touch nothing. ``coordinator`` holds
 the study through outages of the database; a ``tenure`` is one hold of its lease, and
-everything it knows was read from the store; the ``crew`` are the workers, who outlive
-it.
+everything it knows was read from the store; the ``dispatcher`` has the workers, who
+outlive it.
 """

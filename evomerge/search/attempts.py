@@ -1,4 +1,4 @@
-"""Carry one generation through the crew, recording every block as it ends."""
+"""Carry one generation through the dispatcher, recording every block as it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.core.cost import SPEED_MEASURE, Meter, Speed
-from evomerge.core.protocol import BlockKey, TaskDescription
+from evomerge.core.scoring_protocol import BlockKey, TaskDescription
 from evomerge.core.trial import Blame, Cause, Failure, Record, Trial, TrialState
 from evomerge.core.work import (
     Assignment,
@@ -18,9 +18,9 @@ from evomerge.core.work import (
     WorkerLost,
 )
 from evomerge.errors import WorkerError
-from evomerge.search.crew import Crew
+from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.lifecycle import Lifecycle, RetryPolicy, judge
-from evomerge.search.sheet import AnswerSheet, Known
+from evomerge.search.required_items import Known, RequiredItems
 from evomerge.store.base import Ending, Lease, Store
 
 _log = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ class Attempts:
     def __init__(
         self,
         store: Store,
-        crew: Crew,
+        dispatcher: Dispatcher,
         lease: Lease,
         limits: Limits,
         meter: Meter | None = None,
     ) -> None:
         self._store = store
-        self._crew = crew
+        self._dispatcher = dispatcher
         self._lease = lease
         self._limits = limits
-        self._sheet = AnswerSheet(())
+        self._required = RequiredItems(())
         self._known: dict[int, Known] = {}
         self._meter = meter
         self._speeds: dict[str, float] = {}
@@ -67,7 +67,7 @@ class Attempts:
 
     def expect(self, tasks: Sequence[TaskDescription]) -> None:
         """Learn what is to be scored; before anything is handed out."""
-        self._sheet = AnswerSheet(tasks)
+        self._required = RequiredItems(tasks)
 
     def hand_out(self, life: Lifecycle) -> list[Trial]:
         """Give free workers pending trials; a retry goes to another, if there is one.
@@ -76,8 +76,8 @@ class Attempts:
             The trials that needed no work, because every outcome was known.
         """
         reused: list[Trial] = []
-        for worker in self._crew.free():
-            avoid = worker if self._crew.n_up > 1 else None
+        for worker in self._dispatcher.free():
+            avoid = worker if self._dispatcher.n_up > 1 else None
             while (trial := life.next_pending(avoid)) is not None:
                 known = self._outcomes(trial)
                 todo = self._todo(trial, known)
@@ -121,8 +121,8 @@ class Attempts:
     def stop_overdue(self, life: Lifecycle) -> list[Trial]:
         """Kill what ran past its deadline; return trials that became final."""
         ended = []
-        for sent in self._crew.overdue():
-            self._crew.cancel(sent.trial, sent.attempt)
+        for sent in self._dispatcher.overdue():
+            self._dispatcher.cancel(sent.trial, sent.attempt)
             if not life.is_current(sent.trial, sent.attempt):
                 continue  # sent before the database went away; tried again since
             failure = Failure(
@@ -142,11 +142,11 @@ class Attempts:
         A speed over some of the blocks could not be compared with that over others.
         """
         if self._is_timed and trial.candidate.recipe.digest not in self._speeds:
-            return self._sheet.blocks
-        return self._sheet.missing(known)
+            return self._required.blocks
+        return self._required.missing(known)
 
     def _scores(self, trial: Trial, known: Known) -> dict[str, float]:
-        scores = self._sheet.scores(known)
+        scores = self._required.scores(known)
         recipe = trial.candidate.recipe
         if self._meter is not None:
             scores |= self._meter.fixed(recipe)
@@ -155,11 +155,11 @@ class Attempts:
         return scores
 
     def _outcomes(self, trial: Trial) -> Known:
-        ways = {t.manifest.task: t.protocol.digest for t in self._sheet.tasks}
+        ways = {t.manifest.task: t.protocol.digest for t in self._required.tasks}
         recipe = trial.candidate.recipe.digest
         found = self._store.outcomes_under(recipe, ways.values())
         known = {task: dict(found[way]) for task, way in ways.items()}
-        also = trial.candidate.recipe.also if self._sheet.missing(known) else ()
+        also = trial.candidate.recipe.also if self._required.missing(known) else ()
         for other in also:
             self._adopt(recipe, ways, known, other)
         return known
@@ -187,7 +187,7 @@ class Attempts:
         life.start(trial.number, attempt, worker)
         self._known[trial.number] = known
         self._clocks[trial.number] = Speed()
-        self._crew.submit(
+        self._dispatcher.submit(
             worker,
             Assignment(
                 trial=trial.number,
@@ -211,9 +211,9 @@ class Attempts:
     def _block(
         self, life: Lifecycle, trial: Trial, event: BlockScored
     ) -> tuple[Trial | None, int]:
-        fault = self._sheet.fault(event)
+        fault = self._required.fault(event)
         if fault is not None:
-            self._crew.cancel(trial.number, trial.attempt)
+            self._dispatcher.cancel(trial.number, trial.attempt)
             return self._failed(life, trial, fault), 0
         self._store.record_block(
             self._lease, trial.number, trial.attempt, event.block, event.outcomes
@@ -227,7 +227,7 @@ class Attempts:
 
     def _done(self, life: Lifecycle, trial: Trial, event: AttemptDone) -> Trial | None:
         known = self._known[trial.number]
-        if missing := self._sheet.missing(known):
+        if missing := self._required.missing(known):
             failure = Failure(
                 Cause.ENGINE,
                 Blame.MACHINE,

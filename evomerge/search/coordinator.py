@@ -13,10 +13,10 @@ import logging
 
 from evomerge.core.work import Pool
 from evomerge.errors import StaleAttemptError, StoreError, StoreUnreachableError
-from evomerge.search.crew import Crew
+from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.outage import Outage, Patience
 from evomerge.search.plan import Plan
-from evomerge.search.tenure import Observer, Tenure
+from evomerge.search.study_run import Observer, StudyRun
 from evomerge.store.base import Owner, Store
 
 _log = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ class Coordinator:
     ) -> None:
         self._plan = plan
         self._store = store
-        self._crew = Crew(pool)
+        self._dispatcher = Dispatcher(pool)
         self._owner = owner
         self._observer = observer or (lambda progress: None)
         self._outage = Outage(plan.name, patience or Patience())
-        self._tenure: Tenure | None = None
+        self._tenure: StudyRun | None = None
 
     def run(self) -> str:
         """Search until the budget is used, and say what ended it.
@@ -65,7 +65,7 @@ class Coordinator:
                     self._outage.wait(error)
         finally:
             try:
-                self._crew.close()
+                self._dispatcher.close()
             finally:
                 self._leave()
 
@@ -73,8 +73,8 @@ class Coordinator:
         study = self._store.study(self._plan.name)
         lease = self._store.lease(study.id, self._owner, LEASE_TTL_S)
         self._outage.over()
-        self._tenure = Tenure(
-            self._plan, self._store, self._crew, study, lease, self._observer
+        self._tenure = StudyRun(
+            self._plan, self._store, self._dispatcher, study, lease, self._observer
         )
         return self._tenure.search()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.checkpoints import Model, compatibility, remarks
-from evomerge.checkpoints.layer_types import LayerType
+from evomerge.checkpoints.configs.layer_types import LayerType
 from evomerge.checkpoints.tokenizer_notes import tokenizer_notes
-from evomerge.core.recipe import Recipe, Slot
+from evomerge.core.recipes.recipe import Recipe, Slot
 from evomerge.errors import CheckpointError
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 
 def refuse_misfits(

@@ -10,10 +10,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
-from evomerge.checkpoints.meanings import KINDS
-from evomerge.core.recipe import Input, Nested, Recipe, Transformed, contents
+from evomerge.checkpoints.configs.meanings import KINDS
+from evomerge.core.recipes.recipe import Input, Nested, Recipe, Transformed, contents
 from evomerge.errors import Problem, RecipeError, SpecError
-from evomerge.specs.base import Allowed, Name
 from evomerge.specs.mergekit import (
     Profile,
     is_mergekit,
@@ -21,10 +20,14 @@ from evomerge.specs.mergekit import (
     read_documents_of,
 )
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
-from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.planned import Setting
-from evomerge.specs.planner import plan_space
-from evomerge.specs.problems import validate
+from evomerge.specs.planning.planned import Setting
+from evomerge.specs.planning.planner import plan_space
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.spec import Allowed, Name
+from evomerge.specs.reading.validation import validate
+from evomerge.specs.reading.yamlfile import read_documents
+from evomerge.specs.schema.space import MergeSpec
+from evomerge.specs.schema.study import Dtype
 from evomerge.specs.sources import (
     common_layers,
     folders_of,
@@ -32,11 +35,8 @@ from evomerge.specs.sources import (
     kept_dtype,
     open_sources,
 )
-from evomerge.specs.space import MergeSpec
 from evomerge.specs.stacks import read_stack
-from evomerge.specs.study import Dtype
 from evomerge.specs.vocabulary import Vocabulary, check_source, settle
-from evomerge.specs.yamlfile import read_documents
 
 
 class RecipeSpec(MergeSpec):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Recipe, Slot, Transformed
+from evomerge.core.recipes.recipe import Recipe, Slot, Transformed
 from evomerge.specs.sources import whereabouts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import Input, Recipe
+from evomerge.core.recipes.recipe import Input, Recipe
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Point

@@ -12,10 +12,11 @@ from evomerge.checkpoints import (
     hub,
     read_model,
 )
-from evomerge.checkpoints.adapter import Adapter, fold, read_adapter
-from evomerge.core.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
+from evomerge.checkpoints.adapted import fold
+from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
+from evomerge.core.recipes.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 UNKNOWN_LAYERS = 128
 """Layers assumed where no source can be read: enough to find other mistakes."""

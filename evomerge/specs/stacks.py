@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.foldable import writers
-from evomerge.core.recipe import Recipe
-from evomerge.core.stacks import (
+from evomerge.core.flow.stacks import (
     Frame,
     Layer,
     Run,
@@ -21,18 +20,19 @@ from evomerge.core.stacks import (
     switch,
     upscale,
 )
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import RecipeError, SpecError
-from evomerge.specs.base import Allowed, Name, Positive, Spec
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
-from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.problems import validate
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.spec import Allowed, Name, Positive, Spec
+from evomerge.specs.reading.validation import validate
+from evomerge.specs.schema.study import Dtype
 from evomerge.specs.sources import (
     input_of,
     kept_dtype,
     open_sources,
 )
-from evomerge.specs.study import Dtype
 
 _Index = Annotated[int, Field(ge=0)]
 

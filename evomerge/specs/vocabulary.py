@@ -12,13 +12,19 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from evomerge.checkpoints import Model
-from evomerge.checkpoints.alignment import TRANSFORM, Missing, Plan, align, rows_of
-from evomerge.core.recipe import Input, Transformed
+from evomerge.checkpoints.alignment import (
+    TRANSFORM,
+    Missing,
+    Plan,
+    align,
+    rows_of,
+)
+from evomerge.core.recipes.recipe import Input, Transformed
 from evomerge.errors import CheckpointError
-from evomerge.specs.base import Positive, Spec
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.spec import Positive, Spec
 from evomerge.specs.sources import (
     input_of,
 )

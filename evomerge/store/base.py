@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.store.values import (
     Artifact,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from evomerge.store.leases import check_lease
-from evomerge.store.schema import (
+from evomerge.store.tables.schema import (
     artifact,
     attempt,
     event,

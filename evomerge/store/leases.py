@@ -15,11 +15,11 @@ from evomerge.errors import (
     StudyLockedError,
     StudyNotFoundError,
 )
-from evomerge.store import rows
 from evomerge.store.clock import NOW
-from evomerge.store.decoding import count
 from evomerge.store.owner import host_name, is_alive
-from evomerge.store.schema import study
+from evomerge.store.tables import rows
+from evomerge.store.tables.decoding import count
+from evomerge.store.tables.schema import study
 from evomerge.store.values import Lease, Owner
 
 _FREE: dict[str, Any] = {

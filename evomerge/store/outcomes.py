@@ -15,12 +15,12 @@ from functools import lru_cache
 import sqlalchemy as sa
 
 from evomerge.core.digest import digest
-from evomerge.core.protocol import BlockKey, Outcome
+from evomerge.core.scoring_protocol import BlockKey, Outcome
 from evomerge.errors import StoreError
-from evomerge.store import rows
 from evomerge.store.clock import NOW
-from evomerge.store.prepared import Prepared
-from evomerge.store.schema import manifest, outcome_block, recipe, study, task
+from evomerge.store.tables import rows
+from evomerge.store.tables.prepared import Prepared
+from evomerge.store.tables.schema import manifest, outcome_block, recipe, study, task
 from evomerge.store.trials import check_running
 from evomerge.store.values import Lease
 

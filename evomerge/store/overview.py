@@ -7,10 +7,10 @@ from collections import defaultdict
 import sqlalchemy as sa
 
 from evomerge.core.trial import TrialState
-from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.owner import host_name, is_alive
-from evomerge.store.schema import outcome_block, study, trial
+from evomerge.store.tables import rows
+from evomerge.store.tables.schema import outcome_block, study, trial
 from evomerge.store.values import Holder, Overview, Size, Usage
 
 

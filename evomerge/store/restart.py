@@ -13,11 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from evomerge.errors import StoreError
-from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.deletion import forget_unnamed
 from evomerge.store.leases import change, check_lease
-from evomerge.store.schema import (
+from evomerge.store.studies import tasks_of
+from evomerge.store.tables import rows
+from evomerge.store.tables.schema import (
     artifact,
     attempt,
     event,
@@ -25,7 +26,6 @@ from evomerge.store.schema import (
     study,
     trial,
 )
-from evomerge.store.studies import tasks_of
 from evomerge.store.values import Lease
 
 _PARTS = (artifact, event, attempt, trial, generation)

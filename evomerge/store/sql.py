@@ -12,21 +12,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from evomerge.core.protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.errors import StudyLockedError
-from evomerge.store import generations, leases, rows, studies, trials
+from evomerge.store import generations, leases, studies, trials
 from evomerge.store import outcomes as known
-from evomerge.store.absent import insert_absent
-from evomerge.store.audit import audit
+from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
 from evomerge.store.clock import NOW
-from evomerge.store.database import Database
+from evomerge.store.databases.database import Database
 from evomerge.store.deletion import delete, deletion
 from evomerge.store.overview import overview, size
 from evomerge.store.restart import restart
-from evomerge.store.schema import artifact, event
+from evomerge.store.tables import rows
+from evomerge.store.tables.absent import insert_absent
+from evomerge.store.tables.schema import artifact, event
 from evomerge.store.values import (
     Artifact,
     Attempt,

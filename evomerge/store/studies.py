@@ -12,18 +12,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from evomerge.core.protocol import Protocol, TaskDescription
+from evomerge.core.scoring_protocol import ScoringProtocol, TaskDescription
 from evomerge.errors import (
     StoreError,
     StudyExistsError,
     StudyNotFoundError,
 )
-from evomerge.store import rows
-from evomerge.store.absent import insert_absent
 from evomerge.store.clock import NOW
-from evomerge.store.decoding import count, mapping
 from evomerge.store.leases import check_lease
-from evomerge.store.schema import generation, manifest, protocol, study, task, trial
+from evomerge.store.tables import rows
+from evomerge.store.tables.absent import insert_absent
+from evomerge.store.tables.decoding import count, mapping
+from evomerge.store.tables.schema import (
+    generation,
+    manifest,
+    protocol,
+    study,
+    task,
+    trial,
+)
 from evomerge.store.values import Lease, StoredStudy, Usage
 
 _MAX_NAME = 200
@@ -150,7 +157,7 @@ def tasks_of(connection: sa.Connection, study_id: int) -> list[TaskDescription] 
     return [
         TaskDescription(
             manifest=rows.manifest_of(row.body),
-            protocol=Protocol(row.task, mapping("A protocol", row.settings)),
+            protocol=ScoringProtocol(row.task, mapping("A protocol", row.settings)),
             metrics=rows.metrics_of(row.metrics),
         )
         for row in found

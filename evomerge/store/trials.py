@@ -13,12 +13,12 @@ import sqlalchemy as sa
 
 from evomerge.core.trial import Blame, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
-from evomerge.store import rows
 from evomerge.store.clock import NOW
 from evomerge.store.leases import check_lease, refuse_stale
-from evomerge.store.prepared import Prepared
-from evomerge.store.schema import attempt as attempts
-from evomerge.store.schema import recipe, study, trial
+from evomerge.store.tables import rows
+from evomerge.store.tables.prepared import Prepared
+from evomerge.store.tables.schema import attempt as attempts
+from evomerge.store.tables.schema import recipe, study, trial
 from evomerge.store.values import AttemptEnd, Ending, Lease
 
 # Statements of the hot path are built once; building costs more than running.

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.core.space import SearchSpace
+from evomerge.strategies.ask_tell_guard import AskTellGuard
 from evomerge.strategies.base import Proposal, Told, scope
-from evomerge.strategies.turns import Turns
 
 
 class RandomStrategy:
     """Points drawn uniformly, each a function of (seed, generation, index) alone."""
 
     def __init__(
-        self, space: SearchSpace, turns: Turns, *, generation_size: int, seed: int
+        self,
+        space: SearchSpace,
+        turns: AskTellGuard,
+        *,
+        generation_size: int,
+        seed: int,
     ) -> None:
         self._space = space
         self._turns = turns

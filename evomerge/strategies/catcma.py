@@ -17,10 +17,10 @@ import numpy.typing as npt
 from cmaes import CatCMAwM, COMOCatCMAwM
 
 from evomerge.core.space import SearchSpace
+from evomerge.strategies.ask_tell_guard import AskTellGuard
 from evomerge.strategies.base import Proposal, Told, scope
 from evomerge.strategies.mixture import Mixture, Vector
 from evomerge.strategies.ranks import order, violation
-from evomerge.strategies.turns import Turns
 
 _ASK, _BEGIN, _PLACE, _TELL = range(4)  # phases: last part of a random scope
 
@@ -99,7 +99,7 @@ class CatcmaStrategy:
     def __init__(
         self,
         space: SearchSpace,
-        turns: Turns,
+        turns: AskTellGuard,
         *,
         generation_size: int,
         seed: int,
@@ -205,7 +205,7 @@ class ComocatcmaStrategy:
     def __init__(
         self,
         space: SearchSpace,
-        turns: Turns,
+        turns: AskTellGuard,
         *,
         generation_size: int,
         seed: int,

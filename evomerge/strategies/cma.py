@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.core.space import SearchSpace
+from evomerge.strategies.ask_tell_guard import AskTellGuard
 from evomerge.strategies.base import Proposal, Told, scope
 from evomerge.strategies.coordinates import Coordinates
 from evomerge.strategies.ranks import order
-from evomerge.strategies.turns import Turns
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns when matplotlib is absent
@@ -97,7 +97,7 @@ class CmaStrategy:
     def __init__(
         self,
         space: SearchSpace,
-        turns: Turns,
+        turns: AskTellGuard,
         *,
         generation_size: int,
         seed: int,

@@ -23,7 +23,7 @@ from evomerge.core.space import (
 )
 from evomerge.core.trial import Point
 from evomerge.strategies.coordinates import STEPPED_UP_TO, n_values
-from evomerge.strategies.genomes import Genetics, Genome, position
+from evomerge.strategies.genetic.genomes import Genetics, Genome, position
 
 Vector = npt.NDArray[np.float64]
 

@@ -15,11 +15,11 @@ from typing import Any
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
+from evomerge.strategies.ask_tell_guard import AskTellGuard
 from evomerge.strategies.base import Strategy
 from evomerge.strategies.coordinates import n_values
-from evomerge.strategies.kinds import KINDS
 from evomerge.strategies.options import Kind
-from evomerge.strategies.turns import Turns
+from evomerge.strategies.strategy_info import KINDS
 
 
 def generation_size(settings: StrategySettings, space: SearchSpace) -> int:
@@ -146,7 +146,7 @@ def make_strategy(
     kind = KINDS[settings.kind]
     options = {option.name: option.default for option in kind.options}
     options.update(settings.options)
-    turns = Turns(
+    turns = AskTellGuard(
         is_fold=kind.is_fold,
         n_objectives=n_objectives,
         n_constraints=n_constraints,
@@ -162,7 +162,7 @@ class _Order:
     """What a strategy is made of."""
 
     space: SearchSpace
-    turns: Turns
+    turns: AskTellGuard
     size: int
     seed: int
     options: Mapping[str, Any]
@@ -204,22 +204,22 @@ def _tpe(order: _Order) -> Strategy:
 
 
 def _nsga2(order: _Order) -> Strategy:
-    from evomerge.strategies.nsga import NsgaStrategy
-    from evomerge.strategies.survival import Crowded
+    from evomerge.strategies.genetic.nsga import NsgaStrategy
+    from evomerge.strategies.genetic.survival import Crowded
 
     return NsgaStrategy(order.space, order.turns, **order.how, survival=Crowded())
 
 
 def _nsga3(order: _Order) -> Strategy:
-    from evomerge.strategies.nsga import NsgaStrategy
-    from evomerge.strategies.survival import Referenced
+    from evomerge.strategies.genetic.nsga import NsgaStrategy
+    from evomerge.strategies.genetic.survival import Referenced
 
     survival = Referenced(order.n_objectives, order.size)
     return NsgaStrategy(order.space, order.turns, **order.how, survival=survival)
 
 
 def _climb(order: _Order) -> Strategy:
-    from evomerge.strategies.climb import ClimbStrategy
+    from evomerge.strategies.genetic.hill_climb import ClimbStrategy
 
     return ClimbStrategy(order.space, order.turns, **order.how)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
 from evomerge.testing.operations import operation
 
 METHODS: Mapping[str, Operation] = {

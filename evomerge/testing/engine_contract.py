@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import EngineSettings
 from evomerge.errors import CandidateError, RequestError, WorkerError
 from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodRequest

@@ -6,7 +6,7 @@ import torch
 
 from evomerge.core.digest import Scalar
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Operation
+from evomerge.core.recipes.recipe import Operation
 
 ON_MODELS = [name for name, one in CATALOGUE.items() if one.factors_with is None]
 """Operators that merge any models; the others work on adapters."""

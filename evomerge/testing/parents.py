@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.scoring.engine import LoglikelihoodRequest
 from evomerge.testing.models import Family, tiny_model

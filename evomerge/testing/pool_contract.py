@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.core.protocol import BlockKey, ItemRole
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.scoring_protocol import BlockKey, ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.work import (
     Assignment,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.core.recipe import VERSION, Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import VERSION, Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.space import Blueprint, FloatAxis, SearchSpace
 from evomerge.core.study import (
     Budget,
@@ -18,7 +19,6 @@ from evomerge.core.study import (
     StrategySettings,
 )
 from evomerge.core.trial import Point
-from evomerge.core.whole import passthrough
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.plan import Plan

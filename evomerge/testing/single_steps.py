@@ -6,10 +6,14 @@ from unittest.mock import patch
 
 _WHERE = "evomerge.merging.operators"
 _DOORS = (
-    *("linear.can_fuse", "linear.can_fuse_on_device"),
-    *("consensus.can_fuse", "consensus.can_fuse_on_device"),
-    *("sparsify.can_sum", "sizes.can_read", "rows.can_read"),
-    *("sce.can_fuse", "variances.can_count"),
+    *("sums.linear.can_fuse", "sums.linear.can_fuse_on_device"),
+    *("sums.sign_election.can_fuse", "sums.sign_election.can_fuse_on_device"),
+    *(
+        "thresholds.sparsify.can_sum",
+        "thresholds.magnitude_thresholds.can_read",
+        "loops.row_ranks.can_read",
+    ),
+    *("sums.sce.can_fuse", "sums.variances.can_count"),
 )
 
 

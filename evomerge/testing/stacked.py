@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.scoring.engine import Engine, GenerateRequest
 from evomerge.testing.families import family_config, family_model, save_family

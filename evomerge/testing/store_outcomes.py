@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from evomerge.core.protocol import BlockKey, ItemRole, Outcome
+from evomerge.core.scoring_protocol import BlockKey, ItemRole, Outcome
 from evomerge.core.trial import Trial
 from evomerge.errors import StoreError
 from evomerge.store.base import Lease, Store

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from evomerge.core.digest import Scalar
-from evomerge.core.protocol import (
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.scoring_protocol import (
     BlockKey,
     Item,
     ItemRole,
     Manifest,
     Outcome,
-    Protocol,
+    ScoringProtocol,
     TaskDescription,
 )
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
 from evomerge.store.base import Ending, Lease, Owner, Store
 from evomerge.store.owner import this_process
@@ -66,7 +66,7 @@ def task(name: str = TASK, settings: object = 1) -> TaskDescription:
     ]
     report = [Item(f"{name}-r{i}", ItemRole.REPORT, 0) for i in range(BLOCK_SIZE)]
     manifest = Manifest(name, (*search, *report))
-    protocol = Protocol(name, {"way": settings, "of": name})
+    protocol = ScoringProtocol(name, {"way": settings, "of": name})
     return TaskDescription(manifest, protocol, ("acc",))
 
 

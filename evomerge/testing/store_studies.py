@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.core.protocol import Manifest, TaskDescription
+from evomerge.core.scoring_protocol import Manifest, TaskDescription
 from evomerge.core.trial import Trial
 from evomerge.errors import (
     StaleAttemptError,

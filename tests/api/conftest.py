@@ -2,9 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from evomerge.testing.commands import Commands
-from evomerge.testing.hub import LoopbackHub
+from support.commands import Commands
+from support.hub import LoopbackHub
 
 
 @pytest.fixture(scope="session")

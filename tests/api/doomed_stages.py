@@ -11,17 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
+from support.doomed import Doom, Life
+from support.steps import step_at_prepared
 
 from evomerge import api
 from evomerge.api import preparing, running, staged  # noqa: F401 - before the forks
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.work import PoolEvent
 from evomerge.errors import StoreError
-from evomerge.specs import reader  # noqa: F401
 from evomerge.store import sql  # noqa: F401
 from evomerge.strategies import catcma, cma, registry  # noqa: F401
-from evomerge.testing.doomed import Doom, Life
-from evomerge.testing.steps import step_at_prepared
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support.adapters import tiny_adapter
+from support.arc import REPO, write_arc
+from support.commands import Commands
+from support.hub import LoopbackHub
+from support.study_files import write_study
 
-from evomerge.testing.adapters import tiny_adapter
-from evomerge.testing.arc import REPO, write_arc
-from evomerge.testing.commands import Commands
-from evomerge.testing.hub import LoopbackHub
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import write_study
 
 pytestmark = pytest.mark.slow
 

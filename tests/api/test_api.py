@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.study_files import simulated_study, write_models, write_study
 
 from evomerge import api
 from evomerge.errors import (
@@ -18,7 +19,6 @@ from evomerge.errors import (
 from evomerge.search.scoreboard import Progress
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 HEAVY = ("torch", "ray", "vllm", "lm_eval", "transformers", "sqlalchemy", "numpy")
 

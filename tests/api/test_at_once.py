@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from support.databases import MakeUrl
+from support.study_files import simulated_study, write_models, write_study
 
 from evomerge import api
 from evomerge.cli.app import main
-from evomerge.testing.databases import MakeUrl
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 N_TIMES = 4
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.study_files import simulated_study, write_models, write_study
 
 import evomerge.api as api
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.errors import SpecError
 from evomerge.store.sql import open_store
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 # The models have 2 layers of 7 * 32 * 32 + 2 * 32 entries, 288 tokens and hidden 32.
 LAYER = 7 * 32 * 32 + 2 * 32

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from support.study_files import simulated_study, write_models, write_study
 
 import evomerge.api as api
 from evomerge.cli.app import app
 from evomerge.export.parents import Standing
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
+from support.study_files import write_study
 
 from evomerge import api
-from evomerge.testing.commands import Commands
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import write_study
 
 pytestmark = pytest.mark.slow
 NAMES = ("base", "a", "b", "c")

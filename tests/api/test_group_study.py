@@ -11,8 +11,8 @@ from lm_eval.tasks import TaskManager
 from evomerge import api
 from evomerge.api.resolving import setup_of
 from evomerge.scoring.engines import open_engine
+from evomerge.scoring.harness.adapter import EngineLM
 from evomerge.scoring.items import item_id
-from evomerge.scoring.lm_adapter import EngineLM
 from evomerge.store.sql import open_store
 from evomerge.testing.models import tiny_model
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import yaml
+from support.arc import REPO, write_arc
+from support.commands import Commands, Ended
+from support.hub import LoopbackHub
+from support.study_files import write_study
 
 from evomerge.checkpoints import read_model
-from evomerge.testing.arc import REPO, write_arc
-from evomerge.testing.commands import Commands, Ended
-from evomerge.testing.hub import LoopbackHub
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import write_study
 
 pytestmark = pytest.mark.slow
 

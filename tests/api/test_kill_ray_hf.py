@@ -4,12 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from evomerge.core.trial import Cause
-from evomerge.store.sql import open_store
-from evomerge.store.values import AttemptEnd
-from evomerge.testing.ray_pools import ray_here
-from evomerge.testing.real_study import (
+from support.ray_pools import ray_here
+from support.real_study import (
     Watch,
     decided,
     finish,
@@ -17,18 +13,22 @@ from evomerge.testing.real_study import (
     write_real_study,
 )
 
+from evomerge.core.trial import Cause
+from evomerge.store.sql import open_store
+from evomerge.store.values import AttemptEnd
+
 __all__ = ["ray_here"]  # a fixture
+
+N_LOCAL = 3
+N_KILLS = 5
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("ray_here")
-@pytest.mark.parametrize(
-    ("n_kills", "n_local"), [(2, 1), pytest.param(5, 3, marks=pytest.mark.long)]
-)
 def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
-    tmp_path: Path, postgres_url: str, n_kills: int, n_local: int
+    tmp_path: Path, postgres_url: str
 ) -> None:
     write_real_study(tmp_path, {"kind": "hf"}, trials=16, block_s=0.15)
     calm = f"sqlite:///{tmp_path}/calm.db"
@@ -36,9 +36,9 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
     finish(tmp_path, "run", "calm.yaml", "--in-process", "--db", calm)
     store = open_store(postgres_url)
     words = ("run", "real.yaml")
-    for life in range(n_kills):
+    for life in range(N_KILLS):
         # First on a Ray of each one's own, then on one that outlives them.
-        address = () if life < n_local else ("--address", kept_address())
+        address = () if life < N_LOCAL else ("--address", kept_address())
         where = ("--workers", "2", "--db", postgres_url, *address)
         with running(tmp_path, *words, *where, salt=2 + life) as process:
             watch = Watch(store, process)
@@ -51,12 +51,12 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
     lost = [a for a in attempts if a.end is AttemptEnd.FAULT]
     n_cut = len([a for a in attempts if a.end is AttemptEnd.INTERRUPTED])
     sys.stdout.write(
-        f"{n_kills} coordinators and {len(lost)} workers killed; {n_cut} attempts "
+        f"{N_KILLS} coordinators and {len(lost)} workers killed; {n_cut} attempts "
         "interrupted\n"
     )
-    assert len(lost) == n_kills
+    assert len(lost) == N_KILLS
     assert {attempt.cause for attempt in lost} == {Cause.WORKER_LOST}
-    assert n_cut >= n_kills
+    assert n_cut >= N_KILLS
     assert not store.check()
     store.close()
     assert decided(postgres_url) == decided(calm)

@@ -1,19 +1,19 @@
-"""The real thing killed: Ray, vLLM, lm-eval, SQLite, and SIGKILL in a generation."""
+"""The real thing killed: Ray, vLLM, lm-eval, PostgreSQL, SIGKILL in a generation."""
 
 from pathlib import Path
 
 import pytest
-
-from evomerge.core.trial import Cause, Record, TrialState
-from evomerge.store.base import Store
-from evomerge.store.sql import open_store
-from evomerge.testing.real_study import (
+from support.real_study import (
     Watch,
     decided,
     finish,
     running,
     write_real_study,
 )
+
+from evomerge.core.trial import Cause, Record, TrialState
+from evomerge.store.base import Store
+from evomerge.store.sql import open_store
 
 ENGINE = {"kind": "vllm", "max_model_len": 64, "max_num_seqs": 16}
 
@@ -22,11 +22,11 @@ ENGINE = {"kind": "vllm", "max_model_len": 64, "max_num_seqs": 16}
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_real_study_killed_in_a_generation_equals_the_undisturbed_one(
-    tmp_path: Path,
+    tmp_path: Path, postgres_url: str
 ) -> None:
     write_real_study(tmp_path, ENGINE, trials=8, block_s=0.1)
-    calm, killed = (f"sqlite:///{tmp_path}/{name}.db" for name in ("calm", "killed"))
-    # Undisturbed, and in one process: the pool must not matter either.
+    calm, killed = f"sqlite:///{tmp_path}/calm.db", postgres_url
+    # Undisturbed, in one process, and in a database of the other kind.
     finish(tmp_path, "run", "calm.yaml", "--in-process", "--db", calm)
     store = open_store(killed)
     where = ("--workers", "1", "--db", killed)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.contents import NOTHING, contents, verdict
+from support.doomed import Life
+from support.study_files import staged_study, write_models, write_study
 
 from evomerge import api
-from evomerge.testing.contents import NOTHING, contents, verdict
-from evomerge.testing.doomed import Life
 from evomerge.testing.forks import ForkServer
 from evomerge.testing.postgres import running
-from evomerge.testing.study_files import staged_study, write_models, write_study
 
 SCRIPT = Path(__file__).with_name("doomed_stages.py")
 STAGES = ("two.ps", "two.joint")

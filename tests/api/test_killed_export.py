@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.study_files import simulated_study, write_models, write_study
 
 from evomerge import api
 from evomerge.scoring.evaluator import Evaluator
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.scaled import scaling
+from support.study_files import simulated_study, write_models, write_study
 
 import evomerge.api as api
 from evomerge.api.reading import REPORT_OPENED
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.errors import RecipeError
 from evomerge.store.sql import open_store
-from evomerge.testing.scaled import scaling
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 LAYERS = (("math", 0), ("ja", 1), ("math", 1), ("math", 1), ("ja", 0))
 SCALES = (1.0, 1.4, 0.7, 0.7, 1.2)

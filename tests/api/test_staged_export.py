@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from support.study_files import staged_study, write_study
 
 from evomerge import api
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Nested, Recipe
+from evomerge.core.recipes.recipe import Checkpoint, Nested, Recipe
 from evomerge.merging.materialise import materialise
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.store.sql import open_store
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import staged_study, write_study
 
 NAMES = ("base", "math", "ja")
 

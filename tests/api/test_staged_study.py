@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from evomerge import api
-from evomerge.core.recipe import Nested
-from evomerge.errors import StageError, StudyExistsError, StudyLockedError
-from evomerge.store.base import Owner, Store
-from evomerge.store.sql import open_store
-from evomerge.testing.study_files import (
+from support.study_files import (
     simulated_study,
     staged_study,
     write_models,
     write_study,
 )
+
+from evomerge import api
+from evomerge.core.recipes.recipe import Nested
+from evomerge.errors import StageError, StudyExistsError, StudyLockedError
+from evomerge.store.base import Owner, Store
+from evomerge.store.sql import open_store
 
 
 @pytest.fixture(scope="module")

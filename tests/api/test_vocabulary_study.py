@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from support.commands import Commands
+from support.real_study import SUMS_TASK
+from support.study_files import write_study
+from support.vocabularies import add_tokens, permute
 
 from evomerge.checkpoints import read_model
-from evomerge.testing.commands import Commands
 from evomerge.testing.models import tiny_model
-from evomerge.testing.real_study import SUMS_TASK
-from evomerge.testing.study_files import write_study
-from evomerge.testing.vocabularies import add_tokens, permute
 
 pytestmark = pytest.mark.slow
 

@@ -17,25 +17,28 @@ SMALL = ("--parameters", "1e6", "--experts", "2", "--methods", TA, "linear")
 QUICK = ("--seconds", "0", "--copy-mb", "16", "--threads", "1", "--no-mergekit")
 
 
-@pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), *SMALL, *QUICK, "--json"]
+def report(part: str) -> dict[str, Any]:
+    words = [*SMALL, *QUICK, "--part", part, "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_merge_from_disk_to_disk_is_timed_and_its_memory_watched(
-    report: dict[str, Any],
-) -> None:
-    rows = [row for row in report["disk"] if row["device"] == "cpu"]
+def test_a_merge_from_disk_to_disk_is_timed_and_its_memory_watched() -> None:
+    found = report("disk")
+    rows = [row for row in found["disk"] if row["device"] == "cpu"]
     assert [row["method"] for row in rows] == [TA, TA, "linear"]
     tiny, *real = rows
-    assert tiny["parameters"] < report["facts"]["parameters"]
+    assert tiny["parameters"] < found["facts"]["parameters"]
     for row in real:
         cost = row["evomerge"]
         assert cost["seconds"] > 0.0
@@ -46,12 +49,11 @@ def test_a_merge_from_disk_to_disk_is_timed_and_its_memory_watched(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_floor_is_every_source_read_and_the_result_written(
-    report: dict[str, Any],
-) -> None:
-    rows = [row for row in report["loop"] if row["device"] == "cpu"]
+def test_the_floor_is_every_source_read_and_the_result_written() -> None:
+    found = report("loop")
+    rows = [row for row in found["loop"] if row["device"] == "cpu"]
     moved = {row["method"]: row["floor"] * row["bandwidth"] for row in rows}
-    checkpoint = 2 * report["facts"]["parameters"]
+    checkpoint = 2 * found["facts"]["parameters"]
     # Two experts, the base where there is one, and the result.
     assert moved == pytest.approx({TA: 4 * checkpoint, "linear": 3 * checkpoint})
     assert all(row["evomerge"] > 0.0 for row in rows)

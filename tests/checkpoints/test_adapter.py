@@ -6,11 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-
-from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import fold, read_adapter
-from evomerge.errors import CheckpointError
-from evomerge.testing.adapters import (
+from support.adapters import (
     CONFIG,
     WEIGHTS,
     WRAPPER,
@@ -19,6 +15,11 @@ from evomerge.testing.adapters import (
     tiny_adapter,
     write_adapter,
 )
+
+from evomerge.checkpoints import read_model
+from evomerge.checkpoints.adapted import fold
+from evomerge.checkpoints.adapters.adapter import read_adapter
+from evomerge.errors import CheckpointError
 from evomerge.testing.models import tiny_model
 
 PART = "model.layers.0.self_attn.q_proj.lora_"

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tokenizers import KINDS, TEXTS, tokenizer_json
 from tokenizers import Tokenizer
 
-from evomerge.checkpoints.canonical import canonical, pairs
-from evomerge.testing.tokenizers import KINDS, TEXTS, tokenizer_json
+from evomerge.checkpoints.tokenizers.canonical_form import canonical, pairs
 
 Data = dict[str, Any]
 Edit = Callable[[Data], None]

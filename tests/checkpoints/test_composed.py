@@ -7,10 +7,10 @@ import pytest
 
 from evomerge.checkpoints import Model, read_model
 from evomerge.checkpoints.composed import composed
-from evomerge.core.recipe import Checkpoint, Input, Nested, Recipe, Slot
-from evomerge.core.stacks import copied
+from evomerge.core.flow.stacks import copied
+from evomerge.core.recipes.recipe import Checkpoint, Input, Nested, Recipe, Slot
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.testing.families import family_config, family_model, save_family
 
 Steps = Sequence[tuple[str, int]]

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.vocabularies import add_tokens
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.alignment import Plan
 from evomerge.checkpoints.costs import facts_of, lookup_among
 from evomerge.core.cost import Costs
-from evomerge.core.recipe import Checkpoint
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint
+from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CheckpointError
 from evomerge.specs.vocabulary import brought
 from evomerge.testing.families import family_config, family_model, save_family
 from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import add_tokens
 
 
 def costs_of(folder: Path) -> Costs:
@@ -112,8 +112,8 @@ def test_layers_look_back_as_far_as_their_window(tmp_path: Path) -> None:
 def test_a_model_brought_to_another_vocabulary_has_its_rows(
     tmp_path: Path, tied: bool
 ) -> None:
+    from evomerge.merging.output.writer import write_model
     from evomerge.merging.sources import Sources
-    from evomerge.merging.writer import write_model
 
     models = {}
     for seed, name in enumerate("ab"):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.adapters import tiny_adapter
 
 from evomerge.checkpoints import read_header, read_model
-from evomerge.checkpoints.adapter import read_adapter
+from evomerge.checkpoints.adapters.adapter import read_adapter
 from evomerge.checkpoints.documents import (
     MAX_CONTAINERS,
     MAX_DEPTH,
@@ -18,7 +19,6 @@ from evomerge.checkpoints.documents import (
     read_bytes,
 )
 from evomerge.errors import CheckpointError
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
 
 

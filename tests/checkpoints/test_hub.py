@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from support.hub import LoopbackHub
 
 from evomerge.checkpoints import hub, read_model
 from evomerge.errors import CheckpointError, HubError
-from evomerge.testing.hub import LoopbackHub
 from evomerge.testing.models import tiny_model
 
 SECRET = "hf_thisisasecret"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.checkpoints import LayerType, restacked
-from evomerge.checkpoints.layer_types import read_layer_types
+from evomerge.checkpoints.configs.layer_types import read_layer_types
 from evomerge.errors import CheckpointError
 
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from evomerge.checkpoints import BUFFER, Layout, Place, TensorInfo
 from evomerge.checkpoints.header import ElementTypeError
-from evomerge.checkpoints.layout import read_layout
-from evomerge.checkpoints.sizes import Sizes
-from evomerge.core.catalogue import ROLES
+from evomerge.checkpoints.layers.layout import read_layout
+from evomerge.checkpoints.layers.sizes import Sizes
+from evomerge.core.operators.catalogue import ROLES
 from evomerge.errors import CheckpointError
 
 SIZES = Sizes("llama", hidden=32, heads=4, key_value_heads=2, head=8, experts=6)

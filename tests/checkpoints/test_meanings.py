@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from evomerge.checkpoints import compatibility, read_model, remarks
-from evomerge.checkpoints.families import FILE, family_of
-from evomerge.checkpoints.layer_types import read_layer_types, windows
-from evomerge.checkpoints.meanings import KINDS, Kind, Meaning, differences
+from evomerge.checkpoints.configs.families import FILE, family_of
+from evomerge.checkpoints.configs.layer_types import read_layer_types, windows
+from evomerge.checkpoints.configs.meanings import KINDS, Kind, Meaning, differences
 from evomerge.testing.models import tiny_model
 
 N = 12
@@ -286,7 +286,7 @@ def test_heads_of_a_default_size_are_compared_where_shapes_cannot_tell(
 
 
 def test_what_is_known_of_families_is_what_transformers_has() -> None:
-    from evomerge.testing.config_defaults import text
+    from support.config_defaults import text
 
     assert FILE.read_text(encoding="utf-8") == text(), "make defaults"
     assert FILE.stat().st_size < 80_000

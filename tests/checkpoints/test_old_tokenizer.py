@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.tokenizers import TEXTS, tokenizer_json
 from tokenizers import Tokenizer
 
-from evomerge.checkpoints.old_tokenizer import converted
-from evomerge.checkpoints.tokenizer import TokenizerFacts, read_tokenizer
-from evomerge.checkpoints.vocabulary import read_vocabulary
+from evomerge.checkpoints.tokenizers.conversion import converted
+from evomerge.checkpoints.tokenizers.tokenizer import TokenizerFacts, read_tokenizer
+from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
 from evomerge.errors import CheckpointError
-from evomerge.testing.tokenizers import TEXTS, tokenizer_json
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "llama3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},

@@ -7,6 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.vocabularies import (
+    add_tokens,
+    permute,
+    read_tokenizer,
+    train_tokenizer,
+    write_tokenizer_json,
+)
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -18,17 +25,10 @@ from tokenizers import (
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.alignment import ABSENT, Plan, align
-from evomerge.checkpoints.union import unite
-from evomerge.checkpoints.vocabulary import Vocabulary, read_vocabulary
+from evomerge.checkpoints.tokenizers.tokens import Vocabulary, read_vocabulary
+from evomerge.checkpoints.tokenizers.union import unite
 from evomerge.errors import CheckpointError
 from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import (
-    add_tokens,
-    permute,
-    read_tokenizer,
-    train_tokenizer,
-    write_tokenizer_json,
-)
 
 CATS = ["the cat sat on the mat and the other cat sat on that hat", "cats and hats"] * 3
 SUMS = ["twelve and twenty give thirty two", "seventy seven less eleven"] * 3

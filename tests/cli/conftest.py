@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.study_files import simulated_study, write_models, write_study
 
 from evomerge import api
 from evomerge.cli.app import main
-from evomerge.testing.study_files import simulated_study, write_models, write_study
 
 
 @dataclass(frozen=True)

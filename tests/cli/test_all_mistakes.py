@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from evomerge.testing.study_files import simulated_study, write_study
+from support.study_files import simulated_study, write_study
 
 LETTERS = {
     "dataset_path": "json",

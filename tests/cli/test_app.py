@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 import pytest
+from support.study_files import simulated_study, write_study
 
 from evomerge.cli import studies
 from evomerge.cli.app import app
 from evomerge.store.sql import open_store
-from evomerge.testing.study_files import simulated_study, write_study
 
 SECRET = "hunter2"
 

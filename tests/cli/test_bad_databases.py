@@ -11,14 +11,14 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 import sqlalchemy as sa
+from support.searched import by_hand, contents
+from support.study_files import simulated_study, write_study
 
 from evomerge.errors import SchemaError, StoreError, StoreUnreachableError
-from evomerge.store import mounts
+from evomerge.store.databases import mounts
 from evomerge.store.sql import open_store
 from evomerge.testing.postgres import Server, beside, make_database, running
-from evomerge.testing.searched import by_hand, contents
 from evomerge.testing.store_samples import ELSEWHERE
-from evomerge.testing.study_files import simulated_study, write_study
 
 SECRETS = ("hunter2", "hun@ter:2/x%41y", "hun?ter#2 é")
 READING = (("studies",), ("status", "small"), ("db", "check"), ("resume", "small"))
@@ -246,7 +246,7 @@ def test_a_read_only_file_is_told(searched_file: Path) -> None:
     program = (
         # Read while it may be: the libraries may lie where only root looks.
         "import os, evomerge.cli.app, evomerge.cli.databases, evomerge.cli.tables\n"
-        "import evomerge.api, evomerge.store.sql, evomerge.store.sqlite\n"
+        "import evomerge.api, evomerge.store.sql, evomerge.store.databases.sqlite\n"
         f"if os.geteuid() == 0: os.setuid(65534)\n{MAIN}"
     )
     with tempfile.TemporaryDirectory() as folder:

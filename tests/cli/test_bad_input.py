@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.study_files import simulated_study, write_study
 
 from evomerge.store.base import Owner
 from evomerge.store.sql import open_store
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import simulated_study, write_study
 
 READING = ("check", "run")
 Space = namedtuple("Space", "total used free")

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapters import tiny_adapter
+from support.study_files import NAMES
 
 from evomerge.merging import memory
 from evomerge.merging.sources import Sources
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import NAMES
 
 WEIGHTS = "model.safetensors"
 NORM = "model.norm.weight"

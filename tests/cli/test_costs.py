@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from evomerge.testing.study_files import simulated_study, write_study
+from support.study_files import simulated_study, write_study
 
 
 @pytest.fixture

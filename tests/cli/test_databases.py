@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.searched import EVENTFUL, ask, by_hand, contents, search_small
 
 from evomerge.cli import databases
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.searched import EVENTFUL, ask, by_hand, contents, search_small
 from evomerge.testing.store_samples import ELSEWHERE
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "databases"

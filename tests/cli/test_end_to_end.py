@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.study_files import write_study
 
 from evomerge import api
-from evomerge.testing.study_files import write_study
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from evomerge.testing.commands import Commands
-from evomerge.testing.study_files import simulated_study, write_study
+from support.commands import Commands
+from support.study_files import simulated_study, write_study
 
 pytestmark = pytest.mark.slow
 

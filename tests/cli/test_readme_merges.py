@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.adapters import tiny_adapter
+from support.study_files import NAMES
 
 from evomerge.checkpoints import read_model
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
-from evomerge.testing.study_files import NAMES
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("\n## Merging without a search\n")[2].partition("\n## ")[0]

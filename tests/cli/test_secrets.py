@@ -6,9 +6,9 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.study_files import simulated_study, write_study
 
 from evomerge.cli.app import app
-from evomerge.testing.study_files import simulated_study, write_study
 
 MARKS = ("Zq7", "xJ4")
 secrets = st.text("@/:%?#&='\"\\ é1", max_size=8).map(lambda text: text.join(MARKS))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.ray_pools import ray_here, ray_pool
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget
@@ -16,7 +17,6 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.pool_contract import MakePool, PoolContract, until, work
-from evomerge.testing.ray_pools import ray_here, ray_pool
 from evomerge.testing.search import SmallStudy
 
 __all__ = ["ray_here"]  # a fixture

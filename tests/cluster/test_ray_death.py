@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ray_pools import ray_pool
 
 from evomerge.cluster.leftovers import _processes_of
 from evomerge.cluster.ray_connection import Placement, RayConnection
 from evomerge.core.work import WorkerLost, WorkerReady
 from evomerge.testing.pool_contract import until, work
-from evomerge.testing.ray_pools import ray_pool
 from evomerge.testing.search import SmallStudy
 
 pytestmark = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ray_pools import ray_here, ray_pool
 
 from evomerge import api
 from evomerge.cluster.ray_connection import Placement
@@ -20,14 +21,13 @@ from evomerge.core.work import (
     WorkerReady,
     WorkerSetup,
 )
-from evomerge.scoring.landscape import uniform
+from evomerge.scoring.simulated.landscape import uniform
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.scoreboard import Progress
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.pool_contract import until
-from evomerge.testing.ray_pools import ray_here, ray_pool
 from evomerge.testing.search import SmallStudy, decided
 
 __all__ = ["ray_here"]  # a fixture

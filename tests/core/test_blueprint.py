@@ -11,8 +11,8 @@ from evomerge.core.blueprint import (
     OperatorPlan,
     Schedule,
 )
-from evomerge.core.catalogue import ROLES
-from evomerge.core.recipe import Checkpoint, Recipe
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.core.roles import for_role
 from evomerge.errors import SpaceError
 

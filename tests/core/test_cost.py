@@ -13,7 +13,14 @@ from evomerge.core.cost import (
     wanted_costs,
     without_costs,
 )
-from evomerge.core.recipe import Checkpoint, Input, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import (
+    Checkpoint,
+    Input,
+    Nested,
+    Operation,
+    Recipe,
+    Slot,
+)
 from evomerge.core.study import Constraint, Direction, Measure, Objective
 from evomerge.errors import RecipeError
 

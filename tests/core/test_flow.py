@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from support.flows import blueprint_of, flows, space_of
+from support.points import all_points
 
 from evomerge.core.flow.blueprint import Flow
 from evomerge.core.flow.scales import Matrix, Scales, Scaling
-from evomerge.core.flow.stock import Step, Stock
-from evomerge.core.size import n_points
-from evomerge.core.whole import passthrough
-from evomerge.testing.flows import blueprint_of, flows, space_of
-from evomerge.testing.points import all_points
+from evomerge.core.flow.size import n_points
+from evomerge.core.flow.stock import LayerPool, Step
+from evomerge.core.recipes.whole import passthrough
 
-Drawn = tuple[Stock, Flow]
+Drawn = tuple[LayerPool, Flow]
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -130,4 +130,4 @@ def test_a_scale_next_to_one_is_one() -> None:
 
 def test_the_first_source_must_fit_the_bounds() -> None:
     with pytest.raises(ValueError, match="4 layers of 'a'"):
-        Stock((("a", 4), ("b", 4)), 5, 8)
+        LayerPool((("a", 4), ("b", 4)), 5, 8)

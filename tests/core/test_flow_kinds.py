@@ -1,19 +1,20 @@
 """What single kinds of data flow do, in examples."""
 
+from support.flows import space_of
+
 from evomerge.core.flow.blueprint import Flow
 from evomerge.core.flow.donors import Donors
 from evomerge.core.flow.edits import Edits
 from evomerge.core.flow.gates import Gates
 from evomerge.core.flow.scales import Scales, Scaling
 from evomerge.core.flow.slices import Slices
-from evomerge.core.flow.stock import Stock
+from evomerge.core.flow.stock import LayerPool
 from evomerge.core.flow.switches import Switches
 from evomerge.core.space import AllOf, Condition
 from evomerge.core.trial import Point
-from evomerge.testing.flows import space_of
 
-AB = Stock((("a", 4), ("b", 4)), 1, 8)
-EVEN = Stock((("a", 4), ("b", 4)), 4, 4)
+AB = LayerPool((("a", 4), ("b", 4)), 1, 8)
+EVEN = LayerPool((("a", 4), ("b", 4)), 4, 4)
 
 
 def names(flow: Flow, changes: Point) -> str:
@@ -33,14 +34,14 @@ def test_a_repeated_series_runs_layers_again() -> None:
 
 
 def test_gates_without_pins_may_do_without_the_first_source() -> None:
-    flow = Gates(Stock((("a", 2), ("b", 2)), 1, 4, pinned=False))
+    flow = Gates(LayerPool((("a", 2), ("b", 2)), 1, 4, pinned=False))
     off = {"gate.a.0": 0, "gate.a.1": 0}
     assert names(flow, {**off, "gate.b.1": 1}) == "b1"
     assert names(flow, off) == "a0"
 
 
 def test_gates_are_opened_or_closed_to_keep_the_bounds() -> None:
-    flow = Gates(Stock((("a", 4), ("b", 4)), 4, 5))
+    flow = Gates(LayerPool((("a", 4), ("b", 4)), 4, 5))
     on = {f"gate.b.{i}": 1 for i in range(4)}
     assert names(flow, on) == "a0 a1 a2 b0 a3"
     assert names(flow, {"gate.a.1": 0, "gate.a.2": 0, "gate.b.2": 1}) == "a0 a1 b2 a3"
@@ -100,14 +101,14 @@ def test_a_swapped_layer_is_repeated_as_it_became() -> None:
 
 
 def test_the_last_edits_are_left_out_where_the_bounds_are_broken() -> None:
-    flow = Edits(Stock((("a", 4), ("b", 4)), 3, 4), 2)
+    flow = Edits(LayerPool((("a", 4), ("b", 4)), 3, 4), 2)
     skips = {"edit.0.kind": "skip", "edit.0.at": 1}
     skips |= {"edit.1.kind": "skip", "edit.1.at": 2}
     assert names(flow, skips) == "a0 a2 a3"
 
 
 def test_sources_of_other_depths_have_axes_of_their_own() -> None:
-    flow = Edits(Stock((("a", 4), ("b", 4), ("c", 2)), 1, 8), 1)
+    flow = Edits(LayerPool((("a", 4), ("b", 4), ("c", 2)), 1, 8), 1)
     axes = {axis.name: axis for axis in space_of(flow).axes}
     assert axes["edit.0.layer.of4"].when == Condition("edit.0.source", ("a", "b"))
     assert axes["edit.0.layer.of2"].when == Condition("edit.0.source", ("c",))
@@ -126,7 +127,7 @@ def test_a_change_of_donor_has_a_scale_of_its_own() -> None:
 
 
 def test_switches_are_taken_in_order_of_depth() -> None:
-    flow = Switches(Stock((("a", 6), ("b", 6)), 6, 6), 2)
+    flow = Switches(LayerPool((("a", 6), ("b", 6)), 6, 6), 2)
     donors = {"donor.1": "b"}
     assert names(flow, {**donors, "switch.1": 2, "switch.2": 4}) == "a0 a1 b2 b3 a4 a5"
     assert names(flow, {**donors, "switch.1": 4, "switch.2": 2}) == "a0 a1 b2 b3 a4 a5"
@@ -140,14 +141,14 @@ def test_slices_end_with_their_source() -> None:
 
 
 def test_slices_are_cut_where_too_deep_and_replaced_where_too_shallow() -> None:
-    flow = Slices(Stock((("a", 4), ("b", 4)), 3, 5), 2)
+    flow = Slices(LayerPool((("a", 4), ("b", 4)), 3, 5), 2)
     more = {"slice.1.layers": 3, "slice.1.source": "b", "slice.1.first": 0}
     assert names(flow, more) == "a0 a1 a2 b0 a3"
     assert names(flow, {"slice.0.layers": 0}) == "a0 a1 a2 a3"
 
 
 def test_depth_up_scaling_is_a_point_of_slices() -> None:
-    flow = Slices(Stock((("a", 4),), 1, 8, pinned=False), 2)
+    flow = Slices(LayerPool((("a", 4),), 1, 8, pinned=False), 2)
     twice = {"slice.0.layers": 3, "slice.0.first": 0}
     twice |= {"slice.1.layers": 3, "slice.1.first": 1}
     assert names(flow, twice) == "a0 a1 a2 a1 a2 a3"

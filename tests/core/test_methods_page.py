@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.presets import PRESETS, Preset
 
 ROOT = Path(__file__).parent.parent.parent

@@ -2,12 +2,12 @@
 
 import pytest
 
-from evomerge.core.catalogue import ROLES
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators.catalogue import ROLES
 from evomerge.core.presets import PRESETS, expand, operator_named
-from evomerge.core.recipe import Operation
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import resolve
 from evomerge.core.roles import for_role
-from evomerge.core.settings import resolve
 from evomerge.errors import RecipeError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from evomerge.core.profiles import Room, StackFacts, choose_room
+from evomerge.core.profiles import EngineSize, StackFacts, choose_room
 
 DEEP = StackFacts(depth=6, in_order=False, distinct=8, layer_bytes=100)
 MERGED = StackFacts(depth=6, in_order=False, distinct=None)
@@ -8,25 +8,25 @@ PLAIN = StackFacts(depth=4, in_order=True, distinct=None)
 
 
 def test_frames_own_stack_needs_no_slots() -> None:
-    assert choose_room(PLAIN) == Room("weights")
+    assert choose_room(PLAIN) == EngineSize("weights")
 
 
 def test_whole_layers_that_fit_are_pooled_with_a_slot_each() -> None:
-    assert choose_room(DEEP) == Room("pool", 8)
-    assert choose_room(DEEP, pool_bytes=800) == Room("pool", 8)
+    assert choose_room(DEEP) == EngineSize("pool", 8)
+    assert choose_room(DEEP, pool_bytes=800) == EngineSize("pool", 8)
 
 
 def test_layers_that_do_not_fit_take_turns() -> None:
-    assert choose_room(DEEP, pool_bytes=799) == Room("slots", 6)
+    assert choose_room(DEEP, pool_bytes=799) == EngineSize("slots", 6)
 
 
 def test_layers_merged_for_each_candidate_take_turns() -> None:
-    assert choose_room(MERGED) == Room("slots", 6)
+    assert choose_room(MERGED) == EngineSize("slots", 6)
 
 
 def test_pool_of_few_layers_has_room_for_repeats() -> None:
     facts = StackFacts(depth=9, in_order=False, distinct=4)
-    assert choose_room(facts) == Room("pool", 9)
+    assert choose_room(facts) == EngineSize("pool", 9)
 
 
 def test_every_kind_of_layer_has_its_own_slots() -> None:

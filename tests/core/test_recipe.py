@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.core.digest import canonical_json, digest
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     ANY_ROLE,
     Adapted,
     Checkpoint,
@@ -250,7 +250,7 @@ def test_versions_know_the_digests_of_a_merge_with_equal_bits():
 
 def test_the_digest_does_not_depend_on_the_process():
     code = (
-        "import json, sys; from evomerge.core.recipe import Recipe;"
+        "import json, sys; from evomerge.core.recipes.recipe import Recipe;"
         "print(Recipe.from_json(json.load(sys.stdin)).digest)"
     )
     run = subprocess.run(

@@ -1,8 +1,8 @@
 import pytest
 
-from evomerge.core.catalogue import ROLES
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Operation
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import Operation
 from evomerge.core.roles import for_role
 from evomerge.errors import RecipeError
 

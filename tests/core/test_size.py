@@ -1,9 +1,12 @@
 import math
 
+from support.flows import blueprint_of, space_of
+from support.points import all_points
+
 from evomerge.core.flow.donors import Donors
-from evomerge.core.flow.stock import Stock
+from evomerge.core.flow.size import SpaceSize, n_points
+from evomerge.core.flow.stock import LayerPool
 from evomerge.core.repeats import Repeats
-from evomerge.core.size import SpaceSize, n_points
 from evomerge.core.space import (
     AllOf,
     ChoiceAxis,
@@ -12,8 +15,6 @@ from evomerge.core.space import (
     IntAxis,
     SearchSpace,
 )
-from evomerge.testing.flows import blueprint_of, space_of
-from evomerge.testing.points import all_points
 
 TREE = SearchSpace(
     (
@@ -59,7 +60,7 @@ def test_repeats_are_candidates_met_before() -> None:
 
 
 def test_only_data_flow_has_several_stacks() -> None:
-    stock = Stock((("a", 3), ("b", 3)), 3, 3)
+    stock = LayerPool((("a", 3), ("b", 3)), 3, 3)
     flow = Donors(stock)
     size = SpaceSize.of(space_of(flow), blueprint_of(flow, stock))
     assert size == SpaceSize(1, math.log10(2), 2)

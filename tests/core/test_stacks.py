@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.core.recipe import Checkpoint
-from evomerge.core.stacks import (
+from evomerge.core.flow.stacks import (
     Frame,
     Layer,
     Run,
@@ -18,7 +17,8 @@ from evomerge.core.stacks import (
     switch,
     upscale,
 )
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint
+from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import RecipeError
 
 OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")

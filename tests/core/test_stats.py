@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.core.item_scores import ItemScores
-from evomerge.core.protocol import Outcome
-from evomerge.core.stats import (
+from evomerge.core.scoring_protocol import Outcome
+from evomerge.core.study import Direction, Measure, Objective
+from evomerge.export.item_scores import ItemScores
+from evomerge.export.stats import (
     Comparison,
     Estimate,
     Verdict,
@@ -18,7 +19,6 @@ from evomerge.core.stats import (
     verdict,
     wilson,
 )
-from evomerge.core.study import Direction, Measure, Objective
 
 
 def objective(n_tasks=1, worst=0.0, direction=Direction.MAXIMIZE):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from evomerge.core.item_scores import ItemScores
-from evomerge.core.stats import sign_test
 from evomerge.core.study import Direction, Measure, Objective
-from evomerge.core.swapping import swap_test
+from evomerge.export.item_scores import ItemScores
+from evomerge.export.stats import sign_test
+from evomerge.export.swapping import swap_test
 
 ACC = Objective("acc", Direction.MAXIMIZE, (Measure("t", "acc"),), (1.0,))
 PAIR = Objective(

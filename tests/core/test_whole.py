@@ -1,7 +1,7 @@
 import pytest
 
-from evomerge.core.recipe import Recipe
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import RecipeError
 
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from evomerge.core.protocol import Outcome
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.flow.size import SpaceSize
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.repeats import Repeats
-from evomerge.core.size import SpaceSize
+from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Constraint, Direction, Measure, Objective
 from evomerge.export.bounds import Kept, held_bounds
 from evomerge.export.card import CardFacts, Search, card

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.errors import CandidateError, CheckpointError, ExportError, RecipeError
 from evomerge.export.card import CardFacts, Parent, card
 from evomerge.export.model import export_model

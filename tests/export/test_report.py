@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from evomerge.core.protocol import Outcome
-from evomerge.core.stats import Verdict
+from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Direction, Measure, Objective
 from evomerge.errors import ExportError
 from evomerge.export.report import Contender, p_values, tables_of_rivals
+from evomerge.export.stats import Verdict
 
 ACC = Objective("accuracy", Direction.MAXIMIZE, (Measure("t", "acc"),), (1.0,))
 TOKENS = Objective("length", Direction.MINIMIZE, (Measure("t", "tokens"),), (1.0,))

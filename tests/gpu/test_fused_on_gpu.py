@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evomerge.core.recipe import Operation
+from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply_into
-from evomerge.merging.operators.fused_device import FUSED
+from evomerge.merging.operators.device.fused_device import FUSED
 from evomerge.testing.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Operation
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.merging.operators import apply
 from evomerge.scoring.engines import open_engine

@@ -7,22 +7,29 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import read_adapter
-from evomerge.core.recipe import Adapted, Checkpoint, Input, Operation, Recipe, Slot
-from evomerge.errors import CheckpointError
-from evomerge.merging.materialise import materialise
-from evomerge.merging.merged import Merged
-from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
-from evomerge.testing.adapters import (
+from support.adapters import (
     WEIGHTS,
     WRAPPER,
     adapter_tensors,
     tiny_adapter,
     write_adapter,
 )
+
+from evomerge.checkpoints import read_model
+from evomerge.checkpoints.adapters.adapter import read_adapter
+from evomerge.core.recipes.recipe import (
+    Adapted,
+    Checkpoint,
+    Input,
+    Operation,
+    Recipe,
+    Slot,
+)
+from evomerge.errors import CheckpointError
+from evomerge.merging.materialise import materialise
+from evomerge.merging.output.writer import write_model
+from evomerge.merging.sources import Sources
+from evomerge.merging.views.merged import Merged
 from evomerge.testing.models import tiny_model
 
 LAYER = "model.layers.1."

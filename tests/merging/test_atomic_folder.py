@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ExportError
-from evomerge.merging import atomic_folder as module
-from evomerge.merging.atomic_folder import atomic_folder
+from evomerge.merging.output import atomic_folder as module
+from evomerge.merging.output.atomic_folder import atomic_folder
 
 FILES = ("a", "b", "c")
 

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapters import (
+    WEIGHTS,
+    WRAPPER,
+    adapter_tensors,
+    tiny_adapter,
+    write_adapter,
+)
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import read_adapter
+from evomerge.checkpoints.adapters.adapter import read_adapter
 from evomerge.core.presets import expand
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
     Input,
@@ -22,18 +29,11 @@ from evomerge.core.recipe import (
     Slot,
 )
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
-from evomerge.merging.adapters import LowRank
-from evomerge.merging.factors import average_factors
 from evomerge.merging.materialise import materialise
-from evomerge.merging.merged import Merged
 from evomerge.merging.sources import Sources
-from evomerge.testing.adapters import (
-    WEIGHTS,
-    WRAPPER,
-    adapter_tensors,
-    tiny_adapter,
-    write_adapter,
-)
+from evomerge.merging.views.adapted import LowRank
+from evomerge.merging.views.averaged_factors import average_factors
+from evomerge.merging.views.merged import Merged
 from evomerge.testing.families import family_config, family_model, save_family
 from evomerge.testing.models import tiny_model
 

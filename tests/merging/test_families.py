@@ -15,12 +15,12 @@ import torch
 
 from evomerge import api
 from evomerge.checkpoints import read_model
-from evomerge.core.catalogue import ROLES
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.roles import for_role
 from evomerge.errors import CheckpointError, SpecError
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.testing.by_hand import METHODS, merged_by_hand
 from evomerge.testing.families import (
     FAMILIES,

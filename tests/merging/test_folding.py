@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from support.scaled import scaling, without_epsilon
 from torch.nn.functional import rms_norm, silu
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.foldable import folds_of, unfoldable
-from evomerge.core.recipe import Checkpoint, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
 from evomerge.errors import RecipeError
-from evomerge.merging.folding import fold_into
-from evomerge.merging.merged import Merged
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
+from evomerge.merging.views.folding import fold_into
+from evomerge.merging.views.merged import Merged
 from evomerge.testing.families import (
     FAMILIES,
     STRANGERS,
@@ -28,7 +29,6 @@ from evomerge.testing.families import (
     logits,
     save_family,
 )
-from evomerge.testing.scaled import scaling, without_epsilon
 
 WANTED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
 MORE: Mapping[str, Mapping[str, Any]] = {

@@ -10,15 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fused import FUSIONS, Fusion, fused_twins, unfuse
 
 from evomerge.checkpoints import Piece, read_model
-from evomerge.core.catalogue import ROLES
-from evomerge.core.recipe import Checkpoint, Recipe, Slot
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.roles import for_role
-from evomerge.merging.fused import cut, paste
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
-from evomerge.testing.fused import FUSIONS, Fusion, fused_twins, unfuse
+from evomerge.merging.views.fused import cut, paste
 from evomerge.testing.operations import ON_MODELS, operation
 
 NAMES = ("base", "m1", "m2")

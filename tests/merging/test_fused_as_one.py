@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit import write_mergekit

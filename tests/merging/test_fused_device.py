@@ -8,17 +8,18 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from evomerge.core.operation import Operation
-from evomerge.merging.operators import apply_into, device_job
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.counter import Coins, lanes_at, signed
-from evomerge.merging.operators.device_job import Form
-from evomerge.merging.operators.formulas import Entries, Formula, Tables, formula
-from evomerge.merging.operators.fused_device import (
+from evomerge.core.recipes.operation import Operation
+from evomerge.merging.operators import apply_into
+from evomerge.merging.operators.device import device_job
+from evomerge.merging.operators.device.device_job import Form
+from evomerge.merging.operators.device.formulas import Entries, Formula, Tables, formula
+from evomerge.merging.operators.device.fused_device import (
     Fused,
     can_fuse_on_device,
 )
-from evomerge.merging.operators.rows import row_ranks, sorted_ranks
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.counter import Coins, lanes_at, signed
+from evomerge.merging.operators.loops.row_ranks import row_ranks, sorted_ranks
 from evomerge.testing.single_steps import single_steps
 
 SHAPE = (70, 1001)
@@ -96,11 +97,11 @@ def on_device(fused: Fused) -> Iterator[None]:
     """Take tensors in memory for such that lie on an accelerator."""
     where = "evomerge.merging.operators."
     with (
-        patch(where + "linear.can_fuse", lambda *_: False),
-        patch(where + "consensus.can_fuse", lambda *_: False),
-        patch(where + "fused_device._is_accelerator", lambda _: True),
-        patch(where + "linear.FUSED", fused),
-        patch(where + "consensus.FUSED", fused),
+        patch(where + "sums.linear.can_fuse", lambda *_: False),
+        patch(where + "sums.sign_election.can_fuse", lambda *_: False),
+        patch(where + "device.fused_device._is_accelerator", lambda _: True),
+        patch(where + "sums.linear.FUSED", fused),
+        patch(where + "sums.sign_election.FUSED", fused),
     ):
         yield
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import Model, read_model
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     Checkpoint,
     Input,
     Nested,
@@ -21,15 +21,15 @@ from evomerge.core.recipe import (
     Slot,
     Transformed,
 )
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.materialise import (
     describe,
     materialise,
     merged_config,
 )
-from evomerge.merging.merged import Merged
 from evomerge.merging.sources import Sources
+from evomerge.merging.views.merged import Merged
 from evomerge.testing.models import tiny_model
 
 N_LAYERS = 3

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.adapters import tiny_adapter
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import read_adapter
-from evomerge.core.recipe import (
+from evomerge.checkpoints.adapters.adapter import read_adapter
+from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
     Input,
@@ -17,7 +18,7 @@ from evomerge.core.recipe import (
     Slot,
 )
 from evomerge.errors import WorkerError
-from evomerge.merging.free import available_memory
+from evomerge.merging.available_memory import available_memory
 from evomerge.merging.memory import (
     SCRATCH_BYTES,
     check_memory,
@@ -25,7 +26,6 @@ from evomerge.merging.memory import (
     saying_memory_ran_out,
 )
 from evomerge.merging.sources import Sources
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
 
 LARGEST = 288 * 32

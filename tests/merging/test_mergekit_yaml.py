@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.operator_checks import barely_outstanding
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Operation, Recipe
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.recipe import Operation, Recipe
+from evomerge.core.recipes.settings import resolve
 from evomerge.merging.materialise import materialise
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.della import KeepProbabilities
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.sums.della import KeepProbabilities
 from evomerge.merging.sources import Sources
 from evomerge.specs.recipes import load_recipe
-from evomerge.testing.operator_checks import barely_outstanding
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
 ELEMENTWISE = 2 * 2.0**-23

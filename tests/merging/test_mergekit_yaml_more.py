@@ -10,18 +10,18 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.operator_checks import barely_outstanding
 
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.specs.recipes import load_recipe
-from evomerge.testing.operator_checks import barely_outstanding
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit_more"
 FILES = sorted((GOLDEN / "yaml").glob("*.yml"))
 SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher")
 ELEMENTWISE = 2 * 2.0**-23
 WITH_A_POLE = 8
-"""Model Stock's factor has a pole, near which rounding grows."""
+"""Model LayerPool's factor has a pole, near which rounding grows."""
 
 
 def bound(method: str, dtype: torch.dtype, stored: set[torch.dtype], largest: float):

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.vocabulary import read_vocabulary
+from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import load_recipe, open_recipe
 

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.whole import passthrough
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.blocks import Deltas
+from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.merging.operators.model_sizes import InModel, Share, model_cuts
-from evomerge.merging.operators.sparsify import keep_count
+from evomerge.merging.operators.thresholds.model_thresholds import (
+    InModel,
+    Share,
+    model_cuts,
+)
+from evomerge.merging.operators.thresholds.sparsify import keep_count
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
 from evomerge.testing.operations import operation

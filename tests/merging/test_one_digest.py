@@ -9,11 +9,11 @@ from unittest.mock import patch
 import pytest
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.merging.devices import on_threads
-from evomerge.merging.operators import parts as parts_of_tensors
+from evomerge.merging.operators.loops import parallel as parts_of_tensors
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.testing.models import tiny_model
 
 N_LAYERS = 2
@@ -78,10 +78,15 @@ def parts(size: int) -> Iterator[None]:
 def step_by_step() -> Iterator[None]:
     """Leave compiled code out."""
     with (
-        patch("evomerge.merging.operators.linear.can_fuse", lambda *_: False),
-        patch("evomerge.merging.operators.consensus.can_fuse", lambda *_: False),
-        patch("evomerge.merging.operators.sizes.can_read", lambda *_: False),
-        patch("evomerge.merging.operators.rows.can_read", lambda *_: False),
+        patch("evomerge.merging.operators.sums.linear.can_fuse", lambda *_: False),
+        patch(
+            "evomerge.merging.operators.sums.sign_election.can_fuse", lambda *_: False
+        ),
+        patch(
+            "evomerge.merging.operators.thresholds.magnitude_thresholds.can_read",
+            lambda *_: False,
+        ),
+        patch("evomerge.merging.operators.loops.row_ranks.can_read", lambda *_: False),
     ):
         yield
 

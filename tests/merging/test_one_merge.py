@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.core.canonical import canonical
-from evomerge.core.catalogue import Knob
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Operation
-from evomerge.core.settings import resolve
+from evomerge.core.operators.catalogue import Knob
+from evomerge.core.recipes.canonical import canonical
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
 from evomerge.testing.operations import ON_MODELS, operation

@@ -6,15 +6,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from support.memos import CountingMemo
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply, apply_into
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.order import cuts
-from evomerge.merging.operators.rows import ranks, row_ranks
-from evomerge.merging.operators.sizes import magnitude, size_cuts
-from evomerge.testing.memos import CountingMemo
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.order_statistics import cuts
+from evomerge.merging.operators.loops.row_ranks import ranks, row_ranks
+from evomerge.merging.operators.thresholds.magnitude_thresholds import (
+    magnitude,
+    size_cuts,
+)
 from evomerge.testing.single_steps import single_steps
 
 ROWS, LONG = 301, 1000

@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.operator_checks import barely_outstanding
 
-from evomerge.core.recipe import Operation
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.consensus import Rule, agree
-from evomerge.merging.operators.della import KeepProbabilities
-from evomerge.merging.operators.linear import Sum, delta_factors
-from evomerge.merging.operators.sparsify import keep_l1
-from evomerge.testing.operator_checks import barely_outstanding
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.sums.della import KeepProbabilities
+from evomerge.merging.operators.sums.linear import Sum, delta_factors
+from evomerge.merging.operators.sums.sign_election import Rule, agree
+from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
 N_LAYERS = 4

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.breadcrumbs import Band, band_of
+from evomerge.merging.operators.sums.breadcrumbs import Band, band_of
 from evomerge.testing.operations import dyadic, operation
 
 TENTHS = torch.arange(1, 11) / 10 * torch.tensor([1.0, -1.0] * 5)

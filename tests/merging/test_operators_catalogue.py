@@ -1,8 +1,8 @@
 import pytest
 
-from evomerge.core.catalogue import ROLES
 from evomerge.core.operators import CATALOGUE, find
-from evomerge.core.settings import resolve
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC
 from evomerge.testing.operations import operation

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memos import CountingMemo
 
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.bases import core
+from evomerge.merging.operators.directions.bases import core
+from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.merging.operators.spectral import Matrices
-from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])

@@ -3,9 +3,9 @@ import itertools
 import pytest
 import torch
 
-from evomerge.core.recipe import Operation
+from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.counter import Coins, stream_key
+from evomerge.merging.operators.loops.counter import Coins, stream_key
 from evomerge.testing.operations import operation
 
 CPU = torch.device("cpu")

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.della import prune
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.sums.della import prune
 from evomerge.testing.operations import dyadic, operation
 
 ROW = torch.tensor([0.4, -0.1, 0.3, -0.2, 0.5])

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from evomerge.core.presets import expand
-from evomerge.core.recipe import Operation
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.della import KeepProbabilities
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.sums.della import KeepProbabilities
 from evomerge.testing.operations import operation
 
 

@@ -7,11 +7,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from support.memos import CountingMemo
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply, apply_into
-from evomerge.testing.memos import CountingMemo
 
 N = 300_001
 """More than one part for several threads, and not a whole number of blocks."""
@@ -57,10 +57,10 @@ def parents(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Ten
 def step_by_step() -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
-        patch(where + "combine.can_fuse", lambda *_: False),
-        patch(where + "tall.can_fuse", lambda *_: False),
-        patch(where + "ram.can_count", lambda *_: False),
-        patch(where + "pcb.can_count", lambda *_: False),
+        patch(where + "loops.combine.can_fuse", lambda *_: False),
+        patch(where + "elementwise.tall.can_fuse", lambda *_: False),
+        patch(where + "elementwise.ram.can_count", lambda *_: False),
+        patch(where + "elementwise.pcb.can_count", lambda *_: False),
     ):
         yield
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memos import CountingMemo
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.roles import for_role
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.angles import dot_products
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.testing.memos import CountingMemo
+from evomerge.merging.operators.directions.angles import dot_products
+from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.testing.operations import dyadic, operation
 
 EYE = torch.eye(3)

@@ -2,14 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memos import CountingMemo
 
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.bases import share
+from evomerge.merging.operators.directions.bases import share
+from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.merging.operators.spectral import Matrices
-from evomerge.testing.memos import CountingMemo
 from evomerge.testing.operations import operation
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])

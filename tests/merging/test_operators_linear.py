@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from evomerge.core.recipe import Operation
+from evomerge.core.recipes.recipe import Operation
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
 

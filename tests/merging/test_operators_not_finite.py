@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from evomerge.core.operation import Operation
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply_into
-from evomerge.merging.operators.finite import is_finite
+from evomerge.merging.operators.loops.finite_result import is_finite
 from evomerge.testing.operations import experts, operation
 
 HALF = {"density": 0.5, "gamma": 0.1, "k": 1}

@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
+from support.memos import CountingMemo
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.emr import factor, tasks
-from evomerge.testing.memos import CountingMemo
+from evomerge.merging.operators.elementwise.emr import factor, tasks
 from evomerge.testing.operations import dyadic, operation
 
 DELTAS = [

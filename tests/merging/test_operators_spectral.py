@@ -5,14 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memos import CountingMemo
 
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipes.settings import resolve
 from evomerge.core.roles import for_role
-from evomerge.core.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.spectral import polar, svd
-from evomerge.testing.memos import CountingMemo
+from evomerge.merging.operators.directions.singular_vectors import polar, svd
 from evomerge.testing.operations import operation
 
 MATRIX_METHODS = [

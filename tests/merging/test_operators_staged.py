@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
 from evomerge.testing.operations import dyadic, experts, operation

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.order import Cut
-from evomerge.merging.operators.sizes import size_cuts
-from evomerge.merging.operators.sparsify import (
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.order_statistics import Cut
+from evomerge.merging.operators.thresholds.magnitude_thresholds import size_cuts
+from evomerge.merging.operators.thresholds.sparsify import (
     cut_block,
     keep_count,
 )

@@ -11,15 +11,15 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.memos import CountingMemo
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
+from evomerge.merging.derived_data import Statistics
 from evomerge.merging.operators import apply, apply_into
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.energy import rounded, squares
-from evomerge.merging.operators.sce import edge
-from evomerge.merging.operators.variances import Selections, select, selection
-from evomerge.merging.statistics import Statistics
-from evomerge.testing.memos import CountingMemo
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.energy import rounded, squares
+from evomerge.merging.operators.sums.sce import edge
+from evomerge.merging.operators.sums.variances import Selections, select, selection
 
 N = 300_001
 """More than one part for several threads, and not a whole number of blocks."""
@@ -44,9 +44,9 @@ def sce(n_inputs: int, part: float, scope: str = "all") -> Operation:
 def step_by_step() -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
-        patch(where + "sce.can_fuse", lambda *_: False),
-        patch(where + "consensus.can_fuse", lambda *_: False),
-        patch(where + "variances.can_count", lambda *_: False),
+        patch(where + "sums.sce.can_fuse", lambda *_: False),
+        patch(where + "sums.sign_election.can_fuse", lambda *_: False),
+        patch(where + "sums.variances.can_count", lambda *_: False),
     ):
         yield
 
@@ -136,7 +136,7 @@ def test_what_a_search_draws_is_found_once() -> None:
 def test_selections_are_kept_on_disk(tmp_path: Path) -> None:
     base, tensors = parents(2, torch.bfloat16)
     expected = apply(sce(2, 0.3), tensors, base, "w", Statistics(tmp_path))
-    with patch("evomerge.merging.operators.variances._table", None):
+    with patch("evomerge.merging.operators.sums.variances._table", None):
         again = apply(sce(2, 0.3), tensors, base, "w", Statistics(tmp_path))
     assert torch.equal(again, expected)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from evomerge.checkpoints import read_model
-from evomerge.core.catalogue import ROLES
-from evomerge.core.recipe import Checkpoint, Recipe, Slot
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.roles import for_role
 from evomerge.merging.materialise import describe, materialise
 from evomerge.merging.sources import Sources

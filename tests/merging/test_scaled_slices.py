@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from evomerge.checkpoints.wirings import WIRINGS
+from evomerge.checkpoints.layers.wirings import WIRINGS
 from evomerge.errors import SpecError
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.specs.recipes import load_recipe
 from evomerge.testing.families import (
     FAMILIES,

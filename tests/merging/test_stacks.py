@@ -8,8 +8,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.specs.recipes import load_recipe
 from evomerge.testing.families import family_config, family_model, logits, save_family
 

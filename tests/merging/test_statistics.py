@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.whole import passthrough
+from evomerge.merging.derived_data import FOLDER, Statistics
 from evomerge.merging.materialise import materialise
-from evomerge.merging.operators.bases import Shared
-from evomerge.merging.operators.order import Cut
-from evomerge.merging.operators.sizes import Cuts
-from evomerge.merging.operators.spectral import Svd
+from evomerge.merging.operators.directions.bases import Shared
+from evomerge.merging.operators.directions.singular_vectors import Svd
+from evomerge.merging.operators.loops.order_statistics import Cut
+from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 from evomerge.merging.sources import Sources
-from evomerge.merging.statistics import FOLDER, Statistics
 from evomerge.testing.models import tiny_model
 
 N_LAYERS = 2

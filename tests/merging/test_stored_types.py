@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import SpecError
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.specs.mergekit import write_mergekit
-from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import open_recipe
+from evomerge.specs.studies.study_file import read_study
 from evomerge.testing.models import tiny_model
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

@@ -6,10 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.vocabularies import (
+    EMBED,
+    HEAD,
+    add_rows,
+    add_tokens,
+    edit_rows,
+    permute,
+    read_tokenizer,
+)
 
 from evomerge.checkpoints import Model, read_model
 from evomerge.checkpoints.alignment import TRANSFORM, Plan, align
-from evomerge.core.recipe import (
+from evomerge.core.recipes.recipe import (
     Checkpoint,
     Input,
     Operation,
@@ -19,18 +28,9 @@ from evomerge.core.recipe import (
 )
 from evomerge.errors import RecipeError
 from evomerge.merging.materialise import materialise, merged_config
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import (
-    EMBED,
-    HEAD,
-    add_rows,
-    add_tokens,
-    edit_rows,
-    permute,
-    read_tokenizer,
-)
 
 
 class Family:

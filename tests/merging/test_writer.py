@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from evomerge.checkpoints import INDEX, read_header, read_model
-from evomerge.core.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
+from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CandidateError, ExportError
 from evomerge.merging.materialise import materialise
-from evomerge.merging.shards import plan_shards, tensor_bytes
+from evomerge.merging.output.shards import plan_shards, tensor_bytes
+from evomerge.merging.output.writer import RECIPE_NAME, write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import RECIPE_NAME, write_model
 from evomerge.testing.models import tiny_model
 
 
@@ -290,9 +290,9 @@ def test_a_disk_that_becomes_full_leaves_nothing(
 
 _KILLED = """
 import json, os, signal, sys
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
+from evomerge.merging.output.writer import write_model
 
 recipe, paths, out = json.loads(sys.stdin.read())
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.core.protocol import BlockKey, ItemRole
+from evomerge.core.recipes.whole import passthrough
+from evomerge.core.scoring_protocol import BlockKey, ItemRole
 from evomerge.core.trial import Blame, Cause
-from evomerge.core.whole import passthrough
 from evomerge.core.work import (
     Assignment,
     AttemptDone,

@@ -10,18 +10,18 @@ import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evomerge.core.protocol import ItemRole
+from evomerge.core.recipes.whole import passthrough
+from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
-from evomerge.core.whole import passthrough
 from evomerge.core.work import Assignment, EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError, WorkerError
-from evomerge.scoring import lm_finding
 from evomerge.scoring.evaluator import Evaluator
-from evomerge.scoring.harness import LmEvalTasks
+from evomerge.scoring.harness import task_index
+from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.loading import FEWSHOT_SEED, load_task
+from evomerge.scoring.harness.scored_tasks import LmEvalTasks
 from evomerge.scoring.items import item_id
-from evomerge.scoring.lm_adapter import EngineLM
-from evomerge.scoring.lm_tasks import FEWSHOT_SEED, load_task
-from evomerge.scoring.simulated import SimulatedEngine
+from evomerge.scoring.simulated.engine import SimulatedEngine
 
 TASKS = Path(__file__).parent / "tasks"
 RECIPE = passthrough("a", "fa", 2, "float32")
@@ -373,7 +373,7 @@ def test_unknown_name_is_looked_for_in_the_whole_library(engine, cache):
 @pytest.mark.timeout(300)
 def test_every_name_of_the_library_is_among_the_words_by_which_one_is_looked_for():
     manager = TaskManager()
-    words, names = lm_finding._library_words()
+    words, names = task_index._library_words()
     assert set(manager.all_tasks) <= words
     assert set(manager.all_subtasks) <= names
 
@@ -389,7 +389,7 @@ setup = WorkerSetup(EngineSettings("simulated"), tasks, {}, "f", None, sys.argv[
 worker = Evaluator(setup)
 random.seed(1); numpy.random.seed(1)
 before = random.getstate(), numpy.random.get_state()[1].tolist()
-from evomerge.core.whole import passthrough
+from evomerge.core.recipes.whole import passthrough
 blocks = [b for t in worker.ready("w").tasks for b in t.manifest.blocks("search")]
 assert worker.score(passthrough("a", "f", 1, "float32"), blocks)
 assert before == (random.getstate(), numpy.random.get_state()[1].tolist())

@@ -10,7 +10,7 @@ from evomerge.core.work import EngineSettings
 from evomerge.errors import CandidateError, CheckpointError, SpecError
 from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.hf_engine import HfEngine
+from evomerge.scoring.hf.engine import HfEngine
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from evomerge.core.protocol import ItemRole, Manifest
+from evomerge.core.scoring_protocol import ItemRole, Manifest
 from evomerge.core.work import TaskSettings
 from evomerge.errors import SpecError
 from evomerge.scoring.items import item_id, split_items

@@ -9,24 +9,25 @@ import pytest
 from lm_eval import utils
 from transformers import AutoTokenizer
 
-from evomerge.core.protocol import ItemRole
+from evomerge.core.recipes.whole import passthrough
+from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
-from evomerge.core.whole import passthrough
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError
-from evomerge.scoring import limited, limited_process, simulated
 from evomerge.scoring.failures import failure_from
-from evomerge.scoring.harness import LmEvalTasks
-from evomerge.scoring.limited import (
+from evomerge.scoring.harness import limited, limited_process
+from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.limited import (
     LimitError,
     Pattern,
     Patterns,
     Template,
     write_chat,
 )
-from evomerge.scoring.lm_adapter import EngineLM
-from evomerge.scoring.quick import is_quick_pattern
-from evomerge.scoring.simulated import SimulatedEngine
+from evomerge.scoring.harness.quick import is_quick_pattern
+from evomerge.scoring.harness.scored_tasks import LmEvalTasks
+from evomerge.scoring.simulated import engine as simulated_engine
+from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.testing.models import tiny_model
 
 LONG_S = 50
@@ -263,7 +264,7 @@ def chats(tmp_path, monkeypatch):
     def given(template):
         tokenizer = AutoTokenizer.from_pretrained(tiny_model(tmp_path / "tiny", seed=1))
         tokenizer.chat_template = template
-        monkeypatch.setattr(simulated, "ByteTokenizer", lambda: tokenizer)
+        monkeypatch.setattr(simulated_engine, "ByteTokenizer", lambda: tokenizer)
         return tokenizer
 
     return given

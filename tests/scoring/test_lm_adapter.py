@@ -15,8 +15,8 @@ from lm_eval.evaluator import evaluate
 
 from evomerge.checkpoints.model import read_model
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
-from evomerge.scoring.lm_adapter import EngineLM
-from evomerge.scoring.lm_tasks import FEWSHOT_SEED, load_task
+from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.loading import FEWSHOT_SEED, load_task
 from evomerge.testing.models import tiny_model
 
 TASKS = Path(__file__).parent / "tasks"
@@ -46,7 +46,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(model, tmp_path_factory):
-    from evomerge.scoring.hf_engine import HfEngine
+    from evomerge.scoring.hf.engine import HfEngine
 
     settings = EngineSettings("hf", max_model_len=MAX_LENGTH)
     cache = str(tmp_path_factory.mktemp("cache"))

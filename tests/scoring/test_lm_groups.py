@@ -8,17 +8,17 @@ import yaml
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evomerge.core.protocol import ItemRole
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.scores import pooled, scores_of
-from evomerge.core.whole import passthrough
+from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
-from evomerge.scoring.harness import LmEvalTasks
+from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.scored_tasks import LmEvalTasks
 from evomerge.scoring.items import item_id
-from evomerge.scoring.lm_adapter import EngineLM
-from evomerge.scoring.simulated import SimulatedEngine
+from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.scoring.survey import Surveyor
-from evomerge.specs.measured import tasks_of
-from evomerge.specs.tasks import TaskSpec
+from evomerge.specs.completing.measures import tasks_of
+from evomerge.specs.schema.tasks import TaskSpec
 
 SIZES = {"cats": 12, "dogs": 20, "mice": 41}
 
@@ -132,7 +132,7 @@ def survey(folder, tmp_path):
 def members(surveyed, folder, **changes):
     spec = type("Spec", (), {})()
     spec.tasks = {"pets": TaskSpec(task="x", include=folder, **changes)}
-    from evomerge.specs.tasks import ItemsSpec
+    from evomerge.specs.schema.tasks import ItemsSpec
 
     spec.items = ItemsSpec()
     return tasks_of(spec, surveyed.members)

@@ -7,7 +7,7 @@ from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError
 from evomerge.scoring.evaluator import Evaluator
 
-INSIDES = "evomerge.scoring.lm_insides"
+INSIDES = "evomerge.scoring.harness.internals"
 
 
 @pytest.mark.parametrize("version", ["0.5.0.dev1", "0.5.0", "0.4.9.1", None])

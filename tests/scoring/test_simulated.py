@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evomerge.core.protocol import ItemRole
-from evomerge.core.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
+from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import CandidateError, SpecError, WorkerError
 from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
-from evomerge.scoring.landscape import SimulatedTask
-from evomerge.scoring.simulated import SimulatedEngine
+from evomerge.scoring.simulated.engine import SimulatedEngine
+from evomerge.scoring.simulated.landscape import SimulatedTask
 
 
 def recipe(a=0.5, b=0.5):

@@ -7,8 +7,8 @@ import pytest
 
 from evomerge.checkpoints import read_model
 from evomerge.core.work import WorkerSetup
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
 from evomerge.scoring.engines import open_engine
 from evomerge.testing.stacked import FAMILIES, STACKS, Answers, Family, Stack
 

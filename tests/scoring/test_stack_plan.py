@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import CandidateError
-from evomerge.scoring.stack_plan import Place, Shelf
+from evomerge.scoring.stacks.plan import Place, SlotCache
 
 KINDS = ("full", "full", "sliding", "full", "sliding")
 Stack = list[str]
@@ -15,7 +15,7 @@ def _kind(key: str) -> str:
     return "sliding" if key in "xyz" else "full"
 
 
-def _load(shelf: Shelf, stack: Stack) -> int:
+def _load(shelf: SlotCache, stack: Stack) -> int:
     """Bring a stack in, as an engine does; return how many slots were written."""
     missing = shelf.missing(stack)
     slots = shelf.choose(stack, {place: _kind(stack[place]) for place in missing})
@@ -36,7 +36,7 @@ def _stacks() -> st.SearchStrategy[Stack]:
 def test_every_place_runs_its_layer_with_a_cache_of_its_own_and_of_its_kind(
     stacks: list[Stack],
 ) -> None:
-    shelf = Shelf(KINDS)
+    shelf = SlotCache(KINDS)
     content: dict[int, str] = {}
     for stack in stacks:
         missing = shelf.missing(stack)
@@ -55,20 +55,20 @@ def test_every_place_runs_its_layer_with_a_cache_of_its_own_and_of_its_kind(
 
 @given(_stacks(), _stacks())
 def test_no_more_is_written_than_is_new(first: Stack, second: Stack) -> None:
-    shelf = Shelf(KINDS)
+    shelf = SlotCache(KINDS)
     _load(shelf, first)
     assert _load(shelf, second) == len(set(second) - set(first))
 
 
 def test_layers_without_repeats_keep_their_own_caches() -> None:
-    shelf = Shelf(KINDS)
+    shelf = SlotCache(KINDS)
     _load(shelf, ["a", "x", "b"])
     places = shelf.arrange(["b", "x", "a"], [1.0, 0.5, 1.0])
     assert places == (Place(1, 1), Place(2, 2, 0.5), Place(0, 0))
 
 
 def test_longest_unused_layer_is_written_over() -> None:
-    shelf = Shelf(("full",) * 3)
+    shelf = SlotCache(("full",) * 3)
     for stack in (["a", "b", "c"], ["b"], ["a"]):
         _load(shelf, stack)
         shelf.arrange(stack, [1.0] * len(stack))
@@ -77,7 +77,7 @@ def test_longest_unused_layer_is_written_over() -> None:
 
 
 def test_overwritten_slot_is_not_known_until_it_is_written() -> None:
-    shelf = Shelf(("full",) * 2)
+    shelf = SlotCache(("full",) * 2)
     _load(shelf, ["a", "b"])
     shelf.forget([0])
     assert shelf.missing(["a", "b"]) == [0]
@@ -88,11 +88,11 @@ def test_more_layers_of_a_kind_than_slots_are_refused_with_the_numbers(
     stack: Stack,
 ) -> None:
     with pytest.raises(CandidateError, match=r"has [23] slots .* and 5 in all"):
-        _load(Shelf(KINDS), stack)
+        _load(SlotCache(KINDS), stack)
 
 
 def test_repeats_beyond_the_caches_of_a_kind_are_refused() -> None:
-    shelf = Shelf(KINDS)
+    shelf = SlotCache(KINDS)
     stack = ["x", "x", "x"]
     _load(shelf, stack)
     with pytest.raises(CandidateError, match="2 slots for layers of the kind"):

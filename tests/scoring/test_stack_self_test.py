@@ -8,8 +8,8 @@ import pytest
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.hf_stack import HfRack, Step
-from evomerge.scoring.stack_plan import Place
+from evomerge.scoring.hf.layer_slots import HfLayerSlots, Step
+from evomerge.scoring.stacks.plan import Place
 from evomerge.testing.stacked import Family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -43,12 +43,12 @@ def test_sound_engine_passes_and_its_cold_measurement_is_kept(
 def test_layers_in_another_order_are_seen(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrange = HfRack.arrange
+    arrange = HfLayerSlots.arrange
 
-    def backwards(rack: HfRack, places: Sequence[Place]) -> None:
+    def backwards(rack: HfLayerSlots, places: Sequence[Place]) -> None:
         arrange(rack, places[::-1])
 
-    monkeypatch.setattr(HfRack, "arrange", backwards)
+    monkeypatch.setattr(HfLayerSlots, "arrange", backwards)
     with pytest.raises(SelfTestError, match="a stack of layers, swapped in, differs"):
         engine.self_test()
 
@@ -67,15 +67,15 @@ def test_scales_that_are_ignored_are_seen(
 def test_stale_weights_of_a_slot_are_seen(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = HfRack.write
+    write = HfLayerSlots.write
 
-    def lossy(rack: HfRack, incoming: Any, targets: Any) -> None:
+    def lossy(rack: HfLayerSlots, incoming: Any, targets: Any) -> None:
         put = rack._put
         lost = "model.layers.5.mlp.down_proj.weight"
         with monkeypatch.context() as patch:
             patch.setattr(rack, "_put", lambda n, t: None if n == lost else put(n, t))
             write(rack, incoming, targets)
 
-    monkeypatch.setattr(HfRack, "write", lossy)
+    monkeypatch.setattr(HfLayerSlots, "write", lossy)
     with pytest.raises(SelfTestError, match="differs from its cold"):
         engine.self_test()

@@ -11,8 +11,8 @@ import pytest
 
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import SpecError
-from evomerge.scoring.stack_self_test import trial_stack, with_silence
-from evomerge.scoring.stack_slots import home, slot_kinds
+from evomerge.scoring.stacks.self_test import trial_stack, with_silence
+from evomerge.scoring.stacks.slots import home, slot_kinds
 from evomerge.testing.families import family_config, family_model, save_family
 from evomerge.testing.stacked import N_LAYERS, Family
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import SelfTestError
-from evomerge.scoring import vllm_stack
 from evomerge.scoring.engine import Engine
-from evomerge.scoring.stack_plan import Shelf
+from evomerge.scoring.stacks.plan import SlotCache
+from evomerge.scoring.vllm import layer_slots
 from evomerge.testing.stack_contract import StackContract, StackSwapContract
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -23,17 +23,17 @@ class TestLlama(StackContract):
     def test_self_test_sees_scales_of_a_part_of_the_hidden_state(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(vllm_stack, "_STREAM", ("hidden_states",))
+        monkeypatch.setattr(layer_slots, "_STREAM", ("hidden_states",))
         with pytest.raises(SelfTestError, match="scaled there and back differs"):
             engine.self_test()
 
     def test_self_test_sees_layers_that_share_a_cache(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def share(shelf: Shelf, _: Any, contents: Sequence[str], kind: str) -> int:
+        def share(shelf: SlotCache, _: Any, contents: Sequence[str], kind: str) -> int:
             return shelf._held.index(contents[1])
 
-        monkeypatch.setattr(Shelf, "_borrow", share)
+        monkeypatch.setattr(SlotCache, "_borrow", share)
         with pytest.raises(SelfTestError, match="a stack of layers, swapped in"):
             engine.self_test()
 

@@ -20,9 +20,10 @@ from lm_eval.tasks import _factory, _yaml_loader
 
 from evomerge.core.work import TaskSettings
 from evomerge.errors import SpecError
-from evomerge.scoring.lm_files import FILE_BUILDERS, CodeRefusedError
-from evomerge.scoring.lm_insides import BUILDERS
-from evomerge.scoring.lm_keys import (
+from evomerge.scoring.harness.internals import BUILDERS
+from evomerge.scoring.harness.loading import load_task
+from evomerge.scoring.harness.task_files import FILE_BUILDERS, CodeRefusedError
+from evomerge.scoring.harness.task_keys import (
     AGGREGATE,
     DATASET,
     FEWSHOT,
@@ -32,7 +33,6 @@ from evomerge.scoring.lm_keys import (
     METRIC,
     TASK,
 )
-from evomerge.scoring.lm_tasks import load_task
 
 TASK_FILE = {
     "task": "hello",

@@ -10,10 +10,10 @@ import pytest
 
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SelfTestError, SpecError, WorkerError
-from evomerge.scoring import vllm_worker
 from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
+from evomerge.scoring.vllm import worker
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 
@@ -25,7 +25,7 @@ import json, sys
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.scoring.engines import open_engine
 from evomerge.errors import CandidateError
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 
 if __name__ == "__main__":
     data = json.loads(sys.argv[1])
@@ -83,7 +83,7 @@ class TestTiedQwen2(SwapContract):
     ) -> None:
         setup = probed(parents.setup("a", self.settings()), parents)
         assert run_self_test(engine, setup, lambda _: cold_b).probe_difference == 0.0
-        monkeypatch.setattr(vllm_worker, "refresh_tied_head", lambda *_: None)
+        monkeypatch.setattr(worker, "refresh_tied_head", lambda *_: None)
         with pytest.raises(SelfTestError, match="probe parent, swapped in, differs"):
             run_self_test(engine, setup, lambda _: cold_b)
 

@@ -4,12 +4,11 @@ import json
 import sys
 
 import sqlalchemy as sa
+from support.doomed import UNREACHABLE, Doom, Life, live
+from support.steps import step_at_prepared
 
 from evomerge.errors import StoreUnreachableError
-from evomerge.strategies import cma, nsga  # noqa: F401 - loaded before the forks
 from evomerge.strategies.via_optuna import tpe  # noqa: F401
-from evomerge.testing.doomed import UNREACHABLE, Doom, Life, live
-from evomerge.testing.steps import step_at_prepared
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

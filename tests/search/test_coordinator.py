@@ -16,7 +16,7 @@ from evomerge.core.blueprint import (
     OperatorPlan,
     Schedule,
 )
-from evomerge.core.recipe import Checkpoint, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.roles import for_role
 from evomerge.core.space import Blueprint
 from evomerge.core.study import Budget, StrategySettings

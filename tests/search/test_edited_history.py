@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from support.searched import by_hand, contents, search_small
 
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.errors import ReplayError
 from evomerge.testing.search import SmallStudy
-from evomerge.testing.searched import by_hand, contents, search_small
 
 SIZE = 5
 LAST = 5

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.doomed import Life
+from support.siege import Siege, table
 
-from evomerge.testing.doomed import Life
 from evomerge.testing.forks import ForkServer
-from evomerge.testing.siege import Siege, table
 
 N_TRIALS = 17
 N_KILLS = {"cma": 11, "tpe": 11, "nsga2": 11}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.doomed import Life
+from support.siege import Siege, Tally, table
 
-from evomerge.testing.doomed import Life
 from evomerge.testing.forks import ForkServer
 from evomerge.testing.postgres import Server, running
-from evomerge.testing.siege import Siege, Tally, table
 
 SEED = "EVOMERGE_KILL_SEED"
 N_TRIALS = 17

@@ -26,7 +26,7 @@ from evomerge.core.work import (
 )
 from evomerge.errors import StaleAttemptError
 from evomerge.search.attempts import Attempts, Limits
-from evomerge.search.crew import Crew
+from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.lifecycle import Lifecycle, RetryPolicy
 from evomerge.store.base import Owner
 from evomerge.store.owner import this_process
@@ -116,7 +116,7 @@ class SearchLife(RuleBasedStateMachine):
         self.lease = self.store.lease(self.study, MORTAL, 3600)
         self.store.recover(self.lease)
         self.pool = PlayedPool()
-        self.crew = Crew(self.pool, lambda: self.now)
+        self.crew = Dispatcher(self.pool, lambda: self.now)
         limits = Limits(TIMEOUT_S, RetryPolicy())
         self.attempts = Attempts(self.store, self.crew, self.lease, limits)
         self.attempts.expect([task()])

@@ -311,7 +311,7 @@ def test_a_second_outage_has_its_own_patience(caplog: pytest.LogCaptureFixture) 
 
 
 def test_what_was_not_handled_when_the_database_went_is_handled_after() -> None:
-    from evomerge.search.crew import Crew
+    from evomerge.search.dispatcher import Dispatcher
 
     ready = WorkerReady("w0", (), {})
     done = AttemptDone("w0", 0, 1, {})
@@ -320,7 +320,7 @@ def test_what_was_not_handled_when_the_database_went_is_handled_after() -> None:
         def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
             return (ready, done)
 
-    crew = Crew(Two(lambda: None))  # type: ignore[arg-type,return-value]
+    crew = Dispatcher(Two(lambda: None))  # type: ignore[arg-type,return-value]
     for _ in crew.events(0):
         break
     assert list(crew.events(0)) == [done]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from evomerge.core.recipes.whole import passthrough
 from evomerge.core.study import Budget, Constraint, Direction, Measure, Objective
 from evomerge.core.trial import (
     Blame,
@@ -12,7 +13,6 @@ from evomerge.core.trial import (
     Trial,
     TrialState,
 )
-from evomerge.core.whole import passthrough
 from evomerge.search.scoreboard import Scoreboard
 
 RECIPE = passthrough("a", "fp", 2, "float32")

@@ -11,7 +11,7 @@ import pytest
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.cost import SPEED_MEASURE, Meter, ModelFacts
-from evomerge.core.recipe import Input
+from evomerge.core.recipes.recipe import Input
 from evomerge.core.study import Budget, Direction, Measure, Objective
 from evomerge.core.trial import TrialState
 from evomerge.core.work import BlockScored, PoolEvent

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.adapters import WEIGHTS, adapter_tensors, tiny_adapter
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import read_adapter
+from evomerge.checkpoints.adapters.adapter import read_adapter
 from evomerge.checkpoints.finite import non_finite
-from evomerge.core.recipe import Adapted, Checkpoint, Operation
+from evomerge.core.recipes.recipe import Adapted, Checkpoint, Operation
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import load_recipe
-from evomerge.specs.restore import restore
 from evomerge.specs.sources import open_source
-from evomerge.testing.adapters import WEIGHTS, adapter_tensors, tiny_adapter
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import read_study
 
 Write = Callable[..., Path]
 

@@ -12,10 +12,10 @@ import yaml
 
 from evomerge import api
 from evomerge.errors import SpecError
-from evomerge.specs.reader import load_study
+from evomerge.specs.completing.resolve import resolve
 from evomerge.specs.recipes import open_recipe
-from evomerge.specs.resolve import resolve
-from evomerge.specs.restore import restore
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import load_study
 from evomerge.testing.models import tiny_model
 
 FULL, SLIDING = "full_attention", "sliding_attention"

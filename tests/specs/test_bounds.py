@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.study_files import simulated_study, write_models, write_study
 
 from evomerge.errors import SpecError
-from evomerge.specs.reader import load_study, read_study
-from evomerge.testing.study_files import simulated_study, write_models, write_study
+from evomerge.specs.studies.study_file import load_study, read_study
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.specs.base import Spec
-from evomerge.specs.keys import Key, all_keys
+from evomerge.specs.reading.keys import Key, all_keys
+from evomerge.specs.reading.spec import Spec
 from evomerge.specs.recipes import RecipeSpec
+from evomerge.specs.schema.study import StudySpec
+from evomerge.specs.schema.tasks import EvaluatorsSpec
 from evomerge.specs.stacks import StackedSpec
-from evomerge.specs.study import StudySpec
-from evomerge.specs.tasks import EvaluatorsSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-files.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)

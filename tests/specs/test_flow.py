@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from evomerge.core.flow.blueprint import FlowBlueprint
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.space import Condition
 from evomerge.errors import SpecError
-from evomerge.specs.reader import load_study, read_study
-from evomerge.specs.resolve import resolve
+from evomerge.specs.completing.resolve import resolve
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.restore import restore
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import load_study, read_study
 from evomerge.strategies import registry
 from evomerge.testing.models import tiny_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
+from evomerge.specs.studies.study_file import read_study
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "errors"
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipe import Recipe
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.recipes.settings import resolve
 from evomerge.core.space import Condition
 from evomerge.errors import SpecError
-from evomerge.specs.guards import in_order
-from evomerge.specs.reader import read_study
+from evomerge.specs.planning.conditions import in_order
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.studies.study_file import read_study
 
 Space = Callable[..., ResolvedStudy]
 

@@ -6,14 +6,14 @@ import jinja2
 import pytest
 import torch
 
-from evomerge.core.recipe import Nested
+from evomerge.core.recipes.recipe import Nested
 from evomerge.errors import SpecError
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit.templates import KNOWN
-from evomerge.specs.reader import load_parts
 from evomerge.specs.recipes import open_recipe
 from evomerge.specs.rendering import own_text
+from evomerge.specs.studies.study_file import load_parts
 from evomerge.testing.models import tiny_model
 
 HALVES = "merge_method: linear\nparameters: {weight: 1}\ndtype: float32\n"

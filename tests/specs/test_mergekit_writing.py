@@ -6,13 +6,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.adapters import tiny_adapter
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Nested
+from evomerge.core.recipes.recipe import Nested
 from evomerge.errors import RecipeError
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import open_recipe
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.adapters import tiny_adapter
 
 from evomerge.core.operators import CATALOGUE
-from evomerge.core.settings import resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
-from evomerge.testing.adapters import tiny_adapter
+from evomerge.specs.studies.study_file import read_study
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from evomerge.core.presets import PRESETS
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import load_recipe
+from evomerge.specs.studies.study_file import read_study
 from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]

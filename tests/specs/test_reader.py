@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import SpecError
-from evomerge.specs import yamlfile
-from evomerge.specs.reader import load_evaluators, load_parts, load_study
-from evomerge.specs.yamlfile import MAX_BYTES, parse_yaml, read_yaml
+from evomerge.specs.reading import yamlfile
+from evomerge.specs.reading.yamlfile import MAX_BYTES, parse_yaml, read_yaml
+from evomerge.specs.studies.study_file import load_evaluators, load_parts, load_study
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,9 @@ def test_every_shipped_evaluator_loads(file: Path) -> None:
 
 
 def test_the_demo_searches_24_weights() -> None:
-    from evomerge.specs.mistakes import Mistakes
-    from evomerge.specs.planned import Setting
-    from evomerge.specs.planner import plan_space
+    from evomerge.specs.planning.planned import Setting
+    from evomerge.specs.planning.planner import plan_space
+    from evomerge.specs.reading.mistakes import Mistakes
 
     spec = load_study(ROOT / "search_spaces" / "demo.yaml")
     prints = {name: name for name in spec.sources}

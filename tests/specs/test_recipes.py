@@ -7,8 +7,8 @@ import pytest
 
 from evomerge.checkpoints import read_model
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
 from evomerge.specs.recipes import load_recipe
+from evomerge.specs.studies.study_file import read_study
 from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.core.digest import digest
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.space import ChoiceAxis, Condition, FloatAxis
 from evomerge.core.study import Direction, Measure
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_study
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.studies.study_file import read_study
 from evomerge.strategies.registry import problems
 
 Write = Callable[..., Path]
@@ -323,7 +323,7 @@ SPACES: list[dict[str, Any]] = [
 def test_every_point_is_a_valid_recipe(
     minimal: dict[str, Any], write: Write, which: dict[str, Any], seed: int
 ) -> None:
-    from evomerge.core.settings import resolve as check
+    from evomerge.core.recipes.settings import resolve as check
 
     study = read_study(write(minimal | {"space": which, "strategy": {"kind": "tpe"}}))
     point = study.space.random(np.random.default_rng(seed))

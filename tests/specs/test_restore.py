@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from evomerge.errors import SpecError
-from evomerge.specs.reader import read_studies, read_study
+from evomerge.specs.persistence import diff
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.restore import restore
-from evomerge.specs.stored import diff
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import read_studies, read_study
 from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from support.adapters import tiny_adapter
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.adapter import read_adapter
-from evomerge.core.recipe import Adapted
+from evomerge.checkpoints.adapters.adapter import read_adapter
+from evomerge.core.recipes.recipe import Adapted
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.sources import (
     content_of,
@@ -18,7 +19,6 @@ from evomerge.specs.sources import (
     split,
     whereabouts,
 )
-from evomerge.testing.adapters import tiny_adapter
 from evomerge.testing.models import tiny_model
 
 

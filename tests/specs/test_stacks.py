@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.core.recipe import Recipe
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import SpecError
 from evomerge.specs.recipes import load_recipe
 from evomerge.testing.models import tiny_model

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.vocabularies import add_tokens
 
 from evomerge.core.flow.blueprint import FlowBlueprint
-from evomerge.core.recipe import Nested
+from evomerge.core.recipes.recipe import Nested
 from evomerge.errors import SpecError
-from evomerge.specs.chain import Pending
-from evomerge.specs.reader import load_parts, load_study, read_studies
+from evomerge.specs.completing.stage import Taken, grounded
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.restore import restore
-from evomerge.specs.stages import Taken, grounded
+from evomerge.specs.studies.chain import Pending
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import load_parts, load_study, read_studies
 from evomerge.strategies import registry
 from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import add_tokens
 
 Write = Callable[..., Path]
 Data = dict[str, Any]

@@ -10,19 +10,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-
-from evomerge.checkpoints.vocabulary import read_vocabulary
-from evomerge.core.recipe import Transformed
-from evomerge.errors import SpecError
-from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
-from evomerge.specs.mergekit import write_mergekit
-from evomerge.specs.reader import read_study
-from evomerge.specs.recipes import OpenedRecipe, load_recipe, open_recipe
-from evomerge.testing.adapters import adapter_tensors, tiny_adapter, write_adapter
-from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import (
+from support.adapters import adapter_tensors, tiny_adapter, write_adapter
+from support.vocabularies import (
     EMBED,
     add_rows,
     add_tokens,
@@ -31,6 +20,17 @@ from evomerge.testing.vocabularies import (
     read_tokenizer,
     write_tokenizer_json,
 )
+from tokenizers import Tokenizer
+
+from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
+from evomerge.core.recipes.recipe import Transformed
+from evomerge.errors import SpecError
+from evomerge.merging.output.writer import write_model
+from evomerge.merging.sources import Sources
+from evomerge.specs.mergekit import write_mergekit
+from evomerge.specs.recipes import OpenedRecipe, load_recipe, open_recipe
+from evomerge.specs.studies.study_file import read_study
+from evomerge.testing.models import tiny_model
 
 Write = Callable[..., Path]
 CHAT = "tokenizer_config.json"

@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.adapters import tiny_adapter
+from support.vocabularies import add_rows, add_tokens, permute
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipe import Adapted, Checkpoint, Recipe, Transformed, contents
+from evomerge.core.recipes.recipe import (
+    Adapted,
+    Checkpoint,
+    Recipe,
+    Transformed,
+    contents,
+)
 from evomerge.errors import SpecError
+from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.writer import write_model
-from evomerge.specs.reader import load_study, read_study
 from evomerge.specs.recipes import load_recipe
-from evomerge.specs.restore import restore
-from evomerge.testing.adapters import tiny_adapter
+from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import load_study, read_study
 from evomerge.testing.models import tiny_model
-from evomerge.testing.vocabularies import add_rows, add_tokens, permute
 
 Write = Callable[..., Path]
 

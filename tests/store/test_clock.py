@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.searched import ask, by_hand
 
 from evomerge.core.study import Budget
 from evomerge.errors import StaleAttemptError, StudyLockedError
@@ -11,7 +12,6 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.search import SmallStudy, decided
-from evomerge.testing.searched import ask, by_hand
 from evomerge.testing.store_samples import ELSEWHERE, candidates
 
 DAY_S = 86_400.0

@@ -14,12 +14,12 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from support.steps import step_at_prepared
 
 from evomerge.core.trial import TrialState
 from evomerge.errors import StudyLockedError
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.steps import step_at_prepared
 from evomerge.testing.store_samples import (
     BLOCK_SIZE,
     CONFIG,
@@ -256,7 +256,7 @@ def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(any_url)
 
 _OPENER = """if True:
     import json, sys
-    from evomerge.core.protocol import Outcome
+    from evomerge.core.scoring_protocol import Outcome
     from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
     from evomerge.testing.store_samples import candidates

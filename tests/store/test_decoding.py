@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.store import decoding
-from evomerge.store.decoding import is_number, unpack
 from evomerge.store.sql import open_store
+from evomerge.store.tables import decoding
+from evomerge.store.tables.decoding import is_number, unpack
 
 READ = {
     "em_study": lambda store: store.studies(),

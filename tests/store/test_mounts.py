@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.store import mounts
+from evomerge.store.databases import mounts
 from evomerge.store.sql import open_store
 
 LINES = {

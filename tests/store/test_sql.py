@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from evomerge.errors import SchemaError, StoreError
 from evomerge.store.owner import this_process
-from evomerge.store.schema import metadata
 from evomerge.store.sql import open_store
+from evomerge.store.tables.schema import metadata
 from evomerge.testing.store_contract import StoreContract
 from evomerge.testing.store_samples import (
     CONFIG,
@@ -178,7 +178,7 @@ def test_a_read_only_file_is_explained(tmp_path):
         import os, sys
         from evomerge.errors import StoreError
         from evomerge.store.sql import open_store
-        import evomerge.store.sqlite
+        import evomerge.store.databases.sqlite
         if os.geteuid() == 0:
             os.setuid(65534)
         try:
@@ -214,7 +214,7 @@ def test_a_full_disk_is_explained_and_loses_nothing(url):
 
 
 def test_damaged_outcomes_are_an_error_not_an_answer(url):
-    from evomerge.core.protocol import Outcome
+    from evomerge.core.scoring_protocol import Outcome
 
     store = open_store(url)
     study = store.create_study("s", {}, {}, 1)

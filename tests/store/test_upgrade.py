@@ -11,19 +11,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from support.golden_databases import make, restore, study_of, unpacked
+from support.searched import by_hand, connected, contents, search_small
 
 from evomerge.core.trial import Record
 from evomerge.errors import ReplayError, SchemaError, StoreError
-from evomerge.store import database, versions
+from evomerge.store.databases import database, versions
 from evomerge.store.owner import this_process
-from evomerge.store.schema import VERSION_TABLE, VERSIONS, metadata
 from evomerge.store.sql import open_store
+from evomerge.store.tables.schema import VERSION_TABLE, VERSIONS, metadata
 from evomerge.store.values import AttemptEnd
-from evomerge.testing.golden_databases import make, restore, study_of, unpacked
-from evomerge.testing.searched import by_hand, connected, contents, search_small
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "databases"
-STEPS = Path(versions.__file__).parent / "migrations" / "versions"
+STEPS = Path(versions.__file__).parents[1] / "migrations" / "versions"
 # A step that was released stays as it is: databases were made by it.
 DIGESTS = {
     "0001_first.py": "52fe601f21e05cf50fb40834b7a10d469020980bd6d3a959f781ece9e8db04a3",

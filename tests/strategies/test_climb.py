@@ -4,9 +4,9 @@ import pytest
 from evomerge.core.space import FloatAxis, IntAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
-from evomerge.strategies.climb import _keys
+from evomerge.strategies.genetic.hill_climb import _keys
+from evomerge.strategies.genetic.survival import Member
 from evomerge.strategies.registry import make_strategy
-from evomerge.strategies.survival import Member
 from evomerge.testing.strategy_spaces import BEST_STACK, GATES, STACK
 
 WIDE = SearchSpace(tuple(FloatAxis(f"x{i}", 0.0, 1.0) for i in range(60)))

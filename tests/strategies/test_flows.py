@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.flows import space_of
 
 from evomerge.core.flow.blueprint import Flow
 from evomerge.core.flow.donors import Donors
@@ -9,18 +10,17 @@ from evomerge.core.flow.edits import Edits
 from evomerge.core.flow.gates import Gates
 from evomerge.core.flow.scales import Scales, Scaling
 from evomerge.core.flow.slices import Slices
-from evomerge.core.flow.stock import Stock
+from evomerge.core.flow.stock import LayerPool
 from evomerge.core.flow.switches import Switches
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Strategy, Told
-from evomerge.strategies.genomes import Genetics
+from evomerge.strategies.genetic.genomes import Genetics
 from evomerge.strategies.registry import KINDS, make_strategy, problems
-from evomerge.testing.flows import space_of
 from evomerge.testing.strategy_lives import recorded
 
-STOCK = Stock((("a", 6), ("b", 6)), 2, 9)
-SAME = Stock((("a", 6), ("b", 6)), 6, 6)
+STOCK = LayerPool((("a", 6), ("b", 6)), 2, 9)
+SAME = LayerPool((("a", 6), ("b", 6)), 6, 6)
 FLOWS: dict[str, Flow] = {
     "gates": Gates(STOCK, 2, Scales(Scaling.LAYER)),
     "gates with edges": Gates(STOCK, 1, Scales(Scaling.EDGE)),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.strategies.base import Told
-from evomerge.strategies.survival import (
+from evomerge.strategies.genetic.survival import (
     Crowded,
     Member,
     Referenced,

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from evomerge.testing.contents import NOTHING, Contents, Verdict, contents, verdict
-from evomerge.testing.doomed import Doom, Life, live, promised
+from support.contents import NOTHING, Contents, Verdict, contents, verdict
+from support.doomed import Doom, Life, live, promised
 
 KINDS = ("lost", "doubled", "different", "faults")
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.core.work import TaskSettings
-from evomerge.scoring.lm_tasks import load_task
+from evomerge.scoring.harness.loading import load_task
 from evomerge.zoo import TASKS, ZooReport, make_zoo
 from evomerge.zoo.exact import answers_exactly
 from evomerge.zoo.examples import Examples

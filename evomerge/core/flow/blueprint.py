@@ -14,9 +14,9 @@ from typing import Protocol
 
 from evomerge.core.blueprint import MergeBlueprint, Term, read
 from evomerge.core.flow.scales import Matrix, Sites
-from evomerge.core.flow.stock import Step, Stock
-from evomerge.core.recipe import VERSION, Input, Recipe, Slot
-from evomerge.core.stacks import copied
+from evomerge.core.flow.stacks import copied
+from evomerge.core.flow.stock import LayerPool, Step
+from evomerge.core.recipes.recipe import VERSION, Input, Recipe, Slot
 from evomerge.core.trial import Point
 
 MERGE = "merge"
@@ -27,7 +27,7 @@ class Flow(Protocol):
     """A kind of data flow: which layers run, in which order, how strongly."""
 
     @property
-    def stock(self) -> Stock:
+    def stock(self) -> LayerPool:
         """The layers at hand, and how many may run."""
 
     @property
@@ -109,12 +109,7 @@ class FlowBlueprint:
         first = merged.embed if merged and embed == MERGE else Slot(copied(embed))
         last = merged.head if merged and head == MERGE else Slot(copied(head))
         inputs = {**self.inputs, **(dict(merged.inputs) if merged else {})}
-        used = {self.frame} | {
-            name
-            for slot in (first, *slots, last)
-            for _, operation in slot.roles
-            for name in operation.reads
-        }
+        used = {self.frame}.union(*(slot.reads for slot in (first, *slots, last)))
         return Recipe(
             frame=self.frame,
             dtype=self.dtype,

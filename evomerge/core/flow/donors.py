@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 
 from evomerge.core.blueprint import Coordinate, read
 from evomerge.core.flow.scales import UNSCALED, Scales, Scaling, Sites, edge, rescaled
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.space import AllOf, Axis, ChoiceAxis, Condition
 from evomerge.core.trial import Point
 
@@ -26,7 +26,7 @@ class Donors:
             one source to another.
     """
 
-    stock: Stock
+    stock: LayerPool
     scales: Scales = UNSCALED
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from evomerge.core.blueprint import Coordinate, read
 from evomerge.core.flow.picks import Pick
 from evomerge.core.flow.scales import UNSCALED, Scales, Scaling, Sites
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.flow.words import n_words_near
 from evomerge.core.space import Axis, ChoiceAxis, Condition, IntAxis
 from evomerge.core.trial import Point
@@ -52,7 +52,7 @@ class Edits:
         scales: ``layer`` is a scale for every layer that an edit places.
     """
 
-    stock: Stock
+    stock: LayerPool
     most: int
     scales: Scales = UNSCALED
 

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from evomerge.core.blueprint import Coordinate, read
 from evomerge.core.flow.scales import UNSCALED, Scales, Scaling, Sites
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.flow.words import n_subsequences
 from evomerge.core.space import AllOf, Axis, Condition, IntAxis, When
 from evomerge.core.trial import Point
@@ -44,7 +44,7 @@ class Gates:
             the first in its own source.
     """
 
-    stock: Stock
+    stock: LayerPool
     repeats: int = 1
     scales: Scales = UNSCALED
 

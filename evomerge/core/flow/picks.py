@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evomerge.core.blueprint import Coordinate, read
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.space import Axis, ChoiceAxis, Condition, IntAxis
 from evomerge.core.trial import Point
 
@@ -25,7 +25,7 @@ class Pick:
 
     stem: str
     what: str
-    stock: Stock
+    stock: LayerPool
 
     def axes(self, when: Condition) -> tuple[Axis, ...]:
         """Return the axes, which exist under one condition."""

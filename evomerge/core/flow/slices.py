@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from evomerge.core.blueprint import Coordinate, read
 from evomerge.core.flow.picks import Pick
 from evomerge.core.flow.scales import UNSCALED, Run, Scales, Scaling, Sites, joined
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.space import Axis, Condition, IntAxis
 from evomerge.core.trial import Point
 
@@ -31,7 +31,7 @@ class Slices:
         scales: ``edge`` is a scale for the beginning of every slice.
     """
 
-    stock: Stock
+    stock: LayerPool
     most: int
     scales: Scales = UNSCALED
 

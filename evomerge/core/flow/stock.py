@@ -31,7 +31,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class LayerPool:
     """Where a stack may take its layers from, and how deep it may be.
 
     The first source is the one a search begins with, as it stands; its depth lies

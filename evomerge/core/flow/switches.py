@@ -12,7 +12,7 @@ from math import comb
 
 from evomerge.core.blueprint import Coordinate, read
 from evomerge.core.flow.scales import UNSCALED, Run, Scales, Scaling, Sites, joined
-from evomerge.core.flow.stock import Step, Stock
+from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.space import Axis, ChoiceAxis, Condition, IntAxis
 from evomerge.core.trial import Point
 
@@ -31,7 +31,7 @@ class Switches:
             the source may change.
     """
 
-    stock: Stock
+    stock: LayerPool
     most: int
     scales: Scales = UNSCALED
 

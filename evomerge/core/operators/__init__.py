@@ -9,8 +9,8 @@ about them.
 
 from collections.abc import Mapping
 
-from evomerge.core.catalogue import Operator
 from evomerge.core.operators.averages import AVERAGES
+from evomerge.core.operators.catalogue import Operator
 from evomerge.core.operators.masked import MASKED
 from evomerge.core.operators.pairs import PAIRS
 from evomerge.core.operators.selected import SELECTED

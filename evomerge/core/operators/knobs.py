@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evomerge.core.catalogue import Knob, Policy
 from evomerge.core.digest import Scalar
+from evomerge.core.operators.catalogue import Knob, Policy
 
 LINEAR_VECTORS: Mapping[str, Policy] = {
     "norm": "linear",

@@ -1,6 +1,6 @@
 """Operators that bring parts of one model into another, as data."""
 
-from evomerge.core.catalogue import Knob, Operator
+from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.operators.knobs import LINEAR_VECTORS
 
 PAIRS = (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evomerge.core.catalogue import Knob, Operator, Policy
+from evomerge.core.operators.catalogue import Knob, Operator, Policy
 from evomerge.core.operators.knobs import (
     CONSENSUS,
     LAMBDA,

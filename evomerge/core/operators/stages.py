@@ -7,7 +7,7 @@ search may leave any stage open.
 
 from dataclasses import replace
 
-from evomerge.core.catalogue import Knob, Operator
+from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.operators.knobs import (
     LAMBDA,
     LINEAR_VECTORS,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from evomerge.core.catalogue import Knob, Operator
+from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.operators.knobs import (
     CONSENSUS,
     KEEP_NORM,

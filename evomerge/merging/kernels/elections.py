@@ -2,7 +2,7 @@
 
 Every input is read once and the result is written once; between the two everything
 happens in registers. The steps, and their order, are those of
-``operators.consensus``: the bits are the same.
+``sums.sign_election``: the bits are the same.
 
 Inputs come as tuples, bases as arrays or None, and words may hold two entries: see
 ``sums``.
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import draw
+from evomerge.merging.kernels.bernoulli import draw
 from evomerge.merging.kernels.entries import on_base, total, weighted, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,

@@ -1,4 +1,4 @@
-"""The steps of ``operators.elementary``, compiled: the bits are the same."""
+"""The steps of ``merging.elementary``, compiled: the bits are the same."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
@@ -6,8 +6,7 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from evomerge.merging.kernels.numbers import INLINED, ONE, as_bits, as_float, u32
-from evomerge.merging.operators.elementary import (
+from evomerge.merging.elementary import (
     EXPONENT_BITS,
     LN2_HIGH,
     LN2_LOW,
@@ -17,6 +16,7 @@ from evomerge.merging.operators.elementary import (
     SERIES,
     WIDE,
 )
+from evomerge.merging.kernels.numbers import INLINED, ONE, as_bits, as_float, u32
 
 _LOG2_E, _MOST = np.float32(LOG2_E), np.float32(MOST)
 _HIGH, _LOW = np.float32(LN2_HIGH), np.float32(LN2_LOW)

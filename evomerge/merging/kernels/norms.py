@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from evomerge.merging.kernels.coins import draw
+from evomerge.merging.kernels.bernoulli import draw
 from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,

@@ -1,7 +1,7 @@
 """Sums of differences, thinned or not, one pass over the inputs, compiled.
 
 Every input is read once and the result is written once; between the two everything
-happens in registers. The steps, and their order, are those of ``operators.linear``: the
+happens in registers. The steps, and their order, are those of ``sums.linear``: the
 bits are the same.
 
 Inputs come as tuples, one entry each, so that the compiler sees how many there are and
@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import draw
+from evomerge.merging.kernels.bernoulli import draw
 from evomerge.merging.kernels.entries import on_base, total, weighted, windows
 from evomerge.merging.kernels.numbers import (
     BLOCK,
@@ -108,7 +108,7 @@ def add_thinned(arrays, weights, steps, drawn, ends):
         weights: fp32, one per input.
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
-        drawn: Instead of steps, what ``coins.draw`` gave; else empty.
+        drawn: Instead of steps, what ``bernoulli.draw`` gave; else empty.
         ends: What the sum is divided by, and the scale: fp32, or None for one.
 
     Returns:
@@ -126,7 +126,7 @@ def add_thinned(arrays, weights, steps, drawn, ends):
 
 @compiled
 def add_tossed(arrays, weights, start, coins, ends):
-    """As ``add_thinned``, with coins (see ``coins.draw``), block by block.
+    """As ``add_thinned``, with coins (see ``bernoulli.draw``), block by block.
 
     The arrays begin at entry ``start`` of their tensors, a multiple of the block. Words
     hold one entry: to sort lanes into halves would cost what pairs save.

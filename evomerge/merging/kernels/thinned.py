@@ -5,7 +5,7 @@
 from numba import types
 from numba.extending import overload
 
-from evomerge.merging.kernels.coins import worth
+from evomerge.merging.kernels.bernoulli import worth
 from evomerge.merging.kernels.numbers import ONE, ZERO, load
 
 
@@ -46,7 +46,7 @@ def thinned(xs, i, z, steps, drawn):
         z: The base's entry, fp32.
         steps: Per input the smallest size that stays, below which size (None for any,
             for all inputs), and the factor on what is left (None for one); fp32.
-        drawn: Instead of steps, what ``coins.draw`` gave; else empty.
+        drawn: Instead of steps, what ``bernoulli.draw`` gave; else empty.
     """
     raise NotImplementedError("only in compiled code")
 

@@ -1,6 +1,6 @@
 """Averages of those who agree, where the inputs vary most, compiled.
 
-The steps, and their order, are those of ``operators.sce`` and ``operators.consensus``:
+The steps, and their order, are those of ``sums.sce`` and ``sums.sign_election``:
 the bits are the same. Inputs come as tuples, which the overloads below unfold.
 """
 

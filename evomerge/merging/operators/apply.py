@@ -7,39 +7,39 @@ from contextlib import contextmanager
 
 import torch
 
-from evomerge.core.recipe import Operation
-from evomerge.core.settings import Settings, resolve
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
-from evomerge.merging.operators.breadcrumbs import breadcrumbs, breadcrumbs_ties
-from evomerge.merging.operators.dare import dare_linear, dare_ties, mixout
-from evomerge.merging.operators.decided import Decided
-from evomerge.merging.operators.della import della, della_linear
-from evomerge.merging.operators.emr import emr
-from evomerge.merging.operators.fusion import arcee_fusion
-from evomerge.merging.operators.iso import iso_c, iso_cts
-from evomerge.merging.operators.karcher import karcher, multislerp
-from evomerge.merging.operators.knots import core_space, knots
-from evomerge.merging.operators.linear import (
+from evomerge.merging.operators.directions.iso import iso_c, iso_cts
+from evomerge.merging.operators.directions.karcher import karcher, multislerp
+from evomerge.merging.operators.directions.knots import core_space, knots
+from evomerge.merging.operators.directions.spherical import nuslerp, slerp
+from evomerge.merging.operators.directions.tsv import tsv
+from evomerge.merging.operators.directions.wudi import wudi
+from evomerge.merging.operators.elementwise.arcee_fusion import arcee_fusion
+from evomerge.merging.operators.elementwise.emr import emr
+from evomerge.merging.operators.elementwise.magmax import magmax
+from evomerge.merging.operators.elementwise.nearswap import nearswap
+from evomerge.merging.operators.elementwise.pcb import pcb
+from evomerge.merging.operators.elementwise.ram import ram, ramplus_tl
+from evomerge.merging.operators.elementwise.tall import consensus
+from evomerge.merging.operators.loops.lazy_merge import LazyMerge
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.staged import staged
+from evomerge.merging.operators.sums.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from evomerge.merging.operators.sums.dare import dare_linear, dare_ties, mixout
+from evomerge.merging.operators.sums.della import della, della_linear
+from evomerge.merging.operators.sums.linear import (
     bcwi,
     linear,
     lora_linear,
     task_arithmetic,
 )
-from evomerge.merging.operators.magmax import magmax
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
-from evomerge.merging.operators.model_stock import model_stock
-from evomerge.merging.operators.near import nearswap
-from evomerge.merging.operators.pcb import pcb
-from evomerge.merging.operators.ram import ram, ramplus_tl
-from evomerge.merging.operators.sce import sce
-from evomerge.merging.operators.spherical import nuslerp, slerp
-from evomerge.merging.operators.staged import staged
-from evomerge.merging.operators.tall import consensus
-from evomerge.merging.operators.ties import ties
-from evomerge.merging.operators.tsv import tsv
-from evomerge.merging.operators.wudi import wudi
+from evomerge.merging.operators.sums.model_stock import model_stock
+from evomerge.merging.operators.sums.sce import sce
+from evomerge.merging.operators.sums.ties import ties
 
-Merge = torch.Tensor | Decided
+Merge = torch.Tensor | LazyMerge
 """A fresh fp32 tensor, or what it takes to write one anywhere."""
 
 Arithmetic = Callable[

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from evomerge.core.operation import Operation
+from evomerge.core.recipes.operation import Operation
 
 Value = TypeVar("Value")
 

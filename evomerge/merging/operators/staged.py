@@ -14,32 +14,32 @@ from functools import partial
 
 import torch
 
-from evomerge.core.settings import Settings
-from evomerge.merging.operators.bases import Find, core, share
-from evomerge.merging.operators.blocks import Deltas
-from evomerge.merging.operators.breadcrumbs import band
-from evomerge.merging.operators.combine import check_finite, stacks
-from evomerge.merging.operators.consensus import Election, Rule
-from evomerge.merging.operators.dare import drop
-from evomerge.merging.operators.della import prune
-from evomerge.merging.operators.emr import largest_of_sign
-from evomerge.merging.operators.iso import flat
-from evomerge.merging.operators.knots import within
-from evomerge.merging.operators.linear import Sum, delta_factors, whole_factors
-from evomerge.merging.operators.magmax import largest
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.rows import row_length
-from evomerge.merging.operators.sce import energies, nothing, select
-from evomerge.merging.operators.sparsify import keep_l1, trim
-from evomerge.merging.operators.spectral import (
+from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.directions.bases import Find, core, share
+from evomerge.merging.operators.directions.iso import flat
+from evomerge.merging.operators.directions.knots import within
+from evomerge.merging.operators.directions.singular_vectors import (
     Matrices,
     by_matrix,
     in_fp32,
     is_matrix,
     svd,
 )
-from evomerge.merging.operators.tall import used
-from evomerge.merging.operators.thinning import Thin, scaled
+from evomerge.merging.operators.elementwise.emr import largest_of_sign
+from evomerge.merging.operators.elementwise.magmax import largest
+from evomerge.merging.operators.elementwise.tall import used
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.combine import check_finite, stacks
+from evomerge.merging.operators.loops.row_ranks import row_length
+from evomerge.merging.operators.loops.thinning import Thin, scaled
+from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.sums.breadcrumbs import band
+from evomerge.merging.operators.sums.dare import drop
+from evomerge.merging.operators.sums.della import prune
+from evomerge.merging.operators.sums.linear import Sum, delta_factors, whole_factors
+from evomerge.merging.operators.sums.sce import energies, nothing, select
+from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.thresholds.sparsify import keep_l1, trim
 
 _MASKED: Mapping[tuple[str, bool], str] = {
     ("bernoulli", False): "dare_linear",

@@ -8,7 +8,7 @@ decided; what mergekit passes over in silence is a warning here.
 from evomerge.specs.mergekit.documents import other_file, read_documents_of
 from evomerge.specs.mergekit.operations import PROFILES, Profile
 from evomerge.specs.mergekit.reading import ReadMerge, is_mergekit, read_mergekit
-from evomerge.specs.mergekit.writing import WrittenMerge, write_mergekit
+from evomerge.specs.mergekit.written.writing import WrittenMerge, write_mergekit
 
 __all__ = [
     "PROFILES",

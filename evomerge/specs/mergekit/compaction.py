@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from evomerge.core.blueprint import ROLE_GROUPS
-from evomerge.core.catalogue import ROLES
-from evomerge.core.recipe import ANY_ROLE, Operation
+from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.recipes.recipe import ANY_ROLE, Operation
 
 LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
 EMBED_ROLES = ("embed",)

@@ -16,7 +16,7 @@ from evomerge.specs.mergekit.reading import (
     is_mergekit,
     read_mergekit,
 )
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 Document = Mapping[str, Any]
 

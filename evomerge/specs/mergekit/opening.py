@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.composed import composed
-from evomerge.core.recipe import Input, Nested, Recipe
+from evomerge.core.recipes.recipe import Input, Nested, Recipe
 from evomerge.errors import CheckpointError
 from evomerge.specs.mergekit.references import (
     Places,
@@ -17,7 +17,7 @@ from evomerge.specs.mergekit.references import (
     name_of,
     read_reference,
 )
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.sources import input_of, missing, open_pair, source_folder
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from evomerge.core.catalogue import Knob, Operator
 from evomerge.core.digest import Scalar
 from evomerge.core.operators import find
-from evomerge.core.recipe import Operation
+from evomerge.core.operators.catalogue import Knob, Operator
+from evomerge.core.recipes.recipe import Operation
+from evomerge.core.recipes.settings import resolve
 from evomerge.core.roles import for_role
-from evomerge.core.settings import resolve
 
 Profile = Literal["identical", "default"]
 PROFILES: tuple[str, ...] = get_args(Profile)

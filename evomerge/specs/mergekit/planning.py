@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.core.operation import Operation
-from evomerge.core.recipe import Slot
+from evomerge.core.recipes.operation import Operation
+from evomerge.core.recipes.recipe import Slot
 from evomerge.errors import RecipeError
 from evomerge.specs.mergekit.compaction import (
     EMBED_ROLES,
@@ -20,7 +20,7 @@ from evomerge.specs.mergekit.settings import START, Position
 from evomerge.specs.mergekit.slices import OutSlice, Source
 from evomerge.specs.mergekit.tensors import Parts, Tensor, Where
 from evomerge.specs.mergekit.values import Values
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.core.recipe import DTYPES, Input, Recipe, Transformed
+from evomerge.core.recipes.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import Problem, SpecError
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import METHODS, Method
 from evomerge.specs.mergekit.opening import Earlier, Named
 from evomerge.specs.mergekit.operations import ENTRYWISE, Profile
@@ -26,8 +25,9 @@ from evomerge.specs.mergekit.vocabularies import (
     read_vocabulary,
 )
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
-from evomerge.specs.mistakes import Mistakes
-from evomerge.specs.problems import validate
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.validation import validate
 from evomerge.specs.sources import (
     warn_of_sources,
 )
@@ -125,8 +125,8 @@ class _Reader:
         settings = [one for cut in slices for one in cut.all_settings]
         warn_of_filters(settings, planner.seen, self.mistakes)
         frame = self._frame(spec, slices)
-        read = {n for s in (embed, head, *slots) for _, op in s.roles for n in op.reads}
-        ends = {n for s in (embed, head) for _, op in s.roles for n in op.reads}
+        ends = embed.reads | head.reads
+        read = ends.union(*(slot.reads for slot in slots))
         self._check_fit(models, {frame, *read}, set() if wish else {frame, *ends})
         self.mistakes.stop_if_any()
         merged = {frame, *(source.name for cut in slices for source in cut.sources)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, StrictBool, StrictInt
 
-from evomerge.specs.base import Allowed, Name, Spec
+from evomerge.specs.reading.spec import Allowed, Name, Spec
 
 Parameters = dict[str, Any]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.core.digest import Scalar
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.references import passed_over
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
 
 Kind = Literal["float", "int", "bool"]
 Position = tuple[int, int]

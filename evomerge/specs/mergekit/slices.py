@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.specs.keys import did_you_mean
 from evomerge.specs.mergekit.methods import Method
 from evomerge.specs.mergekit.schema import (
     MergekitSpec,
@@ -19,7 +18,8 @@ from evomerge.specs.mergekit.schema import (
     SliceSpec,
 )
 from evomerge.specs.mergekit.settings import Setting, read_setting
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
 
 _PASSED_OVER = {
     "merge_method": "changes nothing: mergekit has one method for the whole merge and "

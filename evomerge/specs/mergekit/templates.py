@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.tokenizer_notes import chat_templates
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 AUTO = "auto"
 _SHORTEST = 20

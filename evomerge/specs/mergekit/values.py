@@ -10,7 +10,7 @@ from evomerge.specs.mergekit.methods import Method, Parameter
 from evomerge.specs.mergekit.operations import Decided, Profile, knob_of
 from evomerge.specs.mergekit.settings import Found, Position, look_up
 from evomerge.specs.mergekit.slices import OutSlice, Source
-from evomerge.specs.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes
 
 _NO_SUM = 1e-8
 _LARGEST_EPS = 1e-6

@@ -1,1 +1,1 @@
-"""How the tables came to be, a step at a time; run by ``evomerge.store.versions``."""
+"""How the tables came to be, a step at a time; ``store.databases.versions`` runs it."""

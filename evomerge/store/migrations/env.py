@@ -6,7 +6,7 @@ programs (Optuna among them) may keep theirs in the same database.
 
 from alembic import context
 
-from evomerge.store.schema import VERSION_TABLE, metadata
+from evomerge.store.tables.schema import VERSION_TABLE, metadata
 
 
 def _is_ours(name: str | None, kind: str, _parents: object) -> bool:

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from evomerge.core.digest import Scalar
 from evomerge.core.space import Axis, SearchSpace, When
 from evomerge.core.trial import Point
+from evomerge.strategies.ask_tell_guard import AskTellGuard
 from evomerge.strategies.base import Proposal, Told
-from evomerge.strategies.turns import Turns
 from evomerge.strategies.via_optuna.rows import Place, Rows, outward, seed_at
 
 
@@ -30,7 +30,7 @@ class TpeStrategy:
     def __init__(
         self,
         rows: Rows,
-        turns: Turns,
+        turns: AskTellGuard,
         *,
         generation_size: int,
         seed: int,

@@ -1,0 +1,1 @@
+"""Low-rank adapters: their files, and the factors that can be averaged."""

@@ -1,0 +1,1 @@
+"""What decides how equal weights compute, read from configurations."""

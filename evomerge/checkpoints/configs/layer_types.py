@@ -1,0 +1,217 @@
+"""Kinds of layers: which may share a slot, and how a stack of them is written down.
+
+Weights of one shape may belong to layers that compute differently: over a sliding
+window or over everything, with or without rotary positions, one feed-forward block or
+a mixture. Configurations tell it as lists, as patterns or as counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.checkpoints.configs.families import Family, family_of
+from evomerge.checkpoints.layers.sizes import LAYER_COUNTS
+from evomerge.errors import CheckpointError
+
+FULL = "full_attention"
+_INDEX_LISTS = ("mlp_only_layers", "moe_layers")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerType:
+    """What a layer computes with its weights.
+
+    Attributes:
+        attention: For example ``sliding_attention``; None if all layers are alike.
+        rotary: It has rotary positions, where some layers of the model have none.
+        mixture: Its feed-forward block is a mixture of experts.
+    """
+
+    attention: str | None = None
+    rotary: bool = True
+    mixture: bool = False
+
+    def __str__(self) -> str:
+        words = [(self.attention or "attention").replace("_", " ")]
+        words += [] if self.rotary else ["no rotary positions"]
+        words += ["a mixture of experts" if self.mixture else "one feed-forward block"]
+        return ", ".join(words)
+
+    def fits(self, other: LayerType) -> bool:
+        """Tell whether layers of these types may be merged into one."""
+        unknown = self.attention is None or other.attention is None
+        return (unknown or self.attention == other.attention) and (
+            (self.rotary, self.mixture) == (other.rotary, other.mixture)
+        )
+
+
+def read_layer_types(
+    config: Mapping[str, Any], mixtures: Sequence[bool]
+) -> tuple[LayerType, ...]:
+    """Tell the type of each layer.
+
+    Args:
+        config: ``config.json``.
+        mixtures: For each layer, whether it stores experts.
+
+    Raises:
+        CheckpointError: A list of the configuration is not one entry per layer.
+    """
+    n = len(mixtures)
+    family = family_of(config)
+    attention = _attention(config, family, n)
+    rotary = _rotary(config, family, n)
+    return tuple(
+        LayerType(*known) for known in zip(attention, rotary, mixtures, strict=True)
+    )
+
+
+def restacked(
+    config: Mapping[str, Any],
+    picks: Sequence[tuple[Mapping[str, Any], int, LayerType]],
+) -> dict[str, Any]:
+    """Return a configuration for a stack of other layers.
+
+    Args:
+        config: The frame's.
+        picks: For each layer of the stack, the configuration it came with, its index
+            there, and its type.
+
+    Raises:
+        CheckpointError: The family cannot say in its configuration what the stack is.
+    """
+    out = dict(config)
+    for key in LAYER_COUNTS:
+        if key in config:
+            out[key] = len(picks)
+    for key, value in config.items():
+        if _is_per_layer(key, value, config):
+            out[key] = [_entry(source, key, layer) for source, layer, _ in picks]
+    types = [kind for _, _, kind in picks]
+    attentions = [kind.attention for kind in types]
+    if "layer_types" not in config and None not in attentions:
+        out["layer_types"] = attentions
+    if "no_rope_layers" not in config and not all(kind.rotary for kind in types):
+        out["no_rope_layers"] = [int(kind.rotary) for kind in types]
+    return out | _mixtures(config, [kind.mixture for kind in types])
+
+
+def _mixtures(config: Mapping[str, Any], mixtures: Sequence[bool]) -> dict[str, Any]:
+    dense = [i for i, mixture in enumerate(mixtures) if not mixture]
+    out: dict[str, Any] = {}
+    if not any(mixtures):
+        return out
+    if "moe_layers" in config:
+        out["moe_layers"] = [i for i, mixture in enumerate(mixtures) if mixture]
+    if "mlp_only_layers" in config or "decoder_sparse_step" in config:
+        out |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    if "first_k_dense_replace" in config:
+        if dense != list(range(len(dense))):
+            raise CheckpointError(
+                f"Layers {dense} of the stack have one feed-forward block and the "
+                "others a mixture of experts, but this family can only have such "
+                "layers first. Put them there."
+            )
+        out["first_k_dense_replace"] = len(dense)
+    return out
+
+
+def windows(
+    config: Mapping[str, Any], types: Sequence[LayerType]
+) -> tuple[int | None, ...]:
+    """Tell over how many tokens each layer looks back; None if over all.
+
+    Args:
+        config: ``config.json``.
+        types: Of each layer; without, all look back equally far.
+    """
+    window = _window(config)
+    usual = FULL if family_of(config).layer_types else "sliding"
+    return tuple(
+        window if "sliding" in (kind.attention or usual) else None for kind in types
+    )
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    family = family_of(config)
+    if family.is_known and "sliding_window" not in family.fields:
+        return None  # its classes do not read the key
+    filled = family.filled(config)
+    window, is_used = filled.get("sliding_window"), filled.get("use_sliding_window")
+    if type(window) is not int or window < 1 or is_used is False:
+        return None
+    return window
+
+
+def _attention(
+    config: Mapping[str, Any], family: Family, n: int
+) -> Iterable[str | None]:
+    if (listed := _listed(config, "layer_types", n)) is not None:
+        return [str(entry) for entry in listed]
+    pattern = next(
+        (
+            value
+            for key in ("sliding_window_pattern", "_sliding_window_pattern")
+            if type(value := config.get(key)) is int
+        ),
+        0,
+    )
+    if pattern > 0:
+        return [
+            "full_attention" if (i + 1) % pattern == 0 else "sliding_attention"
+            for i in range(n)
+        ]
+    usual = family.layer_types
+    if any(kind != FULL for kind in usual):
+        return [usual[i % len(usual)] for i in range(n)]
+    filled = family.filled(config)
+    first = filled.get("max_window_layers")
+    if family.is_known and "max_window_layers" not in family.fields:
+        first = None
+    if filled.get("use_sliding_window") is True and type(first) is int:
+        return [
+            "sliding_attention" if i >= first else "full_attention" for i in range(n)
+        ]
+    return [None] * n
+
+
+def _rotary(config: Mapping[str, Any], family: Family, n: int) -> Iterable[bool]:
+    if (listed := _listed(config, "no_rope_layers", n)) is not None:
+        return [bool(entry) for entry in listed]
+    every = config.get("no_rope_layer_interval")
+    if type(every) is int and every > 0:
+        return [(i + 1) % every != 0 for i in range(n)]
+    usual = family.no_rope_layers or (1,)
+    return [bool(usual[i % len(usual)]) for i in range(n)]
+
+
+def _listed(config: Mapping[str, Any], key: str, n: int) -> list[Any] | None:
+    value = config.get(key)
+    if not isinstance(value, list) or not value:
+        return None
+    if len(value) != n:
+        raise CheckpointError(
+            f"config.json: {key} has {len(value)} entries, but the model has {n} "
+            "layers. The configuration belongs to another model."
+        )
+    return value
+
+
+def _is_per_layer(key: str, value: Any, config: Mapping[str, Any]) -> bool:
+    if not isinstance(value, list) or "layer" not in key or key in _INDEX_LISTS:
+        return False
+    count = next((config[key] for key in LAYER_COUNTS if key in config), None)
+    return len(value) == count
+
+
+def _entry(source: Mapping[str, Any], key: str, layer: int) -> Any:
+    value = source.get(key)
+    if isinstance(value, list) and layer < len(value):
+        return value[layer]
+    raise CheckpointError(
+        f"The frame's config.json has {key}, one entry for each layer, but that of "
+        f"another input says nothing of its layer {layer}. Save that input again with "
+        "the same version of transformers."
+    )

@@ -1,0 +1,1 @@
+"""Which tensor of a model is what, and what its layers compute."""

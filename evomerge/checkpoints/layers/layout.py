@@ -1,0 +1,192 @@
+"""Where each tensor of a model belongs, and what it is for.
+
+Nothing here is a list of models: the layers are the pattern of names that repeats, the
+embedding is the matrix with a row for each token, and roles follow from words, shapes
+and the sizes in ``config.json``. What is not understood is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.checkpoints.header import ElementTypeError, TensorInfo
+from evomerge.checkpoints.layers.name_pattern import (
+    Stack,
+    experts_transposed,
+    find_stack,
+    is_transposed,
+)
+from evomerge.checkpoints.layers.pieces import Piece, pieces_of
+from evomerge.checkpoints.layers.roles import (
+    BUFFER,
+    is_recomputed,
+    role_in_layer,
+    role_outside,
+)
+from evomerge.checkpoints.layers.sizes import Sizes
+from evomerge.errors import CheckpointError
+
+Section = Literal["embed", "layer", "head"]
+
+EMBED_WEIGHT = "model.embed_tokens.weight"
+HEAD_WEIGHT = "lm_head.weight"
+"""What transformers calls the output head of most families."""
+
+_EMBED = re.compile(
+    r"embed_tokens|wte|word_embeddings?|embed_in|tok_embeddings|embeddings?"
+)
+_HEAD = re.compile(r"lm_head|embed_out|output(_layer)?|head|unembed")
+_POSITIONS = re.compile(r"wpe|.*pos.*")
+_MATRICES = frozenset({"attn", "mlp", "expert", "bias"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a model a tensor belongs.
+
+    Attributes:
+        section: ``embed``, ``layer`` or ``head`` (final norm and output head).
+        layer: Index of its layer; None outside the layers.
+        role: One of ``core.catalogue.ROLES``, or ``BUFFER``.
+        suffix: Its name within the layer; the whole name outside the layers.
+        pieces: What it is merged by; nothing if it is merged as it is stored.
+    """
+
+    section: Section
+    layer: int | None
+    role: str
+    suffix: str
+    pieces: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a model calls its parts.
+
+    Attributes:
+        embed: Name of the token embedding.
+        head: Name of the output head; of a tied one, what it would be called.
+        layers: What stands before a layer's number, with the dot.
+    """
+
+    embed: str
+    head: str
+    layers: str
+
+    def full_name(self, where: int | str, name: str) -> str:
+        """Return a tensor's name in the model: those of layers are numbered."""
+        return f"{self.layers}{where}.{name}" if isinstance(where, int) else name
+
+
+def read_layout(
+    tensors: Mapping[str, TensorInfo], n_layers: int, vocab_size: int, sizes: Sizes
+) -> tuple[Layout, dict[str, Place]]:
+    """Find the place of every tensor.
+
+    Args:
+        tensors: As stored, by name.
+        n_layers: As configured.
+        vocab_size: As configured.
+        sizes: As configured.
+
+    Returns:
+        The names of the parts, and each tensor's place; the head's even if none is
+        stored.
+
+    Raises:
+        ElementTypeError: A weight holds no numbers that can be merged.
+        CheckpointError: A tensor was not understood, or a part is missing.
+    """
+    stack = find_stack(tensors, n_layers)
+    outside = {name: tensors[name] for name in stack.outside}
+    embed, head = _ends(outside, vocab_size)
+    places = {embed: Place("embed", None, "embed", embed)}
+    layout = Layout(embed, head or HEAD_WEIGHT, stack.prefix)
+    places[layout.head] = Place("head", None, "head", layout.head)
+    for name, info in outside.items():
+        if name not in places:
+            places[name] = _outside(name, info)
+    for layer in stack.layers:
+        places |= _layer(stack, layer, sizes)
+    for name, info in tensors.items():
+        if places[name].role != BUFFER and not info.is_float:
+            raise ElementTypeError.of(info.file, name, info.dtype)
+    return layout, places
+
+
+def _ends(outside: Mapping[str, TensorInfo], vocab_size: int) -> tuple[str, str | None]:
+    """Find the token embedding and the head; None if no head is stored."""
+    matrices = {
+        name: info
+        for name, info in outside.items()
+        if len(info.shape) == 2
+        and name.endswith(".weight")
+        and not _POSITIONS.fullmatch(_word(name))
+    }
+    heads = [name for name in matrices if _HEAD.fullmatch(_word(name))]
+    embeds = [name for name in matrices if _EMBED.fullmatch(_word(name))]
+    if not embeds:
+        rows = [n for n, info in matrices.items() if info.shape[0] >= vocab_size]
+        embeds = [name for name in rows if name not in heads]
+    if len(embeds) != 1 or len(heads) > 1:
+        raise CheckpointError(
+            f"expected one matrix of at least {vocab_size} rows for the token "
+            f"embedding, such as {EMBED_WEIGHT!r}, and at most one for the output "
+            f"head; found {embeds} and {heads}. The folder is incomplete or of a "
+            "family that is not supported."
+        )
+    rows_found = matrices[embeds[0]].shape[0]
+    if rows_found < vocab_size:
+        raise CheckpointError(
+            f"{embeds[0]} has {rows_found} rows, but config.json speaks of a "
+            f"vocabulary of {vocab_size}. The folder is corrupt."
+        )
+    return embeds[0], heads[0] if heads else None
+
+
+def _outside(name: str, info: TensorInfo) -> Place:
+    word = _word(name)
+    if is_recomputed(name, info.shape):
+        return Place("head", None, BUFFER, name)
+    if len(info.shape) == 2 and _POSITIONS.fullmatch(word):
+        return Place("embed", None, "embed", name)
+    role = role_outside(name, info.shape, is_float=info.is_float)
+    if role is None:
+        raise _not_understood(name, info)
+    before = role != BUFFER and "embed" in word
+    return Place("embed" if before else "head", None, role, name)
+
+
+def _layer(stack: Stack, layer: int, sizes: Sizes) -> dict[str, Place]:
+    tensors = stack.layers[layer]
+    transposed, experts = is_transposed(tensors), experts_transposed(tensors, sizes)
+    out: dict[str, Place] = {}
+    for suffix, info in tensors.items():
+        role = role_in_layer(suffix, info.shape, sizes, is_float=info.is_float)
+        if role is None:
+            raise _not_understood(info.name, info)
+        pieces: tuple[Piece, ...] = ()
+        if role in _MATRICES:
+            turned = (False, False, transposed, experts)[len(info.shape)]
+            if role == "bias":
+                turned = False
+            pieces = pieces_of(suffix, info.shape, sizes, transposed=turned)
+        out[info.name] = Place("layer", layer, role, suffix, pieces)
+    return out
+
+
+def _word(name: str) -> str:
+    """Return the word before the ending, which says what a tensor is."""
+    return name.split(".")[-2] if "." in name else name
+
+
+def _not_understood(name: str, info: TensorInfo) -> CheckpointError:
+    return CheckpointError(
+        f"tensor {name!r} of shape {list(info.shape)} and type {info.dtype} was not "
+        "understood: expected attention or feed-forward matrices, experts with their "
+        "router, norms and biases in layers, and around them an embedding, a final "
+        "norm and an output head. Such a model is not supported."
+    )

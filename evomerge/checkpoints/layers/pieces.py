@@ -1,0 +1,141 @@
+"""Fused tensors and the pieces they are merged by.
+
+Some families store queries, keys and values as one tensor, gate and up projections as
+one, or all experts of a layer as one. A threshold, a norm, an angle or a singular
+vector of the whole would mix what are separate matrices, so each piece is merged by
+itself, under the name its tensor has where the same model is stored split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.checkpoints.layers.sizes import Sizes
+from evomerge.errors import CheckpointError
+
+_GATE_UP = ("gate_up_proj", "input_linear")
+_DOWN = {"output_linear": "down_proj"}
+_IN_A_ROW = ("qkv_proj", "c_attn", "Wqkv", "W_pack", "qkv")
+_MIXED = frozenset({"codegen", "gpt_bigcode"})
+"""Families that use such a name for rows in another order."""
+_BY_HEAD = frozenset({"gpt_neox", "bloom"})
+"""Families whose ``query_key_value`` holds q, k and v of head 0, then of head 1, ..."""
+_BY_ROW = frozenset({"gpt_oss"})
+"""Families whose ``gate_up_proj`` alternates a row of gate and a row of up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a stored tensor that is merged by itself.
+
+    Taken in this order: one expert of a 3-D tensor, the transpose, then in each of
+    ``groups`` equal groups of rows those from ``start`` to ``stop``.
+
+    Attributes:
+        name: What its tensor is called where the model is stored split, within the
+            layer.
+        expert: Index along the first axis of a tensor that holds all experts.
+        transposed: Stored as [in, out]; merged, like any other, as [out, in].
+        stop: None means to the end of the group.
+    """
+
+    name: str
+    expert: int | None = None
+    transposed: bool = False
+    groups: int = 1
+    start: int = 0
+    stop: int | None = None
+
+
+def pieces_of(
+    suffix: str, shape: Sequence[int], sizes: Sizes, *, transposed: bool = False
+) -> tuple[Piece, ...]:
+    """Tell how a tensor of a layer is cut; nothing if it is merged as it is stored.
+
+    Args:
+        suffix: Its name within the layer.
+        shape: As stored.
+        sizes: Of the model.
+        transposed: It is stored as [in, out].
+
+    Raises:
+        CheckpointError: Its rows are not those of the heads the configuration tells of.
+    """
+    stem, word, leaf = _split(suffix)
+    experts = _experts(suffix, shape, sizes)
+    rows = shape[-1] if transposed else shape[-2] if len(shape) > 1 else shape[0]
+    if experts and len(shape) == 2:
+        rows = shape[1]  # biases, one row for each expert
+    cuts = _cuts(suffix, word, rows, sizes)
+    if experts:
+        names = {name: f"{stem}{{}}.{name}{leaf or '.weight'}" for name in cuts}
+        if "experts" not in stem:
+            names = {name: f"{stem}experts.{{}}.{name}.weight" for name in cuts}
+        return tuple(
+            Piece(names[name].format(e), e, transposed, *cut)
+            for e in range(shape[0])
+            for name, cut in cuts.items()
+        )
+    if len(cuts) == 1 and not transposed:
+        return ()
+    return tuple(
+        Piece(f"{stem}{name}{leaf}", None, transposed, *cut)
+        for name, cut in cuts.items()
+    )
+
+
+Cut = tuple[int, int, int | None]
+"""Groups, first row and row after the last in each group."""
+
+
+def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
+    if word in _GATE_UP and rows % 2 == 0:
+        if sizes.family in _BY_ROW:
+            half = rows // 2
+            return {"gate_proj": (half, 0, 1), "up_proj": (half, 1, 2)}
+        return {"gate_proj": (1, 0, rows // 2), "up_proj": (1, rows // 2, rows)}
+    if word in _IN_A_ROW and sizes.family not in _MIXED:
+        return _heads_in_a_row(suffix, rows, sizes)
+    if word == "query_key_value" and sizes.family in _BY_HEAD:
+        heads, head = sizes.heads, sizes.head
+        if heads and head and rows == 3 * heads * head:
+            names = ("q_proj", "k_proj", "v_proj")
+            return {n: (heads, i * head, (i + 1) * head) for i, n in enumerate(names)}
+    return {_DOWN.get(word, word): (1, 0, None)}
+
+
+def _heads_in_a_row(suffix: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
+    heads, head = sizes.heads, sizes.head
+    if heads and head:
+        for pairs in (sizes.key_value_heads or heads, heads):
+            q, kv = heads * head, pairs * head
+            if rows == q + 2 * kv:
+                return {
+                    "q_proj": (1, 0, q),
+                    "k_proj": (1, q, q + kv),
+                    "v_proj": (1, q + kv, rows),
+                }
+    raise CheckpointError(
+        f"Tensor {suffix!r} has {rows} rows for queries, keys and values, which is not "
+        f"what {heads} heads and {sizes.key_value_heads} key-value heads of {head} "
+        "make. The configuration belongs to another model, or the family is not "
+        "supported."
+    )
+
+
+def _split(suffix: str) -> tuple[str, str, str]:
+    """Cut a name into what stands before its last word, the word, and its ending."""
+    words = suffix.split(".")
+    leaf = f".{words.pop()}" if words[-1] in ("weight", "bias") else ""
+    word = words.pop() if words else ""
+    if not leaf and word.endswith("_bias"):
+        word, leaf = word.removesuffix("_bias"), ".bias"
+    return "".join(f"{w}." for w in words), word, leaf
+
+
+def _experts(suffix: str, shape: Sequence[int], sizes: Sizes) -> bool:
+    if len(shape) == 3:
+        return True
+    biases = len(shape) == 2 and suffix.endswith("_bias")
+    return biases and shape[0] == sizes.experts

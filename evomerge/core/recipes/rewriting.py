@@ -1,0 +1,94 @@
+"""An operation written as another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.core.digest import Scalar
+from evomerge.core.operators import CATALOGUE
+from evomerge.core.recipes.operation import Operation
+from evomerge.core.recipes.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an operation is written as, and whether every bit of the merge is kept."""
+
+    operation: Operation
+    exact: bool = True
+
+
+Knobs = Mapping[str, Scalar | tuple[Scalar, ...]]
+
+
+def becomes(
+    settings: Settings, operator: str, knobs: Knobs, *, exact: bool = True
+) -> Step:
+    """Write an operation with another operator, or with other knobs.
+
+    Args:
+        settings: Gives inputs, base, and those of its stated knobs that the operator
+            has too.
+        operator: The operator to write.
+        knobs: Those that differ; a tuple is one value per input.
+        exact: The merge keeps every bit.
+    """
+    known = {knob.name for knob in CATALOGUE[operator].knobs}
+    known &= settings.given
+    shared = {k: v for k, v in settings.shared.items() if k in known}
+    each = {k: v for k, v in settings.each.items() if k in known}
+    for name, value in knobs.items():
+        if isinstance(value, tuple):
+            each[name] = value
+        else:
+            shared[name] = value
+    operation = settings.operation
+    base = operation.base if CATALOGUE[operator].takes_base else None
+    return Step(
+        Operation(
+            operator,
+            operation.inputs,
+            base,
+            tuple(shared.items()),
+            tuple(each.items()),
+        ),
+        exact,
+    )
+
+
+def same_but(settings: Settings, knobs: Knobs, *, exact: bool = True) -> Step:
+    """Write an operation with other knobs."""
+    return becomes(settings, settings.operator.name, knobs, exact=exact)
+
+
+def only(settings: Settings, kept: Sequence[int], *, exact: bool = False) -> Step:
+    """Write an operation over some of its inputs."""
+    operation = settings.operation
+    return Step(
+        Operation(
+            operation.operator,
+            tuple(operation.inputs[i] for i in kept),
+            operation.base,
+            operation.shared,
+            tuple((k, tuple(values[i] for i in kept)) for k, values in operation.each),
+        ),
+        exact,
+    )
+
+
+def copy_of(name: str) -> Step:
+    """Write the copy of one input; a zero may lose its sign on the way there."""
+    return Step(
+        Operation(
+            "linear", (name,), None, (("normalize", True),), (("weight", (1.0,)),)
+        ),
+        exact=False,
+    )
+
+
+def base_alone(settings: Settings) -> Step:
+    """Write the copy of the base."""
+    base = settings.operation.base
+    assert base is not None
+    return copy_of(base)

@@ -1,0 +1,1 @@
+"""Operators on singular vectors, and along arcs."""

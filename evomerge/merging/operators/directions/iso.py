@@ -1,0 +1,122 @@
+"""Isotropic merging (Marczak et al. 2025): every direction of the sum counts the same.
+
+ISO-C keeps the singular vectors of the summed differences and gives all of them the
+mean singular value. ISO-CTS keeps the leading ones of the sum, fills the rest with what
+each input adds outside them, and flattens that.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.directions.singular_vectors import (
+    FLOOR,
+    Matrices,
+    Svd,
+    by_matrix,
+    is_matrix,
+    mean_delta,
+    polar,
+    svd,
+)
+from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.thresholds.sparsify import keep_count
+
+
+def iso_c(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor:
+    """Flatten the spectrum of the summed differences: ``mean(S) U V^T``.
+
+    Vectors get the mean difference.
+
+    Raises:
+        CandidateError: An input is not finite, or a decomposition fails.
+    """
+    assert base is not None
+    weights = settings.numbers("weight")
+    if not is_matrix(base):
+        return mean_delta(settings, tensors, base, weights)
+
+    def merge(matrices: Matrices) -> torch.Tensor:
+        return flat(settings, matrices.total_svd(weights), matrices.smaller_side)
+
+    return by_matrix(settings, tensors, base, key, merge, memo)
+
+
+def iso_cts(
+    settings: Settings,
+    tensors: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    key: str,
+    memo: Memo = NOTHING_KEPT,
+) -> torch.Tensor:
+    """Flatten the common directions of the sum together with each input's own.
+
+    Vectors get the mean difference.
+
+    Raises:
+        CandidateError: An input is not finite, or a decomposition fails.
+    """
+    assert base is not None
+    weights = settings.numbers("weight")
+    if not is_matrix(base):
+        return mean_delta(settings, tensors, base, weights)
+    part = settings.number("common_frac")
+
+    def merge(matrices: Matrices) -> torch.Tensor:
+        common, own = sizes(matrices.smaller_side, len(tensors), part)
+        shared = matrices.total_svd(weights).top(common)
+        blocks = [shared]
+        if own:
+            blocks += [
+                _own(matrices, i, shared, weight, own)
+                for i, weight in enumerate(weights)
+            ]
+        left = polar(torch.cat([block.left for block in blocks], dim=1), matrices.key)
+        right = polar(torch.cat([block.right for block in blocks]), matrices.key)
+        values = torch.cat([block.values for block in blocks])
+        return left @ right * _level(settings, values, matrices.smaller_side)
+
+    return by_matrix(settings, tensors, base, key, merge, memo)
+
+
+def sizes(rank: int, n_inputs: int, part: float) -> tuple[int, int]:
+    """Return how many directions are common and how many each input adds.
+
+    What does not divide evenly goes to the common ones; never less than none of them.
+    """
+    own = round((rank - keep_count(part, rank)) / n_inputs)
+    own = min(own, rank // n_inputs)
+    return rank - own * n_inputs, own
+
+
+def flat(settings: Settings, found: Svd, rank: int) -> torch.Tensor:
+    """Return the matrix with its singular values set to their mean.
+
+    Args:
+        settings: Read for ``mean_over``.
+        found: The matrix, decomposed.
+        rank: The largest rank there can be.
+    """
+    return found.left @ found.right * _level(settings, found.values, rank)
+
+
+def _own(matrices: Matrices, index: int, shared: Svd, weight: float, n: int) -> Svd:
+    """Return the leading directions of an input outside the common ones."""
+    delta = matrices.deltas[index] * weight
+    outside = delta - shared.left @ (shared.left.T @ delta)
+    # What is left of a difference that lies inside is rounding, of one kind or another.
+    noise = max(matrices.noise[index] * abs(weight), FLOOR * float(delta.norm()))
+    return svd(outside, matrices.key, noise=noise).top(n)
+
+
+def _level(settings: Settings, values: torch.Tensor, rank: int) -> float:
+    """Return the mean singular value, over all there could be or over those there."""
+    n = len(values) if settings.choice("mean_over") == "nonzero" else rank
+    return float(values.sum()) / n if n else 0.0

@@ -1,0 +1,1 @@
+"""Merges in one pass over their inputs."""

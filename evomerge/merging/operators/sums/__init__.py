@@ -1,0 +1,1 @@
+"""Sums, elections of signs, and selection by variance."""

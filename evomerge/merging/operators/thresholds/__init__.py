@@ -1,0 +1,1 @@
+"""Where differences are cut by size, and what is left of them."""

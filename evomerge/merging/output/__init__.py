@@ -1,0 +1,1 @@
+"""A merged model on disk."""

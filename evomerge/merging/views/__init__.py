@@ -1,0 +1,1 @@
+"""Models as sections of named tensors: stored, adapted, or merged when read."""

@@ -1,0 +1,68 @@
+"""What a merged model is beside its weights: its frame, and what the merge changes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evomerge.checkpoints import BUFFER, LayerType, Layout, restacked
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.merging.views.stored import Part, View
+
+
+def is_tied(recipe: Recipe, views: Mapping[str, View]) -> bool:
+    """Tell whether the head is the embedding: in every input that shapes either."""
+    return all(views[name].tied for name in recipe.embed.reads | recipe.head.reads)
+
+
+def layout_of(recipe: Recipe, views: Mapping[str, View]) -> Layout:
+    """Return the frame's names; a tied frame has no head to be named by."""
+    frame = views[recipe.frame]
+    untied = [views[name] for name in sorted(views) if not views[name].tied]
+    if frame.tied and untied:
+        return replace(frame.layout, head=untied[0].layout.head)
+    return frame.layout
+
+
+def usual_type(sections: Iterable[Mapping[str, Part]]) -> str:
+    """Return the element type that most of the merged weights have."""
+    sizes: Counter[str] = Counter()
+    for section in sections:
+        for part in section.values():
+            if part.role != BUFFER:
+                word = str(part.dtype).removeprefix("torch.")
+                sizes[word] += math.prod(part.shape)
+    return sizes.most_common(1)[0][0]
+
+
+def rewritten(
+    frame: Mapping[str, Any],
+    layers: Sequence[tuple[dict[str, Any], int, LayerType]],
+    *,
+    tied: bool,
+    dtype: str,
+) -> dict[str, Any]:
+    """Return the frame's configuration as the merged model needs it.
+
+    Args:
+        frame: The frame's.
+        layers: Whose configuration, index and type each layer of the merge has.
+        tied: The head is the embedding.
+        dtype: Element type of the weights.
+
+    Raises:
+        RecipeError: The layers make no model that the frame's family can express.
+    """
+    try:
+        config = restacked(frame, layers)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from error
+    config["tie_word_embeddings"] = tied
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    # Code of its own does not travel with the weights.
+    config.pop("auto_map", None)
+    return config

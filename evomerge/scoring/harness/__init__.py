@@ -1,0 +1,1 @@
+"""lm-eval: its tasks read, checked, asked and scored."""

@@ -1,0 +1,201 @@
+"""Tasks of lm-eval on a living engine, a block of items at a time.
+
+The evaluator owns one ``LmEvalTasks`` a worker. Tasks, prompts and tokens are built
+once; for each block the answers are asked for, filtered and measured by the task's own
+methods, so every figure equals that of ``lm_eval.evaluator.evaluate``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.core.scoring_protocol import (
+    BlockKey,
+    ItemRole,
+    Manifest,
+    Outcome,
+    ScoringProtocol,
+    TaskDescription,
+)
+from evomerge.core.work import TaskSettings
+from evomerge.errors import EvomergeError, WorkerError
+from evomerge.scoring.engine import Completion, Engine
+from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.internals import (
+    Instance,
+    filtered,
+)
+from evomerge.scoring.harness.limited import LimitError
+from evomerge.scoring.harness.loading import load_task, reason
+from evomerge.scoring.harness.metrics import offered
+from evomerge.scoring.harness.questions import Question, build_questions, remember_texts
+from evomerge.scoring.harness.task_index import wrong
+from evomerge.scoring.harness.task_keys import key_of
+from evomerge.scoring.harness.task_protocol import protocol_settings
+
+
+class LmEvalTasks:
+    """The lm-eval tasks of one worker.
+
+    Raises:
+        SpecError: A task is unknown, refused, or cannot be built.
+    """
+
+    def __init__(
+        self, settings: Sequence[TaskSettings], engine: Engine, cache_dir: str
+    ) -> None:
+        lm = EngineLM(engine)
+        self._tasks = {s.name: _Task(s, engine, lm, cache_dir) for s in settings}
+
+    def describe(self) -> tuple[TaskDescription, ...]:
+        """Return items, protocol and metrics of every task, in the order given."""
+        return tuple(task.description for task in self._tasks.values())
+
+    def score(self, block: BlockKey) -> tuple[Outcome, ...]:
+        """Answer a block of items with the engine's present weights.
+
+        Returns:
+            One outcome an item, in the manifest's order.
+
+        Raises:
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine failed, or there is no such task here.
+        """
+        if block.task not in self._tasks:
+            raise WorkerError(f"This worker has no task {block.task!r}.")
+        return self._tasks[block.task].score(block)
+
+    def score_first(self, task: str, n: int) -> tuple[Outcome, ...]:
+        """Answer a task's first n search items, to prove and time it.
+
+        Raises:
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine failed, or there is no such task here.
+        """
+        if task not in self._tasks:
+            raise WorkerError(f"This worker has no task {task!r}.")
+        ids = self._tasks[task].description.manifest.ids_of(ItemRole.SEARCH)
+        return self._tasks[task].score_items(ids[:n])
+
+
+class _Task:
+    """One task with its questions."""
+
+    def __init__(
+        self, settings: TaskSettings, engine: Engine, lm: EngineLM, cache_dir: str
+    ) -> None:
+        self._lm = lm
+        self._settings = settings
+        self._task = load_task(settings, cache_dir)
+        questions = build_questions(self._task, settings, lm)
+        self._questions = questions.by_id
+        remember_texts(self._task, (q.doc for q in self._questions.values()))
+        self._metrics = offered(self._task, settings)
+        self._check_generation(settings)
+        self.description = TaskDescription(
+            manifest=Manifest(settings.name, questions.items, settings.shares),
+            protocol=ScoringProtocol(
+                settings.name,
+                protocol_settings(self._task, settings, engine, questions),
+            ),
+            metrics=tuple(self._metrics),
+        )
+
+    def score(self, block: BlockKey) -> tuple[Outcome, ...]:
+        return self.score_items(self.description.manifest.ids(block))
+
+    def score_items(self, ids: Sequence[str]) -> tuple[Outcome, ...]:
+        asked = [self._questions[name] for name in ids]
+        instances = [i for question in asked for i in question.instances]
+        completions = _answer(self._lm, instances)
+        try:
+            filtered(self._task, instances)
+            return tuple(
+                self._outcome(name, question, completions)
+                for name, question in zip(ids, asked, strict=True)
+            )
+        except LimitError as error:
+            place = self._place(error, dict(zip(ids, asked, strict=True)))
+            raise error.at(place) from None
+        except (EvomergeError, MemoryError, OSError):
+            raise
+        except Exception as error:  # what the task does with answers may raise anything
+            said = f"answers cannot be scored: {reason(error)}"
+            raise wrong(self._settings, said) from error
+
+    def _place(self, error: LimitError, asked: Mapping[str, Question]) -> str:
+        """Say at which key of the task, and on which item's answer, a limit was met."""
+        config = self._task.config.to_dict(keep_callable=True)
+        key = key_of(config, error.source) or "a template"
+        items = [
+            name
+            for name, question in asked.items()
+            if any(error.text in i.resps for i in question.instances)
+        ]
+        task = self.description.manifest.task
+        return f"task {task}: {key}" + (f", item {items[0]}" if items else "")
+
+    def _outcome(
+        self,
+        name: str,
+        question: Question,
+        completions: Mapping[int, list[Completion]],
+    ) -> Outcome:
+        measured: dict[str, Mapping[str, Any]] = {}
+        metrics = {}
+        for key, (metric, filter_name) in self._metrics.items():
+            if filter_name not in measured:
+                measured[filter_name] = self._task.process_results(
+                    question.doc,
+                    [i.filtered_resps[filter_name] for i in question.instances],
+                )
+            metrics[key] = float(measured[filter_name][metric])
+        answers = [
+            answer
+            for instance in question.instances
+            for answer in completions.get(id(instance), ())
+        ]
+        return Outcome(
+            item=name,
+            metrics=metrics,
+            tokens=sum(answer.n_tokens for answer in answers),
+            truncated=any(answer.truncated for answer in answers),
+        )
+
+    def _check_generation(self, settings: TaskSettings) -> None:
+        """Find a generation setting that engines do not offer now, not in a trial."""
+        first = next(iter(self._questions.values())).instances[0]
+        if first.request_type == "generate_until":
+            try:
+                self._lm.prompt(*first.args)
+            except (TypeError, ValueError) as error:
+                raise wrong(settings, f"gen_kwargs: {error}") from error
+
+
+def _answer(lm: EngineLM, instances: Sequence[Instance]) -> dict[int, list[Completion]]:
+    """Ask the engine, kind by kind, and leave every answer with its request.
+
+    Returns:
+        Identity of a generating request to its answers.
+    """
+    kinds: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        instance.resps = []
+        instance.filtered_resps = {}
+        kinds[instance.request_type].extend(
+            itertools.repeat(instance, instance.repeats or 1)
+        )
+    completions: dict[int, list[Completion]] = defaultdict(list)
+    for kind, requests in kinds.items():
+        if kind == "generate_until":
+            for request, answer in zip(requests, lm.complete(requests), strict=True):
+                completions[id(request)].append(answer)
+                request.resps.append(answer.text)
+        else:
+            answers = getattr(lm, kind)(requests)
+            for request, pair in zip(requests, answers, strict=True):
+                request.resps.append(pair)
+    return completions

@@ -1,0 +1,227 @@
+"""The reference engine: a transformers model whose tensors are overwritten in place.
+
+Slower than vLLM on long answers, quicker on tiny models, and the judge of both: what
+it computes is what an exported folder computes in plain transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.work import WorkerSetup
+from evomerge.errors import (
+    CandidateError,
+    RecipeError,
+    WorkerError,
+)
+from evomerge.merging.sources import Sources
+from evomerge.scoring.engine import (
+    Completion,
+    GenerateRequest,
+    Loglikelihood,
+    LoglikelihoodRequest,
+    SelfTest,
+    SwapReport,
+)
+from evomerge.scoring.hf.generation import Generator
+from evomerge.scoring.hf.layer_slots import HfLayerSlots
+from evomerge.scoring.hf.loglikelihood import loglikelihoods
+from evomerge.scoring.hf.model import (
+    distinct,
+    end_tokens,
+    load_model,
+    load_tokenizer,
+    machine_faults,
+    max_length,
+)
+from evomerge.scoring.requests import check_generate, check_loglikelihood
+from evomerge.scoring.self_test import Probe, run_self_test
+from evomerge.scoring.stacks.self_test import run_stack_self_test
+from evomerge.scoring.stacks.slots import home
+from evomerge.scoring.stacks.swap import StackSwap
+from evomerge.scoring.weight_stream import WeightStream
+
+DEFAULT_LENGTH = 2048
+"""Used where neither the study nor the model's config gives a limit."""
+
+
+class HfEngine:
+    """One transformers model in this process; see ``Engine`` for the promises."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        """Load the frame.
+
+        Raises:
+            SpecError: transformers does not know an option.
+            CheckpointError: The frame cannot be loaded.
+            WorkerError: The machine failed, for example for want of memory.
+        """
+        self._setup = setup
+        self._settings = setup.engine
+        self._dtype: torch.dtype = getattr(torch, setup.engine.dtype)
+        folder = setup.sources[setup.frame]
+        self._model = load_model(setup)
+        self._device: torch.device = self._model.device
+        self._tokenizer = load_tokenizer(folder)
+        self._targets = distinct(self._model)
+        self._sources = Sources(setup.sources, cache_dir=setup.cache_dir)
+        stored = self._sources.model(setup.frame).tensors
+        # What the cold load left aside, for example old checkpoints' rotary tables.
+        self._unused = stored.keys() - self._targets.keys()
+        self._whole = not setup.engine.stacks
+        self._stack = self._open_stack() if setup.engine.stacks else None
+        self._speaker = Generator(
+            model=self._model,
+            tokenizer=self._tokenizer,
+            end_tokens=end_tokens(self._model, self._tokenizer),
+            max_length=max_length(self._model.config, setup.engine),
+        )
+
+        if not self._whole:
+            self.swap(home(setup))
+
+    def _open_stack(self) -> StackSwap:
+        rack = HfLayerSlots(self._model, self._place)
+        return StackSwap(rack, self._sources, self._setup.frame, self._dtype)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Kind, versions, element type and device."""
+        import transformers
+
+        device = self._device
+        return {
+            "kind": "hf",
+            "version": transformers.__version__,
+            "torch": torch.__version__.partition("+")[0],
+            "dtype": self._settings.dtype,
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else device.type,
+        }
+
+    @property
+    def tokenizer(self) -> Any:
+        """The frame's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, answer included."""
+        return self._speaker.max_length
+
+    def swap(self, recipe: Recipe) -> SwapReport:
+        """Overwrite tensors with the merged ones of the same names.
+
+        All of them, or, where stacks are run, those of the layers that are new.
+
+        Raises:
+            CandidateError: The merged weights are not finite, or do not fit the frame.
+            WorkerError: The machine failed.
+        """
+        self._require_open()
+        self._whole = False
+        with machine_faults("swap a candidate in"):
+            try:
+                write = self._overwrite if self._stack is None else self._stack.swap
+                report = write(recipe)
+            except RecipeError as error:
+                raise CandidateError(f"The recipe cannot be merged: {error}") from error
+        self._whole = True
+        return report
+
+    def _overwrite(self, recipe: Recipe) -> SwapReport:
+        started = perf_counter()
+        frame = self._setup.frame
+        incoming = WeightStream.of(
+            recipe, self._sources, frame, self._dtype, reuse=True
+        )
+        for name, tensor in incoming:
+            self._place(name, tensor)
+        missing = sorted(self._targets.keys() - incoming.names)
+        if missing:
+            raise CandidateError(
+                f"The merge gives no {missing[0]!r} ({len(missing)} tensors missing): "
+                "its layers do not match the frame's."
+            )
+        total = perf_counter() - started
+        return SwapReport(
+            materialise_s=incoming.materialise_s,
+            swap_s=total - incoming.materialise_s,
+            size_bytes=incoming.size_bytes,
+        )
+
+    def _place(self, name: str, tensor: torch.Tensor) -> None:
+        target = self._targets.get(name)
+        if target is None and name in self._unused:
+            return
+        if target is None:
+            raise CandidateError(
+                f"The merge gives a tensor {name!r} that the frame does not have."
+            )
+        if target.shape != tensor.shape:
+            raise CandidateError(
+                f"Tensor {name!r} is {tuple(tensor.shape)} in the merge, but "
+                f"{tuple(target.shape)} in the frame."
+            )
+        target.copy_(tensor)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
+        """Continue every prompt; answers in the order asked."""
+        self._require_whole()
+        check_generate(requests, self.max_length)
+        with machine_faults("generate"):
+            return self._speaker.answer(requests, self._settings.max_num_seqs)
+
+    def loglikelihood(
+        self, requests: Sequence[LoglikelihoodRequest]
+    ) -> list[Loglikelihood]:
+        """Score every continuation; answers in the order asked."""
+        self._require_whole()
+        check_loglikelihood(requests, self.max_length)
+        with machine_faults("compute log-probabilities"):
+            return loglikelihoods(self._model, requests, self._settings.max_num_seqs)
+
+    def self_test(self) -> SelfTest:
+        """Compare what was swapped in with what was loaded; see ``self_test``."""
+        self._require_open()
+        test = run_stack_self_test if self._setup.engine.stacks else run_self_test
+        return test(self, self._setup, self._cold_probe)
+
+    def _cold_probe(self, setup: WorkerSetup) -> Probe:
+        """Measure a folder in an engine of its own."""
+        other = HfEngine(setup)
+        try:
+            return Probe.take(other)
+        finally:
+            other.close()
+
+    def close(self) -> None:
+        """Free the model; idempotent."""
+        if self._model is None:
+            return
+        self._model = None
+        self._targets = {}
+        self._stack = None
+        self._speaker = replace(self._speaker, model=None)
+        self._sources.close()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _require_open(self) -> None:
+        if self._model is None:
+            raise WorkerError("This engine is closed; open another one.")
+
+    def _require_whole(self) -> None:
+        self._require_open()
+        if not self._whole:
+            raise WorkerError(
+                "The last swap failed half-way, so the weights are of no model; swap "
+                "a recipe in first."
+            )

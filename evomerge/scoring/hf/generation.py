@@ -1,0 +1,189 @@
+"""Greedy and sampled answers with a key-value cache, in left-padded batches.
+
+Our own loop instead of ``model.generate``: rows leave the batch as they finish, each
+has its own limit and stop strings, and tokens are counted exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from evomerge.errors import CandidateError
+from evomerge.scoring.engine import Completion, GenerateRequest
+from evomerge.scoring.requests import answer_text, room
+
+BATCH_TOKENS = 32_768
+"""Most tokens, answers included, that one batch may come to hold in its cache."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model with what it needs to answer in text.
+
+    Attributes:
+        model: A transformers causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        end_tokens: Token ids that end an answer.
+        max_length: Tokens of the longest sequence, answer included.
+    """
+
+    model: Any
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    max_length: int
+
+    def answer(
+        self, requests: Sequence[GenerateRequest], max_rows: int
+    ) -> list[Completion]:
+        """Continue every prompt, ``max_rows`` at a time; answers in the order asked.
+
+        Raises:
+            CandidateError: The model's logits are not finite.
+        """
+        answers: dict[int, Completion] = {}
+        order = sorted(range(len(requests)), key=lambda p: len(requests[p].prompt))
+        batch: list[int] = []
+        for place in order:
+            request = requests[place]
+            longest = len(request.prompt) + room(request, self.max_length)
+            rows = len(batch) + 1
+            if batch and (rows > max_rows or rows * longest > BATCH_TOKENS):
+                answers |= self._batch(requests, batch)
+                batch = []
+            batch.append(place)
+        if batch:
+            answers |= self._batch(requests, batch)
+        return [answers[place] for place in range(len(requests))]
+
+    def _batch(
+        self, requests: Sequence[GenerateRequest], places: Sequence[int]
+    ) -> dict[int, Completion]:
+        rows = [_Row(requests[place], self) for place in places]
+        _decode(self.model, rows)
+        return {place: row.finish() for place, row in zip(places, rows, strict=True)}
+
+
+@dataclass
+class _Row:
+    """One answer as it grows."""
+
+    request: GenerateRequest
+    speaker: Generator
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.limit = room(self.request, self.speaker.max_length)
+        self.stops = tuple(stop for stop in self.request.stop if stop)
+        self.text = _TextStream(self.speaker.tokenizer) if self.stops else None
+        self.generator = torch.Generator().manual_seed(self.request.seed)
+
+    @property
+    def open(self) -> bool:
+        """The answer goes on."""
+        return not self.ended and len(self.tokens) < self.limit
+
+    def add(self, token: int) -> None:
+        self.tokens.append(token)
+        self.ended = token in self.speaker.end_tokens
+        if self.text is not None and not self.ended:
+            self.ended = self.text.add(token, self.stops)
+
+    def finish(self) -> Completion:
+        text = answer_text(self.speaker.tokenizer, self.tokens, self.stops)
+        return Completion(text, len(self.tokens), truncated=not self.ended)
+
+
+class _TextStream:
+    """Text of an answer, token by token, watched for stop strings."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer = tokenizer
+        self._fast: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._tail = ""
+        self._tokens: list[int] = []
+
+    def add(self, token: int, stops: Sequence[str]) -> bool:
+        """Take one more token; tell whether a stop string is now in the text."""
+        if self._fast is None:  # a tokenizer in pure Python: decode from the start
+            self._tokens.append(token)
+            self._tail = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        else:
+            self._tail += self._stream.step(self._fast, token) or ""
+        found = any(stop in self._tail for stop in stops)
+        self._tail = self._tail[-max(map(len, stops)) :]
+        return found
+
+
+@torch.inference_mode()
+def _decode(model: Any, rows: list[_Row]) -> None:
+    """Grow every row until it ends or is full; the prompts are padded on the left."""
+    device = model.device
+    width = max(len(row.request.prompt) for row in rows)
+    gaps = [width - len(row.request.prompt) for row in rows]
+    ids = torch.tensor(
+        [
+            row.request.prompt[:1] * gap + row.request.prompt
+            for row, gap in zip(rows, gaps, strict=True)
+        ],
+        device=device,
+    )
+    gap = torch.tensor(gaps, device=device).unsqueeze(1)
+    places = torch.arange(width, device=device).unsqueeze(0) - gap
+    mask = (places >= 0).long()
+    position = places.clamp_min(0)
+    cache = None
+    while rows:
+        out = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        for row, token in zip(rows, _choose(out.logits[:, -1], rows), strict=True):
+            row.add(token)
+        keep = [place for place, row in enumerate(rows) if row.open]
+        if len(keep) < len(rows):
+            rows = [rows[place] for place in keep]
+            if not rows:
+                return
+            index = torch.tensor(keep, device=device)
+            cache.batch_select_indices(index)
+            mask, position = mask[index], position[index]
+        ids = torch.tensor([row.tokens[-1:] for row in rows], device=device)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        position = position[:, -1:] + 1
+
+
+def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
+    """Pick each row's next token from logits of shape ``(n_rows, n_vocab)``."""
+    best, greedy = logits.max(dim=-1)
+    if not bool(torch.isfinite(best).all()):  # max passes NaN on
+        raise CandidateError(
+            "The model's logits are not finite, although its weights are: its "
+            "activations overflow."
+        )
+    tokens: list[int] = greedy.tolist()
+    for place, row in enumerate(rows):
+        if row.request.temperature > 0.0:
+            tokens[place] = _sample(logits[place], row)
+    return tokens
+
+
+def _sample(logits: torch.Tensor, row: _Row) -> int:
+    """Draw from the nucleus: the likeliest tokens that hold ``top_p`` of the mass."""
+    scaled = logits.float().cpu() / row.request.temperature
+    probability, token = scaled.softmax(-1).sort(descending=True, stable=True)
+    before = probability.cumsum(-1) - probability
+    probability[before >= row.request.top_p] = 0.0
+    probability[0] = probability[0].clamp_min(torch.finfo(torch.float32).tiny)
+    drawn = torch.multinomial(probability, 1, generator=row.generator)
+    return int(token[drawn])

@@ -1,0 +1,156 @@
+"""How a transformers model is brought to life from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from evomerge.core.work import EngineSettings, WorkerSetup
+from evomerge.errors import (
+    CheckpointError,
+    EvomergeError,
+    Problem,
+    SpecError,
+    WorkerError,
+)
+from evomerge.scoring.stacks.slots import slot_kinds
+
+DEFAULT_LENGTH = 2048
+"""Used where neither the study nor the model's config gives a limit."""
+
+
+def load_model(setup: WorkerSetup) -> Any:
+    """Load the frame; with slots beyond its own layers, if stacks are to be run.
+
+    Raises:
+        SpecError: transformers does not know an option, or stacks are not proved on
+            the frame's architecture.
+        CheckpointError: The frame cannot be loaded.
+        WorkerError: The machine failed.
+    """
+    from transformers import AutoModelForCausalLM
+
+    settings = setup.engine
+    folder = setup.sources[setup.frame]
+    options = dict(settings.options)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(options.pop("device", default))
+    try:
+        if settings.stacks:
+            options["config"] = _roomy(setup)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, settings.dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                **options,
+            )
+    except TypeError as error:  # unknown keywords reach the model's constructor
+        unknown = [key for key in options if f"'{key}'" in str(error)]
+        if not unknown:
+            raise _unloadable(folder, error) from error
+        raise SpecError(
+            [
+                Problem(
+                    f"engine.options.{key}", "transformers does not know this option."
+                )
+                for key in unknown
+            ]
+        ) from error
+    except _UNLOADABLE as error:
+        raise _unloadable(folder, error) from error
+    with machine_faults("load the frame"):
+        return model.to(device).eval().requires_grad_(False)
+
+
+_UNLOADABLE = (OSError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What transformers raises at a configuration that it cannot make a model of."""
+
+
+def _unloadable(folder: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: transformers cannot load the model: {type(error).__name__}: "
+        f"{error}. Compare its config.json with that of the model it was made from."
+    )
+
+
+def _roomy(setup: WorkerSetup) -> Any:
+    """Return the frame's configuration with a layer for every slot."""
+    from transformers import AutoConfig
+
+    kinds = slot_kinds(setup)
+    folder = setup.sources[setup.frame]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.num_hidden_layers = len(kinds)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = list(kinds)
+    return config
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar, and no word of layers that a slot has and the frame has not."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_tokenizer(folder: str) -> Any:
+    """Load a folder's tokenizer.
+
+    Raises:
+        CheckpointError: There is none, or it is broken.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"Cannot load a tokenizer from {folder}: {error}"
+        ) from error
+
+
+def distinct(model: Any) -> dict[str, torch.Tensor]:
+    """Name every stored tensor once; a tied head goes by the embedding's name."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    state: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name not in tied}
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer."""
+    found = {tokenizer.eos_token_id}
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    found |= set(declared) if isinstance(declared, list) else {declared}
+    return frozenset(token for token in found if token is not None)
+
+
+def max_length(config: Any, settings: EngineSettings) -> int:
+    """Return how many tokens a sequence may have, answer included."""
+    text = config.get_text_config()
+    # Without a limit (ALiBi) nothing is cut that the study asks for.
+    own = getattr(text, "max_position_embeddings", None)
+    own = own or max(DEFAULT_LENGTH, settings.max_model_len or 0)
+    return min(own, settings.max_model_len or own)
+
+
+@contextmanager
+def machine_faults(doing: str) -> Iterator[None]:
+    """Turn what torch raises when a machine fails into our own error."""
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        raise WorkerError(f"The hf engine failed to {doing}: {error}") from error

@@ -1,0 +1,1 @@
+"""An engine without models, for tests, benchmarks and first tries."""

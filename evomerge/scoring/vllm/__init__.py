@@ -1,0 +1,1 @@
+"""vLLM: the engine, its worker, and the layer slots of stacks."""

@@ -1,0 +1,170 @@
+"""What runs inside vLLM's worker: merge there, and write over the living weights.
+
+Only the recipe's JSON crosses the process border. Each worker (tensor-parallel rank)
+merges full tensors one at a time; vLLM's own loader shards, fuses and repacks them,
+and copies into the storage the engine already computes with, so that compiled graphs
+stay valid. The driver's side is ``engine``.
+
+Method names carry a prefix because vLLM mixes this class into its worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from evomerge.core.recipes.recipe import Recipe
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.sources import Sources
+from evomerge.scoring.engine import SwapReport
+from evomerge.scoring.stacks.swap import StackSwap
+from evomerge.scoring.vllm.head import refresh_tied_head
+from evomerge.scoring.vllm.layer_slots import VllmLayerSlots, find_layers, unpack
+from evomerge.scoring.vllm.prompt_logprobs import score_in_one_batch
+from evomerge.scoring.weight_stream import WeightStream
+
+
+class SwapExtension:
+    """Mixed into vLLM's worker by ``worker_extension_cls``."""
+
+    model_runner: Any
+    model_config: Any
+    vllm_config: Any
+
+    def evomerge_prepare(
+        self,
+        sources: Mapping[str, str],
+        frame: str,
+        cache_dir: str,
+        *,
+        stacks: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        """Ready the worker for swaps; called once, after the cold load.
+
+        Args:
+            sources: Fingerprint to folder.
+            frame: Fingerprint of the parent that was loaded.
+            cache_dir: Where fingerprints are remembered.
+            stacks: Candidates are stacks of layers; the model holds nothing yet.
+            in_place: Keep weights unpacked; they are lost until the next swap.
+        """
+        self._evomerge_sources = Sources(sources, cache_dir=cache_dir)
+        self._evomerge_frame = frame
+        self._evomerge_stack: StackSwap | None = None
+        model = self.model_runner.get_model()
+        if stacks:
+            self._evomerge_stack = StackSwap(
+                VllmLayerSlots(model, self.vllm_config, in_place=in_place),
+                self._evomerge_sources,
+                frame,
+                self.model_config.dtype,
+            )
+        elif in_place:
+            unpack(find_layers(model)[1])
+        _hush_reload_warnings()
+        score_in_one_batch(self.model_runner)
+
+    def evomerge_swap(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge a recipe straight into the living model.
+
+        Args:
+            recipe: Its plain form.
+
+        Returns:
+            ``materialise_s``, ``swap_s``, ``size_bytes``; or ``candidate_error`` or
+            ``machine_error`` with a message, because exceptions lose their type
+            between processes.
+        """
+        try:
+            return asdict(self._evomerge_swap(Recipe.from_json(recipe)))
+        except (CandidateError, RecipeError) as error:
+            return {"candidate_error": str(error)}
+        except CheckpointError as error:
+            return {"machine_error": f"A parent cannot be read here: {error}"}
+
+    def _evomerge_swap(self, recipe: Recipe) -> SwapReport:
+        from vllm.config import set_current_vllm_config
+
+        if self._evomerge_stack is not None:
+            return self._evomerge_stack.swap(recipe)
+        started = perf_counter()
+        model = self.model_runner.get_model()
+        incoming = WeightStream.of(
+            recipe,
+            self._evomerge_sources,
+            self._evomerge_frame,
+            self.model_config.dtype,
+        )
+        with set_current_vllm_config(self.vllm_config), torch.no_grad():
+            _reload(model, self.model_config, incoming)
+            refresh_tied_head(model, self.model_config)
+        total = perf_counter() - started
+        waited = incoming.materialise_s
+        return SwapReport(waited, total - waited, incoming.size_bytes)
+
+
+def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
+    """Load the whole model anew, layer by layer, into its present storage."""
+    from vllm.model_executor.model_loader.reload import (
+        finalize_layerwise_reload,
+        initialize_layerwise_reload,
+    )
+
+    initialize_layerwise_reload(model)
+    try:
+        try:
+            model.load_weights(incoming)
+        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+            raise CandidateError(
+                f"The merged tensors do not fit the frame: {error!r}"
+            ) from error
+        missing = _untouched(model)
+    finally:
+        # Also after a failure: modules must leave the loading state. What is half
+        # written then is overwritten by the next swap, which rewrites everything.
+        finalize_layerwise_reload(model, config)
+    if missing:
+        raise CandidateError(
+            f"The merge gives nothing for {missing[0]} ({len(missing)} modules in "
+            "all): its layers do not match the frame's."
+        )
+
+
+def _untouched(model: Any) -> list[str]:
+    """Name the modules with weights that the reload has not reached."""
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    tied = _tied_head(model)
+    untouched = []
+    for name, module in model.named_modules():
+        info = get_layerwise_info(module)
+        has_weights = any(True for _ in module.parameters(recurse=False))
+        waiting = info.can_load() and info.load_numel <= 0
+        if has_weights and waiting and module is not tied:
+            untouched.append(name)
+    return untouched
+
+
+def _tied_head(model: Any) -> Any:
+    """Return the head whose matrix is the embedding's, if there is one."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "tie_word_embeddings", False):
+        return None
+    return getattr(model, "lm_head", None)
+
+
+def _hush_reload_warnings() -> None:
+    """Drop "Failed to load weights", logged per swap for rotary tables.
+
+    They have no checkpoint entry; ``_untouched`` watches the modules that do.
+    """
+    name = "vllm.model_executor.model_loader.reload.layerwise"
+    logging.getLogger(name).addFilter(
+        lambda record: "Failed to load weights" not in str(record.msg)
+    )

@@ -1,0 +1,177 @@
+"""What engines of a study must have room for, and the settings that follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from evomerge.checkpoints import Model
+from evomerge.checkpoints.configs.families import position_limit
+from evomerge.core.blueprint import MergeBlueprint
+from evomerge.core.flow.blueprint import MERGE, FlowBlueprint
+from evomerge.core.flow.stacks import copied
+from evomerge.core.flow.stock import Step
+from evomerge.core.profiles import EngineSize, StackFacts, choose_room
+from evomerge.core.recipes.recipe import Recipe, Slot
+from evomerge.core.space import Blueprint
+from evomerge.core.work import EngineSettings
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.resolved import Baseline
+from evomerge.specs.schema.study import EngineSpec
+
+MIB = 1 << 20
+POOL_BYTES = 8 << 30
+"""Most memory that a pool of layers takes without being asked for."""
+_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FULL = "full_attention"
+
+
+def facts_of(
+    blueprint: Blueprint,
+    baselines: Sequence[Baseline],
+    models: Mapping[str, Model],
+    *,
+    frame: str,
+    dtype: str,
+) -> StackFacts:
+    """Tell what the candidates of a study may look like, its baselines among them.
+
+    Args:
+        blueprint: Of the space.
+        baselines: Generation 0.
+        models: Every source by name.
+        frame: Name of the frame.
+        dtype: Element type of the engine.
+    """
+    recipes = [baseline.recipe for baseline in baselines]
+    kinds = _Kinds(models, frame)
+    depths = [len(recipe.slots) for recipe in recipes]
+    mixed = [kinds.counted(recipe.slots) for recipe in recipes]
+    contents: set[Slot] = {replace(s, scale=1.0) for r in recipes for s in r.slots}
+    merges_anew = in_order = isinstance(blueprint, MergeBlueprint)
+    if isinstance(blueprint, FlowBlueprint):
+        stock = blueprint.flow.stock
+        depths.append(stock.deepest)
+        mixed.append(kinds.reached(blueprint))
+        merges_anew = MERGE in stock.names
+        contents |= {
+            Slot(copied(step.source), ((step.source, step.index),))
+            for step in stock.layers
+            if step.source != MERGE
+        }
+    elif isinstance(blueprint, MergeBlueprint):
+        depths.append(blueprint.n_layers)
+        mixed.append(kinds.of_frame)
+    n_layers = models[frame].n_layers
+    return StackFacts(
+        depth=max(depths),
+        in_order=in_order and all(_is_plain(recipe, n_layers) for recipe in recipes),
+        distinct=None if merges_anew else len(contents),
+        depth_kinds=_most(mixed) if len(kinds.known) > 1 else {},
+        distinct_kinds=kinds.counted(contents) if len(kinds.known) > 1 else {},
+        layer_bytes=_layer_bytes(models[frame], dtype),
+    )
+
+
+def engine_of(
+    spec: EngineSpec,
+    facts: StackFacts,
+    dtype: str,
+    mistakes: Mistakes,
+    *,
+    frame: Model | None = None,
+) -> EngineSettings:
+    """Return the settings of a study's engines.
+
+    Args:
+        spec: What was written.
+        facts: What the candidates may look like.
+        dtype: Element type of the study.
+        mistakes: Where to note a profile that cannot run the candidates.
+        frame: The model that limits positions, if it is known.
+    """
+    try:
+        room = choose_room(
+            facts, profile=spec.profile, slots=spec.slots, pool_bytes=POOL_BYTES
+        )
+    except ValueError as error:
+        room = EngineSize("weights")
+        key = "slots" if spec.slots and spec.slots < facts.depth else "profile"
+        mistakes.add(f"engine.{key}", f"{error}")
+    limit = None if frame is None else position_limit(frame.config)
+    if spec.max_model_len and limit and spec.max_model_len > limit:
+        mistakes.warn(
+            "engine.max_model_len",
+            f"expected at most {limit}, the positions that the frame's config.json "
+            f"speaks of, got {spec.max_model_len}: sequences are cut to {limit}.",
+        )
+    return EngineSettings(
+        kind=spec.kind,
+        dtype=spec.dtype or dtype,
+        max_model_len=spec.max_model_len,
+        max_num_seqs=spec.max_num_seqs,
+        kv_cache_bytes=None if spec.kv_cache_mib is None else spec.kv_cache_mib * MIB,
+        options=spec.options,
+        profile=room.profile,
+        slots=room.slots,
+        slot_kinds=room.slot_kinds,
+    )
+
+
+class _Kinds:
+    """Kinds of attention, by name as engines call them."""
+
+    def __init__(self, models: Mapping[str, Model], frame: str) -> None:
+        self._of = {
+            name: [kind.attention or _FULL for kind in model.layer_types]
+            for name, model in models.items()
+        }
+        self.known = tuple(dict.fromkeys(self._of[frame]))
+        self.of_frame: Mapping[str, int] = Counter(self._of[frame])
+
+    def reached(self, blueprint: FlowBlueprint) -> Mapping[str, int]:
+        """Count the most layers of each kind in one stack."""
+        layers: dict[str, set[Step]] = {kind: set() for kind in self.known}
+        for step in blueprint.flow.stock.layers:
+            source = step.source
+            if source == MERGE and blueprint.merge is not None:
+                source = blueprint.merge.plans[0].reads[0]
+            kind = self._of[source][step.index]
+            layers.setdefault(kind, set()).add(step)
+        return {kind: blueprint.flow.most_of(found) for kind, found in layers.items()}
+
+    def counted(self, slots: Iterable[Slot]) -> Mapping[str, int]:
+        """Count the kinds of some layers; those of one slot are alike."""
+        return Counter(self._kind(slot) for slot in slots)
+
+    def _kind(self, slot: Slot) -> str:
+        return next(
+            (self._of[n][layer] for n, layer in slot.layers if n in self._of), _FULL
+        )
+
+
+def _most(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    out: Counter[str] = Counter()
+    for count in counts:
+        out |= Counter(count)
+    return dict(out)
+
+
+def _is_plain(recipe: Recipe, n_layers: int) -> bool:
+    """Tell whether a recipe runs the frame's layers in their order, unscaled."""
+    return len(recipe.slots) == n_layers and all(
+        slot.scale == 1.0 and {layer for _, layer in slot.layers} == {i}
+        for i, slot in enumerate(recipe.slots)
+    )
+
+
+def _layer_bytes(model: Model, dtype: str) -> int:
+    sizes: Counter[int] = Counter()
+    for name, place in model.places.items():
+        if place.layer is not None and name in model.tensors:
+            n = 1
+            for length in model.tensors[name].shape:
+                n *= length
+            sizes[place.layer] += n
+    return max(sizes.values(), default=0) * _WIDTHS[dtype]

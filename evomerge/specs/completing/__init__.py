@@ -1,0 +1,1 @@
+"""What a file leaves out, and values for what it says."""

@@ -1,0 +1,52 @@
+"""Where a study is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoints.configs.meanings import KINDS
+from evomerge.core.recipes.recipe import VERSION, Recipe
+from evomerge.core.space import SearchSpace
+from evomerge.core.study import StrategySettings
+from evomerge.core.survey import Surveyed
+from evomerge.specs.completing.stage import Stage
+
+Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
+"""Lists what is wrong with a strategy, given the space and the number of objectives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a study is resolved.
+
+    Attributes:
+        base_dir: Where relative paths start; None if no file is to be read.
+        file: Name of the study file, for messages.
+        cache_dir: Where fingerprints are remembered, if anywhere.
+        recipes: Recipes of starts by name, where they are known without their files.
+        judge: Says what is wrong with a choice of strategy.
+        stage: Which stage the study is, and what it takes; None where there are none.
+        accepted: The sources are those the study was begun with: what differs between
+            them is told, not refused.
+        later: The stages after it, as they are kept until they begin.
+        recipe_version: Of the recipes that its points become.
+        surveyed: What is known of the tasks.
+    """
+
+    base_dir: Path | None
+    file: str = "study file"
+    cache_dir: Path | None = None
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    judge: Judge | None = None
+    stage: Stage | None = None
+    accepted: bool = False
+    later: tuple[Mapping[str, Any], ...] = ()
+    recipe_version: int = VERSION
+    surveyed: Surveyed = field(default_factory=Surveyed)
+
+    def allowed(self, written: Collection[str] | None) -> Collection[str]:
+        """Return which kinds of differences between sources are told, not refused."""
+        return tuple(KINDS) if self.accepted else written or ()

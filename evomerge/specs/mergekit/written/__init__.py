@@ -1,0 +1,1 @@
+"""Recipes written as mergekit files."""

@@ -1,0 +1,1 @@
+"""From a written space to axes and a blueprint."""

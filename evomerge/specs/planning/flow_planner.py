@@ -1,0 +1,276 @@
+"""A written space with a flow to axes and a blueprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from evomerge.core.blueprint import Coordinate, MergeBlueprint, Term
+from evomerge.core.flow.blueprint import MERGE, Flow, FlowBlueprint
+from evomerge.core.flow.donors import Donors
+from evomerge.core.flow.edits import Edits
+from evomerge.core.flow.gates import Gates
+from evomerge.core.flow.scales import Matrix, Scales, Scaling
+from evomerge.core.flow.slices import Slices
+from evomerge.core.flow.stock import LayerPool
+from evomerge.core.flow.switches import Switches
+from evomerge.core.space import Axis, Blueprint, ChoiceAxis, SearchSpace, Strand
+from evomerge.specs.planning.planned import PlannedSpace, Setting
+from evomerge.specs.planning.planner import plan_space
+from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.schema.flow import FlowSpec
+from evomerge.specs.schema.space import SpaceSpec
+
+FIXED_DEPTH = ("donors", "switches")
+"""Kinds that keep the number of layers."""
+COUNTS = {"gates": ("repeats", 1), "edits": ("edits", 4), "switches": ("switches", 2)}
+COUNTS |= {"slices": ("slices", 3)}
+"""Kind to the key that says how much of it there is, and what it is if not written."""
+SCALES = {
+    "gates": ("none", "layer", "edge", "full"),
+    "edits": ("none", "layer", "full"),
+    "donors": ("none", "layer", "edge", "full"),
+    "switches": ("none", "layer", "edge", "full"),
+    "slices": ("none", "edge", "full"),
+}
+MOST_PAIRED = 64
+"""Most layers of which every pair may have an axis."""
+
+
+def plan_open_space(
+    spec: SpaceSpec, setting: Setting, key: str, mistakes: Mistakes
+) -> PlannedSpace[Blueprint] | None:
+    """Plan a written space, with or without a flow; see ``plan_space``."""
+    if spec.flow is not None:
+        return _FlowPlanner(spec, spec.flow, setting, key, mistakes).plan()
+    if not spec.operator:
+        mistakes.add(
+            f"{key}.operator", "expected this key, got nothing; it is required."
+        )
+        return None
+    return plan_space(spec, setting, key, mistakes)
+
+
+@dataclass(frozen=True, slots=True)
+class _FlowPlanner:
+    spec: SpaceSpec
+    flow: FlowSpec
+    setting: Setting
+    key: str
+    mistakes: Mistakes
+
+    def plan(self) -> PlannedSpace[Blueprint] | None:
+        before = len(self.mistakes.found)
+        self._check_sources()
+        self._check_keys()
+        merge = self._merge()
+        known = {MERGE: merge is not None, **dict.fromkeys(self.setting.inputs, True)}
+        if not all(known.get(name, False) for name in self.flow.sources or ("",)):
+            return None
+        stock = self._stock(merge)
+        if stock is not None:
+            self._check_stock(stock)
+        if stock is None or len(self.mistakes.found) > before:
+            return self._guess(merge)
+        return self._planned(stock, merge)
+
+    def _planned(
+        self, stock: LayerPool, merge: PlannedSpace[MergeBlueprint] | None
+    ) -> PlannedSpace[Blueprint]:
+        scales = Scales(
+            Scaling(self.flow.scales), self.flow.scale.low, self.flow.scale.high
+        )
+        axes = [*(merge.space.axes if merge else ())]
+        ends = [self._end("embed", axes), self._end("head", axes)]
+        blueprint = FlowBlueprint(
+            frame=self.setting.frame,
+            dtype=self.setting.dtype,
+            inputs=self.setting.inputs,
+            flow=self._kind(stock, scales),
+            embed=ends[0],
+            head=ends[1],
+            matrix=Matrix(stock, scales) if scales.kind is Scaling.FULL else None,
+            merge=merge.blueprint if merge else None,
+            version=self.setting.version,
+        )
+        sites = [site for strand in blueprint.strands for site in strand]
+        axes += [axis for site in sites for axis in site]
+        strands = tuple(
+            Strand(tuple(tuple(axis.name for axis in site) for site in strand))
+            for strand in blueprint.strands
+        )
+        return PlannedSpace(SearchSpace(tuple(axes), strands), blueprint)
+
+    def _guess(
+        self, merge: PlannedSpace[MergeBlueprint] | None
+    ) -> PlannedSpace[Blueprint]:
+        """Return something to look for further mistakes with."""
+        stock = LayerPool(tuple((name, 1) for name in self.flow.sources), 1, 1)
+        flow = self.flow.model_copy(update={"kind": "donors", "scales": "none"})
+        guess = replace(self, flow=flow)._planned(stock, merge)
+        return replace(guess, is_guess=True)
+
+    def _kind(self, stock: LayerPool, scales: Scales) -> Flow:
+        n = self._count
+        match self.flow.kind:
+            case "gates":
+                return Gates(stock, n, scales)
+            case "edits":
+                return Edits(stock, n, scales)
+            case "slices":
+                return Slices(stock, n, scales)
+            case "switches" if len(stock.inner) > 1:
+                most = len(stock.inner) - 1
+                return Switches(stock, min(n, most), scales)
+            case _:
+                return Donors(stock, scales)
+
+    @property
+    def _count(self) -> int:
+        key, usual = COUNTS.get(self.flow.kind, ("", 0))
+        written: int | None = getattr(self.flow, key) if key else None
+        return usual if written is None else written
+
+    def _end(self, which: str, axes: list[Axis]) -> Term:
+        """Return whose embedding or head is taken, and open an axis over several."""
+        names = getattr(self.flow, which) or self.flow.sources[:1]
+        if len(names) == 1:
+            return str(names[0])
+        axes.append(ChoiceAxis(which, names))
+        return Coordinate(which)
+
+    def _merge(self) -> PlannedSpace[MergeBlueprint] | None:
+        """Plan what the source ``merge`` is, if there is one."""
+        if not self.spec.operator:
+            for name in ("knobs", "norm_policy", "embed_policy"):
+                if getattr(self.spec, name):
+                    self._wrong(name, "an operator that this belongs to, got none.")
+            return None
+        return plan_space(self.spec, self.setting, self.key, self.mistakes)
+
+    def _check_sources(self) -> None:
+        flow, known = self.flow, [MERGE, *self.setting.inputs]
+        used = {*flow.sources, *flow.embed, *flow.head}
+        for which in ("sources", "embed", "head"):
+            names = getattr(flow, which)
+            for i, name in enumerate(names):
+                below = f"flow.{which}.{i}" if which == "sources" else f"flow.{which}"
+                if name not in known:
+                    hint = did_you_mean(name, known)
+                    self.mistakes.add(
+                        f"{self.key}.{below}", f"unknown source {name!r}{hint}"
+                    )
+                elif name in names[:i]:
+                    self._wrong(below, f"each source once, got {name!r} again.")
+        if not flow.sources:
+            self._wrong("flow.sources", "at least one source.")
+        if MERGE in used and not self.spec.operator:
+            self._wrong(
+                "operator",
+                "an operator: the flow has layers of `merge`, which is what the "
+                "operator makes.",
+            )
+        if self.spec.operator and MERGE not in used:
+            self._wrong(
+                "flow.sources",
+                f"`merge` among the sources: without it {self.spec.operator[0]!r} "
+                "has no effect. Add it, or leave the operator out.",
+            )
+
+    def _check_keys(self) -> None:
+        """Note keys that say nothing beside this kind."""
+        flow = self.flow
+        for kind, (name, _) in COUNTS.items():
+            if kind != flow.kind and getattr(flow, name) is not None:
+                self._wrong(
+                    f"flow.{name}",
+                    f"no such key beside kind {flow.kind}; it belongs to {kind}.",
+                )
+        if flow.kind in FIXED_DEPTH and "depth" in flow.model_fields_set:
+            self._wrong("flow.depth", f"no such key: {flow.kind} keep the depth.")
+        if flow.scales not in SCALES[flow.kind]:
+            self._wrong(
+                "flow.scales",
+                f"{_either(SCALES[flow.kind])} for kind {flow.kind}, "
+                f"got {flow.scales!r}.",
+            )
+        if flow.scales == "none" and "scale" in flow.model_fields_set:
+            self._wrong("flow.scale", "scales: layer, edge or full beside a range.")
+        if flow.kind in FIXED_DEPTH and len(flow.sources) == 1:
+            self._wrong("flow.sources", f"at least two sources for {flow.kind}.")
+
+    def _stock(self, merge: PlannedSpace[MergeBlueprint] | None) -> LayerPool | None:
+        """Return the layers at hand; None if they are not known."""
+        depths = {**self.setting.depths}
+        if merge is not None and self._merged() <= depths.keys():
+            depths[MERGE] = self.setting.n_layers
+        if not set(self.flow.sources) <= depths.keys():
+            return None
+        sources = tuple((name, depths[name]) for name in self.flow.sources)
+        low, high = self._bounds(sources)
+        return LayerPool(sources, low, high, self.flow.pin == "ends")
+
+    def _merged(self) -> set[str]:
+        return {*self.spec.experts, *([self.spec.base] if self.spec.base else [])}
+
+    def _bounds(self, sources: tuple[tuple[str, int], ...]) -> tuple[int, int]:
+        """Return fewest and most layers; around the first source if they are wrong."""
+        first, depth = sources[0]
+        if self.flow.kind in FIXED_DEPTH:
+            return depth, depth
+        written = self.flow.depth
+        low = (depth + 1) // 2 if written.min is None else written.min
+        high = 2 * depth if written.max is None else written.max
+        begins = f"the search begins with {first!r} as it stands, which has {depth}"
+        if low > depth:
+            self._wrong("flow.depth.min", f"at most {depth}: {begins}, got {low}.")
+        if high < depth:
+            self._wrong("flow.depth.max", f"at least {depth}: {begins}, got {high}.")
+        high = min(high, self._reach(sources))
+        return min(low, depth), max(high, depth)
+
+    def _reach(self, sources: tuple[tuple[str, int], ...]) -> int:
+        """Return the most layers that the kind can make."""
+        match self.flow.kind:
+            case "gates":
+                return self._count * sum(n for _, n in sources)
+            case "edits":
+                return sources[0][1] + self._count
+            case _:
+                return self._count * max(n for _, n in sources) + 2
+
+    def _check_stock(self, stock: LayerPool) -> None:
+        """Note what does not go together with the depth of the sources."""
+        first = stock.first
+        for name, depth in stock.sources:
+            if self.flow.kind in FIXED_DEPTH and depth != stock.depth:
+                self._wrong(
+                    "flow.sources",
+                    f"sources of one depth for {self.flow.kind}, but {name!r} has "
+                    f"{depth} layers and {first!r} has {stock.depth}. Use gates, edits "
+                    "or slices.",
+                )
+        n_inner = len(stock.inner)
+        if (self.flow.switches or 0) >= max(n_inner, 1):
+            self._wrong(
+                "flow.switches",
+                f"fewer than the {n_inner} layers that may change, got "
+                f"{self.flow.switches}.",
+            )
+        n_paired = len(stock.layers)
+        if self.flow.kind == "gates" and self.flow.scales == "edge":
+            n_paired *= self._count
+        pairs = self.flow.scales == "full" or self.flow.kind == "gates"
+        if self.flow.scales in ("edge", "full") and pairs and n_paired > MOST_PAIRED:
+            self._wrong(
+                "flow.scales",
+                f"none or layer: pairs of {n_paired} layers would be too many axes "
+                f"(at most {MOST_PAIRED} layers).",
+            )
+
+    def _wrong(self, below: str, expected: str) -> None:
+        self.mistakes.add(f"{self.key}.{below}", f"expected {expected}")
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,1 @@
+"""From YAML to written models, with every mistake of a file."""

@@ -1,0 +1,1 @@
+"""Compare what is stored with what was promised; change nothing."""

@@ -1,0 +1,1 @@
+"""Databases of both kinds: opened, at the present schema, told apart by their URLs."""

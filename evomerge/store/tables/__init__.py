@@ -1,0 +1,1 @@
+"""The tables, and values as their rows."""

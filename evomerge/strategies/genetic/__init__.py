@@ -1,0 +1,1 @@
+"""Populations and climbers: genomes, their changes, and who survives."""

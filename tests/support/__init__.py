@@ -1,0 +1,1 @@
+"""What tests share: fixtures, files written on the spot, and processes to kill."""
