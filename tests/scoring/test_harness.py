@@ -369,7 +369,7 @@ def test_unknown_name_is_looked_for_in_the_whole_library(engine, cache):
         LmEvalTasks([TaskSettings("h", "hellaswagg")], engine, cache)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_name_of_the_library_is_among_the_words_by_which_one_is_looked_for():
     manager = TaskManager()

@@ -87,6 +87,7 @@ class TestTiedQwen2(SwapContract):
         with pytest.raises(SelfTestError, match="probe parent, swapped in, differs"):
             run_self_test(engine, setup, lambda _: cold_b)
 
+    @pytest.mark.long
     @pytest.mark.timeout(600)
     def test_engine_in_a_process_of_its_own_passes_the_self_test(
         self, engine: Engine, parents: Parents, cold_b: Probe
@@ -167,6 +168,7 @@ def test_start_that_fails_is_the_machines_fault(
         open_engine(parents.setup("a", settings))
 
 
+@pytest.mark.long
 def test_probe_is_measured_before_the_start_and_again_if_lost(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
