@@ -64,6 +64,8 @@ _PAIR = re.compile(
 )
 _SHORTEST = 6  # of an environment variable that is taken for a secret
 _known: set[str] = set()
+_whole: dict[str, str] = {}
+"""URLs and connection strings as they were given, and as they are shown."""
 
 
 def names_a_secret(name: str) -> bool:
@@ -73,6 +75,8 @@ def names_a_secret(name: str) -> bool:
 
 def masked(text: str) -> str:
     """Hide every secret in a text."""
+    for given in sorted(_whole, key=len, reverse=True):
+        text = text.replace(given, _whole[given])
     for secret in sorted({*_known, *_of_environment()}, key=len, reverse=True):
         if secret not in text:
             continue
@@ -105,7 +109,10 @@ def masked_url(url: str) -> str:
         shown = front + mark + "&".join(map(_parameter, query.split("&")))
     elif any(names_a_secret(m["name"] or "") for m in _PAIR.finditer(shown)):
         shown = _PAIR.sub(_pair, shown)
-    return masked_by_form(shown)
+    shown = masked_by_form(shown)
+    if shown != url:
+        _whole[url] = shown
+    return shown
 
 
 def hide_arguments() -> None:
@@ -160,6 +167,7 @@ def _pair(found: re.Match[str]) -> str:
     if name is not None and name.lower() in _HARMLESS:
         return found[0]
     if name is None:  # the rest of a password with spaces that was not quoted
+        _learn(found[0])
         return HIDDEN
     _learn(value)
     _learn(re.sub(r"\\(.)", r"\1", value.strip("'")))

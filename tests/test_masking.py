@@ -129,6 +129,19 @@ def test_a_word_that_is_a_password_stays_in_data() -> None:
     assert masked_by_form("small") == "small"
 
 
+@given(secret=secrets)
+def test_a_connection_string_is_hidden_whole_wherever_it_is_shown_again(
+    secret: str,
+) -> None:
+    said = f"host=127.0.0.1 port=9 password={secret} dbname=db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "_known", set())
+        patch.setattr(masking, "_whole", {})
+        masked_url(said)
+        shown = masked(f"Error: Got unexpected extra argument ({said})")
+    assert not any(mark in shown for mark in MARKS)
+
+
 @pytest.mark.parametrize(
     "piece", ["://a:", "?key", "password=", "'password'", "hf_", "="]
 )
