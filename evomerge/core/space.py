@@ -151,7 +151,7 @@ class Strand:
 
 
 class Blueprint(Protocol):
-    """AskTellGuard a point into the recipe it stands for; pure."""
+    """Turns a point into the recipe it stands for; pure."""
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.

@@ -1,4 +1,4 @@
-"""Carry one generation through the dispatcher, recording every block as it ends."""
+"""Carry one generation through the workers, recording every block as it ends."""
 
 from __future__ import annotations
 

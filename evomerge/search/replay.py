@@ -43,7 +43,7 @@ def replay(
         strategy: Fresh, seeded.
         generations: The recorded ones, in order; generation 0 is skipped.
         history: The trials of each generation, by index.
-        told_of: AskTellGuard trials into what a strategy is told.
+        told_of: Turns trials into what a strategy is told.
 
     Raises:
         ReplayError: Names study, generation and the first difference.

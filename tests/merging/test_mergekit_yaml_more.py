@@ -21,7 +21,7 @@ FILES = sorted((GOLDEN / "yaml").glob("*.yml"))
 SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher")
 ELEMENTWISE = 2 * 2.0**-23
 WITH_A_POLE = 8
-"""Model LayerPool's factor has a pole, near which rounding grows."""
+"""Model Stock's factor has a pole, near which rounding grows."""
 
 
 def bound(method: str, dtype: torch.dtype, stored: set[torch.dtype], largest: float):

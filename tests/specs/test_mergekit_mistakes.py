@@ -153,7 +153,7 @@ ONE_MISTAKE = {
         "models",
         "takes exactly 1",
     ),
-    "one model for Model LayerPool": (
+    "one model for Model Stock": (
         "merge_method: model_stock\nbase_model: base\nmodels: [{model: m1}]",
         "models",
         "at least 3",

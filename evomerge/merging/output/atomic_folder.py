@@ -22,7 +22,7 @@ from pathlib import Path
 from evomerge.errors import ExportError
 
 _MARGIN_BYTES = 1_000_000
-"""EngineSize for headers, index, configuration and the folder itself."""
+"""Room for headers, index, configuration and the folder itself."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (macOS: RENAME_SWAP)

@@ -1,4 +1,4 @@
-"""Model LayerPool (Jang et al. 2024, 2403.19522): the mean, pulled towards the base.
+"""Model Stock (Jang et al. 2024, 2403.19522): the mean, pulled towards the base.
 
 The wider the angle between the inputs' differences, the more of them is noise and the
 closer to the base the centre of all such models lies.
