@@ -11,7 +11,7 @@ import click
 
 from evomerge import __version__
 from evomerge.cli import databases, models, recipes, run, studies, tools
-from evomerge.cli.signals import Terminated, stop_once
+from evomerge.cli.signals import Stop
 
 
 @click.group(
@@ -62,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hide_arguments()
     for word in arguments:
         masked_url(word)  # learns what must not be told of it
+    stop = Stop()
     try:
-        with stop_once():
+        with stop.once():
             code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
-    except click.exceptions.Abort as stopped:  # what click makes of Ctrl-C
+    except click.exceptions.Abort:  # what click makes of Ctrl-C
         click.echo("Stopped.", err=True)
-        code = 143 if isinstance(stopped.__cause__, Terminated) else 130
+        code = stop.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

@@ -9,28 +9,38 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
+class Stop:
+    """The first signal that asked the program to stop.
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came; ends what Ctrl-C ends, in the same way."""
+    What is raised cannot say which it was: a library that waits in C (Ray) raises a
+    KeyboardInterrupt of its own in its place.
+    """
 
+    def __init__(self) -> None:
+        self._number = signal.SIGINT
 
-@contextmanager
-def stop_once() -> Iterator[None]:
-    """End what runs at the first signal to stop, in order; at the second, at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set them
-        return
-    before = {number: signal.signal(number, _stop) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @property
+    def exit_code(self) -> int:
+        """The code shells give a program that this signal ended: 130 or 143."""
+        return 128 + self._number
 
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """End what runs at the first signal, in order; at the second, at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set them
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    for each in _STOPPING:
-        signal.signal(each, signal.SIG_DFL)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
+        self._number = signal.Signals(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
