@@ -43,6 +43,7 @@ def test_coordinators_and_workers_killed_in_turn_leave_the_undisturbed_study(
         with running(tmp_path, *words, *where, salt=2 + life) as process:
             watch = Watch(store, process)
             watch.kill_worker()
+            watch.until(watch.at_work)
             watch.kill_coordinator()
         assert not store.check()
         words = ("resume", "real")

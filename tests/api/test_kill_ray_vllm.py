@@ -32,9 +32,9 @@ def test_a_real_study_killed_in_a_generation_equals_the_undisturbed_one(
     where = ("--workers", "1", "--db", killed)
     with running(tmp_path, "run", "real.yaml", *where, salt=2) as process:
         watch = Watch(store, process)
-        watch.kill_worker()
         watch.until(lambda: len(scored(store)) >= 5)  # the baselines and one more
-        watch.kill_coordinator()
+        watch.kill_worker()
+        watch.kill_coordinator()  # which is starting another one
     (lost,) = watch.faults()
     assert lost.cause is Cause.WORKER_LOST
     before = scored(store)

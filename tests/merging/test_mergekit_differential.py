@@ -49,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 N_LAYERS = 4
 KINDS = {
     "equal": "to the last bits of float32, or of the type that is written",
-    "mask": "random masks: another stream; the same density and strength",
+    "mask": "random masks: another stream; as many entries left, changed as much",
     "early": "dtype bfloat16 or as stored: mergekit rounds differences before it trims "
     "or adds, so entries differ by roundings, and a few near a cut by the entry",
     "cancel": "weights of a consensus that cancel in an entry: the base here, a "
@@ -58,7 +58,6 @@ KINDS = {
     "a cut the first stay here, any there; as many, and as much in all",
     "cut": "an entry whose size lies within rounding of a cut: one of a tensor",
     "wider": "Arcee Fusion and RAM+: mergekit writes float32 where bfloat16 is said",
-    "experts": "NuSLERP by rows takes the experts of a fused tensor for its rows there",
     "refused": "mergekit fails, and so do we",
     "fails": "mergekit fails, for a reason in FAILURES; we merge",
     "broken": "mergekit writes NaN or no layers; we refuse",
@@ -308,12 +307,10 @@ def kind_of(
     if not bool(far.any()):
         return "equal"
     if method in RANDOM:
-        return "mask" if alike(a, b, inputs, 0.5) else None
+        return "mask" if is_another_mask(a, b, inputs, bound) else None
     close = gap <= 2.0**-5 * max(largest, float(b.abs().max()))
     if is_early(data, inputs) and float(close.double().mean()) > 0.9:
         return "early"
-    if method == "nuslerp" and mine.dim() == 3 and "row_wise" in str(data):
-        return "experts"
     return of_a_cut(method, far, alike(a, b, inputs, 0.05), inputs)
 
 
@@ -339,17 +336,39 @@ def of_a_cut(
 def alike(
     a: torch.Tensor, b: torch.Tensor, inputs: list[torch.Tensor], within: float
 ) -> bool:
-    """Tell whether two merges differ from each other by less than from the base.
+    """Tell whether two merges change the base by as much.
 
     Args:
         a: One.
         b: The other.
-        inputs: What the models hold of such tensors, the base's first.
-        within: How far the strengths of the two changes may be apart, as a part.
+        inputs: What the models hold of the tensor, the base's first.
+        within: How far the two changes may be apart, as a part of the larger.
     """
-    usual = inputs[0].double().abs().mean()
-    one, other = a.abs().mean() / usual, b.abs().mean() / usual
-    return abs(float(one - other)) <= within * float(max(one, other))
+    base = inputs[0].double()
+    one, other = float((a - base).norm()), float((b - base).norm())
+    return abs(one - other) <= within * max(one, other)
+
+
+def is_another_mask(
+    a: torch.Tensor, b: torch.Tensor, inputs: list[torch.Tensor], bound: float
+) -> bool:
+    """Tell whether two merges may come from one density and two streams of numbers.
+
+    Entries that no model changes are as many in both, and the changes are as large, as
+    far as chance lets them: five standard deviations, each counted for entries that
+    are drawn one by one.
+    """
+    base = inputs[0].double()
+    n = base.numel()
+    left = [float(((each - base).abs() <= bound).double().mean()) for each in (a, b)]
+    middle = sum(left) / 2
+    spread = (2 * max(middle * (1 - middle), 1 / n) / n) ** 0.5
+    if abs(left[0] - left[1]) > 5 * spread:
+        return False
+    squares = [(each - base).square() for each in (a, b)]
+    deviation = sum(float(each.var()) for each in squares) / n
+    gap = abs(float(squares[0].mean() - squares[1].mean()))
+    return gap <= 5 * deviation**0.5 + bound**2
 
 
 def test_random_files_give_what_mergekit_gives(mergekit, models, tmp_path, capsys):
@@ -401,26 +420,81 @@ def compared(file, data, failed, out, folder):
         return
     stored = inputs_of(folder)
     for name, expected in theirs.items():
-        kind = kind_of(
-            data["merge_method"], data, mine[name], expected, stored[plain(name)]
-        )
+        inputs = stored[source_of(name, data)]
+        kind = kind_of(data["merge_method"], data, mine[name], expected, inputs)
         gap = float((mine[name].double() - expected.double()).abs().max())
         yield kind or "new", f"{name} {mine[name].dtype} {expected.dtype} gap {gap:.3g}"
 
 
-def plain(name: str) -> str:
-    return ".".join("#" if word.isdigit() else word for word in name.split("."))
+def source_of(name: str, data: dict[str, Any]) -> str:
+    """Return what the models call the tensor a result's is merged of."""
+    cuts = [each["sources"][0]["layer_range"] for each in data.get("slices", [])]
+    layers = [layer for start, end in cuts for layer in range(start, end)]
+    words = name.split(".")
+    if layers and "layers" in words:
+        place = words.index("layers") + 1
+        words[place] = str(layers[int(words[place])])
+    return ".".join(words)
 
 
 def inputs_of(folder: Path) -> dict[str, list[torch.Tensor]]:
-    """Return what the models hold of a tensor, over all layers, the base's first."""
+    """Return what the models hold of each tensor, the base's first."""
     out: dict[str, list[torch.Tensor]] = {}
     for name in ("base", "m1", "m2", "m3"):
-        model = read_model(folder / name)
-        family = str(model.config["model_type"])
-        layers: dict[str, list[torch.Tensor]] = {}
-        for key, tensor in load_file(folder / name / "model.safetensors").items():
-            layers.setdefault(called(key, family), []).append(tensor.reshape(-1))
-        for key, parts in layers.items():
-            out.setdefault(plain(key), []).append(torch.cat(parts))
+        for key, tensor in held(folder / name).items():
+            out.setdefault(key, []).append(tensor)
     return out
+
+
+def held(folder: Path) -> dict[str, torch.Tensor]:
+    """Return a model's tensors, named and joined as transformers holds them."""
+    family = str(read_model(folder).config["model_type"])
+    parts: dict[str, list[tuple[list[Any], torch.Tensor]]] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        order = [int(w) if w.isdigit() else w for w in name.split(".")]
+        parts.setdefault(called(name, family), []).append((order, tensor))
+    return {name: joined(found) for name, found in parts.items()}
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "glm4_moe"])
+def test_by_rows_the_experts_of_a_layer_turn_into_each_other(
+    mergekit, models, tmp_path, family, with_base
+):
+    folder = models / family
+    data: dict[str, Any] = {
+        "merge_method": "nuslerp",
+        "dtype": "float32",
+        "parameters": {"nuslerp_row_wise": True, "nuslerp_flatten": False},
+        "models": [
+            {"model": str(folder / name), "parameters": {"weight": weight}}
+            for name, weight in (("m1", 0.6), ("m2", 0.9))
+        ],
+    }
+    if with_base:
+        data["base_model"] = str(folder / "base")
+    file, out = tmp_path / "rows.yml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    mergekit.stdin.write(json.dumps({"file": str(file), "out": str(out)}) + "\n")
+    mergekit.stdin.flush()
+    assert not json.loads(mergekit.stdout.readline())
+    mine, theirs = ours(file), load_file(out / "model.safetensors")
+    n_fused = 0
+    for name, inputs in inputs_of(folder).items():
+        base, one, other = (tensor.double() for tensor in inputs[:3])
+        start = base if with_base else torch.zeros_like(base)
+        if base.dim() < 2:
+            continue
+        exact = start + turned(one - start, other - start, 0.6)
+        torch.testing.assert_close(mine[name].double(), exact, rtol=0, atol=1e-5)
+        torch.testing.assert_close(theirs[name].double(), exact, rtol=0, atol=1e-5)
+        n_fused += base.dim() == 3
+    assert n_fused
+
+
+def turned(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    """Interpolate vectors along the first axis on the arc between them, fp64."""
+    lengths = a.norm(dim=0, keepdim=True) * b.norm(dim=0, keepdim=True)
+    cosine = ((a * b).sum(dim=0, keepdim=True) / lengths).clamp(-1, 1)
+    theta = cosine.acos()
+    return (((1 - t) * theta).sin() * a + (t * theta).sin() * b) / theta.sin()

@@ -159,18 +159,17 @@ class Watch:
     def kill_worker(self) -> None:
         """Kill a worker at work, and wait until its attempt is put down to that."""
         n_before = len(self.faults())
-        pid = self.until(self._at_work)
+        pid = self.until(self.at_work)
         assert b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
         os.kill(pid, signal.SIGKILL)
         self.until(lambda: len(self.faults()) > n_before)
 
     def kill_coordinator(self) -> None:
-        """Kill the coordinator while a worker is at work.
+        """Kill the coordinator.
 
         Raises:
             AssertionError: It had ended before.
         """
-        self.until(self._at_work)
         self._process.kill()
         out, _ = self._process.communicate()
         assert self._process.returncode == -signal.SIGKILL, out
@@ -189,7 +188,7 @@ class Watch:
             time.sleep(0.02)
         return answer
 
-    def _at_work(self) -> int | None:
+    def at_work(self) -> int | None:
         """Return the process of a worker of this run that is at a trial.
 
         A trial that was spoilt twice is left alone: the third time would end it.

@@ -25,19 +25,22 @@ class Whole:
     Attributes:
         name: What transformers calls it, within the layer.
         rows: Stored tensor to its first row and the one after its last, in order.
+        shape: Of the whole: ``(experts, rows of each, columns)``, or that of a tensor
+            stored as it is held.
     """
 
     name: str
     rows: Mapping[str, tuple[int, int]]
+    shape: tuple[int, ...]
 
     def put_together(self, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-        """Return the whole of one input: shape ``(rows, columns)``."""
-        return torch.cat([_flat(read(name)) for name in self.rows])
+        """Return the whole of one input."""
+        return torch.cat([_flat(read(name)) for name in self.rows]).view(self.shape)
 
     def part(self, whole: torch.Tensor, name: str) -> torch.Tensor:
-        """Return the rows of a stored tensor."""
+        """Return the rows of a stored tensor: shape ``(rows, columns)``."""
         first, end = self.rows[name]
-        return whole[first:end]
+        return _flat(whole)[first:end]
 
 
 def wholes_of(section: Mapping[str, Part], family: str) -> dict[str, Whole]:
@@ -54,7 +57,11 @@ def wholes_of(section: Mapping[str, Part], family: str) -> dict[str, Whole]:
         for name in members:
             end = first + math.prod(section[name].shape[:-1])
             rows[name], first = (first, end), end
-        out |= dict.fromkeys(members, Whole(whole, rows))
+        shape = section[members[0]].shape
+        if len(members) > 1:
+            n_experts = len({name.rsplit(".", 2)[0] for name in members})
+            shape = (n_experts, end // n_experts, shape[-1])
+        out |= dict.fromkeys(members, Whole(whole, rows, tuple(shape)))
     return out
 
 

@@ -55,14 +55,15 @@ def nuslerp(
 ) -> torch.Tensor | Sum:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
-    With the axis ``in`` each row turns by its own angle, with ``out`` each column; a
-    tensor of fewer than two dimensions always turns as a whole.
+    With the axis ``in`` each row turns by its own angle, with ``out`` each vector along
+    the first axis: each column of a matrix; of experts that are merged as one tensor,
+    an entry of all of them. A tensor of fewer than two dimensions turns as a whole.
     """
     inputs = Deltas(tensors, base)
     t = slerp_t(settings)
     axis = settings.choice("axis")
     if axis != "flat" and len(inputs.shape) >= 2:
-        return _by_vector(tensors, base, t, dim=-1 if axis == "in" else -2)
+        return _by_vector(tensors, base, t, dim=-1 if axis == "in" else 0)
     cosine = _cosine(inputs, settings.operation, key, memo)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
