@@ -76,14 +76,14 @@ test-long: setup ## The long sweeps
 
 .PHONY: gpu-check
 gpu-check: ## The checks that need a GPU, with the Python given
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs \
+	PYTHONPATH=tests $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs \
 	  -c /dev/null --rootdir . --confcutdir tests/gpu tests/gpu
 
 .PHONY: bench
 bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/strategies.py
-	$(BIN)/python benchmarks/store.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/merge_speed.py
 	$(BIN)/python benchmarks/stack_swap.py
 

@@ -1,6 +1,6 @@
 """What a trial costs the coordinator, as a study grows, on both databases.
 
-    python benchmarks/store.py [--trials 10000] [--layers 24]
+    PYTHONPATH=tests python benchmarks/store.py [--trials 10000] [--layers 24]
 
 A study is run by the real coordinator and store; workers answer at once with made-up
 outcomes, 8 blocks a trial. CPU time of the coordinator's process is counted without
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 from strategies import N_AXES, measure
+from support.postgres import GIVEN, make_database, running
 
 from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.core.scoring_protocol import (
@@ -53,7 +54,6 @@ from evomerge.store.sql import open_store
 from evomerge.strategies.base import Proposal, Strategy
 from evomerge.strategies.ranks import told
 from evomerge.strategies.registry import make_strategy
-from evomerge.testing.postgres import GIVEN, make_database, running
 from evomerge.testing.search import accuracy
 
 TASKS = ("a", "b", "c", "d")

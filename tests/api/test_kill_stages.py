@@ -18,7 +18,7 @@ from support.study_files import staged_study, write_models, write_study
 
 from evomerge import api
 from evomerge.testing.forks import ForkServer
-from evomerge.testing.postgres import running
+from support.postgres import running
 
 SCRIPT = Path(__file__).with_name("doomed_stages.py")
 STAGES = ("two.ps", "two.joint")

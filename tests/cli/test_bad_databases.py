@@ -17,7 +17,7 @@ from support.study_files import simulated_study, write_study
 from evomerge.errors import SchemaError, StoreError, StoreUnreachableError
 from evomerge.store.databases import mounts
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import Server, beside, make_database, running
+from support.postgres import Server, beside, make_database, running
 from evomerge.testing.store_samples import ELSEWHERE
 
 SECRETS = ("hunter2", "hun@ter:2/x%41y", "hun?ter#2 é")

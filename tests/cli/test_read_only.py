@@ -19,7 +19,7 @@ from evomerge.cli.app import main
 from evomerge.errors import StoreUnreachableError
 from evomerge.store.databases.sqlite import Sqlite
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import make_database
+from support.postgres import make_database
 
 LOOKING = (
     ("studies",),

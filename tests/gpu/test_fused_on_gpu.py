@@ -6,7 +6,7 @@ import torch
 from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply_into
 from evomerge.merging.operators.device.fused_device import FUSED
-from evomerge.testing.single_steps import single_steps
+from support.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.merging.operators import apply
 from evomerge.scoring.engines import open_engine
 from evomerge.testing.models import tiny_model
-from evomerge.testing.single_steps import single_steps
+from support.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu
 

@@ -21,7 +21,7 @@ from evomerge.core.roles import for_role
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.testing.by_hand import METHODS, merged_by_hand
+from support.by_hand import METHODS, merged_by_hand
 from evomerge.testing.families import (
     FAMILIES,
     STRANGERS,

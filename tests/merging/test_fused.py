@@ -19,7 +19,7 @@ from evomerge.core.roles import for_role
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.fused import cut, paste
-from evomerge.testing.operations import ON_MODELS, operation
+from support.operations import ON_MODELS, operation
 
 NAMES = ("base", "m1", "m2")
 

@@ -20,7 +20,7 @@ from evomerge.merging.operators.device.fused_device import (
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, lanes_at, signed
 from evomerge.merging.operators.loops.row_ranks import row_ranks, sorted_ranks
-from evomerge.testing.single_steps import single_steps
+from support.single_steps import single_steps
 
 SHAPE = (70, 1001)
 """Not a whole number of rows of a formula; the last of them begin at an odd entry."""

@@ -24,7 +24,7 @@ from evomerge.merging.operators.thresholds.model_thresholds import (
 from evomerge.merging.operators.thresholds.sparsify import keep_count
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 N_LAYERS = 2
 NAMES = ("base", "a", "b")

@@ -12,7 +12,7 @@ from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
-from evomerge.testing.operations import ON_MODELS, operation
+from support.operations import ON_MODELS, operation
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 NUMBERS = st.sampled_from([0.0, 1.0, 0.5, 0.8, -0.5, 0.3, 2.0])

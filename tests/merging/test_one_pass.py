@@ -18,7 +18,7 @@ from evomerge.merging.operators.thresholds.magnitude_thresholds import (
     magnitude,
     size_cuts,
 )
-from evomerge.testing.single_steps import single_steps
+from support.single_steps import single_steps
 
 ROWS, LONG = 301, 1000
 """More than one part for several threads, and not a whole number of blocks."""

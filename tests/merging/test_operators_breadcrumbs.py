@@ -3,7 +3,7 @@ import torch
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.sums.breadcrumbs import Band, band_of
-from evomerge.testing.operations import dyadic, operation
+from support.operations import dyadic, operation
 
 TENTHS = torch.arange(1, 11) / 10 * torch.tensor([1.0, -1.0] * 5)
 

@@ -5,7 +5,7 @@ from evomerge.core.operators.catalogue import ROLES
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 KNOBS = [
     pytest.param(operator, knob, id=f"{operator.name}-{knob.name}")

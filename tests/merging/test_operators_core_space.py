@@ -11,7 +11,7 @@ from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.bases import core
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])
 WEIGHT = (0.25, 1.5, -0.5)

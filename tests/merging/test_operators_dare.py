@@ -6,7 +6,7 @@ import torch
 from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.counter import Coins, stream_key
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 CPU = torch.device("cpu")
 _64 = (1 << 64) - 1

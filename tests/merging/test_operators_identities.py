@@ -9,7 +9,7 @@ from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.sums.della import KeepProbabilities
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 
 def normal(shape=(40, 33), seed=0):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.directions.iso import sizes
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 BOTH = pytest.mark.parametrize("name", ["iso_c", "iso_cts"])
 

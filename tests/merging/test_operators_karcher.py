@@ -14,7 +14,7 @@ from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.directions.angles import dot_products
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.testing.operations import dyadic, operation
+from support.operations import dyadic, operation
 
 EYE = torch.eye(3)
 AXES = list(EYE)

@@ -10,7 +10,7 @@ from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.bases import share
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])

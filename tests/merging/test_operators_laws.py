@@ -13,7 +13,7 @@ from support.operator_checks import (
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.merging.operators import apply
-from evomerge.testing.operations import (
+from support.operations import (
     ON_MODELS,
     dyadic,
     experts,

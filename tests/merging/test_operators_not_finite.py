@@ -13,7 +13,7 @@ from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply_into
 from evomerge.merging.operators.loops.finite_result import is_finite
-from evomerge.testing.operations import experts, operation
+from support.operations import experts, operation
 
 HALF = {"density": 0.5, "gamma": 0.1, "k": 1}
 """Knobs with which an operator drops entries that it keeps by default."""

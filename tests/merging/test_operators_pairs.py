@@ -8,7 +8,7 @@ from support.memos import CountingMemo
 
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply, apply_into
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 
 def merge(name, base, other, **knobs):

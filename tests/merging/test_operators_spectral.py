@@ -13,7 +13,7 @@ from evomerge.core.roles import for_role
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import polar, svd
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 MATRIX_METHODS = [
     name

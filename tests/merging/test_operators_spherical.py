@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evomerge.merging.operators import apply
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 E1, E2 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 

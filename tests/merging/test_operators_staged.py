@@ -11,7 +11,7 @@ from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
-from evomerge.testing.operations import dyadic, experts, operation
+from support.operations import dyadic, experts, operation
 
 WEIGHT = (0.25, 1.5, -0.5)
 DENSITY = (0.3, 0.6, 1.0)

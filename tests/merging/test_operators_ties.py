@@ -9,7 +9,7 @@ from evomerge.merging.operators.thresholds.sparsify import (
     cut_block,
     keep_count,
 )
-from evomerge.testing.operations import dyadic, operation
+from support.operations import dyadic, operation
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),

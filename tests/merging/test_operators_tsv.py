@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.merging.operators import apply
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 
 def randn(*shape, seed=0):

@@ -12,7 +12,7 @@ from evomerge.core.roles import for_role
 from evomerge.merging.materialise import describe, materialise
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
-from evomerge.testing.operations import ON_MODELS, operation
+from support.operations import ON_MODELS, operation
 
 
 @pytest.fixture(scope="module")

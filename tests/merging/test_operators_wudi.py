@@ -11,7 +11,7 @@ from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.directions.wudi import Interference
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 
 def randn(*shape, seed=0):

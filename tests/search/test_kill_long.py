@@ -12,7 +12,7 @@ from support.doomed import Life
 from support.siege import Siege, Tally, table
 
 from evomerge.testing.forks import ForkServer
-from evomerge.testing.postgres import Server, running
+from support.postgres import Server, running
 
 SEED = "EVOMERGE_KILL_SEED"
 N_TRIALS = 17

@@ -22,9 +22,9 @@ from evomerge.search.outage import Outage, Patience
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import Server, running
+from support.postgres import Server, running
 from evomerge.testing.search import SmallStudy, decided
-from evomerge.testing.shaky import ShakyStore
+from support.shaky import ShakyStore
 
 HASTY = Patience(limit_s=60, first_s=0.0, longest_s=0.0)
 GONE = StoreUnreachableError("Database x: the server is gone.")

@@ -24,7 +24,7 @@ from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.search import SmallStudy
-from evomerge.testing.shaky import ShakyStore
+from support.shaky import ShakyStore
 
 TOKENS, ITEMS = 7, 10
 """Of every answer, and searched on in each of the two tasks."""

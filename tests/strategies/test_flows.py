@@ -17,7 +17,7 @@ from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Strategy, Told
 from evomerge.strategies.genetic.genomes import Genetics
 from evomerge.strategies.registry import KINDS, make_strategy, problems
-from evomerge.testing.strategy_lives import recorded
+from evomerge.testing.strategy_contract import recorded
 
 STOCK = LayerPool((("a", 6), ("b", 6)), 2, 9)
 SAME = LayerPool((("a", 6), ("b", 6)), 6, 6)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import GIVEN, drop_databases, make_database, running
+from support.postgres import GIVEN, drop_databases, make_database, running
 
 MakeUrl = Callable[[], str]
 

@@ -24,8 +24,8 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.store.tables.schema import VERSIONS
-from evomerge.testing.postgres import programs, running
 from evomerge.testing.search import SmallStudy
+from support.postgres import programs, running
 from support.searched import connected
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden" / "databases"

@@ -21,9 +21,9 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.store.databases.database import backend
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.testing.postgres import make_database
 from evomerge.testing.search import SmallStudy
 from support.databases import KINDS
+from support.postgres import make_database
 
 EVENTFUL = SmallStudy(
     StrategySettings("random", 4),

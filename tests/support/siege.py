@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from evomerge.testing.forks import ForkServer
-from evomerge.testing.postgres import Server
 from support.contents import Contents, contents, verdict
 from support.doomed import UNREACHABLE, Doom, Life, live, promised
+from support.postgres import Server
 
 _KILLS = (-signal.SIGKILL, -signal.SIGALRM)
 _LATE_S = 0.003

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evomerge.core.recipes.operation import Operation
-from evomerge.testing.operations import operation
+from support.operations import operation
 
 METHODS: Mapping[str, Operation] = {
     "linear": operation("linear", weight=(0.25, 0.75)),
