@@ -1,5 +1,6 @@
-"""What tests are made of: tiny models, contract classes, clocks.
+"""What tests are made of: contract classes, fakes and tiny models.
 
-Shipped with the package so that users can hold their own strategies, stores and
-engines to the same contracts. Nothing else in evomerge imports it.
+Shipped with the package so that users can hold their own strategies, stores, pools and
+engines to the same contracts (docs/architecture.md has the lines to write). Nothing
+else in evomerge imports it.
 """

@@ -1,9 +1,9 @@
 # ruff: noqa: D102 - the names of inherited tests are sentences already
 """What every engine must do, as tests to inherit.
 
-A subclass names the engine's kind; it may override ``settings`` and the parents'
-``family``, ``tied`` and ``dtype``. One engine serves all tests of a class, started
-from parent ``a``; each test swaps in what it needs.
+A subclass says how the engine is started and what its kind is called; it may override
+``settings`` and the parents' ``family``, ``tied`` and ``dtype``. One engine serves all
+tests of a class, started from parent ``a``; each test swaps in what it needs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import pytest
 
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.core.work import EngineSettings
+from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import CandidateError, RequestError, WorkerError
 from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodRequest
-from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, whole
 from evomerge.testing.models import Family
 from evomerge.testing.parents import (
@@ -31,12 +30,17 @@ from evomerge.testing.parents import (
 
 
 class SwapContract:
-    """Swaps are exact: inherit, and set ``kind``."""
+    """Swaps are exact: inherit, set ``kind``, and give ``open_engine``."""
 
     kind: ClassVar[str]
     family: ClassVar[Family] = "llama"
     tied: ClassVar[bool] = False
     dtype: ClassVar[str] = "float32"
+
+    @staticmethod
+    def open_engine(setup: WorkerSetup) -> Engine:
+        """Start the engine under test; override this, perhaps by its class."""
+        raise NotImplementedError
 
     @classmethod
     def settings(cls) -> EngineSettings:
@@ -61,7 +65,7 @@ class SwapContract:
     @classmethod
     def cold_b(cls, parents: Parents) -> Probe:
         """Measure ``b`` in an engine loaded from its folder."""
-        engine = open_engine(parents.setup("b", cls.settings()))
+        engine = cls.open_engine(parents.setup("b", cls.settings()))
         try:
             return Probe.take(engine)
         finally:
@@ -71,7 +75,7 @@ class SwapContract:
     @classmethod
     def shared(cls, parents: Parents, cold_b: Probe) -> Iterator[tuple[Engine, Probe]]:
         """Start one engine from ``a``, measure it cold, and close it twice at last."""
-        engine = open_engine(parents.setup("a", cls.settings()))
+        engine = cls.open_engine(parents.setup("a", cls.settings()))
         yield engine, Probe.take(engine)
         engine.close()
         engine.close()
@@ -137,7 +141,7 @@ class SwapContract:
 
 
 class EngineContract(SwapContract):
-    """All that is asked of an engine: inherit, and set ``kind``."""
+    """All that is asked of an engine; inherit as from ``SwapContract``."""
 
     def test_greedy_continuation_is_recognised(self, engine: Engine) -> None:
         prompt = PROMPTS[0]

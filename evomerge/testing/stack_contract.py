@@ -1,8 +1,8 @@
 # ruff: noqa: D102 - the names of inherited tests are sentences already
 """What every engine of the stack profile must do, as tests to inherit.
 
-A subclass names the engine's kind; it may override ``family`` and ``profile``. One
-engine serves all tests of a class.
+A subclass says how the engine is started and what its kind is called; it may override
+``family`` and ``profile``. One engine serves all tests of a class.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from evomerge.core.work import WorkerSetup
 from evomerge.errors import CandidateError, WorkerError
 from evomerge.scoring.engine import Engine, GenerateRequest
-from evomerge.scoring.engines import open_engine
 from evomerge.testing.stacked import N_SLOTS, STACKS, Answers, Family, Stack
 
 NOISE = 1e-4
@@ -25,7 +25,7 @@ NOISE = 1e-4
 
 
 class StackSwapContract:
-    """Stacks are exact: inherit, and set ``kind``."""
+    """Stacks are exact: inherit, set ``kind``, and give ``open_engine``."""
 
     kind: ClassVar[str]
     family: ClassVar[str] = "llama"
@@ -34,6 +34,11 @@ class StackSwapContract:
     n_drawn: ClassVar[int] = 8
     attention: ClassVar[str | None] = None
     """Of the judge, where transformers' own choice leaves something out."""
+
+    @staticmethod
+    def open_engine(setup: WorkerSetup) -> Engine:
+        """Start the engine under test; override this, perhaps by its class."""
+        raise NotImplementedError
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -46,7 +51,7 @@ class StackSwapContract:
     def engine(cls, parents: Family) -> Iterator[Engine]:
         """Start the engine."""
         setup = parents.setup(cls.kind, cls.profile, in_place=cls.in_place)
-        engine = open_engine(setup)
+        engine = cls.open_engine(setup)
         yield engine
         engine.close()
 
@@ -72,7 +77,7 @@ class StackSwapContract:
 
 
 class StackContract(StackSwapContract):
-    """All that is asked of an engine of stacks: inherit, and set ``kind``."""
+    """All that is asked of it; inherit as from ``StackSwapContract``."""
 
     def test_stacks_answer_differently(self, engine: Engine, parents: Family) -> None:
         seen = set()

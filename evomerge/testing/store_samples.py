@@ -20,7 +20,6 @@ from evomerge.core.scoring_protocol import (
 from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
 from evomerge.store.base import Ending, Lease, Owner, Store
 from evomerge.store.owner import this_process
-from evomerge.store.sql import open_store
 
 Opened = Callable[[], Store]
 """Opens the same database once more."""
@@ -87,18 +86,23 @@ def scored(value: float = 0.1 + 0.2) -> Ending:
 
 
 class StoreFixtures:
-    """What contract tests start from; a subclass gives a fixture ``url``.
+    """What contract tests start from; a subclass gives ``make_store``.
 
     A test that opens the store again reads what went through the database.
     """
 
     @pytest.fixture
-    def opened(self, url: str) -> Iterator[Opened]:
-        """Open the database any number of times."""
+    def make_store(self) -> Opened:
+        """Return a function that opens one fresh database once more; override this."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def opened(self, make_store: Opened) -> Iterator[Opened]:
+        """Open the database any number of times; all are closed at the end."""
         stores: list[Store] = []
 
         def open_one() -> Store:
-            stores.append(open_store(url))
+            stores.append(make_store())
             return stores[-1]
 
         yield open_one

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from support.contents import NOTHING, contents, verdict
 from support.doomed import Life
+from support.postgres import running
 from support.study_files import staged_study, write_models, write_study
 
 from evomerge import api
 from evomerge.testing.forks import ForkServer
-from support.postgres import running
 
 SCRIPT = Path(__file__).with_name("doomed_stages.py")
 STAGES = ("two.ps", "two.joint")

@@ -11,13 +11,13 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 import sqlalchemy as sa
+from support.postgres import Server, beside, make_database, running
 from support.searched import by_hand, contents
 from support.study_files import simulated_study, write_study
 
 from evomerge.errors import SchemaError, StoreError, StoreUnreachableError
 from evomerge.store.databases import mounts
 from evomerge.store.sql import open_store
-from support.postgres import Server, beside, make_database, running
 from evomerge.testing.store_samples import ELSEWHERE
 
 SECRETS = ("hunter2", "hun@ter:2/x%41y", "hun?ter#2 é")

@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from support.postgres import make_database
 from support.searched import by_hand
 
 from evomerge.cli.app import main
 from evomerge.errors import StoreUnreachableError
 from evomerge.store.databases.sqlite import Sqlite
 from evomerge.store.sql import open_store
-from support.postgres import make_database
 
 LOOKING = (
     ("studies",),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from support.single_steps import single_steps
 
 from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply_into
 from evomerge.merging.operators.device.fused_device import FUSED
-from support.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu
 

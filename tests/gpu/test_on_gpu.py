@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.single_steps import single_steps
 
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Operation
@@ -12,7 +13,6 @@ from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.merging.operators import apply
 from evomerge.scoring.engines import open_engine
 from evomerge.testing.models import tiny_model
-from support.single_steps import single_steps
 
 pytestmark = pytest.mark.gpu
 

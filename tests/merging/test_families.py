@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.by_hand import METHODS, merged_by_hand
 
 from evomerge import api
 from evomerge.checkpoints import read_model
@@ -21,7 +22,6 @@ from evomerge.core.roles import for_role
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from support.by_hand import METHODS, merged_by_hand
 from evomerge.testing.families import (
     FAMILIES,
     STRANGERS,

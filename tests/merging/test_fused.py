@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fused import FUSIONS, Fusion, fused_twins, unfuse
+from support.operations import ON_MODELS, operation
 
 from evomerge.checkpoints import Piece, read_model
 from evomerge.core.operators.catalogue import ROLES
@@ -19,7 +20,6 @@ from evomerge.core.roles import for_role
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.fused import cut, paste
-from support.operations import ON_MODELS, operation
 
 NAMES = ("base", "m1", "m2")
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from support.single_steps import single_steps
 
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.operators import apply_into
@@ -20,7 +21,6 @@ from evomerge.merging.operators.device.fused_device import (
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, lanes_at, signed
 from evomerge.merging.operators.loops.row_ranks import row_ranks, sorted_ranks
-from support.single_steps import single_steps
 
 SHAPE = (70, 1001)
 """Not a whole number of rows of a formula; the last of them begin at an odd entry."""

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.operations import operation
 
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
@@ -24,7 +25,6 @@ from evomerge.merging.operators.thresholds.model_thresholds import (
 from evomerge.merging.operators.thresholds.sparsify import keep_count
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
-from support.operations import operation
 
 N_LAYERS = 2
 NAMES = ("base", "a", "b")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from support.by_hand import METHODS
+
 from evomerge.testing.families import FAMILIES, STRANGERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

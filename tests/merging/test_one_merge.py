@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.operations import ON_MODELS, operation
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.operators.catalogue import Knob
@@ -12,7 +13,6 @@ from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
-from support.operations import ON_MODELS, operation
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 NUMBERS = st.sampled_from([0.0, 1.0, 0.5, 0.8, -0.5, 0.3, 2.0])

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from support.memos import CountingMemo
+from support.single_steps import single_steps
 
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
@@ -18,7 +19,6 @@ from evomerge.merging.operators.thresholds.magnitude_thresholds import (
     magnitude,
     size_cuts,
 )
-from support.single_steps import single_steps
 
 ROWS, LONG = 301, 1000
 """More than one part for several threads, and not a whole number of blocks."""

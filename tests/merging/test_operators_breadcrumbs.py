@@ -1,9 +1,9 @@
 import pytest
 import torch
+from support.operations import dyadic, operation
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.sums.breadcrumbs import Band, band_of
-from support.operations import dyadic, operation
 
 TENTHS = torch.arange(1, 11) / 10 * torch.tensor([1.0, -1.0] * 5)
 

@@ -1,11 +1,11 @@
 import pytest
+from support.operations import operation
 
 from evomerge.core.operators import CATALOGUE, find
 from evomerge.core.operators.catalogue import ROLES
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC
-from support.operations import operation
 
 KNOBS = [
     pytest.param(operator, knob, id=f"{operator.name}-{knob.name}")

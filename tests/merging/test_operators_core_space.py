@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.operations import operation
 
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.bases import core
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from support.operations import operation
 
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])
 WEIGHT = (0.25, 1.5, -0.5)

@@ -2,11 +2,11 @@ import itertools
 
 import pytest
 import torch
+from support.operations import operation
 
 from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.counter import Coins, stream_key
-from support.operations import operation
 
 CPU = torch.device("cpu")
 _64 = (1 << 64) - 1

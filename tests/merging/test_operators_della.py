@@ -1,12 +1,12 @@
 import pytest
 import torch
+from support.operations import dyadic, operation
 
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.sums.della import prune
-from support.operations import dyadic, operation
 
 ROW = torch.tensor([0.4, -0.1, 0.3, -0.2, 0.5])
 CHECK = {"density": (0.6,), "epsilon": (0.2,)}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.operations import operation
 
 from evomerge.core.presets import expand
 from evomerge.core.recipes.recipe import Operation
@@ -9,7 +10,6 @@ from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.sums.della import KeepProbabilities
-from support.operations import operation
 
 
 def normal(shape=(40, 33), seed=0):

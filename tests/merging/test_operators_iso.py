@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.operations import operation
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.directions.iso import sizes
-from support.operations import operation
 
 BOTH = pytest.mark.parametrize("name", ["iso_c", "iso_cts"])
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.operations import dyadic, operation
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.roles import for_role
@@ -14,7 +15,6 @@ from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.directions.angles import dot_products
 from evomerge.merging.operators.loops.blocks import Deltas
-from support.operations import dyadic, operation
 
 EYE = torch.eye(3)
 AXES = list(EYE)

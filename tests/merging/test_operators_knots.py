@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.operations import operation
 
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
@@ -10,7 +11,6 @@ from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.bases import share
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from support.operations import operation
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])

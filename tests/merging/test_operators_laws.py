@@ -6,13 +6,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.operator_checks import (
-    check_narrow_inputs,
-    check_threads_and_layout,
-)
-
-from evomerge.core.operators import CATALOGUE
-from evomerge.merging.operators import apply
 from support.operations import (
     ON_MODELS,
     dyadic,
@@ -20,6 +13,13 @@ from support.operations import (
     operation,
     permuted,
 )
+from support.operator_checks import (
+    check_narrow_inputs,
+    check_threads_and_layout,
+)
+
+from evomerge.core.operators import CATALOGUE
+from evomerge.merging.operators import apply
 
 # Hundreds of merges: each fast, together not.
 pytestmark = pytest.mark.slow

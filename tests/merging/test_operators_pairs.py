@@ -5,10 +5,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from support.memos import CountingMemo
+from support.operations import operation
 
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply, apply_into
-from support.operations import operation
 
 
 def merge(name, base, other, **knobs):

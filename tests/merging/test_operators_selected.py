@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 from support.memos import CountingMemo
+from support.operations import dyadic, operation
 
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.elementwise.emr import factor, tasks
-from support.operations import dyadic, operation
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),

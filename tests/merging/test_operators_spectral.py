@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.operations import operation
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.settings import resolve
@@ -13,7 +14,6 @@ from evomerge.core.roles import for_role
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import polar, svd
-from support.operations import operation
 
 MATRIX_METHODS = [
     name

@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
+from support.operations import operation
 
 from evomerge.merging.operators import apply
-from support.operations import operation
 
 E1, E2 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.operations import dyadic, experts, operation
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
-from support.operations import dyadic, experts, operation
 
 WEIGHT = (0.25, 1.5, -0.5)
 DENSITY = (0.3, 0.6, 1.0)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from support.operations import dyadic, operation
 
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
@@ -9,7 +10,6 @@ from evomerge.merging.operators.thresholds.sparsify import (
     cut_block,
     keep_count,
 )
-from support.operations import dyadic, operation
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),

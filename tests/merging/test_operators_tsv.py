@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.operations import operation
 
 from evomerge.merging.operators import apply
-from support.operations import operation
 
 
 def randn(*shape, seed=0):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.operations import ON_MODELS, operation
 
 from evomerge.checkpoints import read_model
 from evomerge.core.operators.catalogue import ROLES
@@ -12,7 +13,6 @@ from evomerge.core.roles import for_role
 from evomerge.merging.materialise import describe, materialise
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
-from support.operations import ON_MODELS, operation
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.operations import operation
 
 from evomerge.core.recipes.settings import resolve
 from evomerge.core.roles import for_role
@@ -11,7 +12,6 @@ from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.directions.wudi import Interference
 from evomerge.merging.operators.memo import NOTHING_KEPT
-from support.operations import operation
 
 
 def randn(*shape, seed=0):

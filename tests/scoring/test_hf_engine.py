@@ -20,24 +20,26 @@ pytestmark = pytest.mark.timeout(300)
 SETTINGS = EngineSettings(kind="hf", max_model_len=64)
 
 
-class TestUntied(EngineContract):
+class Hf:
     kind = "hf"
+    open_engine = staticmethod(open_engine)
 
 
-class TestTied(SwapContract):
-    kind = "hf"
+class TestUntied(Hf, EngineContract):
+    pass
+
+
+class TestTied(Hf, SwapContract):
     family = "qwen2"
     tied = True
 
 
-class TestHalfPrecision(SwapContract):
-    kind = "hf"
+class TestHalfPrecision(Hf, SwapContract):
     dtype = "bfloat16"
 
 
 @pytest.mark.long
-class TestTiedHalfPrecision(EngineContract):
-    kind = "hf"
+class TestTiedHalfPrecision(Hf, EngineContract):
     family = "qwen2"
     tied = True
     dtype = "bfloat16"

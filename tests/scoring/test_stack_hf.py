@@ -2,45 +2,45 @@
 
 import pytest
 
+from evomerge.scoring.engines import open_engine
 from evomerge.testing.stack_contract import StackContract
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-class TestLlama(StackContract):
+class Hf:
     kind = "hf"
+    open_engine = staticmethod(open_engine)
 
 
-class TestTiedQwen2(StackContract):
-    kind = "hf"
+class TestLlama(Hf, StackContract):
+    pass
+
+
+class TestTiedQwen2(Hf, StackContract):
     family = "qwen2"
     profile = "pool"
 
 
-class TestMixedGemma3(StackContract):
-    kind = "hf"
+class TestMixedGemma3(Hf, StackContract):
     family = "gemma3_text"
 
 
 @pytest.mark.long
-class TestMistral(StackContract):
-    kind = "hf"
+class TestMistral(Hf, StackContract):
     family = "mistral"
 
 
 @pytest.mark.long
-class TestQwen3(StackContract):
-    kind = "hf"
+class TestQwen3(Hf, StackContract):
     family = "qwen3"
 
 
 @pytest.mark.long
-class TestMixedGemma2(StackContract):
-    kind = "hf"
+class TestMixedGemma2(Hf, StackContract):
     family = "gemma2"
 
 
 @pytest.mark.long
-class TestPhi3(StackContract):
-    kind = "hf"
+class TestPhi3(Hf, StackContract):
     family = "phi3"

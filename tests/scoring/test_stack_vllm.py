@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import Engine
+from evomerge.scoring.engines import open_engine
 from evomerge.scoring.stacks.plan import SlotCache
 from evomerge.scoring.vllm import layer_slots
 from evomerge.testing.stack_contract import StackContract, StackSwapContract
@@ -17,9 +18,12 @@ from evomerge.testing.stack_contract import StackContract, StackSwapContract
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
-class TestLlama(StackContract):
+class Vllm:
     kind = "vllm"
+    open_engine = staticmethod(open_engine)
 
+
+class TestLlama(Vllm, StackContract):
     def test_self_test_sees_scales_of_a_part_of_the_hidden_state(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -38,67 +42,57 @@ class TestLlama(StackContract):
             engine.self_test()
 
 
-class TestMixedGemma3InAPool(StackSwapContract):
-    kind = "vllm"
+class TestMixedGemma3InAPool(Vllm, StackSwapContract):
     family = "gemma3_text"
     profile = "pool"
 
 
 @pytest.mark.long
-class TestMixedGemma3InAPoolForLong(StackContract):
-    kind = "vllm"
+class TestMixedGemma3InAPoolForLong(Vllm, StackContract):
     family = "gemma3_text"
     profile = "pool"
 
 
 @pytest.mark.long
-class TestLlamaForLong(StackContract):
-    kind = "vllm"
+class TestLlamaForLong(Vllm, StackContract):
     n_drawn = 100
 
 
 @pytest.mark.long
-class TestTiedQwen2InPlace(StackContract):
-    kind = "vllm"
+class TestTiedQwen2InPlace(Vllm, StackContract):
     family = "qwen2"
     in_place = True
 
 
 @pytest.mark.long
-class TestTiedQwen2InAPool(StackContract):
-    kind = "vllm"
+class TestTiedQwen2InAPool(Vllm, StackContract):
     family = "qwen2"
     profile = "pool"
 
 
 @pytest.mark.long
-class TestMistral(StackContract):
-    kind = "vllm"
+class TestMistral(Vllm, StackContract):
     family = "mistral"
 
 
 @pytest.mark.long
-class TestQwen3(StackContract):
-    kind = "vllm"
+class TestQwen3(Vllm, StackContract):
     family = "qwen3"
 
 
 @pytest.mark.long
-class TestMixedGemma2(StackContract):
-    kind = "vllm"
+class TestMixedGemma2(Vllm, StackContract):
     family = "gemma2"
     # Fused attention leaves out the cap on the scores of attention.
     attention = "eager"
 
 
 @pytest.mark.long
-class TestMixedGemma3InPlace(StackContract):
-    kind = "vllm"
+class TestMixedGemma3InPlace(Vllm, StackContract):
     family = "gemma3_text"
     in_place = True
 
 
 @pytest.mark.long
-class TestPhi3(StackContract):
-    kind = "vllm"
+class TestPhi3(Vllm, StackContract):
     family = "phi3"

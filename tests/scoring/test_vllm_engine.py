@@ -43,9 +43,12 @@ if __name__ == "__main__":
 """
 
 
-class TestUntiedLlama(EngineContract):
+class Vllm:
     kind = "vllm"
+    open_engine = staticmethod(open_engine)
 
+
+class TestUntiedLlama(Vllm, EngineContract):
     def test_self_test_passes(
         self, engine: Engine, parents: Parents, cold_b: Probe
     ) -> None:
@@ -63,14 +66,12 @@ class TestUntiedLlama(EngineContract):
         assert {round(score.logprob - alone, 3) for score in crowd} == {0.0}
 
 
-class TestTiedLlamaHalf(SwapContract):
-    kind = "vllm"
+class TestTiedLlamaHalf(Vllm, SwapContract):
     tied = True
     dtype = "bfloat16"
 
 
-class TestTiedQwen2(SwapContract):
-    kind = "vllm"
+class TestTiedQwen2(Vllm, SwapContract):
     family = "qwen2"
     tied = True
 
@@ -115,8 +116,7 @@ class TestTiedQwen2(SwapContract):
         assert kind == "SyncMPClient"
 
 
-class TestUntiedQwen2Half(SwapContract):
-    kind = "vllm"
+class TestUntiedQwen2Half(Vllm, SwapContract):
     family = "qwen2"
     dtype = "bfloat16"
 
@@ -125,26 +125,22 @@ class TestUntiedQwen2Half(SwapContract):
 
 
 @pytest.mark.long
-class TestTiedLlama(SwapContract):
-    kind = "vllm"
+class TestTiedLlama(Vllm, SwapContract):
     tied = True
 
 
 @pytest.mark.long
-class TestUntiedQwen2(SwapContract):
-    kind = "vllm"
+class TestUntiedQwen2(Vllm, SwapContract):
     family = "qwen2"
 
 
 @pytest.mark.long
-class TestUntiedLlamaHalf(SwapContract):
-    kind = "vllm"
+class TestUntiedLlamaHalf(Vllm, SwapContract):
     dtype = "bfloat16"
 
 
 @pytest.mark.long
-class TestTiedQwen2Half(EngineContract):
-    kind = "vllm"
+class TestTiedQwen2Half(Vllm, EngineContract):
     family = "qwen2"
     tied = True
     dtype = "bfloat16"

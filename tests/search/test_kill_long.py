@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.doomed import Life
+from support.postgres import Server, running
 from support.siege import Siege, Tally, table
 
 from evomerge.testing.forks import ForkServer
-from support.postgres import Server, running
 
 SEED = "EVOMERGE_KILL_SEED"
 N_TRIALS = 17

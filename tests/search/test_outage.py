@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.postgres import Server, running
+from support.shaky import ShakyStore
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget, StrategySettings
@@ -22,9 +24,7 @@ from evomerge.search.outage import Outage, Patience
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from support.postgres import Server, running
 from evomerge.testing.search import SmallStudy, decided
-from support.shaky import ShakyStore
 
 HASTY = Patience(limit_s=60, first_s=0.0, longest_s=0.0)
 GONE = StoreUnreachableError("Database x: the server is gone.")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.shaky import ShakyStore
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.cost import SPEED_MEASURE, Meter, ModelFacts
@@ -24,7 +25,6 @@ from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.search import SmallStudy
-from support.shaky import ShakyStore
 
 TOKENS, ITEMS = 7, 10
 """Of every answer, and searched on in each of the two tasks."""

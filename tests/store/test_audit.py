@@ -7,12 +7,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from support.postgres import make_database
 from support.searched import by_hand, connected
 
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.store.tables import rows
-from support.postgres import make_database
 from evomerge.testing.store_samples import CONFIG, ELSEWHERE, candidates
 
 FIRST_BLOCK = "id = (SELECT min(id) FROM em_outcome_block)"

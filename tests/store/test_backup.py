@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.postgres import make_database, programs
 from support.searched import EVENTFUL, contents, search_small
 
 from evomerge.core.study import Budget
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from support.postgres import make_database, programs
 
 PAGE = Path(__file__).parents[2] / "docs" / "databases.md"
 LONGER = replace(EVENTFUL, budget=Budget(trials=14))

@@ -32,13 +32,15 @@ def url(tmp_path):
 
 
 class TestSqliteStore(StoreContract):
-    pass
+    @pytest.fixture
+    def make_store(self, url):
+        return lambda: open_store(url)
 
 
 class TestPostgresStore(StoreContract):
     @pytest.fixture
-    def url(self, postgres_url):
-        return postgres_url
+    def make_store(self, postgres_url):
+        return lambda: open_store(postgres_url)
 
 
 def test_repr_shows_the_url(url):
