@@ -48,9 +48,20 @@ class Problem:
     """File and key, for example ``study.yaml: strategy.kind``."""
     message: str
     """What was expected, what came, and the next step."""
+    file: str | None = None
+    """Name of the file that holds the key, if its line is known."""
+    line: int | None = None
+    """Line of the key, from 1."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}"
+        if self.line is None:
+            return f"{self.where}: {self.message}"
+        told, colon, key = self.where.partition(": ")
+        number = told.removeprefix(
+            str(self.file)
+        )  # of a document, if there are several
+        more = number if told.startswith(str(self.file)) else ""
+        return f"{self.file}:{self.line}{more}{colon}{key}: {self.message}"
 
 
 class SpecError(EvomergeError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from evomerge.specs.mergekit import (
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
 from evomerge.specs.planning.planned import Setting
 from evomerge.specs.planning.planner import plan_space
+from evomerge.specs.reading.lines import Document, placed, placing
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.spec import Allowed, Name
 from evomerge.specs.reading.validation import validate
@@ -126,6 +127,14 @@ def open_recipe(
     """
     file = Path(path)
     documents = read_documents(file)
+    with placing(*documents):
+        opened = _open(documents, file, profile, strict=strict)
+    return replace(opened, warnings=placed(opened.warnings, documents))
+
+
+def _open(
+    documents: Sequence[Document], file: Path, profile: Profile, *, strict: bool
+) -> OpenedRecipe:
     if len(documents) > 1 or is_mergekit(documents[0]):
         read = read_documents_of(documents, file, profile=profile, strict=strict)
         return OpenedRecipe(

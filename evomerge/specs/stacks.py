@@ -20,10 +20,10 @@ from evomerge.core.flow.stacks import (
     switch,
     upscale,
 )
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.spec import Allowed, Name, Positive, Spec
 from evomerge.specs.reading.validation import validate

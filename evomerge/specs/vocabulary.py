@@ -19,10 +19,10 @@ from evomerge.checkpoints.alignment import (
     align,
     rows_of,
 )
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import Input, Transformed
 from evomerge.errors import CheckpointError
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.spec import Positive, Spec
 from evomerge.specs.sources import (

@@ -5,13 +5,13 @@ Functions take a connection inside a transaction; ``SqlStore`` opens it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from evomerge.core.nearest import nearest
 from evomerge.core.scoring_protocol import ScoringProtocol, TaskDescription
 from evomerge.errors import (
     StoreError,
@@ -78,8 +78,8 @@ def find(connection: sa.Connection, name: str) -> StoredStudy:
         raise StudyNotFoundError(
             f"No study named {name!r}: this database holds no study yet."
         )
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    near = nearest(name, names)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(repr(n) for n in names[-_SHOWN_NAMES:])
     more = len(names) - _SHOWN_NAMES
     listed += f" and {more} older ones" if more > 0 else ""

@@ -7,11 +7,11 @@ only when that strategy is made.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.core.nearest import suggestion
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
@@ -34,11 +34,9 @@ def problems(
     """List everything wrong with a choice of strategy, each with the next step."""
     kind = KINDS.get(settings.kind)
     if kind is None:
+        hint = suggestion(settings.kind, KINDS, "; ")
         known = ", ".join(KINDS)
-        return [
-            f"unknown strategy {settings.kind!r}{_nearest(settings.kind, KINDS)}; "
-            f"known: {known}"
-        ]
+        return [f"unknown strategy {settings.kind!r}{hint}; known: {known}"]
     found = [*_option_problems(kind, settings.options)]
     size = settings.generation_size
     if size is not None and size < kind.least:
@@ -105,19 +103,12 @@ def _option_problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
         option = kind.option(name)
         if option is None:
             known = [option.name for option in kind.options]
+            hint = suggestion(name, known, "; ")
             listed = ", ".join(known) or "none"
-            found.append(
-                f"{kind.name} has no option {name!r}{_nearest(name, known)}; "
-                f"known: {listed}"
-            )
+            found.append(f"{kind.name} has no option {name!r}{hint}; known: {listed}")
         elif wrong := option.problem(value):
             found.append(f"option {name!r} of {kind.name}: {wrong}")
     return found
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def make_strategy(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.study_files import simulated_study, write_study
+from support.study_files import simulated_study, without_lines, write_study
 
 from evomerge.store.base import Owner
 from evomerge.store.sql import open_store
@@ -32,7 +32,7 @@ def assert_refused(call, here: Path):
             assert "Traceback" not in ended.err
             assert ended.out == ""
             for word in told:
-                assert word in ended.err, (command, ended.err)
+                assert word in without_lines(ended.err), (command, ended.err)
         return ended.err
 
     return assert_refused

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.study_files import simulated_study, write_study
+from support.study_files import simulated_study, without_lines, write_study
 
 from evomerge.cli.app import app
 
@@ -112,7 +112,7 @@ def test_a_study_file_with_a_secret_is_refused_by_its_key(
     write_study(here / "mine.yaml", study)
     ended = call("check", "mine.yaml", "--no-dry-run")
     assert ended.code == 2
-    assert f"mine.yaml: {key}: expected no secret" in ended.err
+    assert f"mine.yaml: {key}: expected no secret" in without_lines(ended.err)
 
 
 def test_settings_that_only_sound_like_secrets_are_none(call, here, models) -> None:

@@ -54,9 +54,7 @@ def with_flow(
 def problems(file: Path) -> list[str]:
     with pytest.raises(SpecError) as caught:
         read_study(file)
-    return [
-        f"{problem}".removeprefix("study.yaml: ") for problem in caught.value.problems
-    ]
+    return [f"{problem}".partition(": ")[2] for problem in caught.value.problems]
 
 
 def layers(recipe: Recipe) -> list[dict[str, int]]:

@@ -74,7 +74,7 @@ def test_mistakes_of_an_evaluator_file_bear_its_name(
 ) -> None:
     write({"tasks": {"copy": {"metrik": "acc"}}}, "tasks.yaml")
     minimal["evaluators"] = ["tasks.yaml"]
-    with pytest.raises(SpecError, match=r"tasks.yaml: tasks\.copy\.metrik: unknown"):
+    with pytest.raises(SpecError, match=r"tasks.yaml:\d: tasks\.copy\.metrik: unk"):
         load_study(write(minimal))
 
 
@@ -89,7 +89,7 @@ def test_scientific_notation_is_a_number() -> None:
 
 @pytest.mark.parametrize("number", [1 << 63, -(1 << 63) - 1, 10**400])
 def test_a_number_that_no_float_can_hold_is_refused(number: int) -> None:
-    with pytest.raises(SpecError, match=r"f: a\.0: expected a number of 64 bits"):
+    with pytest.raises(SpecError, match=r"f:1: a\.0: expected a number of 64 bits"):
         parse_yaml(f"a: [{number}]", "f")
 
 

@@ -106,9 +106,9 @@ def test_a_layer_outside_its_source_is_refused_when_the_file_is_read(
     data["slots"][2]["layers"]["ja"] = 4
     with pytest.raises(SpecError) as caught:
         load_recipe(write(data))
-    assert str(caught.value) == (
-        "study.yaml: slots.2.layers.ja: expected a layer from 0 to 3, got 4."
-    )
+    (problem,) = caught.value.problems
+    assert problem.where == "study.yaml: slots.2.layers.ja"
+    assert problem.message == "expected a layer from 0 to 3, got 4."
 
 
 def test_layers_of_different_kinds_are_not_merged_into_one(

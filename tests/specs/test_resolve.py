@@ -255,7 +255,7 @@ def test_the_judge_of_strategies_is_heard_with_everything_else(
     minimal["strategy"] = {"kind": "cma", "options": {"sigmma": 0.2}}
     with pytest.raises(SpecError) as caught:
         read_study(write(minimal), judge=problems)
-    assert "study.yaml: strategy" in str(caught.value)
+    assert ": strategy: cma has no option" in str(caught.value)
     assert "did you mean 'sigma'" in str(caught.value)
     assert "not categorical axes" in str(caught.value)
 

@@ -68,7 +68,7 @@ def refused(write: Write) -> Callable[[Data], list[str]]:
     def refused(data: Data) -> list[str]:
         with pytest.raises(SpecError) as caught:
             read_studies(write(data), judge=registry.problems)
-        return [str(one).removeprefix("study.yaml: ") for one in caught.value.problems]
+        return [str(one).partition(": ")[2] for one in caught.value.problems]
 
     return refused
 

@@ -7,6 +7,7 @@ file with another engine searches over real weights.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def staged_study(models: Path, **changes: Any) -> dict[str, Any]:
     }
     changed = {**plain, "stages": [ps, dfs], **changes}
     return {key: value for key, value in changed.items() if value is not None}
+
+
+def without_lines(text: str) -> str:
+    """Return messages without the lines of the files that they name."""
+    return re.sub(r"(\.ya?ml):\d+", r"\1", text)
 
 
 def write_study(file: Path, study: Mapping[str, Any]) -> Path:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
+from evomerge.core.nearest import nearest
 from evomerge.core.work import TaskSettings
 from evomerge.errors import SpecError
 from evomerge.scoring.harness.internals import TaskManager
@@ -121,7 +121,7 @@ class Group:
             yield from self._named(name, there)
             return
         if found is None:
-            near = get_close_matches(name, place.manager.all_tasks, n=3)
+            near = nearest(name, place.manager.all_tasks, n=3)
             hint = f"; nearest are {', '.join(near)}" if near else ""
             raise self._wrong(
                 f"no task {name!r}, which {self._settings.task!r} holds, in its folder "

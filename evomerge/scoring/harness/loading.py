@@ -35,6 +35,7 @@ from evomerge.scoring.harness.task_files import (
 )
 from evomerge.scoring.harness.task_index import find, wrong
 from evomerge.scoring.harness.task_keys import complaints, key_of
+from evomerge.specs.reading.lines import problem_at
 
 FEWSHOT_SEED = 1234
 """lm-eval's own default, so that prompts equal those of its command line."""
@@ -96,7 +97,7 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
     except SpecError as error:
         raise wrong(settings, str(error)) from None
     _override(config, settings)
-    task = _build(settings, config)
+    task = _build(settings, dict(config))
     if getattr(task, "MULTIMODAL", False):
         raise wrong(settings, f"{settings.task!r} shows images or plays sound.")
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -168,14 +169,12 @@ def _read(settings: TaskSettings, path: Path) -> dict[str, Any]:
 def _look_through(settings: TaskSettings, file: str, config: Mapping[str, Any]) -> None:
     """Look at every key of a local file, and report all that is wrong with them."""
     found = complaints(config, may_run=settings.trust_code)
+    told = [str(problem_at(config, file, c.key, f"{c.text}.")) for c in found]
     if any(complaint.code for complaint in found):
-        said = [f"{file}: {c.key}: {c.text}." for c in found if c.code]
+        said = [said for said, c in zip(told, found, strict=True) if c.code]
         raise _refused(settings, said)
     if found:
-        raise SpecError(
-            Problem(f"task {settings.name}", f"{file}: {c.key}: {c.text}.")
-            for c in found
-        )
+        raise SpecError(Problem(f"task {settings.name}", said) for said in told)
 
 
 def _override(config: dict[str, Any], settings: TaskSettings) -> None:

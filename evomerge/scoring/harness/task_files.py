@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import Problem, SpecError
+from evomerge.specs.reading.lines import Document, problem_at
 from evomerge.specs.reading.yamlfile import Tagged, join, read_yaml
 
 MAX_DATA_BYTES = 256 << 20
@@ -40,7 +41,7 @@ class CodeRefusedError(SpecError):
     """A task would run code, and the operator did not allow that."""
 
 
-def read_task_file(path: Path, root: Path) -> dict[str, Any]:
+def read_task_file(path: Path, root: Path) -> Document:
     """Read a task or group file with its includes, as lm-eval merges them.
 
     Values under tags stay ``Tagged``; see ``refuse_tags``.
@@ -57,11 +58,11 @@ def read_task_file(path: Path, root: Path) -> dict[str, Any]:
     kind = "group" if "group" in config else "task"
     tags = config.get("tag") or []
     if kind in config and not isinstance(config[kind], str):
-        raise _wrong(path, f"{kind}: expected a name, got {config[kind]!r:.80}.")
+        raise _at(config, kind, f"expected a name, got {config[kind]!r:.80}.")
     if not all(
         isinstance(tag, str) for tag in (tags if isinstance(tags, list) else [tags])
     ):
-        raise _wrong(path, f"tag: expected a name or names, got {tags!r:.80}.")
+        raise _at(config, "tag", f"expected a name or names, got {tags!r:.80}.")
     return config
 
 
@@ -72,7 +73,7 @@ def refuse_tags(config: Mapping[str, Any], file: str) -> None:
         CodeRefusedError: Names each with its key.
     """
     found = [
-        Problem(f"{file}: {key}", f"runs Python code ({value.tag} {value.text})")
+        problem_at(config, file, key, f"runs Python code ({value.tag} {value.text})")
         for key, value in _tags(config, "")
     ]
     if found:
@@ -182,7 +183,7 @@ def _parquet_problem(path: Path) -> str | None:
     return None
 
 
-def _merged(path: Path, root: Path, seen: set[Path]) -> dict[str, Any]:
+def _merged(path: Path, root: Path, seen: set[Path]) -> Document:
     """Read a file over its includes; the later and the file's own keys win."""
     if not path.is_relative_to(root):
         raise _wrong(path, f"lies outside the folder of task files {root}.")
@@ -196,11 +197,12 @@ def _merged(path: Path, root: Path, seen: set[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in includes if isinstance(includes, list) else [includes]:
         if not isinstance(name, str) or "\0" in name:
-            raise _wrong(path, f"include: expected a file's name, got {name!r}.")
+            raise _at(own, "include", f"expected a file's name, got {name!r}.")
         part = _merged((path.parent / name).resolve(), root, seen)
         part.pop("task_list", None)
+        own.lines.take(part.lines, part.keys() - own.keys())
         merged |= part
-    return merged | own
+    return Document(merged | own, own.lines)
 
 
 def _tags(value: Any, key: str) -> Iterator[tuple[str, Tagged]]:
@@ -212,6 +214,10 @@ def _tags(value: Any, key: str) -> Iterator[tuple[str, Tagged]]:
     elif isinstance(value, list):
         for index, part in enumerate(value):
             yield from _tags(part, join(key, index))
+
+
+def _at(config: Document, key: str, message: str) -> SpecError:
+    return SpecError([config.lines.problem(key, message)])
 
 
 def _wrong(path: Path, message: str) -> SpecError:

@@ -9,10 +9,10 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.nearest import nearest
 from evomerge.core.work import TaskSettings
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.harness.internals import (
@@ -134,7 +134,7 @@ def _indexed(
 def _unknown(
     settings: TaskSettings, names: Collection[str], unread: list[str], where: str
 ) -> UnknownTaskError:
-    near = get_close_matches(settings.task, names, n=3)
+    near = nearest(settings.task, names, n=3)
     known = f"nearest are {', '.join(near)}" if near else f"there are {len(names)}"
     found = "".join(f" Not read: {said}" for said in unread[:3])
     said = f"no task {settings.task!r} in {where}; {known}.{found}"

@@ -15,10 +15,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from evomerge.core.nearest import nearest
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import (
     BlockKey,
@@ -100,7 +100,7 @@ class Landscape:
         problems = []
         for name in settings.options:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
+                near = nearest(name, known)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 problems.append(
                     Problem(

@@ -10,13 +10,13 @@ import importlib.util
 import logging
 import os
 import warnings
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.configs.families import position_limit
+from evomerge.core.nearest import suggestion
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.stacks.slots import slot_kinds
@@ -157,8 +157,7 @@ def _check_options(settings: EngineSettings) -> None:
         elif settings.stacks and name in _STACK_OPTIONS:
             message = f"Profile {settings.profile} decides this; leave it out."
         elif name not in known:
-            near = get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = suggestion(name, known, "; ") or "."
             message = f"vLLM has no such argument{hint}"
         else:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evomerge.specs.reading.keys import did_you_mean
+from evomerge.core.nearest import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.vocabulary import check_source

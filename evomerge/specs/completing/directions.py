@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.cost import SPEED_MEASURE, is_cost
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.study import Direction, Measure
 from evomerge.core.survey import ALWAYS, TaskFacts
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.digest import Scalar
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.presets import operator_named
 from evomerge.core.recipes.recipe import Nested, Recipe, contents
 from evomerge.core.recipes.whole import passthrough
@@ -17,7 +18,6 @@ from evomerge.core.space import Axis, Blueprint, ChoiceAxis, IntAxis, SearchSpac
 from evomerge.errors import SpecError
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.planning.planner import plan_space
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.recipes import open_recipe
 from evomerge.specs.resolved import Baseline

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from evomerge.core.cost import COST, is_cost, parse
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.study import Constraint, Direction, Measure, Objective
 from evomerge.core.survey import Member, TaskFacts
 from evomerge.core.work import TaskSettings
 from evomerge.errors import RecipeError
 from evomerge.specs.completing.directions import Senses
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.goals import ConstraintSpec, ObjectiveSpec
 from evomerge.specs.schema.study import StudySpec

@@ -16,9 +16,8 @@ from evomerge.specs.mergekit.reading import (
     is_mergekit,
     read_mergekit,
 )
+from evomerge.specs.reading.lines import Document
 from evomerge.specs.reading.mistakes import Mistakes
-
-Document = Mapping[str, Any]
 
 _MIXTURE = (
     "is a file of mergekit-moe, which puts dense models side by side as the experts of "
@@ -72,9 +71,7 @@ def read_documents_of(
     Raises:
         SpecError: Carries every mistake of the first document that has any.
     """
-    labels = [file.name]
-    if len(documents) > 1:
-        labels = [f"{file.name} (document {i + 1})" for i in range(len(documents))]
+    labels = [document.lines.label for document in documents]
     names = [document.get("name") for document in documents]
     _check_documents(documents, names, labels)
     last = names.index(None) if None in names else len(names) - 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.mergekit.methods import METHODS, Method
@@ -25,7 +26,6 @@ from evomerge.specs.mergekit.vocabularies import (
     read_vocabulary,
 )
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.validation import validate
 from evomerge.specs.sources import (

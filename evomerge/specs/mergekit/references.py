@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
-from evomerge.specs.reading.keys import did_you_mean
+from evomerge.core.nearest import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.sources import source_folder, split, whereabouts
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.core.digest import Scalar
+from evomerge.core.nearest import did_you_mean
 from evomerge.specs.mergekit.references import passed_over
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 
 Kind = Literal["float", "int", "bool"]

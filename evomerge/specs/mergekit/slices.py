@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.core.nearest import did_you_mean
 from evomerge.specs.mergekit.methods import Method
 from evomerge.specs.mergekit.schema import (
     MergekitSpec,
@@ -18,7 +19,6 @@ from evomerge.specs.mergekit.schema import (
     SliceSpec,
 )
 from evomerge.specs.mergekit.settings import Setting, read_setting
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 
 _PASSED_OVER = {

@@ -9,12 +9,12 @@ from typing import Any
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import Plan
 from evomerge.checkpoints.tokenizers.tokens import read_vocabulary as open_vocabulary
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import Input, Recipe, Transformed
 from evomerge.errors import CheckpointError
 from evomerge.specs.mergekit.references import passed_over
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.slices import NameOf
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.vocabulary import brought
 

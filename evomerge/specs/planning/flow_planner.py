@@ -13,10 +13,10 @@ from evomerge.core.flow.scales import Matrix, Scales, Scaling
 from evomerge.core.flow.slices import Slices
 from evomerge.core.flow.stock import LayerPool
 from evomerge.core.flow.switches import Switches
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.space import Axis, Blueprint, ChoiceAxis, SearchSpace, Strand
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.planning.planner import plan_space
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.flow import FlowSpec
 from evomerge.specs.schema.space import SpaceSpec

@@ -11,10 +11,10 @@ from typing import Any
 
 from evomerge.core.blueprint import Coordinate, KnobPlan, Schedule, Term
 from evomerge.core.digest import Scalar
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.operators.catalogue import Knob
 from evomerge.core.space import Axis
 from evomerge.specs.planning.ranges import Ranges
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.space import By, Search
 

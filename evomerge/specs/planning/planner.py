@@ -11,6 +11,7 @@ from evomerge.checkpoints.adapters.adapter import Folding
 from evomerge.checkpoints.adapters.factors import explain_unlike
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, OperatorPlan, Term
 from evomerge.core.digest import Scalar
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.presets import PRESETS, operator_named
@@ -19,7 +20,6 @@ from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
 from evomerge.specs.planning.conditions import Guard, Never, guard, in_order
 from evomerge.specs.planning.knobs import Draft, KnobWriter
 from evomerge.specs.planning.planned import PlannedSpace, Setting
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.space import MergeSpec
 

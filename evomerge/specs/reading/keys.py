@@ -9,7 +9,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -55,16 +54,6 @@ def siblings(model: type[Spec], path: Sequence[str]) -> list[str]:
             for known, given in zip(key.path[:-1], path[:-1], strict=True)
         )
     ]
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence that suggests the nearest known name."""
-    near = get_close_matches(word, known, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    if not known:
-        return "."
-    return f"; known: {', '.join(sorted(known)[:30])}."
 
 
 def _of_model(model: type[Spec], path: tuple[str, ...]) -> Iterator[Key]:

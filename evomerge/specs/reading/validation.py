@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from evomerge.core.nearest import did_you_mean
 from evomerge.errors import Problem
-from evomerge.specs.reading.keys import did_you_mean, siblings
+from evomerge.specs.reading.keys import siblings
 from evomerge.specs.reading.spec import Spec
 
 S = TypeVar("S", bound=Spec)

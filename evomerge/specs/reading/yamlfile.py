@@ -23,6 +23,7 @@ from yaml.scanner import Scanner
 
 from evomerge.checkpoints.documents import read_bytes
 from evomerge.errors import CheckpointError, Problem, SpecError
+from evomerge.specs.reading.lines import Document, Lines
 
 try:
     from yaml.cyaml import CParser as _Events  # type: ignore[attr-defined]
@@ -110,7 +111,7 @@ def _tagged(_: yaml.Loader, node: yaml.Node) -> Tagged:
 _TagLoader.add_constructor(None, _tagged)
 
 
-def read_yaml(path: Path, *, tags: bool = False) -> dict[str, Any]:
+def read_yaml(path: Path, *, tags: bool = False) -> Document:
     """Read a file that holds one mapping.
 
     Args:
@@ -126,7 +127,7 @@ def read_yaml(path: Path, *, tags: bool = False) -> dict[str, Any]:
     return parse_yaml(_text(path), path.name, tags=tags)
 
 
-def read_documents(path: Path) -> list[dict[str, Any]]:
+def read_documents(path: Path) -> list[Document]:
     """Read a file that holds mappings, one or several documents of them.
 
     Raises:
@@ -149,7 +150,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def parse_yaml(text: str, file: str, *, tags: bool = False) -> dict[str, Any]:
+def parse_yaml(text: str, file: str, *, tags: bool = False) -> Document:
     """Read text that holds one mapping; ``file`` names it in messages.
 
     Raises:
@@ -163,14 +164,34 @@ def parse_yaml(text: str, file: str, *, tags: bool = False) -> dict[str, Any]:
     return first
 
 
-def parse_documents(
-    text: str, file: str, *, tags: bool = False
-) -> list[dict[str, Any]]:
+def parse_documents(text: str, file: str, *, tags: bool = False) -> list[Document]:
     """Read text that holds one or several mappings, parted by ``---``.
 
     Raises:
         SpecError: As for ``read_yaml``.
     """
+    found = _constructed(text, file, tags)
+    for value in [value for value, _ in found] or [None]:
+        if not isinstance(value, dict):
+            raise _refusal(
+                file,
+                "expected a mapping of keys (one `key: value` a line), "
+                f"got {_kind(value)}.",
+            )
+    odd: list[Problem] = []
+    documents: list[Document] = []
+    for number, (value, node) in enumerate(found, start=1):
+        label = f"{file} (document {number})" if len(found) > 1 else file
+        lines = Lines(file, node, label)
+        odd += [lines.problem(key, said) for key, said in _odd_values(value, "")]
+        documents.append(Document(value, lines))
+    if odd:
+        raise SpecError(odd)
+    return documents
+
+
+def _constructed(text: str, file: str, tags: bool) -> list[tuple[Any, yaml.Node]]:
+    """Return the value of each document that holds something, with its node."""
     try:
         loader = (_TagLoader if tags else _Loader)(text)
         nodes = loader.nodes()
@@ -179,8 +200,8 @@ def parse_documents(
             _duplicates(node, file, "", problems)
         if problems:
             raise SpecError(problems)
-        found = [loader.construct_document(node) for node in nodes]
-        values = [value for value in found if value is not None]
+        found = [(loader.construct_document(node), node) for node in nodes]
+        return [(value, node) for value, node in found if value is not None]
     except _TooLargeError as error:
         raise _refusal(file, str(error)) from error
     except yaml.MarkedYAMLError as error:
@@ -189,17 +210,6 @@ def parse_documents(
         raise _refusal(file, f"expected YAML: {error}") from error
     except ValueError as error:
         raise _refusal(file, f"holds a value that cannot be read: {error}.") from error
-    for value in values or [None]:
-        if not isinstance(value, dict):
-            raise _refusal(
-                file,
-                "expected a mapping of keys (one `key: value` a line), "
-                f"got {_kind(value)}.",
-            )
-    odd = [problem for value in values for problem in _odd_values(value, file, "")]
-    if odd:
-        raise SpecError(odd)
-    return values
 
 
 def join(path: str, key: object) -> str:
@@ -237,65 +247,48 @@ def _duplicates(node: yaml.Node, file: str, path: str, problems: list[Problem]) 
         return
     lines: dict[str, int] = {}
     for key, value in node.value:
+        line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            problems.append(
-                Problem(f"{file}: {path or 'top'}", "expected keys that are text.")
-            )
+            where, said = f"{file}: {path or 'top'}", "expected keys that are text."
+            problems.append(Problem(where, said, file, line))
             continue
         here = join(path, key.value)
-        line = key.start_mark.line + 1
         if key.value in lines and key.value != "<<":
-            problems.append(
-                Problem(
-                    f"{file}: {here}",
-                    f"expected each key once, got it on line {lines[key.value]} and "
-                    f"again on line {line}; keep one.",
-                )
+            said = (
+                f"expected each key once, got it on line {lines[key.value]} and again "
+                f"on line {line}; keep one."
             )
+            problems.append(Problem(f"{file}: {here}", said, file, line))
         lines.setdefault(key.value, line)
         _duplicates(value, file, here, problems)
 
 
-def _odd_values(value: Any, file: str, path: str) -> list[Problem]:
+def _odd_values(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the place of each value that is no plain data, and what is wrong."""
     if isinstance(value, dict):
-        out = []
         for key, item in value.items():
             here = join(path, key)
             if not isinstance(key, str):
-                out.append(
-                    Problem(
-                        f"{file}: {here}",
-                        f"expected a key that is text, got {key!r}; put it in quotes.",
-                    )
+                yield (
+                    here,
+                    f"expected a key that is text, got {key!r}; put it in quotes.",
                 )
-            out += _odd_values(item, file, here)
-        return out
-    if isinstance(value, list):
-        return [
-            problem
-            for index, item in enumerate(value)
-            for problem in _odd_values(item, file, join(path, index))
-        ]
-    if isinstance(value, float) and not math.isfinite(value):
-        return [Problem(f"{file}: {path}", f"expected a finite number, got {value}.")]
-    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-        said = f"expected a number of 64 bits, got one of {value.bit_length()}."
-        return [Problem(f"{file}: {path}", said)]
-    if value is not None and not isinstance(value, str | int | float | bool | Tagged):
-        return [
-            Problem(
-                f"{file}: {path}",
-                f"expected plain data, got {_kind(value)}; put text in quotes.",
-            )
-        ]
-    return []
+            yield from _odd_values(item, here)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _odd_values(item, join(path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"expected a finite number, got {value}."
+    elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        yield path, f"expected a number of 64 bits, got one of {value.bit_length()}."
+    elif value is not None and not isinstance(value, str | int | float | bool | Tagged):
+        yield path, f"expected plain data, got {_kind(value)}; put text in quotes."
 
 
 def _syntax(error: yaml.MarkedYAMLError, file: str) -> Problem:
     mark = error.problem_mark or error.context_mark
-    line = "" if mark is None else f": line {mark.line + 1}"
-    said = error.problem or error.context or "not YAML"
-    return Problem(f"{file}{line}", f"expected YAML: {said}.")
+    said = f"expected YAML: {error.problem or error.context or 'not YAML'}."
+    return Problem(file, said, file, None if mark is None else mark.line + 1)
 
 
 def _kind(value: object) -> str:

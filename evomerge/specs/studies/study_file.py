@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import VERSION
 from evomerge.core.survey import Survey
 from evomerge.errors import Problem, SpecError
@@ -16,7 +17,7 @@ from evomerge.specs.completing.measures import tasks_of
 from evomerge.specs.completing.resolve import check_names
 from evomerge.specs.completing.stage import Part
 from evomerge.specs.mergekit import other_file
-from evomerge.specs.reading.keys import did_you_mean
+from evomerge.specs.reading.lines import Document, Lines, placed, placing
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.validation import validate
 from evomerge.specs.reading.yamlfile import read_yaml
@@ -66,8 +67,15 @@ def load_parts(
         SpecError: Carries every mistake found.
     """
     file = Path(path)
-    mistakes = Mistakes(file.name)
     data = read_yaml(file)
+    with placing(data):
+        return _parts_of(data, file, judge, survey)
+
+
+def _parts_of(
+    data: Document, file: Path, judge: Judge | None, survey: Survey | None
+) -> tuple[Part, ...]:
+    mistakes = Mistakes(file.name)
     if said := other_file(data):
         mistakes.add("", said)
         mistakes.stop_if_any()
@@ -161,13 +169,18 @@ def read_studies(
         SpecError: Carries every mistake found.
     """
     file = Path(path)
-    return resolve_parts(
-        load_parts(file, judge=judge, survey=survey),
-        base_dir=file.parent,
-        file=file.name,
-        cache_dir=None if cache_dir is None else Path(cache_dir),
-        judge=judge,
-        recipe_version=recipe_version,
+    data = read_yaml(file)
+    with placing(data):
+        studies = resolve_parts(
+            _parts_of(data, file, judge, survey),
+            base_dir=file.parent,
+            file=file.name,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            judge=judge,
+            recipe_version=recipe_version,
+        )
+    return tuple(
+        replace(study, warnings=placed(study.warnings, [data])) for study in studies
     )
 
 
@@ -178,13 +191,18 @@ def load_evaluators(path: str | Path) -> EvaluatorsSpec:
         SpecError: Carries every mistake found.
     """
     file = Path(path)
-    spec, problems = validate(EvaluatorsSpec, read_yaml(file), file.name)
-    if spec is None or problems:
-        raise SpecError(problems)
-    return spec
+    return _evaluators_of(read_yaml(file), file)
 
 
-def _take_evaluators(data: dict[str, Any], folder: Path, mistakes: Mistakes) -> None:
+def _evaluators_of(data: Document, file: Path) -> EvaluatorsSpec:
+    with placing(data):
+        spec, problems = validate(EvaluatorsSpec, data, file.name)
+        if spec is None or problems:
+            raise SpecError(problems)
+        return spec
+
+
+def _take_evaluators(data: Document, folder: Path, mistakes: Mistakes) -> None:
     """Put the tasks of every evaluator file under the study's own."""
     tasks = data.get("tasks", {})
     if not isinstance(tasks, dict):
@@ -196,7 +214,8 @@ def _take_evaluators(data: dict[str, Any], folder: Path, mistakes: Mistakes) -> 
         wanted = entry if isinstance(entry, dict) else {"file": entry}
         if isinstance(wanted.get("file"), str):
             key = f"evaluators.{i}"
-            found = _tasks_of(folder / Path(wanted["file"]).expanduser(), key, mistakes)
+            path = folder / Path(wanted["file"]).expanduser()
+            found = _tasks_of(path, data.lines, mistakes)
             only = wanted.get("only")
             for name in _chosen(found, only, f"{key}.only", mistakes):
                 if name in taken:
@@ -211,15 +230,17 @@ def _take_evaluators(data: dict[str, Any], folder: Path, mistakes: Mistakes) -> 
         }
 
 
-def _tasks_of(file: Path, key: str, mistakes: Mistakes) -> dict[str, Any]:
+def _tasks_of(file: Path, lines: Lines, mistakes: Mistakes) -> dict[str, Any]:
     """Return the tasks of one evaluator file as plain data, folders absolute."""
     try:
-        spec = load_evaluators(file)
+        data = read_yaml(file)
+        spec = _evaluators_of(data, file)
     except SpecError as error:
         for problem in error.problems:
             if problem not in mistakes.found:
                 mistakes.found.append(problem)
         return {}
+    lines.take(data.lines, {"tasks"})
     plain = spec.model_dump(mode="json", exclude_unset=True)["tasks"]
     return {name: _rooted(task, file.parent) for name, task in plain.items()}
 

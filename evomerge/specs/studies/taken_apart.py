@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from evomerge.core.flow.blueprint import MERGE
+from evomerge.core.nearest import did_you_mean
 from evomerge.specs.completing.measures import Measured
 from evomerge.specs.completing.stage import Part, Stage, Take
-from evomerge.specs.reading.keys import did_you_mean
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.reading.spec import Spec
 from evomerge.specs.reading.validation import salvaged, validate
