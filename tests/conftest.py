@@ -1,5 +1,6 @@
 """Shared by all tests: profiles, a clean environment, and the count of groups."""
 
+import gc
 import os
 from collections import Counter
 from pathlib import Path
@@ -40,6 +41,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Loops compiled once serve every process of every run, whatever its cache folder.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache").expanduser()))
 
+_unfreeze = gc.unfreeze
+
 GROUPS = ("engine", "ray", "slow")
 _ran: Counter[str] = Counter()
 
@@ -68,6 +71,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check groups, and spare what stays to the end the search for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    # vLLM does it whenever an engine ends, and then looks through all modules.
+    gc.unfreeze = lambda: None
+    _check_groups(session)
+
+
+def _check_groups(session: pytest.Session) -> None:
     """Tests of one group stay in one process, or the run fails: it would take long."""
     if not getattr(session.config.option, "loadgroup", False):
         return
@@ -86,6 +99,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A group that ran no test fails the run: nothing may go missing silently."""
+    _unfreeze()
     if not os.environ.get("EVOMERGE_NEED_GROUPS") or exitstatus != 0:
         return
     if hasattr(session.config, "workerinput"):  # only a part of the tests ran here
