@@ -23,7 +23,6 @@ from evomerge.core.work import (
 )
 from evomerge.scoring.simulated.landscape import uniform
 from evomerge.search.coordinator import Coordinator
-from evomerge.search.scoreboard import Progress
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -63,14 +62,12 @@ class DoomedPool(RayPool):
         super().close()
 
 
-def search(tmp_path: Path, small: SmallStudy, pool: DoomedPool) -> list[Progress]:
-    seen: list[Progress] = []
+def search(tmp_path: Path, small: SmallStudy, pool: DoomedPool) -> None:
     store = open_store(f"sqlite:///{tmp_path}/study.db")
     plan = small.plan()
     store.create_study(plan.name, small.config, {}, plan.seed)
-    Coordinator(plan, store, pool, this_process(), seen.append).run()
+    Coordinator(plan, store, pool, this_process()).run()
     store.close()
-    return seen
 
 
 def doomed_pool(tmp_path: Path, small: SmallStudy) -> DoomedPool:
@@ -143,7 +140,7 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
     options = {f"{kind}_if": value for kind, value in share.items()}
     small = replace(SMALL, options=options, timeout_s=4.0)
     pool = doomed_pool(tmp_path, small)
-    seen = search(tmp_path, small, pool)
+    search(tmp_path, small, pool)
 
     url = f"sqlite:///{tmp_path}/study.db"
     rows = {row.recipe: row for row in api.trials("small", db=url)}
