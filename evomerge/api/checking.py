@@ -15,9 +15,9 @@ from evomerge.api.resolving import (
     resolve_file,
     setup_of,
 )
-from evomerge.core.recipes.whole import passthrough
-from evomerge.core.repeats import Repeats
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole, TaskDescription
+from evomerge.core.trial import Repeats
 from evomerge.errors import Problem, SpecError, StoreError
 
 if TYPE_CHECKING:

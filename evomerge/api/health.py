@@ -174,25 +174,20 @@ def _prove(
 
 def _nudged(model: Model, out: Path) -> Path:
     """Write a model of the same shape with other weights: every one scaled."""
-    from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
+    from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
     from evomerge.merging.output.writer import write_model
     from evomerge.merging.sources import Sources
     from evomerge.specs.sources import dtype_of
 
-    scale = Operation(
-        "linear",
-        ("model",),
-        shared=(("normalize", False),),
-        each=(("weight", (NUDGE,)),),
-    )
-    roles = (("*", scale),)
     recipe = Recipe(
         frame="model",
         dtype=dtype_of(model),
         inputs=(("model", Checkpoint(model.fingerprint)),),
-        embed=Slot(roles),
-        slots=tuple(Slot(roles, (("model", i),)) for i in range(model.n_layers)),
-        head=Slot(roles),
+        embed=Slot.copy_of("model", factor=NUDGE),
+        slots=tuple(
+            Slot.copy_of("model", i, factor=NUDGE) for i in range(model.n_layers)
+        ),
+        head=Slot.copy_of("model", factor=NUDGE),
     )
     with Sources({model.fingerprint: model.path}) as sources:
         write_model(recipe, sources, out)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.housekeeping import state_of
-from evomerge.core.repeats import Repeats
 from evomerge.core.study import Constraint, Direction, Objective
-from evomerge.core.trial import Record, TrialState
+from evomerge.core.trial import Record, Repeats, TrialState
 from evomerge.errors import SchemaError
 
 if TYPE_CHECKING:

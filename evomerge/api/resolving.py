@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
 from evomerge.logs import say

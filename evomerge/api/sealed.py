@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.resolving import setup_of
 from evomerge.core.cost import is_cost
-from evomerge.core.scores import pooled
-from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription
+from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, pooled
 from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -223,3 +223,28 @@ class Record:
     seconds: Mapping[str, float] | None
     reused: bool
     faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How often a search met a merge again.
+
+    Attributes:
+        asked: Candidates that a strategy proposed.
+        distinct: Different recipes among them.
+        share: Share of the candidates that were met before.
+    """
+
+    asked: int
+    distinct: int
+    share: float
+
+    @classmethod
+    def of(cls, recipes: Iterable[str]) -> Repeats:
+        """Count recipes by their digests, one for each candidate."""
+        listed = list(recipes)
+        asked, distinct = len(listed), len(set(listed))
+        return cls(asked, distinct, 1.0 - distinct / asked if asked else 0.0)
+
+    def __str__(self) -> str:
+        return f"{self.asked - self.distinct} of {self.asked} ({self.share:.1%})"

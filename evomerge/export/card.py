@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.recipes.recipe import STORED, Recipe
-from evomerge.core.repeats import Repeats
+from evomerge.core.trial import Repeats
 from evomerge.export.bounds import HeldBound, bounds_section
 from evomerge.export.cost_table import CostRow, cost_table
 from evomerge.export.figures import interval, number, p_value

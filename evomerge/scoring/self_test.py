@@ -22,8 +22,8 @@ import torch
 
 from evomerge.checkpoints import read_model
 from evomerge.core.digest import digest
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import (

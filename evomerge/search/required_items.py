@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from evomerge.core.scores import scores_of
-from evomerge.core.scoring_protocol import BlockKey, ItemRole, Outcome, TaskDescription
+from evomerge.core.scoring_protocol import (
+    BlockKey,
+    ItemRole,
+    Outcome,
+    TaskDescription,
+    scores_of,
+)
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import BlockScored
 
@@ -58,5 +63,5 @@ class RequiredItems:
         return None
 
     def scores(self, known: Mapping[str, Mapping[str, Outcome]]) -> dict[str, float]:
-        """Average the outcomes of each task; see ``core.scores``."""
+        """Average the outcomes of each task; see ``core.scoring_protocol``."""
         return scores_of(self.tasks, known)

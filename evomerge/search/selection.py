@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from evomerge.core.pareto import crowding, fronts
 from evomerge.core.study import Constraint, Objective
 from evomerge.core.trial import Record
 from evomerge.search.scoreboard import is_feasible
-from evomerge.strategies.ranks import losses
+from evomerge.strategies.ranks import crowding, fronts, losses
 
 
 def best_by(

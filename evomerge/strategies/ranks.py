@@ -1,8 +1,10 @@
-"""Scores to losses: the one place where a direction is turned.
+"""Scores to losses, and losses in order: the one place where a direction is turned.
 
 The coordinator calls ``told`` before every tell; strategies for one objective call
-``order`` to fold constraints and failures into that objective. Nothing here knows
-which strategy reads the result.
+``order`` to fold constraints and failures into that objective, those for several sort
+losses into fronts. Everything but ``losses`` minimises. Equal rows of losses never
+dominate each other, so duplicates share their fate. Nothing here knows which strategy
+reads the result.
 """
 
 from __future__ import annotations
@@ -134,3 +136,100 @@ def _floats_above(value: float, n: int) -> list[float]:
         value = float(np.nextafter(value, np.inf))
         out.append(value)
     return out
+
+
+Losses = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def front(values: Losses) -> Mask:
+    """Mark the rows that no other row dominates.
+
+    A row dominates another if it is nowhere larger and somewhere smaller.
+
+    Args:
+        values: Shape ``(n, m)``, float64, all finite: n candidates, m losses.
+
+    Returns:
+        Shape ``(n,)``, bool. Equal rows are all in or all out.
+
+    Raises:
+        ValueError: The shape is wrong, or a number is not finite.
+    """
+    values = _checked(values)
+    if len(values) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    # In lexicographic order a row can only be dominated by an earlier one, and by
+    # transitivity by an earlier one of the front; unique rows make <= enough.
+    rows, inverse = np.unique(values, axis=0, return_inverse=True)
+    kept = np.empty_like(rows)
+    n_kept = 0
+    alive = np.zeros(len(rows), dtype=np.bool_)
+    for i, row in enumerate(rows):
+        if not (kept[:n_kept] <= row).all(axis=1).any():
+            alive[i] = True
+            kept[n_kept] = row
+            n_kept += 1
+    return alive[inverse.reshape(-1)]
+
+
+def fronts(values: Losses) -> npt.NDArray[np.int64]:
+    """Sort rows into fronts (Deb et al. 2002, non-dominated sorting).
+
+    Args:
+        values: Shape ``(n, m)``, float64, all finite.
+
+    Returns:
+        Shape ``(n,)``, int64: 0 for the front, 1 for the front of the rest, ...
+
+    Raises:
+        ValueError: The shape is wrong, or a number is not finite.
+    """
+    values = _checked(values)
+    ranks = np.full(len(values), -1, dtype=np.int64)
+    rank = 0
+    while (rest := np.flatnonzero(ranks < 0)).size:
+        ranks[rest[front(values[rest])]] = rank
+        rank += 1
+    return ranks
+
+
+def crowding(values: Losses) -> npt.NDArray[np.float64]:
+    """Measure how alone each row of one front is (Deb et al. 2002, section III.B).
+
+    Args:
+        values: Shape ``(n, m)``, float64, all finite; usually one front.
+
+    Returns:
+        Shape ``(n,)``: sum over losses of the gap between the two neighbours, as a
+        share of the loss's range; infinite for the first and last in any loss that
+        varies.
+
+    Raises:
+        ValueError: The shape is wrong, or a number is not finite.
+    """
+    values = _checked(values)
+    out = np.zeros(len(values))
+    for column in values.T:
+        if len(column) == 0 or column.min() == column.max():
+            continue
+        order = np.argsort(column, kind="stable")
+        ordered = column[order]
+        out[order[[0, -1]]] = np.inf
+        out[order[1:-1]] += (ordered[2:] - ordered[:-2]) / (ordered[-1] - ordered[0])
+    return out
+
+
+def _checked(values: Losses) -> Losses:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(
+            f"Expected losses of shape (n, m) with m above 0, got {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise ValueError(
+            f"Row {row} is {values[row].tolist()}; a candidate without finite losses "
+            "has failed and belongs to no front."
+        )
+    return values

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cluster.inprocess import InProcessPool
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import VERSION, Checkpoint, Operation, Recipe, Slot
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.space import Blueprint, FloatAxis, SearchSpace
 from evomerge.core.study import (
     Budget,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.core.space import (
     AllOf,
@@ -18,6 +19,7 @@ from evomerge.core.space import (
 )
 from evomerge.core.trial import Point
 from evomerge.strategies.base import Told
+from evomerge.strategies.ranks import front
 
 N_PLACES = 6
 """Places of a stack, in ``GATES`` and ``STACK``."""
@@ -125,3 +127,19 @@ def results(points: Sequence[Point], n_objectives: int, n_fail: int) -> list[Tol
         losses = (distance(point), coarse, (x + 1.0) ** 2)[:n_objectives]
         out.append(Told(point, losses, (x - 0.5,)))
     return out
+
+
+def dominated_area(
+    losses: npt.NDArray[np.float64], reference: tuple[float, float]
+) -> float:
+    """Return the area that pairs of losses dominate, up to a reference point.
+
+    Args:
+        losses: Shape ``(n, 2)``; pairs not below the reference in both add nothing.
+        reference: The corner that the area is measured from.
+    """
+    better = losses[(losses < reference).all(axis=1)]
+    # Sorted by the first loss, a front falls in the second: a staircase.
+    x, y = np.unique(better[front(better)], axis=0).T
+    above = np.concatenate([[reference[1]], y[:-1]])[: len(y)]
+    return float(((reference[0] - x) * (above - y)).sum())

@@ -13,8 +13,8 @@ from evomerge.checkpoints import read_model
 from evomerge.checkpoints.alignment import Plan
 from evomerge.checkpoints.costs import facts_of, lookup_among
 from evomerge.core.cost import Costs
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint
-from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CheckpointError
 from evomerge.specs.vocabulary import brought
 from evomerge.testing.families import family_config, family_model, save_family

@@ -11,10 +11,10 @@ from support.flows import blueprint_of, flows, space_of
 from support.points import all_points
 
 from evomerge.core.flow.blueprint import Flow
+from evomerge.core.flow.layer_pool import LayerPool, Step
 from evomerge.core.flow.scales import Matrix, Scales, Scaling
 from evomerge.core.flow.size import n_points
-from evomerge.core.flow.stock import LayerPool, Step
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 
 Drawn = tuple[LayerPool, Flow]
 seeds = st.integers(0, 2**32 - 1)

@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import pytest
 
-from evomerge.core.flow.words import n_subsequences, n_words_near
+from evomerge.core.flow.size import n_subsequences, n_words_near
 
 
 def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:

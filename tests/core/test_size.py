@@ -4,9 +4,8 @@ from support.flows import blueprint_of, space_of
 from support.points import all_points
 
 from evomerge.core.flow.donors import Donors
+from evomerge.core.flow.layer_pool import LayerPool
 from evomerge.core.flow.size import SpaceSize, n_points
-from evomerge.core.flow.stock import LayerPool
-from evomerge.core.repeats import Repeats
 from evomerge.core.space import (
     AllOf,
     ChoiceAxis,
@@ -15,6 +14,7 @@ from evomerge.core.space import (
     IntAxis,
     SearchSpace,
 )
+from evomerge.core.trial import Repeats
 
 TREE = SearchSpace(
     (

@@ -1,5 +1,7 @@
 """Which layer fills which slot: passthrough, shuffle and up-scaling (E1, E3, E4)."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,15 +12,14 @@ from evomerge.core.flow.stacks import (
     Frame,
     Layer,
     Run,
+    passthrough,
     recipe_of,
-    runs_of,
     shuffle,
     stack,
     switch,
     upscale,
 )
-from evomerge.core.recipes.recipe import Checkpoint
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.errors import RecipeError
 
 OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
@@ -112,9 +113,25 @@ pieces = st.builds(
 )
 
 
+def _runs_of(layers: Iterable[Layer]) -> tuple[Run, ...]:
+    """Return the fewest runs that hold these layers in this order."""
+    runs: list[Run] = []
+    for layer in layers:
+        last = runs[-1] if runs else None
+        if last is not None and _follows(last, layer):
+            runs[-1] = replace(last, end=last.end + 1)
+        else:
+            runs.append(Run(layer.source, layer.index, layer.index + 1, layer.scale))
+    return tuple(runs)
+
+
+def _follows(run: Run, layer: Layer) -> bool:
+    return (run.source, run.end, run.scale) == (layer.source, layer.index, layer.scale)
+
+
 @given(st.lists(pieces, min_size=1))
 def test_neighbours_from_one_donor_fuse_into_slices(layers):
-    runs = runs_of(layers)
+    runs = _runs_of(layers)
     assert stack(runs) == tuple(layers)
     for a, b in pairwise(runs):
         assert (a.source, a.end, a.scale) != (b.source, b.first, b.scale)
@@ -165,3 +182,28 @@ def test_a_scale_without_known_outputs_is_refused():
     bare = Frame("a", "float32", {"a": Checkpoint("print")}, {})
     with pytest.raises(RecipeError, match="not known which of its tensors"):
         recipe_of(stack([Run("a", 0, 1, 0.5)]), bare)
+
+
+def test_every_slot_takes_the_layer_of_its_own_number() -> None:
+    recipe = passthrough("math", "f" * 32, 3, "bfloat16")
+    assert [slot.layer_of("math") for slot in recipe.slots] == [0, 1, 2]
+    assert recipe.frame == "math"
+    assert recipe.dtype == "bfloat16"
+
+
+def test_it_survives_json_with_its_digest() -> None:
+    recipe = passthrough("math", "f" * 32, 2, "float32")
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.from_json(recipe.to_json()).digest == recipe.digest
+
+
+def test_parents_of_different_content_are_different_recipes() -> None:
+    assert (
+        passthrough("a", "1" * 32, 2, "float32").digest
+        != passthrough("a", "2" * 32, 2, "float32").digest
+    )
+
+
+def test_a_parent_without_layers_is_refused() -> None:
+    with pytest.raises(RecipeError, match="at least one slot"):
+        passthrough("a", "1" * 32, 0, "float32")

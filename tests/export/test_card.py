@@ -15,9 +15,9 @@ from markdown_it import MarkdownIt
 
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
-from evomerge.core.repeats import Repeats
 from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Constraint, Direction, Measure, Objective
+from evomerge.core.trial import Repeats
 from evomerge.export.bounds import Kept, held_bounds
 from evomerge.export.card import CardFacts, Search, card
 from evomerge.export.markup import file_name, markdown, plain

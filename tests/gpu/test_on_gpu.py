@@ -7,8 +7,8 @@ import torch
 from support.single_steps import single_steps
 
 from evomerge.checkpoints import read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Operation
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.merging.operators import apply
 from evomerge.scoring.engines import open_engine

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import Model, read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import (
     Checkpoint,
     Input,
@@ -21,7 +22,6 @@ from evomerge.core.recipes.recipe import (
     Slot,
     Transformed,
 )
-from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.materialise import (
     describe,

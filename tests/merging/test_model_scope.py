@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from support.operations import operation
 
 from evomerge.checkpoints import read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.recipes.whole import passthrough
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas

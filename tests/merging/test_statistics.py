@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evomerge.checkpoints import read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.recipes.whole import passthrough
 from evomerge.merging.derived_data import FOLDER, Statistics
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators.directions.bases import Shared

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from evomerge.checkpoints import INDEX, read_header, read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.core.recipes.whole import passthrough
 from evomerge.errors import CandidateError, ExportError
 from evomerge.merging.materialise import materialise
 from evomerge.merging.output.shards import plan_shards, tensor_bytes

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import BlockKey, ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.work import (

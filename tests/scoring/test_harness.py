@@ -10,7 +10,7 @@ import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.work import Assignment, EngineSettings, TaskSettings, WorkerSetup
@@ -389,7 +389,7 @@ setup = WorkerSetup(EngineSettings("simulated"), tasks, {}, "f", None, sys.argv[
 worker = Evaluator(setup)
 random.seed(1); numpy.random.seed(1)
 before = random.getstate(), numpy.random.get_state()[1].tolist()
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 blocks = [b for t in worker.ready("w").tasks for b in t.manifest.blocks("search")]
 assert worker.score(passthrough("a", "f", 1, "float32"), blocks)
 assert before == (random.getstate(), numpy.random.get_state()[1].tolist())

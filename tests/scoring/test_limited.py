@@ -9,7 +9,7 @@ import pytest
 from lm_eval import utils
 from transformers import AutoTokenizer
 
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup

@@ -8,9 +8,8 @@ import yaml
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evomerge.core.recipes.whole import passthrough
-from evomerge.core.scores import pooled, scores_of
-from evomerge.core.scoring_protocol import ItemRole
+from evomerge.core.flow.stacks import passthrough
+from evomerge.core.scoring_protocol import ItemRole, pooled, scores_of
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.scoring.harness.adapter import EngineLM
 from evomerge.scoring.harness.scored_tasks import LmEvalTasks

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
 from evomerge.errors import IllegalTransitionError
 from evomerge.search.lifecycle import Lifecycle, RetryPolicy, judge

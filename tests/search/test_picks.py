@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.core.pareto import fronts
 from evomerge.core.study import Constraint
 from evomerge.core.trial import Record, TrialState
 from evomerge.search.selection import best_by, front_first
+from evomerge.strategies.ranks import fronts
 from evomerge.testing.search import accuracy
 
 X, Y = accuracy("x"), accuracy("y")

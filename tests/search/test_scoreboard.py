@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from evomerge.core.recipes.whole import passthrough
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.study import Budget, Constraint, Direction, Measure, Objective
 from evomerge.core.trial import (
     Blame,

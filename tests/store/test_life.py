@@ -11,7 +11,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from evomerge.core.scores import scores_of
+from evomerge.core.scoring_protocol import scores_of
 from evomerge.core.trial import Blame, Cause, Failure, TrialState
 from evomerge.errors import (
     IllegalTransitionError,

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.core.pareto import hypervolume
 from evomerge.core.space import (
     AllOf,
     ChoiceAxis,
@@ -18,7 +17,7 @@ from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
 from evomerge.strategies.mixture import Mixture
 from evomerge.strategies.registry import make_strategy
-from evomerge.testing.strategy_spaces import BEST_STACK, SPACES, STACK
+from evomerge.testing.strategy_spaces import BEST_STACK, SPACES, STACK, dominated_area
 
 LINE = SearchSpace(tuple(FloatAxis(f"x{i}", -1.0, 1.0) for i in range(4)))
 PLANE = SearchSpace(
@@ -238,7 +237,7 @@ def test_a_front_grows_more_than_by_chance():
     def volume(strategy):
         found, _, _ = run(strategy, two_goals, 25)
         table = np.array([losses for group in found for losses in group])
-        return hypervolume(table, np.array([2.0, 2.0]))
+        return dominated_area(table, (2.0, 2.0))
 
     chance = make_strategy(
         StrategySettings("random", 10),

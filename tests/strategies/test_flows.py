@@ -5,13 +5,12 @@ import pytest
 from support.flows import space_of
 
 from evomerge.core.flow.blueprint import Flow
-from evomerge.core.flow.donors import Donors
+from evomerge.core.flow.donors import Donors, Switches
 from evomerge.core.flow.edits import Edits
 from evomerge.core.flow.gates import Gates
+from evomerge.core.flow.layer_pool import LayerPool
 from evomerge.core.flow.scales import Scales, Scaling
 from evomerge.core.flow.slices import Slices
-from evomerge.core.flow.stock import LayerPool
-from evomerge.core.flow.switches import Switches
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Strategy, Told

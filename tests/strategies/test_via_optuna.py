@@ -1,6 +1,5 @@
 import numpy as np
 
-from evomerge.core.pareto import hypervolume
 from evomerge.core.space import (
     AllOf,
     ChoiceAxis,
@@ -13,6 +12,7 @@ from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
 from evomerge.strategies.registry import make_strategy
 from evomerge.strategies.via_optuna.tpe import _groups
+from evomerge.testing.strategy_spaces import dominated_area
 
 PLANE = SearchSpace(tuple(FloatAxis(f"x{i}", 0.0, 1.0) for i in range(6)))
 TREE = SearchSpace(
@@ -53,7 +53,7 @@ def test_a_front_grows_more_than_by_chance():
     def volume(strategy, n_generations):
         points = run(strategy, two_goals, n_generations)
         table = np.array([two_goals(p).losses for group in points for p in group])
-        return hypervolume(table, np.array([2.0, 2.0]))
+        return dominated_area(table, (2.0, 2.0))
 
     learned = volume(make("tpe", PLANE, 2, size=10), 12)
     assert learned > volume(make("random", PLANE, 2, size=10), 12) + 0.05

@@ -6,13 +6,12 @@ from hypothesis import strategies as st
 
 from evomerge.core.blueprint import MergeBlueprint
 from evomerge.core.flow.blueprint import Flow, FlowBlueprint
-from evomerge.core.flow.donors import Donors
+from evomerge.core.flow.donors import Donors, Switches
 from evomerge.core.flow.edits import Edits
 from evomerge.core.flow.gates import Gates
+from evomerge.core.flow.layer_pool import LayerPool
 from evomerge.core.flow.scales import Matrix, Scales, Scaling
 from evomerge.core.flow.slices import Slices
-from evomerge.core.flow.stock import LayerPool
-from evomerge.core.flow.switches import Switches
 from evomerge.core.recipes.recipe import Checkpoint
 from evomerge.core.space import SearchSpace, Strand
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from evomerge.core.blueprint import MergeBlueprint, Term, read
+from evomerge.core.flow.layer_pool import LayerPool, Step
 from evomerge.core.flow.scales import Matrix, Sites
-from evomerge.core.flow.stacks import copied
-from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.recipes.recipe import VERSION, Input, Recipe, Slot
 from evomerge.core.trial import Point
 
@@ -106,8 +105,8 @@ class FlowBlueprint:
         if self.merge and MERGE in (embed, head, *(step.source for step in steps)):
             merged = self.merge.recipe(point)
         slots = tuple(_slot(step, merged) for step in steps)
-        first = merged.embed if merged and embed == MERGE else Slot(copied(embed))
-        last = merged.head if merged and head == MERGE else Slot(copied(head))
+        first = merged.embed if merged and embed == MERGE else Slot.copy_of(embed)
+        last = merged.head if merged and head == MERGE else Slot.copy_of(head)
         inputs = {**self.inputs, **(dict(merged.inputs) if merged else {})}
         used = {self.frame}.union(*(slot.reads for slot in (first, *slots, last)))
         return Recipe(
@@ -124,5 +123,4 @@ class FlowBlueprint:
 def _slot(step: Step, merged: Recipe | None) -> Slot:
     if merged is not None and step.source == MERGE:
         return replace(merged.slots[step.index], scale=step.scale)
-    layers = ((step.source, step.index),)
-    return Slot(copied(step.source), layers, step.scale)
+    return Slot.copy_of(step.source, step.index, scale=step.scale)

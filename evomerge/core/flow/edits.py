@@ -11,10 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from evomerge.core.blueprint import Coordinate, read
-from evomerge.core.flow.picks import Pick
+from evomerge.core.flow.layer_pool import LayerPool, Pick, Step
 from evomerge.core.flow.scales import UNSCALED, Scales, Scaling, Sites
-from evomerge.core.flow.stock import LayerPool, Step
-from evomerge.core.flow.words import n_words_near
+from evomerge.core.flow.size import n_words_near
 from evomerge.core.space import Axis, ChoiceAxis, Condition, IntAxis
 from evomerge.core.trial import Point
 

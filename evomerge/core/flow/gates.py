@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from evomerge.core.blueprint import Coordinate, read
+from evomerge.core.flow.layer_pool import LayerPool, Step
 from evomerge.core.flow.scales import UNSCALED, Scales, Scaling, Sites
-from evomerge.core.flow.stock import LayerPool, Step
-from evomerge.core.flow.words import n_subsequences
+from evomerge.core.flow.size import n_subsequences
 from evomerge.core.space import AllOf, Axis, Condition, IntAxis, When
 from evomerge.core.trial import Point
 

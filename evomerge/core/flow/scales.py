@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
-from evomerge.core.flow.stock import LayerPool, Step
+from evomerge.core.flow.layer_pool import LayerPool, Step
 from evomerge.core.space import GRID_STEPS, Axis, FloatAxis, When
 from evomerge.core.trial import Point
 

@@ -1,10 +1,11 @@
-"""How large a search space is."""
+"""How large a search space is: its points, and the stacks of layers they stand for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evomerge.core.digest import Scalar
 from evomerge.core.flow.blueprint import FlowBlueprint
@@ -18,6 +19,100 @@ from evomerge.core.space import (
     IntAxis,
     SearchSpace,
 )
+
+MOST_ROWS = 4000
+"""Words are not counted where more rows than this must be kept on the way."""
+
+_Row = tuple[int, ...]
+
+
+def n_subsequences(letters: Sequence[Hashable], fewest: int, most: int) -> int:
+    """Count the different subsequences of a word, exactly.
+
+    Args:
+        letters: The word.
+        fewest: Length of the shortest subsequence that counts.
+        most: Length of the longest subsequence that counts.
+    """
+    counts = [1, *(0 for _ in range(most))]  # of the part read so far, by length
+    earlier: dict[Hashable, list[int]] = {}  # the same before a letter stood last
+    for letter in letters:
+        # What could be continued by this letter before could have been already.
+        known = earlier.get(letter, [0] * len(counts))
+        new = [n - k for n, k in zip(counts, known, strict=True)]
+        earlier[letter] = counts
+        counts = [counts[0], *(a + b for a, b in zip(counts[1:], new, strict=False))]
+    return sum(counts[fewest : most + 1])
+
+
+def n_words_near(
+    length: int, n_letters: int, distance: int, bounds: tuple[int, int]
+) -> int | None:
+    """Count the words within an edit distance of a word of different letters, exactly.
+
+    Reads words letter by letter and keeps, for all that were read, the row of the
+    distance table they lead to (Wagner and Fischer 1974), with how many lead there.
+    Of a row only the cells within reach of the diagonal matter.
+
+    Args:
+        length: Letters of the word; they differ from each other.
+        n_letters: Letters of the alphabet, those of the word among them.
+        distance: Most insertions, deletions and replacements.
+        bounds: Shortest and longest word that counts.
+
+    Returns:
+        None where too many rows would have to be kept.
+    """
+    far = distance + 1
+    # Cell i of row n tells the distance to the first n - distance + i letters.
+    first = tuple(
+        min(i - distance, far) if 0 <= i - distance <= length else far
+        for i in range(2 * distance + 1)
+    )
+    rows: dict[_Row, int] = {first: 1}
+    total = 0
+    for n_read in range(min(bounds[1], length + distance) + 1):
+        end = length - n_read + distance  # the cell of the whole word
+        if n_read >= bounds[0] and 0 <= end < len(first):
+            total += sum(n for row, n in rows.items() if row[end] <= distance)
+        following: dict[_Row, int] = {}
+        within = (max(distance - n_read - 1, 0), min(end - 1, 2 * distance))
+        for row, n in rows.items():
+            # Only a letter whose match is still within reach makes a difference.
+            live = [
+                i
+                for i in range(within[1] + 1)
+                if n_read - distance + i >= 0 and row[i] <= distance
+            ]
+            for match, times in (*((i, 1) for i in live), (-1, n_letters - len(live))):
+                new = _read_letter(row, match, within, far)
+                if times and min(new) <= distance:
+                    following[new] = following.get(new, 0) + n * times
+        if len(following) > MOST_ROWS:
+            return None
+        rows = following
+    return total
+
+
+@lru_cache(maxsize=1 << 16)
+def _read_letter(row: _Row, match: int, within: tuple[int, int], far: int) -> _Row:
+    """Return the next row of the distance table.
+
+    Args:
+        row: The row so far.
+        match: The cell whose next letter is the one read; -1 for none.
+        within: First and last cell of the next row that exist.
+        far: What stands for every distance that is too large.
+    """
+    out: list[int] = []
+    for i in range(len(row)):
+        if not within[0] <= i <= within[1]:
+            out.append(far)
+            continue
+        above = row[i + 1] if i + 1 < len(row) else far
+        left = out[-1] if out else far
+        out.append(min(row[i] + (i != match), above + 1, left + 1, far))
+    return tuple(out)
 
 
 def n_points(space: SearchSpace) -> int | None:

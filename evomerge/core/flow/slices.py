@@ -10,9 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.core.blueprint import Coordinate, read
-from evomerge.core.flow.picks import Pick
+from evomerge.core.flow.layer_pool import LayerPool, Pick, Step
 from evomerge.core.flow.scales import UNSCALED, Run, Scales, Scaling, Sites, joined
-from evomerge.core.flow.stock import LayerPool, Step
 from evomerge.core.space import Axis, Condition, IntAxis
 from evomerge.core.trial import Point
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from evomerge.core.digest import canonical_json
-from evomerge.core.recipes.recipe import ANY_ROLE, Input, Operation, Recipe, Slot
+from evomerge.core.recipes.recipe import (
+    VERSION,
+    Checkpoint,
+    Input,
+    Operation,
+    Recipe,
+    Slot,
+)
 from evomerge.errors import RecipeError
 
 
@@ -67,22 +74,6 @@ def stack(runs: Iterable[Run]) -> tuple[Layer, ...]:
     if not layers:
         raise RecipeError("A stack needs at least one slice.")
     return tuple(layers)
-
-
-def runs_of(layers: Iterable[Layer]) -> tuple[Run, ...]:
-    """Return the fewest runs that hold these layers in this order."""
-    runs: list[Run] = []
-    for layer in layers:
-        last = runs[-1] if runs else None
-        if last is not None and _follows(last, layer):
-            runs[-1] = replace(last, end=last.end + 1)
-        else:
-            runs.append(Run(layer.source, layer.index, layer.index + 1, layer.scale))
-    return tuple(runs)
-
-
-def _follows(run: Run, layer: Layer) -> bool:
-    return (run.source, run.end, run.scale) == (layer.source, layer.index, layer.scale)
 
 
 def upscale(source: str, n_layers: int, overlap: int) -> tuple[Layer, ...]:
@@ -200,38 +191,49 @@ def recipe_of(layers: Sequence[Layer], frame: Frame) -> Recipe:
         frame=frame.frame,
         dtype=frame.dtype,
         inputs=tuple((name, frame.inputs[name]) for name in sorted(used)),
-        embed=Slot(copied(first)),
+        embed=Slot.copy_of(first),
         slots=tuple(_slot(layer, frame.outputs) for layer in layers),
-        head=Slot(copied(last)),
+        head=Slot.copy_of(last),
     )
 
 
 def _slot(layer: Layer, outputs: Mapping[str, Sequence[str]]) -> Slot:
-    roles = [*copied(layer.source)]
-    if layer.scale != 1.0:
-        names = outputs.get(layer.source, ())
-        if not names:
-            raise RecipeError(
-                f"Layer {layer.index} of {layer.source!r} is scaled, but it is not "
-                "known which of its tensors write to the hidden state. Use a scale "
-                "of 1."
-            )
-        scaled = _copy(layer.source, layer.scale)
-        roles += [(name, scaled) for name in names]
-    return Slot(tuple(roles), ((layer.source, layer.index),))
+    slot = Slot.copy_of(layer.source, layer.index)
+    if layer.scale == 1.0:
+        return slot
+    names = outputs.get(layer.source, ())
+    if not names:
+        raise RecipeError(
+            f"Layer {layer.index} of {layer.source!r} is scaled, but it is not known "
+            "which of its tensors write to the hidden state. Use a scale of 1."
+        )
+    scaled = Operation.copy_of(layer.source, layer.scale)
+    return replace(slot, roles=(*slot.roles, *((name, scaled) for name in names)))
 
 
-def copied(source: str) -> tuple[tuple[str, Operation], ...]:
-    """Return the roles of a place that copies one input."""
-    return ((ANY_ROLE, _copy(source)),)
+def passthrough(
+    name: str,
+    source: Input | str,
+    n_layers: int,
+    dtype: str,
+    *,
+    version: int = VERSION,
+) -> Recipe:
+    """Write the recipe whose merge is one parent as it stands.
 
-
-def _copy(source: str, factor: float | None = None) -> Operation:
-    """Return the operation that copies one input, or multiplies it."""
-    # A mean of one input: the weight cancels, the values pass untouched.
-    return Operation(
-        "linear",
-        (source,),
-        shared=(("normalize", factor is None),),
-        each=(("weight", (1.0 if factor is None else factor,)),),
+    Args:
+        name: What the parent is called among the recipe's inputs; also its frame.
+        source: The parent; a plain one may be named by its fingerprint alone.
+        n_layers: Layers of the parent; slot i takes layer i.
+        dtype: Element type of the result.
+        version: Of the recipe.
+    """
+    return Recipe(
+        frame=name,
+        dtype=dtype,
+        inputs=((name, Checkpoint(source) if isinstance(source, str) else source),),
+        embed=Slot.copy_of(name),
+        slots=tuple(Slot.copy_of(name, i) for i in range(n_layers)),
+        head=Slot.copy_of(name),
+        version=version,
     )

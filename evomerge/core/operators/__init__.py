@@ -9,15 +9,12 @@ about them.
 
 from collections.abc import Mapping
 
-from evomerge.core.operators.averages import AVERAGES
+from evomerge.core.operators.averages import AVERAGES, SPHERICAL
 from evomerge.core.operators.catalogue import Operator
-from evomerge.core.operators.masked import MASKED
-from evomerge.core.operators.pairs import PAIRS
-from evomerge.core.operators.selected import SELECTED
+from evomerge.core.operators.selected import PAIRS, SELECTED
+from evomerge.core.operators.sparsified import MASKED, TRIMMED
 from evomerge.core.operators.spectral import SPECTRAL
-from evomerge.core.operators.spherical import SPHERICAL
 from evomerge.core.operators.stages import STAGED
-from evomerge.core.operators.trimmed import TRIMMED
 from evomerge.errors import RecipeError
 
 _FAMILIES = (

@@ -1,4 +1,4 @@
-"""Weighted averages and sums, as data."""
+"""Averages, straight and along arcs, as data."""
 
 from dataclasses import replace
 
@@ -86,5 +86,97 @@ AVERAGES = (
         needs_base=True,
         takes_base=True,
         share="mean",
+    ),
+)
+
+
+_T = Knob(
+    "t",
+    "float",
+    0.5,
+    "Where on the arc from the first input (0) to the second (1).",
+    low=0.0,
+    high=1.0,
+    lowest=0.0,
+    highest=1.0,
+)
+_AXIS = Knob(
+    "axis",
+    "choice",
+    "flat",
+    "What turns as one vector: the whole tensor, each row (in) or each column (out).",
+    choices=("flat", "in", "out"),
+)
+_LOG_MAP = Knob(
+    "log_map",
+    "choice",
+    False,
+    "Go one step from there towards the Karcher mean.",
+    choices=(False, True),
+)
+_MAX_ITER = Knob(
+    "max_iter",
+    "int",
+    50,
+    "Most steps towards the mean direction; if more were needed, a warning says so.",
+    low=1,
+    high=200,
+    searchable=False,  # how well the mean is found, not which mean
+    lowest=1,
+)
+_TOL = Knob(
+    "tol",
+    "float",
+    1e-9,
+    "Length of a step (in radians) that is small enough to stop after.",
+    low=1e-12,
+    high=1e-3,
+    log=True,
+    searchable=False,
+    lowest=1e-15,
+)
+
+SPHERICAL = (
+    Operator(
+        "slerp",
+        "Spherical interpolation between the weights of two inputs.",
+        "Shoemake 1985; mergekit (2403.13257)",
+        (_T,),
+        n_inputs=2,
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "nuslerp",
+        "Spherical interpolation of two inputs, or of their differences from a base.",
+        "Shoemake 1985; mergekit (2403.13257)",
+        (
+            _T,
+            replace(
+                SHARE,
+                help="Instead of t: the second input's share of both weights is t.",
+                searchable=False,  # only the ratio matters, and that is t
+            ),
+            _AXIS,
+        ),
+        takes_base=True,
+        n_inputs=2,
+        either=("t", "weight"),
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "multislerp",
+        "Mean direction of any number of inputs, or of their differences from a base.",
+        "mergekit (2403.13257)",
+        (SHARE, replace(NORMALIZE, default=True), _LOG_MAP),
+        takes_base=True,
+        policies=LINEAR_VECTORS,
+    ),
+    Operator(
+        "karcher",
+        "Direction with the least mean squared angle to the inputs, or differences.",
+        "Karcher 1977; mergekit (2403.13257)",
+        (SHARE, _MAX_ITER, _TOL),
+        takes_base=True,
+        policies=LINEAR_VECTORS,
     ),
 )

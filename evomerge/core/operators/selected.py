@@ -1,4 +1,4 @@
-"""Operators that compare the inputs' differences entry by entry, as data."""
+"""Operators that look at the inputs entry by entry, as data."""
 
 from dataclasses import replace
 
@@ -218,5 +218,52 @@ SELECTED = (
         takes_base=True,
         policies=LINEAR_VECTORS,
         share="mean",
+    ),
+)
+
+
+PAIRS = (
+    Operator(
+        "arcee_fusion",
+        "Take over the differences whose importance stands out, leave the rest.",
+        "mergekit (2403.13257)",
+        (
+            Knob(
+                "kappa",
+                "float",
+                1.5,
+                "How many quartile ranges above the median an importance stands out.",
+                low=0.0,
+                high=4.0,
+                lowest=0.0,
+            ),
+        ),
+        needs_base=True,
+        takes_base=True,
+        n_inputs=1,
+        policies=LINEAR_VECTORS,
+        share="half",
+    ),
+    Operator(
+        "nearswap",
+        "Move every entry of the base towards the input, by a small step at most.",
+        "mergekit (2403.13257)",
+        (
+            Knob(
+                "t",
+                "float",
+                1e-4,
+                "Longest step.",
+                low=1e-6,
+                high=0.1,
+                log=True,
+                lowest=0.0,
+            ),
+        ),
+        needs_base=True,
+        takes_base=True,
+        n_inputs=1,
+        policies=LINEAR_VECTORS,
+        share="half",
     ),
 )

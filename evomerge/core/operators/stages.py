@@ -19,15 +19,14 @@ from evomerge.core.operators.knobs import (
     ZERO_RULE,
     only_with,
 )
-from evomerge.core.operators.masked import EPS_FRAC, RANK_BY
 from evomerge.core.operators.selected import (
     LAMBDA_T,
     LEAST_TASKS,
     MASK_SCOPE,
     SELECT_TOPK,
 )
+from evomerge.core.operators.sparsified import AXIS, EPS_FRAC, GAMMA, RANK_BY
 from evomerge.core.operators.spectral import JOIN, MEAN_OVER
-from evomerge.core.operators.trimmed import AXIS, GAMMA
 
 _BY_DENSITY = ("magnitude", "bernoulli", "rank_bernoulli", "two_sided")
 _SPARSE = (*_BY_DENSITY, "variance", "tall")

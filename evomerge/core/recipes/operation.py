@@ -38,6 +38,17 @@ class Operation:
                     f"({len(self.inputs)}), but has {len(values)}."
                 )
 
+    @classmethod
+    def copy_of(cls, name: str, factor: float | None = None) -> Operation:
+        """Return the operation that copies one input, or multiplies it by a factor."""
+        # A mean of one input: the weight cancels, the values pass untouched.
+        return cls(
+            "linear",
+            (name,),
+            shared=(("normalize", factor is None),),
+            each=(("weight", (1.0 if factor is None else factor,)),),
+        )
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Every input this operation reads, the base last and only once."""

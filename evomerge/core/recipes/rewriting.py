@@ -79,12 +79,7 @@ def only(settings: Settings, kept: Sequence[int], *, exact: bool = False) -> Ste
 
 def copy_of(name: str) -> Step:
     """Write the copy of one input; a zero may lose its sign on the way there."""
-    return Step(
-        Operation(
-            "linear", (name,), None, (("normalize", True),), (("weight", (1.0,)),)
-        ),
-        exact=False,
-    )
+    return Step(Operation.copy_of(name), exact=False)
 
 
 def base_alone(settings: Settings) -> Step:

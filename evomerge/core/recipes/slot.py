@@ -34,6 +34,26 @@ class Slot:
         object.__setattr__(self, "roles", tuple(sorted(self.roles, key=lambda r: r[0])))
         object.__setattr__(self, "layers", tuple(sorted(self.layers)))
 
+    @classmethod
+    def copy_of(
+        cls,
+        source: str,
+        layer: int | None = None,
+        *,
+        factor: float | None = None,
+        scale: float = 1.0,
+    ) -> Slot:
+        """Return the place that copies one input, or a layer of it.
+
+        Args:
+            source: The input.
+            layer: Which of its layers; None for the embedding and the head.
+            factor: What its values are multiplied by, if anything.
+            scale: Factor on the hidden state that enters the layer.
+        """
+        roles = ((ANY_ROLE, Operation.copy_of(source, factor)),)
+        return cls(roles, () if layer is None else ((source, layer),), scale)
+
     def operation(self, role: str, name: str = "") -> Operation:
         """Return the operation for a tensor of this role and this name in the slot."""
         found = dict(self.roles)

@@ -2,7 +2,7 @@
 
 ``task_survey`` asks once, before a search; what it finds is recorded with the study,
 and workers score the members as tasks of their own. The group's figure is put together
-from their scores by ``core.scores``, as lm-eval weighs them.
+from their scores by ``core.scoring_protocol``, as lm-eval weighs them.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge.checkpoints import read_model
-from evomerge.core.recipes.operation import Operation
-from evomerge.core.recipes.recipe import ANY_ROLE, Checkpoint, Recipe, Slot
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import SelfTestError
 from evomerge.merging.output.writer import write_model
@@ -162,14 +161,14 @@ def trial_stack(setup: WorkerSetup) -> Recipe:
         kind = kinds[name][layer]
         if free[kind] > 0:
             free[kind] -= 1
-            slots.append(Slot(_copy(name), ((name, layer),)))
+            slots.append(Slot.copy_of(name, layer))
     return Recipe(
         frame=_FRAME,
         dtype=setup.engine.dtype,
         inputs=tuple((name, Checkpoint(one)) for name, one in names.items()),
-        embed=Slot(_copy(_PROBE)),
+        embed=Slot.copy_of(_PROBE),
         slots=tuple(slots),
-        head=Slot(_copy(_PROBE)),
+        head=Slot.copy_of(_PROBE),
     )
 
 
@@ -183,16 +182,6 @@ def with_silence(stack: Recipe, into: float, after: float) -> Recipe:
     """
     *before, last = stack.slots
     source, layer = stack.slots[0].layers[0]
-    zeros = Slot(_copy(source, 0.0), ((source, layer),), into)
+    zeros = Slot.copy_of(source, layer, factor=0.0, scale=into)
     slots = (*before, zeros, replace(last, scale=after))
     return replace(stack, slots=slots)
-
-
-def _copy(name: str, factor: float | None = None) -> tuple[tuple[str, Operation], ...]:
-    copied = Operation(
-        "linear",
-        (name,),
-        shared=(("normalize", factor is None),),
-        each=(("weight", (1.0 if factor is None else factor,)),),
-    )
-    return ((ANY_ROLE, copied),)

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import replace
 
 from evomerge.checkpoints import Model, read_model
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError
 

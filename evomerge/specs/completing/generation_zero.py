@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.digest import Scalar
+from evomerge.core.flow.stacks import passthrough
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.presets import operator_named
 from evomerge.core.recipes.recipe import Nested, Recipe, contents
-from evomerge.core.recipes.whole import passthrough
 from evomerge.core.space import Axis, Blueprint, ChoiceAxis, IntAxis, SearchSpace
 from evomerge.errors import SpecError
 from evomerge.specs.planning.planned import PlannedSpace, Setting

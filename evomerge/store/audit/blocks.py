@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from evomerge.core.cost import without_costs
 from evomerge.core.digest import digest
-from evomerge.core.scores import scores_of
-from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription
+from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, scores_of
 from evomerge.store.audit.stored_rows import legible
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import mapping

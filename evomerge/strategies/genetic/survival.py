@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.core.pareto import crowding, fronts
 from evomerge.core.trial import Point
 from evomerge.strategies.base import Told
 from evomerge.strategies.genetic.genomes import Genome
-from evomerge.strategies.ranks import violation
+from evomerge.strategies.ranks import crowding, fronts, violation
 
 Numbers = npt.NDArray[np.float64]
 

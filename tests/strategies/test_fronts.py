@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evomerge.core.pareto import crowding, front, fronts, hypervolume
+from evomerge.strategies.ranks import crowding, front, fronts
+from evomerge.testing.strategy_spaces import dominated_area
 
+whole = st.integers(0, 4).map(float)
 tables = st.tuples(st.integers(0, 12), st.integers(1, 4)).flatmap(
-    lambda shape: arrays(np.float64, shape, elements=st.integers(0, 4).map(float))
+    lambda shape: arrays(np.float64, shape, elements=whole)
 )
 
 
@@ -55,17 +57,16 @@ def test_crowding_ignores_a_loss_that_never_varies():
     assert crowding(np.ones((3, 2))).tolist() == [0.0, 0.0, 0.0]
 
 
-@given(tables)
-def test_hypervolume_counts_the_dominated_cells(values):
-    reference = np.full(values.shape[1], 5.0)
-    cells = itertools.product(range(5), repeat=values.shape[1])
+@given(arrays(np.float64, st.tuples(st.integers(0, 12), st.just(2)), elements=whole))
+def test_the_dominated_area_counts_the_dominated_cells(values):
+    cells = itertools.product(range(5), repeat=2)
     expected = sum(any((row <= cell).all() for row in values) for cell in cells)
-    assert hypervolume(values, reference) == pytest.approx(expected)
+    assert dominated_area(values, (5.0, 5.0)) == pytest.approx(expected)
 
 
 def test_points_beyond_the_reference_add_nothing():
     values = np.array([[0.0, 0.0], [-5.0, 2.0]])
-    assert hypervolume(values, np.array([1.0, 1.0])) == 1.0
+    assert dominated_area(values, (1.0, 1.0)) == 1.0
 
 
 @pytest.mark.parametrize("measure", [front, fronts, crowding])
@@ -77,8 +78,6 @@ def test_nan_is_refused_and_named(measure):
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         front(np.zeros(3))
-    with pytest.raises(ValueError, match="reference"):
-        hypervolume(np.zeros((1, 2)), np.zeros(3))
 
 
 def test_front_of_ten_thousand_points_is_quick():
