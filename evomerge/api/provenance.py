@@ -1,4 +1,4 @@
-"""What an export comes from: the parents of its weights, and who proposed it."""
+"""What an export comes from: its parents, their licences, and who proposed it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from evomerge.api.sealed import Case
     from evomerge.checkpoints import Model
     from evomerge.export.parents import Parent, Standing
+import re
+from pathlib import Path
+from typing import Any
+
+_MOST = 1 << 16
+"""Characters of a file that are looked at."""
+_KEYS = ("license_name", "license")
+_TEXTS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 
 def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
     """Return the sources whose weights a merge is made of, each content once."""
-    from evomerge.checkpoints.licence import licence_of
+    from evomerge.api.provenance import licence_of
     from evomerge.export.parents import Parent
     from evomerge.specs.sources import input_of
 
@@ -83,3 +91,58 @@ def _hub_name(origin: str | None) -> str | None:
 
     found = None if origin is None else parse(origin)
     return None if found is None else found.repo
+
+
+def licence_of(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return what a model's card, its configuration or its licence file names.
+
+    Names are those of strangers: they may say anything. A card's own name for a licence
+    comes before the hub's ``other``; of a licence's text it is the first line.
+
+    Args:
+        folder: The model's.
+        config: Its configuration.
+    """
+    said = _front_matter(_read(folder / "README.md"))
+    for key in _KEYS:
+        if said.get(key):
+            return said[key]
+    named = config.get("license")
+    if isinstance(named, str) and named.strip():
+        return named.strip()
+    lines = (
+        line.strip(" #*=\t")
+        for name in _TEXTS
+        for line in _read(folder / name).splitlines()
+    )
+    return next((line for line in lines if line), None)
+
+
+def _read(file: Path) -> str:
+    try:
+        if not file.is_file():
+            return ""
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            return opened.read(_MOST)
+    except OSError:
+        return ""
+
+
+def _front_matter(text: str) -> dict[str, str]:
+    """Return plain values, and first entries of lists, at the top of a card."""
+    found: dict[str, str] = {}
+    lines = text.splitlines()
+    if not lines or lines[0].strip() != "---":
+        return found
+    key = ""
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return found
+        entry = re.fullmatch(r"(?:([A-Za-z_]+):|\s*-)\s*(.*?)\s*", line)
+        if entry is None:
+            continue
+        key = entry[1] or key
+        value = re.sub(r"\s+#.*", "", entry[2]).strip("\"'")
+        if value and value not in ("null", "~"):
+            found.setdefault(key, value)
+    return {}

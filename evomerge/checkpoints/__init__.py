@@ -12,11 +12,11 @@ from evomerge.checkpoints.configs.layer_types import LayerType, restacked
 from evomerge.checkpoints.fingerprint import remembered
 from evomerge.checkpoints.header import HEADER_ALIGNMENT, TensorInfo, read_header
 from evomerge.checkpoints.layers.layout import HEAD_WEIGHT, Layout, Place
+from evomerge.checkpoints.layers.names import BUFFER
 from evomerge.checkpoints.layers.pieces import Piece
-from evomerge.checkpoints.layers.roles import BUFFER
 from evomerge.checkpoints.model import Model, read_model
-from evomerge.checkpoints.shards import INDEX
 from evomerge.checkpoints.tokenizers.tokenizer import TOKENIZER_FILES
+from evomerge.checkpoints.weights import INDEX
 
 __all__ = [
     "BUFFER",

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 from evomerge.checkpoints.model import Model
-from evomerge.checkpoints.tokenizers.tokens import (
+from evomerge.checkpoints.tokenizers.tokenizer import (
     TOKENIZER,
     Vocabulary,
     read_vocabulary,

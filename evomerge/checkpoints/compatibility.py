@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from evomerge.checkpoints.configs.families import family_of
+from evomerge.checkpoints.configs.families import LAYER_COUNTS, family_of, read_sizes
 from evomerge.checkpoints.configs.meanings import (
     KINDS,
     SMALL,
@@ -12,7 +12,6 @@ from evomerge.checkpoints.configs.meanings import (
     Meaning,
     differences,
 )
-from evomerge.checkpoints.layers.sizes import LAYER_COUNTS, read_sizes
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.tokenizer_notes import different_rows
 

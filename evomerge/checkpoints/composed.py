@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from evomerge.checkpoints.configs.families import layer_count_key
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.layers.layout import Place
-from evomerge.checkpoints.layers.sizes import layer_count_key
 from evomerge.checkpoints.model import Model
 from evomerge.core.recipes.recipe import Nested, Recipe
 

@@ -9,11 +9,11 @@ from functools import cache
 from typing import Any
 
 from evomerge.checkpoints.alignment import Plan, align
+from evomerge.checkpoints.configs.families import Sizes, read_sizes
 from evomerge.checkpoints.configs.layer_types import windows
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.layers.layout import Place
-from evomerge.checkpoints.layers.roles import BUFFER
-from evomerge.checkpoints.layers.sizes import Sizes, read_sizes
+from evomerge.checkpoints.layers.names import BUFFER
 from evomerge.checkpoints.model import Model
 from evomerge.core.cost import LayerFacts, ModelFacts
 from evomerge.core.recipes.recipe import Adapted, Checkpoint, Input, Transformed

@@ -11,20 +11,38 @@ norm is multiplied by c_t.
 
 It is exact but for the epsilon of the norms, which stands beside the mean square of
 u_t rather than of h_t.
+
+How the layers of a family are wired to the hidden state that runs through them cannot
+be told from names: ``post_attention_layernorm`` stands before the feed-forward block in
+Llama and behind the attention in Gemma 2. So ``WIRINGS`` is a list, and a family that
+is not on it is not understood.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from evomerge.checkpoints.layers.wirings import WIRINGS, Wiring, stem_of, word_of
 from evomerge.checkpoints.model import Model
 from evomerge.errors import RecipeError
+
+_PAIR = frozenset({"input_layernorm", "post_attention_layernorm"})
+_ONE = frozenset({"input_layernorm"})
+_BEHIND = frozenset({"post_attention_layernorm", "post_feedforward_layernorm"})
+
+_LLAMAS = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "granite", "smollm3"),
+    *("mixtral", "qwen2_moe", "qwen3_moe", "granitemoe", "gpt_oss"),
+    *("stablelm", "arcee", "seed_oss", "glm", "helium", "nemotron", "ernie4_5"),
+    *("olmoe", "glm4_moe", "deepseek_v2", "deepseek_v3", "granitemoeshared"),
+)
+
+_ENDING = re.compile(r"(\.weight|\.bias|_bias)$")
 
 Names = Mapping[str, str]
 """The tensors of a layer: name within it to role."""
@@ -33,6 +51,81 @@ _RANGE = {"float32": 2.0**64, "bfloat16": 2.0**64, "float16": 2.0**8}
 """Per element type, how far from 1 a factor may be before weights leave its range."""
 _RANGE_SHIFTED = {"float32": 2.0**16, "bfloat16": 4.0, "float16": 32.0}
 """The same for divisors of a gain that is stored less 1, where digits are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What of a layer reads the hidden state, and what is added to it.
+
+    Attributes:
+        norms: The norms over the hidden state, by their names in a layer.
+        writes: Words for the matrices whose output is added, through a norm or not.
+        behind: Those of the norms whose output is added.
+        reads: Words for the matrices that read the hidden state with no norm between.
+        shift: What a norm adds to its stored weight.
+        needs: Configuration keys that must have this value if they are there at all.
+    """
+
+    norms: frozenset[str]
+    writes: frozenset[str]
+    behind: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+    shift: float = 0.0
+    needs: tuple[tuple[str, Any], ...] = ()
+
+
+_BEFORE = Wiring(_PAIR, frozenset({"o_proj", "down_proj", "w2", "output_linear"}))
+_SANDWICHED = Wiring(
+    _PAIR | {"pre_feedforward_layernorm", "post_feedforward_layernorm"},
+    frozenset({"o_proj", "down_proj"}),
+    behind=_BEHIND,
+    shift=1.0,
+)
+_AFTER = Wiring(
+    _BEHIND,
+    frozenset({"o_proj", "down_proj"}),
+    behind=_BEHIND,
+    reads=frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}),
+)
+
+
+WIRINGS: Mapping[str, Wiring] = {
+    **dict.fromkeys(_LLAMAS, _BEFORE),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _SANDWICHED),
+    "olmo2": _AFTER,
+    "starcoder2": Wiring(_PAIR, frozenset({"o_proj", "c_proj"})),
+    "gpt_neox": Wiring(_PAIR, frozenset({"dense", "dense_4h_to_h"})),
+    "bloom": Wiring(
+        _PAIR,
+        frozenset({"dense", "dense_4h_to_h"}),
+        needs=(("apply_residual_connection_post_layernorm", False),),
+    ),
+    **dict.fromkeys(
+        ("gpt2", "gpt_bigcode"),
+        Wiring(frozenset({"ln_1", "ln_2"}), frozenset({"c_proj"})),
+    ),
+    "gpt_neo": Wiring(frozenset({"ln_1", "ln_2"}), frozenset({"out_proj", "c_proj"})),
+    "gptj": Wiring(frozenset({"ln_1"}), frozenset({"out_proj", "fc_out"})),
+    "phi": Wiring(_ONE, frozenset({"dense", "fc2"})),
+    **dict.fromkeys(("cohere", "cohere2"), Wiring(_ONE, _BEFORE.writes)),
+    "persimmon": Wiring(_PAIR, frozenset({"dense", "dense_4h_to_h"})),
+    "opt": Wiring(
+        frozenset({"self_attn_layer_norm", "final_layer_norm"}),
+        frozenset({"out_proj", "fc2"}),
+        needs=(("do_layer_norm_before", True), ("_remove_final_layer_norm", False)),
+    ),
+}
+"""``model_type`` to its wiring."""
+
+
+def stem_of(suffix: str) -> str:
+    """Return a tensor's name in its layer without what tells weight from bias."""
+    return _ENDING.sub("", suffix)
+
+
+def word_of(suffix: str) -> str:
+    """Return the last word of a tensor's name: which matrix it belongs to."""
+    return stem_of(suffix).rsplit(".", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)

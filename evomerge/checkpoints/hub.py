@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from evomerge.checkpoints.shards import PICKLES
 from evomerge.checkpoints.tokenizers.tokenizer import (
     RARE_FILES,
     TEMPLATES,
     TOKENIZER_FILES,
 )
+from evomerge.checkpoints.weights import PICKLES
 from evomerge.errors import CheckpointError, HubError
 
 SCHEME = "hf://"

@@ -10,19 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evomerge.checkpoints.configs.families import layer_count_key, read_sizes
 from evomerge.checkpoints.configs.layer_types import LayerType, read_layer_types
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
 from evomerge.checkpoints.layers.layout import Layout, Place, read_layout
-from evomerge.checkpoints.layers.roles import is_recomputed
-from evomerge.checkpoints.layers.sizes import layer_count_key, read_sizes
-from evomerge.checkpoints.quantised import (
-    refuse_quantised,
-    say_quantised,
-    without_left_over,
-)
-from evomerge.checkpoints.shards import read_shards
+from evomerge.checkpoints.layers.names import is_recomputed
 from evomerge.checkpoints.tokenizers.tokenizer import (
     RARE_FILES,
     TOKENIZER_FILES,
@@ -30,6 +24,12 @@ from evomerge.checkpoints.tokenizers.tokenizer import (
     read_tokenizer,
     template_files,
     tokenizer_digest,
+)
+from evomerge.checkpoints.weights import (
+    read_shards,
+    refuse_quantised,
+    say_quantised,
+    without_left_over,
 )
 from evomerge.errors import CheckpointError
 

@@ -12,9 +12,9 @@ from evomerge.checkpoints.tokenizers.conversion import SETTINGS, named_tokens
 from evomerge.checkpoints.tokenizers.tokenizer import (
     TokenizerFacts,
     read_tokenizer,
+    read_vocabulary,
     template_files,
 )
-from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:

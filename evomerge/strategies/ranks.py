@@ -20,6 +20,9 @@ from evomerge.core.trial import Point
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Told
 
+Losses = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
 
 def losses(
     objectives: Sequence[Objective], scores: Mapping[str, float]
@@ -136,10 +139,6 @@ def _floats_above(value: float, n: int) -> list[float]:
         value = float(np.nextafter(value, np.inf))
         out.append(value)
     return out
-
-
-Losses = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 def front(values: Losses) -> Mask:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.checkpoints import BUFFER, Layout, Place, TensorInfo
+from evomerge.checkpoints.configs.families import Sizes
 from evomerge.checkpoints.header import ElementTypeError
 from evomerge.checkpoints.layers.layout import read_layout
-from evomerge.checkpoints.layers.sizes import Sizes
 from evomerge.core.operators.catalogue import ROLES
 from evomerge.errors import CheckpointError
 

@@ -12,8 +12,11 @@ from support.tokenizers import TEXTS, tokenizer_json
 from tokenizers import Tokenizer
 
 from evomerge.checkpoints.tokenizers.conversion import converted
-from evomerge.checkpoints.tokenizers.tokenizer import TokenizerFacts, read_tokenizer
-from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import (
+    TokenizerFacts,
+    read_tokenizer,
+    read_vocabulary,
+)
 from evomerge.errors import CheckpointError
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.checkpoints import Piece
+from evomerge.checkpoints.configs.families import Sizes, read_sizes
 from evomerge.checkpoints.layers.pieces import pieces_of
-from evomerge.checkpoints.layers.sizes import Sizes, read_sizes
 from evomerge.errors import CheckpointError
 
 SIZES = Sizes("phi3", hidden=32, heads=4, key_value_heads=2, head=8, experts=3)

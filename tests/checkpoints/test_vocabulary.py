@@ -25,7 +25,7 @@ from tokenizers import (
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.alignment import ABSENT, Plan, align
-from evomerge.checkpoints.tokenizers.tokens import Vocabulary, read_vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import Vocabulary, read_vocabulary
 from evomerge.checkpoints.tokenizers.union import unite
 from evomerge.errors import CheckpointError
 from evomerge.testing.models import tiny_model

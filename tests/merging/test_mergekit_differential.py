@@ -23,7 +23,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.layers.joined import called
+from evomerge.checkpoints.layers.pieces import called
 from evomerge.errors import EvomergeError
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.checkpoints import read_model
-from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import read_vocabulary
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
 from evomerge.specs.mergekit import write_mergekit

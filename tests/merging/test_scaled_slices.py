@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from evomerge.checkpoints.layers.wirings import WIRINGS
+from evomerge.checkpoints.foldable import WIRINGS
 from evomerge.errors import SpecError
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources

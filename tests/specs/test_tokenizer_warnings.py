@@ -22,7 +22,7 @@ from support.vocabularies import (
 )
 from tokenizers import Tokenizer
 
-from evomerge.checkpoints.tokenizers.tokens import read_vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import read_vocabulary
 from evomerge.core.recipes.recipe import Transformed
 from evomerge.errors import SpecError
 from evomerge.merging.output.writer import write_model

@@ -22,7 +22,7 @@ from evomerge.checkpoints.adapters.adapter_config import (
 from evomerge.checkpoints.documents import refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import TensorInfo, read_header
-from evomerge.checkpoints.shards import PICKLES
+from evomerge.checkpoints.weights import PICKLES
 from evomerge.errors import CheckpointError
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

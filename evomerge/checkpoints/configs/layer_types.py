@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.checkpoints.configs.families import Family, family_of
-from evomerge.checkpoints.layers.sizes import LAYER_COUNTS
+from evomerge.checkpoints.configs.families import LAYER_COUNTS, Family, family_of
 from evomerge.errors import CheckpointError
 
 FULL = "full_attention"

@@ -12,21 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from evomerge.checkpoints.configs.families import Sizes
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
-from evomerge.checkpoints.layers.name_pattern import (
+from evomerge.checkpoints.layers.names import (
+    BUFFER,
     Stack,
     experts_transposed,
     find_stack,
-    is_transposed,
-)
-from evomerge.checkpoints.layers.pieces import Piece, pieces_of
-from evomerge.checkpoints.layers.roles import (
-    BUFFER,
     is_recomputed,
+    is_transposed,
     role_in_layer,
     role_outside,
 )
-from evomerge.checkpoints.layers.sizes import Sizes
+from evomerge.checkpoints.layers.pieces import Piece, pieces_of
 from evomerge.errors import CheckpointError
 
 Section = Literal["embed", "layer", "head"]

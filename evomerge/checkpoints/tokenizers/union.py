@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.checkpoints.tokenizers.canonical_form import pairs
-from evomerge.checkpoints.tokenizers.tokens import LISTED, Vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import LISTED, Vocabulary
 from evomerge.errors import CheckpointError
 
 _MUST_AGREE = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")

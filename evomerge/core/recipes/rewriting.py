@@ -10,6 +10,8 @@ from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.settings import Settings
 
+Knobs = Mapping[str, Scalar | tuple[Scalar, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -17,9 +19,6 @@ class Step:
 
     operation: Operation
     exact: bool = True
-
-
-Knobs = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
 def becomes(

@@ -14,6 +14,8 @@ from evomerge.errors import RecipeError
 
 ANY_ROLE = "*"
 
+Roles = tuple[tuple[str, Operation], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -114,9 +116,6 @@ class Slot:
             layers=tuple(data.get("layers", {}).items()),
             scale=float(data.get("scale", 1.0)),
         )
-
-
-Roles = tuple[tuple[str, Operation], ...]
 
 
 @lru_cache(maxsize=4096)

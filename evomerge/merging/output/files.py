@@ -16,10 +16,11 @@ from evomerge.checkpoints.tokenizers.conversion import (
 )
 from evomerge.checkpoints.tokenizers.tokenizer import (
     RARE_FILES,
+    TOKENIZER,
     TOKENIZER_FILES,
+    read_vocabulary,
     template_files,
 )
-from evomerge.checkpoints.tokenizers.tokens import TOKENIZER, read_vocabulary
 from evomerge.core.recipes.recipe import Nested, Recipe, Transformed
 from evomerge.errors import CheckpointError
 from evomerge.merging.sources import Sources

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.checkpoints.adapted import explain_unlike
 from evomerge.checkpoints.adapters.adapter import Folding
-from evomerge.checkpoints.adapters.factors import explain_unlike
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.recipe import Recipe, Slot
 from evomerge.core.recipes.settings import resolve

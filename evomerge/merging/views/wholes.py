@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from evomerge.checkpoints.layers.joined import together
+from evomerge.checkpoints.layers.pieces import together
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.operators import apply
 from evomerge.merging.views.stored import Part, Where

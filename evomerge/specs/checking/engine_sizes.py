@@ -24,6 +24,8 @@ POOL_BYTES = 8 << 30
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FULL = "full_attention"
 
+PROFILES = ("weights", "slots", "pool")
+
 
 def facts_of(
     blueprint: Blueprint,
@@ -173,9 +175,6 @@ def _layer_bytes(model: Model, dtype: str) -> int:
                 n *= length
             sizes[place.layer] += n
     return max(sizes.values(), default=0) * _WIDTHS[dtype]
-
-
-PROFILES = ("weights", "slots", "pool")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.checkpoints import BUFFER, Model
-from evomerge.checkpoints.layers.joined import called, together
+from evomerge.checkpoints.layers.pieces import called, together
 from evomerge.core.recipes.recipe import DTYPES, STORED, Slot
 from evomerge.specs.sources import element_types
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import Plan
-from evomerge.checkpoints.tokenizers.tokens import read_vocabulary as open_vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import read_vocabulary as open_vocabulary
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import Input, Recipe, Transformed
 from evomerge.errors import CheckpointError

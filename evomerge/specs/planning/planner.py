@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evomerge.checkpoints.adapted import fold
+from evomerge.checkpoints.adapted import explain_unlike, fold
 from evomerge.checkpoints.adapters.adapter import Folding
-from evomerge.checkpoints.adapters.factors import explain_unlike
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, OperatorPlan, Term
 from evomerge.core.digest import Scalar
 from evomerge.core.nearest import did_you_mean
