@@ -81,6 +81,13 @@ class FloatAxis:
     grid: float | None = None
     when: When = None
 
+    @property
+    def n_values(self) -> int:
+        """How many values there are on the grid, both ends included."""
+        if self.log or self.grid is None:
+            return GRID_STEPS + 1
+        return max(round((self.high - self.low) / self.grid), 1) + 1
+
     def value(self, unit: float) -> float:
         """Turn a coordinate in [0, 1] into the nearest value on the grid."""
         unit = min(max(unit, 0.0), 1.0)
@@ -112,14 +119,19 @@ class IntAxis:
     start: int | None = None
     when: When = None
 
+    @property
+    def n_values(self) -> int:
+        """How many values there are."""
+        return self.high - self.low + 1
+
     def value(self, unit: float) -> int:
         """Turn a coordinate in [0, 1] into a value; all values own equal shares."""
-        n = self.high - self.low + 1
+        n = self.n_values
         return self.low + min(int(min(max(unit, 0.0), 1.0) * n), n - 1)
 
     def unit(self, value: Scalar) -> float:
         """Turn a value into the middle of its share of [0, 1]."""
-        return (int(value) - self.low + 0.5) / (self.high - self.low + 1)
+        return (int(value) - self.low + 0.5) / self.n_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,11 @@ class ChoiceAxis:
     choices: tuple[Scalar, ...]
     start: Scalar | None = None
     when: When = None
+
+    @property
+    def n_values(self) -> int:
+        """How many choices there are."""
+        return len(self.choices)
 
 
 Axis = FloatAxis | IntAxis | ChoiceAxis

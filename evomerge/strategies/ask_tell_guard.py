@@ -1,30 +1,54 @@
 """Whose turn it is: asks and tells alternate, and what is told was asked.
 
-Every strategy holds one ``AskTellGuard`` and reports to it first, so all refuse the
-same mistakes with the same words.
+Every ``GuardedStrategy`` reports to an ``AskTellGuard`` first, so all refuse the same
+mistakes with the same words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from evomerge.core.space import SearchSpace
 from evomerge.strategies.base import Proposal, Told
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySetup:
+    """What a strategy is made of.
+
+    Attributes:
+        space: What it searches.
+        generation_size: Candidates a generation; restarts may change it.
+        seed: The study's seed; with the history it decides every proposal.
+        options: Every option that its info lists, with its value.
+        is_fold: Its state comes only from repeating every ask and tell.
+        n_objectives: Losses per scored candidate.
+        n_constraints: Violations per scored candidate.
+    """
+
+    space: SearchSpace
+    generation_size: int
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_fold: bool = False
+    n_objectives: int = 1
+    n_constraints: int = 0
 
 
 class AskTellGuard:
     """Checks the order of asks and tells, and the shape of what is told.
 
     Args:
-        is_fold: Every generation must be asked before it is told.
-        n_objectives: Losses per scored candidate.
-        n_constraints: Violations per scored candidate.
+        setup: Tells whether every generation must be asked before it is told, and how
+            many losses and violations a scored candidate has.
     """
 
-    def __init__(self, *, is_fold: bool, n_objectives: int, n_constraints: int) -> None:
-        self._is_fold = is_fold
-        self._n_objectives = n_objectives
-        self._n_constraints = n_constraints
+    def __init__(self, setup: StrategySetup) -> None:
+        self._setup = setup
         self._asked = 0
         self._told = 0
 
@@ -51,7 +75,7 @@ class AskTellGuard:
             ValueError: It is out of order, or the results do not fit the proposal.
         """
         if generation != self._told + 1 or (
-            self._is_fold and self._asked != generation
+            self._setup.is_fold and self._asked != generation
         ):
             raise ValueError(
                 f"Generation {generation} was told out of order: the last asked is "
@@ -77,14 +101,60 @@ class AskTellGuard:
         if result.losses is None:
             return
         shape = (len(result.losses), len(result.violations))
-        if shape != (self._n_objectives, self._n_constraints):
+        wanted = (self._setup.n_objectives, self._setup.n_constraints)
+        if shape != wanted:
             raise ValueError(
                 f"Result {index} of generation {generation} has {shape[0]} losses and "
-                f"{shape[1]} violations; expected {self._n_objectives} and "
-                f"{self._n_constraints}."
+                f"{shape[1]} violations; expected {wanted[0]} and {wanted[1]}."
             )
         if not all(math.isfinite(v) for v in (*result.losses, *result.violations)):
             raise ValueError(
                 f"Result {index} of generation {generation} holds a number that is not "
                 "finite; a candidate without usable scores has losses None."
             )
+
+
+class GuardedStrategy(ABC):
+    """A strategy whose calls are checked before it hears of them.
+
+    Args:
+        setup: What it is made of; which options it reads, its info says.
+    """
+
+    def __init__(self, setup: StrategySetup) -> None:
+        self._space = setup.space
+        self._size = setup.generation_size
+        self._seed = setup.seed
+        self._options = setup.options
+        self._is_fold = setup.is_fold
+        self._guard = AskTellGuard(setup)
+
+    @property
+    def is_fold(self) -> bool:
+        """State comes only from repeating every ask and tell, as its info says."""
+        return self._is_fold
+
+    @property
+    def generation_size(self) -> int:
+        """Usual number of candidates a generation."""
+        return self._size
+
+    def ask(self, generation: int) -> Proposal:
+        """Propose a generation; see ``Strategy.ask``."""
+        self._guard.ask(generation)
+        return self._propose(generation)
+
+    def tell(
+        self, generation: int, proposal: Proposal, results: Sequence[Told]
+    ) -> None:
+        """Learn the results of a generation; see ``Strategy.tell``."""
+        self._guard.tell(generation, proposal, results)
+        self._learn(generation, results)
+
+    @abstractmethod
+    def _propose(self, generation: int) -> Proposal:
+        """Propose a generation whose turn it is."""
+
+    @abstractmethod
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Learn the results of what was proposed, or of its first candidates."""

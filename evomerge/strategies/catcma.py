@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from cmaes import CatCMAwM, COMOCatCMAwM
 
-from evomerge.core.space import SearchSpace
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
 from evomerge.strategies.base import Proposal, Told, scope
-from evomerge.strategies.mixture import Mixture, Vector
+from evomerge.strategies.coordinates import Mixture, Vector
 from evomerge.strategies.ranks import order, violation
 
 _ASK, _BEGIN, _PLACE, _TELL = range(4)  # phases: last part of a random scope
@@ -82,36 +81,20 @@ def _kernel(
     return kernel
 
 
-class CatcmaStrategy:
+class CatcmaStrategy(GuardedStrategy):
     """CatCMA with margin (Hamano et al. 2025, arXiv 2504.07884), with restarts.
 
     A run ends when it hardly proposes anything new, or the library says so; the next
-    has twice the generation and begins at a random place.
-
-    Args:
-        space: Any.
-        turns: Checks the order of calls.
-        generation_size: Candidates a generation of the first run.
-        seed: The study's seed.
-        options: ``sigma`` and ``restarts``, as the registry documents.
+    has twice the generation and begins at a random place. The generation size is that
+    of the first run.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        turns: AskTellGuard,
-        *,
-        generation_size: int,
-        seed: int,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._mixture = Mixture(space)
-        self._turns = turns
-        self._size = generation_size
-        self._popsize = generation_size
-        self._seed = seed
-        self._sigma = float(options["sigma"])
-        self._restarts = options["restarts"] != "none"
+    def __init__(self, setup: StrategySetup) -> None:
+        super().__init__(setup)
+        self._mixture = Mixture(self._space)
+        self._popsize = self._size
+        self._sigma = float(self._options["sigma"])
+        self._restarts = self._options["restarts"] != "none"
         self._run = 0
         self._failed_generations = 0
         self._known: set[tuple[Any, ...]] = set()
@@ -120,18 +103,11 @@ class CatcmaStrategy:
         self._es = self._begin(self._mixture.start())
 
     @property
-    def is_fold(self) -> bool:
-        """State comes only from repeating every ask and tell: yes."""
-        return True
-
-    @property
     def generation_size(self) -> int:
         """Candidates a generation of the present run."""
         return self._popsize
 
-    def ask(self, generation: int) -> Proposal:
-        """Propose a generation; see ``Strategy.ask``."""
-        self._turns.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
         reason = self._why_stop()
         if reason:
             self._run += 1
@@ -149,11 +125,8 @@ class CatcmaStrategy:
         note = f"restart {self._run} ({reason})" if reason else None
         return Proposal(points, note=note)
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        """Move the distribution; see ``Strategy.tell``."""
-        self._turns.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Move the distribution."""
         losses = order(results)
         self._failed_generations += 1
         if losses is None:
@@ -185,7 +158,7 @@ class CatcmaStrategy:
         return None
 
 
-class ComocatcmaStrategy:
+class ComocatcmaStrategy(GuardedStrategy):
     """COMO-CatCMA with margin (Hamano et al. 2025, arXiv 2504.07884): two objectives.
 
     Several CatCMA runs take turns; each looks for the point that adds most to the
@@ -193,31 +166,16 @@ class ComocatcmaStrategy:
     run's turn its new incumbent is asked beside the next run's candidates. The runs
     begin between the start of the space (the first) and chance (the last).
 
-    Args:
-        space: Any.
-        turns: Checks the order of calls.
-        generation_size: Candidates a generation: those of one run and an incumbent. The
-            incumbents of all runs come first, so the first generations differ.
-        seed: The study's seed.
-        options: ``sigma`` and ``kernels``, as the registry documents.
+    A generation is the candidates of one run and an incumbent. The incumbents of all
+    runs come first, so the first generations differ.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        turns: AskTellGuard,
-        *,
-        generation_size: int,
-        seed: int,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._mixture = Mixture(space)
-        self._turns = turns
-        self._size = generation_size
-        self._seed = seed
-        n, sigma = int(options["kernels"]), float(options["sigma"])
+    def __init__(self, setup: StrategySetup) -> None:
+        super().__init__(setup)
+        self._mixture = Mixture(self._space)
+        n, sigma = int(self._options["kernels"]), float(self._options["sigma"])
         kernels = [
-            _kernel(self._mixture, self._place(i, n), generation_size - 1, sigma)
+            _kernel(self._mixture, self._place(i, n), self._size - 1, sigma)
             for i in range(n)
         ]
         self._es = COMOCatCMAwM(
@@ -225,7 +183,7 @@ class ComocatcmaStrategy:
             z_space=[list(range(row)) for row in self._mixture.rows] or None,
             c_space=self._mixture.categories or None,
             kernels=kernels,
-            seed=_seed(seed, 0, _BEGIN),
+            seed=_seed(self._seed, 0, _BEGIN),
         )
         self._cut: deque[COMOCatCMAwM.Solution] = deque()
         self._asked: list[COMOCatCMAwM.Solution] = []
@@ -240,30 +198,15 @@ class ComocatcmaStrategy:
         )
         return means, chances
 
-    @property
-    def is_fold(self) -> bool:
-        """State comes only from repeating every ask and tell: yes."""
-        return True
-
-    @property
-    def generation_size(self) -> int:
-        """Candidates a generation, but for the first ones."""
-        return self._size
-
-    def ask(self, generation: int) -> Proposal:
-        """Propose a generation; see ``Strategy.ask``."""
-        self._turns.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
         self._asked = []
         while self._cut and len(self._asked) < self._size:
             self._asked.append(self._cut.popleft())
         self._asked += self._es.ask_iter(limit=self._size - len(self._asked))
         return Proposal(tuple(self._mixture.point(s) for s in self._asked))
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        """Move the run whose turn it is; see ``Strategy.tell``."""
-        self._turns.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Move the run whose turn it is."""
         # The run waits for each of its candidates: those that a budget cut are asked
         # again.
         self._cut.extend(self._asked[len(results) :])

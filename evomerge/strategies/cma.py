@@ -11,15 +11,14 @@ import contextlib
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.core.space import SearchSpace
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
 from evomerge.strategies.base import Proposal, Told, scope
 from evomerge.strategies.coordinates import Coordinates
 from evomerge.strategies.ranks import order
@@ -78,60 +77,37 @@ class _Run:
     is_small: bool = False
 
 
-class CmaStrategy:
+class CmaStrategy(GuardedStrategy):
     """Covariance matrix adaptation (Hansen 2016, arXiv 1604.00772), restarted.
 
     Restarts double the population (IPOP, Auger and Hansen 2005), or alternate with
     small ones (BIPOP, Hansen 2009), each from a new random place.
 
-    Args:
-        space: Numbers only. A coordinate that does not exist at a point is sampled
-            all the same and told back as sampled: neutral, as any other that the
-            losses do not depend on.
-        turns: Checks the order of calls.
-        generation_size: Candidates a generation of the first run.
-        seed: The study's seed.
-        options: ``sigma``, ``restarts`` and ``diagonal``, as the registry documents.
+    The space has numbers only. A coordinate that does not exist at a point is sampled
+    all the same and told back as sampled: neutral, as any other that the losses do not
+    depend on. The generation size is that of the first run.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        turns: AskTellGuard,
-        *,
-        generation_size: int,
-        seed: int,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._coordinates = Coordinates(space)
-        self._turns = turns
-        self._size = generation_size
-        self._seed = seed
-        self._options = options
-        self._n = len(space.axes)
+    def __init__(self, setup: StrategySetup) -> None:
+        super().__init__(setup)
+        self._coordinates = Coordinates(self._space)
+        self._n = len(self._space.axes)
         # pycma does not work in one dimension: a single axis gets an idle companion.
         self._n_spare = 1 if self._n == 1 else 0
         self._asked = np.empty((0, self._n + self._n_spare))
         self._spent = {False: 0, True: 0}  # evaluations of restarts: large, small
         self._doublings = 0
         self._failed_generations = 0
-        start = self._coordinates.vector(space.start())
-        self._run = _Run(0, generation_size, float(options["sigma"]))
+        start = self._coordinates.vector(self._space.start())
+        self._run = _Run(0, self._size, float(self._options["sigma"]))
         self._es = self._begin(self._run, start)
-
-    @property
-    def is_fold(self) -> bool:
-        """State comes only from repeating every ask and tell: yes."""
-        return True
 
     @property
     def generation_size(self) -> int:
         """Candidates a generation of the present run."""
         return self._run.popsize
 
-    def ask(self, generation: int) -> Proposal:
-        """Propose a generation; see ``Strategy.ask``."""
-        self._turns.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
         reason = self._why_stop()
         if reason:
             self._run = self._next_run()
@@ -144,11 +120,8 @@ class CmaStrategy:
         points = tuple(self._coordinates.point(v[: self._n]) for v in self._asked)
         return Proposal(points, note=note)
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        """Move the distribution; see ``Strategy.tell``."""
-        self._turns.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Move the distribution."""
         if self._run.number:
             self._spent[self._run.is_small] += len(results)
         losses = order(results)

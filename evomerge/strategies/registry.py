@@ -8,18 +8,21 @@ only when that strategy is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from evomerge.core.nearest import suggestion
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import StrategySetup
 from evomerge.strategies.base import Strategy
-from evomerge.strategies.coordinates import n_values
-from evomerge.strategies.options import Kind
-from evomerge.strategies.strategy_info import KINDS
+from evomerge.strategies.strategy_info import STRATEGIES, StrategyInfo
+
+Maker = Callable[[StrategySetup], Strategy]
+"""Builds a strategy at its beginning."""
+
+KINDS: dict[str, StrategyInfo] = dict(STRATEGIES)
+"""Every strategy by name: those of the package, and those that were registered."""
 
 
 def generation_size(settings: StrategySettings, space: SearchSpace) -> int:
@@ -50,7 +53,7 @@ def problems(
             f"({', '.join(names)}); use {_others(n_objectives)}, or decide these axes"
         )
     n_numbers = sum(
-        not isinstance(axis, ChoiceAxis) and n_values(axis) > 2 for axis in space.axes
+        not isinstance(axis, ChoiceAxis) and axis.n_values > 2 for axis in space.axes
     )
     if kind.most_numbers is not None and n_numbers > kind.most_numbers:
         found.append(
@@ -63,7 +66,7 @@ def problems(
     return found
 
 
-def _objective_problem(kind: Kind, n_objectives: int) -> str | None:
+def _objective_problem(kind: StrategyInfo, n_objectives: int) -> str | None:
     least, most = kind.least_objectives, kind.most_objectives
     if most == 1 and n_objectives > 1:
         return (
@@ -97,7 +100,7 @@ def _others(n_objectives: int) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _option_problems(kind: Kind, options: Mapping[str, Any]) -> list[str]:
+def _option_problems(kind: StrategyInfo, options: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in options.items():
         option = kind.option(name)
@@ -134,96 +137,86 @@ def make_strategy(
     wrong = problems(settings, space, n_objectives)
     if wrong:
         raise EvomergeError("strategy: " + "; ".join(wrong) + ".")
-    kind = KINDS[settings.kind]
-    options = {option.name: option.default for option in kind.options}
-    options.update(settings.options)
-    turns = AskTellGuard(
-        is_fold=kind.is_fold,
+    info = KINDS[settings.kind]
+    options = {option.name: option.default for option in info.options}
+    setup = StrategySetup(
+        space,
+        generation_size(settings, space),
+        seed,
+        {**options, **settings.options},
+        is_fold=info.is_fold,
         n_objectives=n_objectives,
         n_constraints=n_constraints,
     )
-    order = _Order(
-        space, turns, generation_size(settings, space), seed, options, n_objectives
-    )
-    return _MAKERS[kind.name](order)
+    return _MAKERS[settings.kind](setup)
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What a strategy is made of."""
+def register(info: StrategyInfo, make: Maker) -> None:
+    """Make a strategy known, so that studies of this process may ask for it by name.
 
-    space: SearchSpace
-    turns: AskTellGuard
-    size: int
-    seed: int
-    options: Mapping[str, Any]
-    n_objectives: int
+    Args:
+        info: Its name, options and limits.
+        make: Builds it; ``GuardedStrategy`` is a class to inherit for it.
 
-    @property
-    def how(self) -> dict[str, Any]:
-        return {
-            "generation_size": self.size,
-            "seed": self.seed,
-            "options": self.options,
-        }
+    Raises:
+        ValueError: There is one of this name.
+    """
+    if info.name in KINDS:
+        raise ValueError(f"There is a strategy {info.name!r} already.")
+    KINDS[info.name], _MAKERS[info.name] = info, make
 
 
-def _cma(order: _Order) -> Strategy:
+def _cma(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.cma import CmaStrategy
 
-    return CmaStrategy(order.space, order.turns, **order.how)
+    return CmaStrategy(setup)
 
 
-def _catcma(order: _Order) -> Strategy:
+def _catcma(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.catcma import CatcmaStrategy
 
-    return CatcmaStrategy(order.space, order.turns, **order.how)
+    return CatcmaStrategy(setup)
 
 
-def _comocatcma(order: _Order) -> Strategy:
+def _comocatcma(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.catcma import ComocatcmaStrategy
 
-    return ComocatcmaStrategy(order.space, order.turns, **order.how)
+    return ComocatcmaStrategy(setup)
 
 
-def _tpe(order: _Order) -> Strategy:
-    from evomerge.strategies.via_optuna.rows import Rows
-    from evomerge.strategies.via_optuna.tpe import TpeStrategy
+def _tpe(setup: StrategySetup) -> Strategy:
+    from evomerge.strategies.tpe import TpeStrategy
 
-    rows = Rows(order.space, order.n_objectives)
-    return TpeStrategy(rows, order.turns, **order.how)
+    return TpeStrategy(setup)
 
 
-def _nsga2(order: _Order) -> Strategy:
+def _nsga2(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.genetic.nsga import NsgaStrategy
     from evomerge.strategies.genetic.survival import Crowded
 
-    return NsgaStrategy(order.space, order.turns, **order.how, survival=Crowded())
+    return NsgaStrategy(setup, Crowded())
 
 
-def _nsga3(order: _Order) -> Strategy:
+def _nsga3(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.genetic.nsga import NsgaStrategy
     from evomerge.strategies.genetic.survival import Referenced
 
-    survival = Referenced(order.n_objectives, order.size)
-    return NsgaStrategy(order.space, order.turns, **order.how, survival=survival)
+    return NsgaStrategy(setup, Referenced(setup.n_objectives, setup.generation_size))
 
 
-def _climb(order: _Order) -> Strategy:
+def _climb(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.genetic.hill_climb import ClimbStrategy
 
-    return ClimbStrategy(order.space, order.turns, **order.how)
+    return ClimbStrategy(setup)
 
 
-def _random(order: _Order) -> Strategy:
-    from evomerge.strategies.baselines import RandomStrategy
+def _random(setup: StrategySetup) -> Strategy:
+    from evomerge.strategies.random_search import RandomStrategy
 
-    return RandomStrategy(
-        order.space, order.turns, generation_size=order.size, seed=order.seed
-    )
+    return RandomStrategy(setup)
 
 
-_MAKERS: Mapping[str, Callable[[_Order], Strategy]] = {
+_MAKERS: dict[str, Maker] = {
     "cma": _cma,
     "catcma": _catcma,
     "comocatcma": _comocatcma,

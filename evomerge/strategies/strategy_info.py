@@ -3,9 +3,79 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from evomerge.strategies.options import Kind, Option
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting of a strategy.
+
+    Attributes:
+        kind: Type of the value; ``choice`` takes one of ``choices``.
+        default: Used where the study says nothing; None lets the strategy choose.
+        low: Smallest value allowed (numbers only).
+        high: Largest value allowed (numbers only).
+    """
+
+    name: str
+    kind: str
+    default: float | int | str | bool | None
+    help: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def problem(self, value: Any) -> str | None:
+        """Say what is wrong with a value; None if nothing is."""
+        if value is None and self.default is None:
+            return None
+        if self.kind == "choice":
+            wanted = "one of " + ", ".join(self.choices)
+            fits = value in self.choices
+        elif self.kind == "bool":
+            wanted, fits = "true or false", isinstance(value, bool)
+        else:
+            number = int if self.kind == "int" else (int, float)
+            wanted = f"a number of type {self.kind} from {self.low:g} to {self.high:g}"
+            fits = (
+                isinstance(value, number)
+                and not isinstance(value, bool)
+                and self.low <= value <= self.high
+            )
+        return None if fits else f"expected {wanted}, got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyInfo:
+    """One strategy.
+
+    Attributes:
+        generation_size: Usual number of candidates a generation, given the number of
+            axes.
+        least: Smallest generation it can work with.
+        numeric_only: It cannot search categorical axes.
+        most_numbers: Most numbers of three values or more that it can search.
+        least_objectives: Fewest objectives it makes sense for.
+        most_objectives: Most objectives it can search; None for any number.
+        is_fold: Its state comes from repeating every ask and tell.
+    """
+
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+    generation_size: Callable[[int], int]
+    least: int = 1
+    numeric_only: bool = False
+    most_numbers: int | None = None
+    least_objectives: int = 1
+    most_objectives: int | None = None
+    is_fold: bool = False
+
+    def option(self, name: str) -> Option | None:
+        """Return the option of this name, if there is one."""
+        return next((option for option in self.options if option.name == name), None)
 
 
 def _cma_size(n_axes: int) -> int:
@@ -57,10 +127,10 @@ _SIGMA_OF_ALL = Option(
     high=1.0,
 )
 
-KINDS: Mapping[str, Kind] = {
+STRATEGIES: Mapping[str, StrategyInfo] = {
     kind.name: kind
     for kind in (
-        Kind(
+        StrategyInfo(
             "cma",
             "CMA-ES with restarts (pycma): the first choice for spaces of numbers "
             "and one objective.",
@@ -95,7 +165,7 @@ KINDS: Mapping[str, Kind] = {
             most_objectives=1,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "catcma",
             "CatCMA with margin (cmaes): the same for numbers, choices and gates at "
             "once.",
@@ -116,7 +186,7 @@ KINDS: Mapping[str, Kind] = {
             most_numbers=1000,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "comocatcma",
             "COMO-CatCMA with margin (cmaes): a front of two objectives over numbers, "
             "choices and gates.",
@@ -138,7 +208,7 @@ KINDS: Mapping[str, Kind] = {
             most_numbers=1000,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "tpe",
             "Tree-structured Parzen estimator (Optuna): for categorical or "
             "conditional axes, any number of objectives, up to a few thousand trials.",
@@ -162,7 +232,7 @@ KINDS: Mapping[str, Kind] = {
             ),
             lambda n_axes: 8,
         ),
-        Kind(
+        StrategyInfo(
             "nsga2",
             "NSGA-II: a population for several objectives, on any space and on stacks "
             "above all; the generation size is the population.",
@@ -171,7 +241,7 @@ KINDS: Mapping[str, Kind] = {
             least=2,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "nsga3",
             "NSGA-III: the same for three and more objectives, kept apart along "
             "directions instead of by crowding.",
@@ -181,7 +251,7 @@ KINDS: Mapping[str, Kind] = {
             least_objectives=2,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "climb",
             "A hill climber on edits of one parent: the baseline for stacks; several "
             "objectives become one compromise.",
@@ -199,7 +269,7 @@ KINDS: Mapping[str, Kind] = {
             lambda n_axes: 8,
             is_fold=True,
         ),
-        Kind(
+        StrategyInfo(
             "random",
             "Uniform random points: the yardstick.",
             (),

@@ -8,7 +8,7 @@ from support.doomed import UNREACHABLE, Doom, Life, live
 from support.steps import step_at_prepared
 
 from evomerge.errors import StoreUnreachableError
-from evomerge.strategies.via_optuna import tpe  # noqa: F401
+from evomerge.strategies import tpe  # noqa: F401
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

@@ -15,7 +15,7 @@ from evomerge.core.space import (
 )
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
-from evomerge.strategies.mixture import Mixture
+from evomerge.strategies.coordinates import Mixture
 from evomerge.strategies.registry import make_strategy
 from evomerge.testing.strategy_spaces import BEST_STACK, SPACES, STACK, dominated_area
 

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.core.space import ChoiceAxis, FloatAxis, IntAxis, SearchSpace
-from evomerge.strategies.genetic.crossover import Crossover
 from evomerge.strategies.genetic.genomes import Genetics, can_move, fits, position
-from evomerge.strategies.genetic.mutations import another, edited
+from evomerge.strategies.genetic.variation import Crossover, another, edited
 from evomerge.testing.strategy_spaces import (
     GATES,
     MIXED,

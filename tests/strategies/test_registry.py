@@ -6,12 +6,17 @@ import pytest
 from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, IntAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.errors import EvomergeError
+from evomerge.strategies import registry
+from evomerge.strategies.ask_tell_guard import GuardedStrategy
+from evomerge.strategies.base import Proposal
 from evomerge.strategies.registry import (
     KINDS,
     generation_size,
     make_strategy,
     problems,
+    register,
 )
+from evomerge.strategies.strategy_info import Option, StrategyInfo
 
 FLAT = SearchSpace((FloatAxis("x", 0.0, 1.0), IntAxis("n", 1, 4)))
 TREE = SearchSpace(
@@ -103,11 +108,6 @@ def test_nsga3_is_for_several_objectives():
     assert "2 objectives or more, got 1; use catcma, tpe, nsga2 or climb" in problem
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_turns_and_strategy_agree_on_what_is_a_fold(kind):
-    assert made(StrategySettings(kind)).is_fold == KINDS[kind].is_fold
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -150,3 +150,50 @@ def test_naming_a_strategy_loads_no_optimiser():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+class Corner(GuardedStrategy):
+    """A stranger's strategy: asks for one corner of the space, again and again."""
+
+    def _propose(self, generation):
+        unit = self._options["corner"]
+        point = {axis.name: axis.value(unit) for axis in self._space.axes}
+        return Proposal((point,) * self._size)
+
+    def _learn(self, generation, results):
+        pass
+
+
+CORNER = StrategyInfo(
+    "corner",
+    "One corner of the space.",
+    (Option("corner", "float", 1.0, "Which one.", low=0.0, high=1.0),),
+    lambda n_axes: 3,
+    numeric_only=True,
+)
+
+
+@pytest.fixture
+def corner(monkeypatch):
+    monkeypatch.setattr(registry, "KINDS", dict(KINDS))
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+    register(CORNER, Corner)
+
+
+def test_a_strategy_from_outside_is_made_and_judged_as_the_others_are(corner):
+    settings = StrategySettings("corner", options={"corner": 0.0})
+    strategy = make_strategy(settings, FLAT, n_objectives=1, n_constraints=0, seed=1)
+    assert strategy.generation_size == 3
+    assert not strategy.is_fold
+    assert strategy.ask(1).points == ({"x": 0.0, "n": 1},) * 3
+    with pytest.raises(ValueError, match="asked out of order"):
+        strategy.ask(1)
+    (problem,) = problems(StrategySettings("corner"), TREE, 1)
+    assert "corner searches numbers, not categorical axes (method)" in problem
+    (problem,) = problems(StrategySettings("corners"), FLAT, 1)
+    assert "did you mean 'corner'?" in problem
+
+
+def test_a_name_is_registered_once(corner):
+    with pytest.raises(ValueError, match="a strategy 'corner' already"):
+        register(CORNER, Corner)

@@ -10,13 +10,11 @@ from functools import lru_cache
 from evomerge.core.digest import Scalar
 from evomerge.core.flow.blueprint import FlowBlueprint
 from evomerge.core.space import (
-    GRID_STEPS,
     AllOf,
     Axis,
     Blueprint,
     ChoiceAxis,
     Condition,
-    IntAxis,
     SearchSpace,
 )
 
@@ -139,17 +137,6 @@ def n_points(space: SearchSpace) -> int | None:
     return math.prod(below[axis.name] for axis in roots)
 
 
-def n_values(axis: Axis) -> int:
-    """Return how many values an axis has on its grid."""
-    if isinstance(axis, ChoiceAxis):
-        return len(axis.choices)
-    if isinstance(axis, IntAxis):
-        return axis.high - axis.low + 1
-    if axis.log or axis.grid is None:
-        return GRID_STEPS + 1
-    return round((axis.high - axis.low) / axis.grid) + 1
-
-
 def _with_those_below(
     axis: Axis, children: Sequence[tuple[Axis, Condition]], below: dict[str, int]
 ) -> int:
@@ -157,7 +144,7 @@ def _with_those_below(
     if isinstance(axis, ChoiceAxis):
         named &= set(axis.choices)
     return (
-        n_values(axis)
+        axis.n_values
         - len(named)
         + sum(
             math.prod(below[c.name] for c, when in children if value in when.values)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from evomerge.core.space import SearchSpace
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
 from evomerge.strategies.base import Proposal, Told, scope
-from evomerge.strategies.genetic.duplicate_filter import DuplicateFilter
 from evomerge.strategies.genetic.genomes import Genetics, Genome
-from evomerge.strategies.genetic.mutations import edited
 from evomerge.strategies.genetic.survival import Member, losses_of
+from evomerge.strategies.genetic.variation import DuplicateFilter, edited
 
 POWER = 1.5
 """The chance of n edits falls as n to the minus this."""
 
 
-class ClimbStrategy:
+class ClimbStrategy(GuardedStrategy):
     """A (1 + lambda) evolution strategy on edits, a fold.
 
     The parent is the start of the space at first. A generation is that many children of
@@ -32,51 +29,23 @@ class ClimbStrategy:
     miss; failed ones are never taken. With several objectives the better candidate is
     the one with the smaller mean rank over them, among the parent and its children: it
     climbs to one compromise and does not look for a front.
-
-    Args:
-        space: Any.
-        turns: Checks the order of calls.
-        generation_size: Children a generation.
-        seed: The study's seed.
-        options: ``edits``, as the registry documents.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        turns: AskTellGuard,
-        *,
-        generation_size: int,
-        seed: int,
-        options: Mapping[str, Any],
-    ) -> None:
-        self._genetics = Genetics(space)
+    def __init__(self, setup: StrategySetup) -> None:
+        super().__init__(setup)
+        self._genetics = Genetics(setup.space)
         self._novelty = DuplicateFilter(self._genetics)
-        self._turns = turns
-        self._size = generation_size
-        self._seed = seed
         places = sum(len(sites) for sites in self._genetics.strands)
         units = places + len(self._genetics.loose)
-        most = int(options["edits"] or max(units // 2, 1))
+        most = int(setup.options["edits"] or max(units // 2, 1))
         chances = np.arange(1, most + 1, dtype=np.float64) ** -POWER
         self._chances = chances / chances.sum()
         self._genome = self._genetics.start()
         self._parent: Member | None = None
         self._asked: list[Genome] = []
 
-    @property
-    def is_fold(self) -> bool:
-        """State comes only from repeating every ask and tell: yes."""
-        return True
-
-    @property
-    def generation_size(self) -> int:
-        """Number of children a generation."""
-        return self._size
-
-    def ask(self, generation: int) -> Proposal:
-        """Propose a generation, the first time with the start; see ``Strategy.ask``."""
-        self._turns.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
+        """Propose a generation, the first time with the start."""
         rng = scope(self._seed, generation)
         drawn = [self._child(rng) for _ in range(self._size)]
         if generation == 1:
@@ -84,11 +53,8 @@ class ClimbStrategy:
         self._asked = [self._novelty.renewed(rng, genome) for genome in drawn]
         return Proposal(tuple(self._genetics.point(g) for g in self._asked))
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        """Take the best child if it is not worse; see ``Strategy.tell``."""
-        self._turns.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Take the best child if it is not worse."""
         found = [
             Member.of(genome, result)
             for genome, result in zip(self._asked, results, strict=False)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from evomerge.core.space import SearchSpace
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
 from evomerge.strategies.base import Proposal, Told, scope
-from evomerge.strategies.genetic.crossover import Crossover
-from evomerge.strategies.genetic.duplicate_filter import DuplicateFilter
 from evomerge.strategies.genetic.genomes import Genetics, Genome
-from evomerge.strategies.genetic.mutations import edited
 from evomerge.strategies.genetic.survival import Member
+from evomerge.strategies.genetic.variation import Crossover, DuplicateFilter, edited
 
 _ASK, _TELL = range(2)  # phases: last part of a random scope
 
@@ -31,7 +28,7 @@ class Survival(Protocol):
         """Return what tournaments compare; the smaller wins, the first of equals."""
 
 
-class NsgaStrategy:
+class NsgaStrategy(GuardedStrategy):
     """Evolution of a population (Deb et al. 2002; Deb and Jain 2014), a fold.
 
     The first generation reaches from the start of the space to chance. Later ones are
@@ -40,52 +37,24 @@ class NsgaStrategy:
     place. A child that was asked before is edited until it is new, some times.
 
     Args:
-        space: Any.
-        turns: Checks the order of calls.
-        generation_size: Children a generation, and members of the population.
-        seed: The study's seed.
-        options: ``crossover``, ``crossover_rate``, ``swapping`` and ``mutation_rate``,
-            as the registry documents.
+        setup: What it is made of; the generation size is also that of the population.
         survival: What tells NSGA-II from NSGA-III.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        turns: AskTellGuard,
-        *,
-        generation_size: int,
-        seed: int,
-        options: Mapping[str, Any],
-        survival: Survival,
-    ) -> None:
-        self._genetics = Genetics(space)
-        self._turns = turns
-        self._size = generation_size
-        self._seed = seed
-        self._rate = float(options["crossover_rate"])
-        self._mutation: float | None = options["mutation_rate"]
+    def __init__(self, setup: StrategySetup, survival: Survival) -> None:
+        super().__init__(setup)
+        self._genetics = Genetics(setup.space)
+        self._rate = float(setup.options["crossover_rate"])
+        self._mutation: float | None = setup.options["mutation_rate"]
         self._crossover = Crossover(
-            options["crossover"] == "sbx", float(options["swapping"])
+            setup.options["crossover"] == "sbx", float(setup.options["swapping"])
         )
         self._survival = survival
         self._population: list[Member] = []
         self._asked: list[Genome] = []
         self._novelty = DuplicateFilter(self._genetics)
 
-    @property
-    def is_fold(self) -> bool:
-        """State comes only from repeating every ask and tell: yes."""
-        return True
-
-    @property
-    def generation_size(self) -> int:
-        """Number of candidates a generation: the population."""
-        return self._size
-
-    def ask(self, generation: int) -> Proposal:
-        """Propose a generation; see ``Strategy.ask``."""
-        self._turns.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
         rng = scope(self._seed, generation, _ASK)
         if len(self._population) < 2:  # the first one, or hardly anything survived
             drawn = self._genetics.spread(rng, self._size)
@@ -95,11 +64,8 @@ class NsgaStrategy:
         self._asked = [self._novelty.renewed(rng, genome) for genome in drawn]
         return Proposal(tuple(self._genetics.point(g) for g in self._asked))
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        """Let parents and children compete; see ``Strategy.tell``."""
-        self._turns.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Let parents and children compete."""
         children = [
             Member.of(genome, result)
             for genome, result in zip(self._asked, results, strict=False)

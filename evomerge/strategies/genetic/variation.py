@@ -1,11 +1,14 @@
-"""Small changes of a genome: what mutation is to a population, and all to a climber.
+"""How genomes vary: mutation, crossover, and no child that was asked before.
 
-A change is made where it shows: only to what exists at the genome's point.
+A mutation is made where it shows: only to what exists at the genome's point. To a hill
+climber it is all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +34,12 @@ REDRAW = 0.25
 
 STEP = 0.1
 """Standard deviation of a step, as a share of the axis."""
+
+ETA = 20.0
+"""Distribution index of simulated binary crossover: the larger, the nearer parents."""
+
+TRIES = 10
+"""Edits made to get away from a point that was asked before."""
 
 
 def edited(rng: np.random.Generator, genetics: Genetics, genome: Genome) -> Genome:
@@ -125,3 +134,82 @@ def _neighbour(rng: np.random.Generator, axis: FloatAxis, value: Scalar) -> floa
                 return found
         width *= 2.0
     raise ValueError(f"Axis {axis.name!r} has no value but {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Crossover:
+    """How two parents mix.
+
+    Strands are cut at the same places and spliced: the child has one stretch of places
+    of the second parent, with all their axes, between two of the first. So what works
+    together in neighbouring layers is inherited together.
+
+    Attributes:
+        blends: Numbers off the strands are drawn near the parents' (simulated binary
+            crossover, Deb and Agrawal 1995), instead of taken from one.
+        swapping: Chance that an axis off the strands is taken from the second parent.
+    """
+
+    blends: bool
+    swapping: float
+
+    def child(
+        self,
+        rng: np.random.Generator,
+        genetics: Genetics,
+        first: Genome,
+        second: Genome,
+    ) -> Genome:
+        """Mix two genomes."""
+        out = dict(first)
+        for sites in genetics.strands:
+            begin, end = np.sort(rng.integers(0, len(sites) + 1, 2))
+            for site in sites[begin:end]:
+                out.update({name: second[name] for name in site})
+        for name in genetics.loose:
+            axis = genetics.axes[name]
+            if rng.random() >= self.swapping:
+                continue
+            if self.blends and not isinstance(axis, ChoiceAxis):
+                out[name] = _between(rng, axis, first[name], second[name])
+            else:
+                out[name] = second[name]
+        return out
+
+
+def _between(rng: np.random.Generator, axis: Axis, a: Scalar, b: Scalar) -> Scalar:
+    """Draw near one of two numbers, by how far apart they lie."""
+    if isinstance(axis, ChoiceAxis) or a == b:
+        return a
+    u, power = rng.random(), 1.0 / (ETA + 1.0)
+    beta = (2 * u) ** power if u <= 0.5 else (0.5 / (1.0 - u)) ** power
+    middle, half = (
+        0.5 * (axis.unit(a) + axis.unit(b)),
+        0.5 * (axis.unit(b) - axis.unit(a)),
+    )
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    return axis.value(middle + side * beta * half)
+
+
+class DuplicateFilter:
+    """Remembers every point, and edits a genome until its point is a new one.
+
+    Equal recipes get equal scores, so asking twice is a candidate wasted. A small space
+    may be used up: after some edits a known point passes.
+    """
+
+    def __init__(self, genetics: Genetics) -> None:
+        self._genetics = genetics
+        self._known: set[tuple[Any, ...]] = set()
+
+    def renewed(self, rng: np.random.Generator, genome: Genome) -> Genome:
+        """Return the genome, edited while its point is known; note the new point."""
+        for _ in range(TRIES):
+            if self._key(genome) not in self._known:
+                break
+            genome = edited(rng, self._genetics, genome)
+        self._known.add(self._key(genome))
+        return genome
+
+    def _key(self, genome: Genome) -> tuple[Any, ...]:
+        return tuple(self._genetics.point(genome).items())

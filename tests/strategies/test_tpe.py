@@ -11,7 +11,7 @@ from evomerge.core.space import (
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Told
 from evomerge.strategies.registry import make_strategy
-from evomerge.strategies.via_optuna.tpe import _groups
+from evomerge.strategies.tpe import _groups
 from evomerge.testing.strategy_spaces import dominated_area
 
 PLANE = SearchSpace(tuple(FloatAxis(f"x{i}", 0.0, 1.0) for i in range(6)))
@@ -134,13 +134,6 @@ def test_axes_under_several_conditions_are_learned():
     late = [p["edge.0"] for p in points[-1] if "edge.0" in p]
     assert len(late) >= 5
     assert np.median(np.abs(np.array(late) - 0.9)) < 0.15
-
-
-def test_tpe_measures_its_asks():
-    strategy = make("tpe", PLANE, 1)
-    run(strategy, lambda p: Told(p, (0.0,)), 3)
-    assert len(strategy.ask_seconds) == 3
-    assert min(strategy.ask_seconds) > 0
 
 
 def test_optuna_is_not_told_to_talk(caplog, capfd):

@@ -1,8 +1,15 @@
-"""The history of a search as an in-memory Optuna study."""
+"""The tree-structured Parzen estimator, on Optuna's sampler; the only door to optuna.
+
+A function of the rows: each candidate is asked of a new sampler, seeded by (seed,
+generation, index), on an in-memory study that holds exactly what was told. Optuna's own
+ask is not used: the sampler is called axis by axis along the space's conditions, so
+that what enters the study is already rounded to the grid, and no grouping of axes has
+to be guessed from the trials.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -15,8 +22,10 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from evomerge.core.digest import Scalar
-from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace
-from evomerge.strategies.base import Told, scope
+from evomerge.core.space import Axis, ChoiceAxis, IntAxis, SearchSpace, When
+from evomerge.core.trial import Point
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
+from evomerge.strategies.base import Proposal, Told, scope
 
 Place = tuple[int, int]
 """Generation and index of a candidate."""
@@ -150,3 +159,71 @@ def outward(axis: Axis, value: float) -> Scalar:
     if isinstance(axis, ChoiceAxis):
         return axis.choices[int(value)]
     return int(value) if isinstance(axis, IntAxis) else axis.value(float(value))
+
+
+class TpeStrategy(GuardedStrategy):
+    """Tree-structured Parzen estimator, multivariate, with constant liar.
+
+    (Bergstra et al. 2011; Watanabe 2023, arXiv 2304.11127.) Axes under one condition
+    are sampled jointly.
+    """
+
+    def __init__(self, setup: StrategySetup) -> None:
+        super().__init__(setup)
+        self._rows = Rows(setup.space, setup.n_objectives)
+        self._groups = _groups(setup.space)
+
+    def _propose(self, generation: int) -> Proposal:
+        return Proposal(
+            tuple(self._ask((generation, index)) for index in range(self._size))
+        )
+
+    def _ask(self, place: Place) -> Point:
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=self._options["startup"],
+            n_ei_candidates=self._options["candidates"],
+            multivariate=True,
+            constant_liar=True,
+            seed=seed_at(self._seed, place),
+        )
+        rows = self._rows
+        trial = rows.open(place)
+        point: dict[str, Scalar] = {}
+        for condition, axes in self._groups:
+            if condition is None or condition.holds(point):
+                found = rows.sample(sampler, trial, axes)
+                for axis in axes:
+                    point[axis.name] = outward(axis, found[axis.name])
+                    rows.write(place, axis, point[axis.name])
+        return _in_order(rows.space, point)
+
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
+        """Take the results into the rows."""
+        for index, result in enumerate(results):
+            place = (generation, index)
+            if place not in self._rows.ids:
+                self._rows.open(place)
+                for axis in self._rows.space.axes:
+                    if axis.name in result.point:
+                        self._rows.write(place, axis, result.point[axis.name])
+            # A pruned row counts among the bad ones; a failed row would be ignored,
+            # and the sampler would go back to where candidates die.
+            self._rows.close(place, result, TrialState.PRUNED)
+        self._rows.drop_rest(generation, len(results))
+
+
+def _in_order(space: SearchSpace, point: Mapping[str, Scalar]) -> Point:
+    return {axis.name: point[axis.name] for axis in space.axes if axis.name in point}
+
+
+def _groups(space: SearchSpace) -> list[tuple[When, list[Axis]]]:
+    """Group axes by condition; a condition's own axis stands in an earlier group."""
+    found: list[tuple[When, list[Axis]]] = []
+    for axis in space.axes:
+        for condition, axes in found:
+            if condition == axis.when:
+                axes.append(axis)
+                break
+        else:
+            found.append((axis.when, [axis]))
+    return found
