@@ -7,7 +7,6 @@ import pytest
 
 from evomerge.checkpoints import Model, read_model
 from evomerge.checkpoints.composed import composed
-from evomerge.core.flow.stacks import copied
 from evomerge.core.recipes.recipe import Checkpoint, Input, Nested, Recipe, Slot
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
@@ -22,8 +21,8 @@ STACKS: dict[str, Steps] = {
 
 
 def stack(inputs: dict[str, Input], steps: Steps) -> Recipe:
-    slots = tuple(Slot(copied(name), ((name, layer),)) for name, layer in steps)
-    ends = Slot(copied("a"))
+    slots = tuple(Slot.copy_of(name, layer) for name, layer in steps)
+    ends = Slot.copy_of("a")
     used = {name for name, _ in steps} | {"a"}
     kept = tuple((name, source) for name, source in inputs.items() if name in used)
     return Recipe("a", "float32", kept, ends, slots, ends)
