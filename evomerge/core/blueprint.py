@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomerge.core.digest import Scalar
-from evomerge.core.operators.catalogue import ROLES, Choices, holds
+from evomerge.core.operators.catalogue import (
+    EMBED_ROLES,
+    HEAD_ROLES,
+    LAYER_ROLES,
+    Choices,
+    holds,
+)
 from evomerge.core.recipes.recipe import (
     ANY_ROLE,
     VERSION,
@@ -37,8 +43,6 @@ ROLE_GROUPS: Mapping[str, RoleGroup] = {
     "bias": "other",
     "router": "other",
 }
-_LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
-_HEAD_ROLES = ("head", "norm")
 
 ForRole = Callable[[Operation, str, str | None, str | None], Operation]
 """Gives the operation for tensors of a role: (operation, role, norm policy, embed
@@ -223,14 +227,14 @@ class MergeBlueprint:
         for i in range(self.n_layers):
             decided = plan.decide(_at_layer(i, self.n_layers, point))
             if decided not in known:
-                known[decided] = self._roles(decided, policies, _LAYER_ROLES)
+                known[decided] = self._roles(decided, policies, LAYER_ROLES)
             fed = _read_by(known[decided])
             layers = tuple((name, i) for name in plan.reads if name in fed)
             slots.append(Slot(known[decided], layers))
         embed = plan.decide(lambda schedule: schedule.at_embed(point))
         head = plan.decide(lambda schedule: schedule.at_head(point))
-        first = Slot(self._roles(embed, policies, ("embed",)))
-        last = Slot(self._roles(head, policies, _HEAD_ROLES))
+        first = Slot(self._roles(embed, policies, EMBED_ROLES))
+        last = Slot(self._roles(head, policies, HEAD_ROLES))
         used = {self.frame}.union(
             *(_read_by(slot.roles) for slot in (first, *slots, last))
         )

@@ -19,6 +19,10 @@ own weights, or the base's value."""
 
 ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
 """Tensor roles: matrices of attention and feed-forward blocks, and all the rest."""
+EMBED_ROLES = ("embed",)
+LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
+HEAD_ROLES = ("head", "norm")
+"""Those of the places of a model, of each the one first whose operation is the usual."""
 
 Choices = tuple[tuple[str, tuple[Scalar, ...]], ...]
 """Knobs that are choices, each with the values that will do."""

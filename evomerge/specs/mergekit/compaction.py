@@ -6,12 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from evomerge.core.blueprint import ROLE_GROUPS
-from evomerge.core.operators.catalogue import ROLES
 from evomerge.core.recipes.recipe import ANY_ROLE, Operation
-
-LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
-EMBED_ROLES = ("embed",)
-HEAD_ROLES = ("head", "norm")
 
 ByTensor = Mapping[str, tuple[str, Operation]]
 """Tensor name within the slot, to role and operation."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from evomerge.core.operators.catalogue import EMBED_ROLES, HEAD_ROLES, LAYER_ROLES
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.recipe import Slot
 from evomerge.errors import RecipeError
-from evomerge.specs.mergekit.compaction import (
-    EMBED_ROLES,
-    HEAD_ROLES,
-    LAYER_ROLES,
-    compact,
-)
+from evomerge.specs.mergekit.compaction import compact
 from evomerge.specs.mergekit.methods import Method
 from evomerge.specs.mergekit.operations import Decided, Profile, operation_of
 from evomerge.specs.mergekit.settings import START, Position
