@@ -92,9 +92,7 @@ class BaselinesSpec(Spec):
 class StrategySpec(Spec):
     """Who proposes candidates."""
 
-    kind: Literal[
-        "cma", "catcma", "comocatcma", "tpe", "nsga2", "nsga3", "climb", "random"
-    ] = Field(
+    kind: Name = Field(
         default="cma",
         description="`cma` for numbers and one objective, `catcma` for anything mixed, "
         "`comocatcma` for two objectives, `tpe` for small budgets, "
