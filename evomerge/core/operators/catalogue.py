@@ -22,7 +22,7 @@ ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
 EMBED_ROLES = ("embed",)
 LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
 HEAD_ROLES = ("head", "norm")
-"""Those of the places of a model, of each the one first whose operation is the usual."""
+"""Those of a place of a model, the one whose operation is the usual first."""
 
 Choices = tuple[tuple[str, tuple[Scalar, ...]], ...]
 """Knobs that are choices, each with the values that will do."""

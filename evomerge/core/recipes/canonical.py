@@ -12,21 +12,21 @@ digits as fp32 holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 from evomerge.core.digest import Scalar
 from evomerge.core.operators.catalogue import Knob
 from evomerge.core.recipes.coinciding import COINCIDING
 from evomerge.core.recipes.operation import Operation
-from evomerge.core.recipes.rewriting import Step, base_alone, only
+from evomerge.core.recipes.rewriting import Rewritten, Rule, base_alone, only
 from evomerge.core.recipes.settings import Settings, resolve, slerp_t, spreads
 from evomerge.core.recipes.weighing import WEIGHING, weighty
 from evomerge.errors import RecipeError
 
 
 @lru_cache(maxsize=4096)
-def canonical(operation: Operation) -> Step:
+def canonical(operation: Operation) -> Rewritten:
     """Return the one form of a merge, and whether it has the bits of this one.
 
     An operation that breaks the catalogue's rules is returned as it is: whoever merges
@@ -36,17 +36,17 @@ def canonical(operation: Operation) -> Step:
         written = resolve(operation)
         settings = resolve(stated(written))
     except RecipeError:
-        return Step(operation)
+        return Rewritten(operation)
     # Arithmetic may read a knob that ought to mean nothing where it is.
     either = frozenset(settings.operator.either or ())
     exact = written.given - either <= settings.given
     while (step := _next(settings)) is not None:
         exact = exact and step.exact
         settings = resolve(stated(resolve(step.operation)))
-    return Step(settings.operation, exact)
+    return Rewritten(settings.operation, exact)
 
 
-def _next(settings: Settings) -> Step | None:
+def _next(settings: Settings) -> Rewritten | None:
     """Return what the first rule makes of an operation; None if none applies."""
     for rule in _RULES:
         step = rule(settings)
@@ -100,7 +100,7 @@ def _typed(knob: Knob, value: Scalar) -> Scalar:
     return float(value) + 0.0 if knob.kind == "float" else value
 
 
-def _nothing_added(settings: Settings) -> Step | None:
+def _nothing_added(settings: Settings) -> Rewritten | None:
     """Leave the base, where what is added to it has the factor zero."""
     if settings.operation.base is None:
         return None
@@ -115,7 +115,7 @@ def _nothing_added(settings: Settings) -> Step | None:
     return None
 
 
-def _without_idle(settings: Settings) -> Step | None:
+def _without_idle(settings: Settings) -> Rewritten | None:
     """Leave out inputs that the merge does not feel."""
     kept = weighty(settings)
     if not kept or len(kept) == len(settings.operation.inputs):
@@ -123,15 +123,14 @@ def _without_idle(settings: Settings) -> Step | None:
     return only(settings, kept)
 
 
-def _weighed(settings: Settings) -> Step | None:
+def _weighed(settings: Settings) -> Rewritten | None:
     weigh = WEIGHING.get(settings.operator.name)
     return None if weigh is None else weigh(settings)
 
 
-def _coinciding(settings: Settings) -> Step | None:
+def _coinciding(settings: Settings) -> Rewritten | None:
     rule = COINCIDING.get(settings.operator.name)
     return None if rule is None else rule(settings)
 
 
-Rule = Callable[[Settings], Step | None]
 _RULES: tuple[Rule, ...] = (_nothing_added, _without_idle, _coinciding, _weighed)

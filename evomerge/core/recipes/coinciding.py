@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from evomerge.core.digest import Scalar
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.rewriting import (
     Knobs,
-    Step,
+    Rewritten,
+    Rule,
     base_alone,
     becomes,
     copy_of,
     same_but,
 )
 from evomerge.core.recipes.settings import Settings
-
-Coincide = Callable[[Settings], Step | None]
 
 _PLAIN_SUM: Knobs = {"lambda": 1.0, "normalize": False}
 _PLAIN_ELECTION: Knobs = {
@@ -40,7 +39,9 @@ def _keeps_nothing(settings: Settings) -> bool:
     return not any(settings.numbers("density"))
 
 
-def _one_difference(settings: Settings, scale: float, *, exact: bool = False) -> Step:
+def _one_difference(
+    settings: Settings, scale: float, *, exact: bool = False
+) -> Rewritten:
     """Write the base plus a part of the differences, all alike."""
     knobs: Knobs = {
         "weight": (1.0,) * _n(settings),
@@ -50,14 +51,14 @@ def _one_difference(settings: Settings, scale: float, *, exact: bool = False) ->
     return becomes(settings, "task_arithmetic", knobs, exact=exact)
 
 
-def _bcwi(settings: Settings) -> Step:
+def _bcwi(settings: Settings) -> Rewritten:
     share = (1.0 - settings.number("alpha")) / _n(settings)
     return becomes(
         settings, "task_arithmetic", {**_PLAIN_SUM, "weight": (share,) * _n(settings)}
     )
 
 
-def _thinned_sum(settings: Settings) -> Step | None:
+def _thinned_sum(settings: Settings) -> Rewritten | None:
     """Drop nothing at density one: a plain sum is left."""
     if _keeps_nothing(settings):
         return base_alone(settings)
@@ -66,7 +67,7 @@ def _thinned_sum(settings: Settings) -> Step | None:
     return _without_spread(settings)
 
 
-def _thinned_election(settings: Settings) -> Step | None:
+def _thinned_election(settings: Settings) -> Rewritten | None:
     """Drop nothing at density one: TIES that trims nothing is left."""
     if _keeps_all(settings):
         return becomes(settings, "ties", _PLAIN_ELECTION)
@@ -77,7 +78,7 @@ def _thinned_election(settings: Settings) -> Step | None:
     return _without_spread(settings)
 
 
-def _without_spread(settings: Settings) -> Step | None:
+def _without_spread(settings: Settings) -> Rewritten | None:
     """Without a spread of probabilities no rank counts."""
     if "rank_by" not in settings.shared:
         return None
@@ -87,7 +88,7 @@ def _without_spread(settings: Settings) -> Step | None:
     return same_but(settings, {"rank_by": "row_rank"}, exact=False)
 
 
-def _alone(settings: Settings, knobs: Knobs) -> Step | None:
+def _alone(settings: Settings, knobs: Knobs) -> Rewritten | None:
     """Elect nothing where there is one input: what it keeps is added."""
     if _n(settings) > 1:
         return None
@@ -97,7 +98,7 @@ def _alone(settings: Settings, knobs: Knobs) -> Step | None:
     return becomes(settings, "breadcrumbs", {**knobs, **made}, exact=False)
 
 
-def _ties(settings: Settings) -> Step | None:
+def _ties(settings: Settings) -> Rewritten | None:
     if _keeps_nothing(settings):
         return base_alone(settings)
     if _n(settings) == 1 and (
@@ -114,7 +115,7 @@ def _ties(settings: Settings) -> Step | None:
     return None
 
 
-def _sce(settings: Settings) -> Step | None:
+def _sce(settings: Settings) -> Rewritten | None:
     if _n(settings) == 1 and settings.choice("mask_scope") == "weights_only":
         return _one_difference(settings, settings.number("lambda"))
     if settings.number("select_topk") >= 1.0:
@@ -122,19 +123,19 @@ def _sce(settings: Settings) -> Step | None:
     return None
 
 
-def _largest(settings: Settings) -> Step | None:
+def _largest(settings: Settings) -> Rewritten | None:
     if _n(settings) > 1:
         return None
     return _one_difference(settings, settings.number("lambda"))
 
 
-def _ramplus(settings: Settings) -> Step | None:
+def _ramplus(settings: Settings) -> Rewritten | None:
     if settings.number("r") and settings.number("alpha"):
         return None
     return becomes(settings, "ram", {})
 
 
-def _consensus(settings: Settings) -> Step | None:
+def _consensus(settings: Settings) -> Rewritten | None:
     of_ties = settings.choice("source") == "ties"
     if settings.number("k") > _n(settings) or (of_ties and _keeps_nothing(settings)):
         return base_alone(settings)
@@ -147,20 +148,20 @@ def _consensus(settings: Settings) -> Step | None:
     return becomes(settings, "ties", knobs)
 
 
-def _mixout(settings: Settings) -> Step | None:
+def _mixout(settings: Settings) -> Rewritten | None:
     return None if settings.number("p") else _one_difference(settings, 1.0, exact=True)
 
 
-def _zero(knob: str) -> Coincide:
+def _zero(knob: str) -> Rule:
     """Return the rule of an operator that leaves the base where a knob is zero."""
 
-    def rule(settings: Settings) -> Step | None:
+    def rule(settings: Settings) -> Rewritten | None:
         return None if settings.number(knob) else base_alone(settings)
 
     return rule
 
 
-def _arc(settings: Settings) -> Step | None:
+def _arc(settings: Settings) -> Rewritten | None:
     """At its ends an arc is one of its inputs."""
     t = settings.number("t")
     if t not in (0.0, 1.0):
@@ -168,17 +169,17 @@ def _arc(settings: Settings) -> Step | None:
     return _whole(settings, int(t))
 
 
-def _whole(settings: Settings, index: int) -> Step:
+def _whole(settings: Settings, index: int) -> Rewritten:
     """Write the copy of an input, or the base with its whole difference."""
     operation = settings.operation
     name = operation.inputs[index]
     if operation.base is None:
         return copy_of(name)
     whole = Operation("task_arithmetic", (name,), operation.base)
-    return Step(whole, exact=False)
+    return Rewritten(whole, exact=False)
 
 
-def _sphere(settings: Settings) -> Step | None:
+def _sphere(settings: Settings) -> Rewritten | None:
     """The mean direction of one input is its own."""
     is_mean = (
         settings.shared.get("normalize", True) or settings.numbers("weight")[0] == 1
@@ -186,13 +187,13 @@ def _sphere(settings: Settings) -> Step | None:
     return _whole(settings, 0) if _n(settings) == 1 and is_mean else None
 
 
-def _iso_cts(settings: Settings) -> Step | None:
+def _iso_cts(settings: Settings) -> Rewritten | None:
     if settings.number("common_frac") < 1.0:
         return None
     return becomes(settings, "iso_c", {}, exact=False)
 
 
-def _in_bases(settings: Settings) -> Step | None:
+def _in_bases(settings: Settings) -> Rewritten | None:
     if settings.choice("inner") != "dare_ties" or not _keeps_all(settings):
         return None
     return same_but(settings, {"inner": "ties", "consensus": "sum"})
@@ -214,7 +215,7 @@ _NAMED: Mapping[tuple[str, str], str] = {
 """What drops entries, and who elects signs, to the method that is."""
 
 
-def _staged(settings: Settings) -> Step | None:
+def _staged(settings: Settings) -> Rewritten | None:
     """Write stages that are a named method as that method."""
     choice = settings.choice
     if (choice("basis"), choice("post")) != ("none", "none"):
@@ -241,7 +242,7 @@ def _staged(settings: Settings) -> Step | None:
     return None
 
 
-def _added(settings: Settings, sparsify: str, consensus: str) -> Step | None:
+def _added(settings: Settings, sparsify: str, consensus: str) -> Rewritten | None:
     name = _NAMED.get((sparsify, consensus))
     trims = name == "ties" or (name is not None and name.startswith("breadcrumbs"))
     zero = settings.choice("zero_rule") if consensus != "none" else "plus"
@@ -258,14 +259,14 @@ def _added(settings: Settings, sparsify: str, consensus: str) -> Step | None:
     return becomes(settings, name, knobs)
 
 
-def _used(settings: Settings, how: tuple[str, ...]) -> Step | None:
+def _used(settings: Settings, how: tuple[str, ...]) -> Rewritten | None:
     is_plain = set(settings.numbers("weight")) == {1.0}
     if how != ("tall", "none", "sum") or not is_plain:
         return _without_spread(settings) if how[0] == "rank_bernoulli" else None
     return becomes(settings, "consensus", {"source": "sum"})
 
 
-COINCIDING: Mapping[str, Coincide] = {
+COINCIDING: Mapping[str, Rule] = {
     "bcwi": _bcwi,
     "ties": _ties,
     **dict.fromkeys(("dare_linear", "della_linear", "breadcrumbs"), _thinned_sum),

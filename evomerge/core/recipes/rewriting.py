@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.digest import Scalar
@@ -14,16 +14,20 @@ Knobs = Mapping[str, Scalar | tuple[Scalar, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Rewritten:
     """What an operation is written as, and whether every bit of the merge is kept."""
 
     operation: Operation
     exact: bool = True
 
 
+Rule = Callable[[Settings], Rewritten | None]
+"""Writes an operation as another one; None where it does not apply."""
+
+
 def becomes(
     settings: Settings, operator: str, knobs: Knobs, *, exact: bool = True
-) -> Step:
+) -> Rewritten:
     """Write an operation with another operator, or with other knobs.
 
     Args:
@@ -44,7 +48,7 @@ def becomes(
             shared[name] = value
     operation = settings.operation
     base = operation.base if CATALOGUE[operator].takes_base else None
-    return Step(
+    return Rewritten(
         Operation(
             operator,
             operation.inputs,
@@ -56,15 +60,15 @@ def becomes(
     )
 
 
-def same_but(settings: Settings, knobs: Knobs, *, exact: bool = True) -> Step:
+def same_but(settings: Settings, knobs: Knobs, *, exact: bool = True) -> Rewritten:
     """Write an operation with other knobs."""
     return becomes(settings, settings.operator.name, knobs, exact=exact)
 
 
-def only(settings: Settings, kept: Sequence[int], *, exact: bool = False) -> Step:
+def only(settings: Settings, kept: Sequence[int], *, exact: bool = False) -> Rewritten:
     """Write an operation over some of its inputs."""
     operation = settings.operation
-    return Step(
+    return Rewritten(
         Operation(
             operation.operator,
             tuple(operation.inputs[i] for i in kept),
@@ -76,12 +80,12 @@ def only(settings: Settings, kept: Sequence[int], *, exact: bool = False) -> Ste
     )
 
 
-def copy_of(name: str) -> Step:
+def copy_of(name: str) -> Rewritten:
     """Write the copy of one input; a zero may lose its sign on the way there."""
-    return Step(Operation.copy_of(name), exact=False)
+    return Rewritten(Operation.copy_of(name), exact=False)
 
 
-def base_alone(settings: Settings) -> Step:
+def base_alone(settings: Settings) -> Rewritten:
     """Write the copy of the base."""
     base = settings.operation.base
     assert base is not None

@@ -8,9 +8,9 @@ and equal ones have the usual value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from evomerge.core.recipes.rewriting import Step, same_but
+from evomerge.core.recipes.rewriting import Rewritten, Rule, same_but
 from evomerge.core.recipes.settings import Settings
 
 _NO_SUM = 1e-8
@@ -20,8 +20,6 @@ SUMS = ("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs")
 ELECTIONS = ("ties", "dare_ties", "della", "breadcrumbs_ties")
 """By sum or count; staged ones may elect otherwise."""
 _MEANS = ("linear", "lora_linear", "karcher", "multislerp")
-
-Weigh = Callable[[Settings], Step | None]
 
 
 def weighty(settings: Settings) -> tuple[int, ...]:
@@ -69,7 +67,7 @@ def _are_alike(values: Sequence[float]) -> bool:
     return len(set(values)) == 1 and values[0] != 0.0
 
 
-def _mean(settings: Settings) -> Step | None:
+def _mean(settings: Settings) -> Rewritten | None:
     """Weigh ``linear``: by the factors themselves, whatever they were divided by."""
     weights = settings.numbers("weight")
     total = sum(weights)
@@ -86,7 +84,7 @@ def _mean(settings: Settings) -> Step | None:
     return same_but(settings, {"weight": factors, "normalize": is_mean})
 
 
-def _sum(settings: Settings) -> Step | None:
+def _sum(settings: Settings) -> Rewritten | None:
     """Weigh a sum of differences."""
     weights, scale = settings.numbers("weight"), settings.number("lambda")
     divisor = sum(weights) if settings.flag("normalize") else 1.0
@@ -106,7 +104,7 @@ def _sum(settings: Settings) -> Step | None:
     )
 
 
-def _scaled(settings: Settings) -> Step | None:
+def _scaled(settings: Settings) -> Rewritten | None:
     """Weigh what grows with its weights, but may change with their sign."""
     weights, scale = settings.numbers("weight"), settings.number("lambda")
     factors = _all_narrow([abs(scale) * weight for weight in weights])
@@ -118,7 +116,7 @@ def _scaled(settings: Settings) -> Step | None:
     return same_but(settings, {"weight": made, "lambda": rest}, exact=is_same)
 
 
-def _ratio(settings: Settings) -> Step | None:
+def _ratio(settings: Settings) -> Rewritten | None:
     """Weigh what only the ratios of weights count in."""
     weights = settings.numbers("weight")
     largest = max(abs(weight) for weight in weights)
@@ -134,11 +132,11 @@ def _ratio(settings: Settings) -> Step | None:
     return same_but(settings, {"weight": made}, exact=made == weights)
 
 
-def _elected(settings: Settings) -> Step | None:
+def _elected(settings: Settings) -> Rewritten | None:
     return _ratio(settings) if settings.flag("normalize") else _scaled(settings)
 
 
-def _in_bases(settings: Settings) -> Step | None:
+def _in_bases(settings: Settings) -> Rewritten | None:
     """Weigh what is merged in shared bases, by the method that merges there."""
     inner = settings.choice("inner")
     if inner == "sum":
@@ -147,18 +145,18 @@ def _in_bases(settings: Settings) -> Step | None:
     return _elected(settings) if inner in ("ties", "dare_ties") else None
 
 
-def _by_stages(settings: Settings) -> Step | None:
+def _by_stages(settings: Settings) -> Rewritten | None:
     reduce = settings.choice("reduce")
     if reduce == "energy":
         return None
     return _ratio(settings) if reduce == "mean" else _scaled(settings)
 
 
-def _on_the_sphere(settings: Settings) -> Step | None:
+def _on_the_sphere(settings: Settings) -> Rewritten | None:
     return _ratio(settings) if settings.flag("normalize") else None
 
 
-WEIGHING: Mapping[str, Weigh] = {
+WEIGHING: Mapping[str, Rule] = {
     "linear": _mean,
     **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys(ELECTIONS, _elected),
