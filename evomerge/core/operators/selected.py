@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from evomerge.core.operators.catalogue import Knob, Operator
-from evomerge.core.operators.knobs import (
+from evomerge.core.operators.catalogue import (
     LAMBDA,
     LINEAR_VECTORS,
     ROUNDING,
     TRIM_DENSITY,
     WEIGHT,
+    Knob,
+    Operator,
     only_with,
 )
 

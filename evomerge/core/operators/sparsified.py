@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from evomerge.core.operators.catalogue import Knob, Operator
-from evomerge.core.operators.knobs import (
+from evomerge.core.operators.catalogue import (
     CONSENSUS,
     KEEP_NORM,
     LAMBDA,
@@ -18,6 +17,8 @@ from evomerge.core.operators.knobs import (
     UNIT,
     WEIGHT,
     ZERO_RULE,
+    Knob,
+    Operator,
 )
 
 GAMMA = Knob(

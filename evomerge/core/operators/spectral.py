@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evomerge.core.operators.catalogue import Knob, Operator, Policy
-from evomerge.core.operators.knobs import (
+from evomerge.core.operators.catalogue import (
     CONSENSUS,
     LAMBDA,
     LINEAR_VECTORS,
@@ -14,6 +13,9 @@ from evomerge.core.operators.knobs import (
     SEED,
     SHARE,
     WEIGHT,
+    Knob,
+    Operator,
+    Policy,
     only_with,
 )
 

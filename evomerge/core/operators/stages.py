@@ -7,8 +7,7 @@ search may leave any stage open.
 
 from dataclasses import replace
 
-from evomerge.core.operators.catalogue import Knob, Operator
-from evomerge.core.operators.knobs import (
+from evomerge.core.operators.catalogue import (
     LAMBDA,
     LINEAR_VECTORS,
     MASK_DENSITY,
@@ -17,6 +16,8 @@ from evomerge.core.operators.knobs import (
     UNIT,
     WEIGHT,
     ZERO_RULE,
+    Knob,
+    Operator,
     only_with,
 )
 from evomerge.core.operators.selected import (
