@@ -143,8 +143,7 @@ def _difference(
     found = Operator(
         *operator,
         (knob,),
-        needs_base=True,
-        takes_base=True,
+        base="needed",
         n_inputs=n_inputs,
         policies=policies,
     )

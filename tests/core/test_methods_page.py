@@ -42,7 +42,6 @@ def knob_row(operator: Operator, knob: Knob) -> list[str]:
 
 
 def operator_row(operator: Operator) -> list[str]:
-    bases = {True: "needed", False: "optional" if operator.takes_base else "none"}
     inputs = "any number" if operator.n_inputs is None else str(operator.n_inputs)
     if operator.factors_with == ():
         inputs += ", one model with adapters"
@@ -54,7 +53,7 @@ def operator_row(operator: Operator) -> list[str]:
         operator.summary,
         operator.source,
         inputs,
-        bases[operator.needs_base],
+        operator.base,
         roles or "none",
     ]
 

@@ -37,7 +37,6 @@ def test_names_are_keys():
 def test_every_operator_says_what_it_is_and_where_it_comes_from(operator):
     assert operator.summary.endswith(".")
     assert operator.source
-    assert operator.takes_base or not operator.needs_base
     assert set(operator.policies or {}) <= set(ROLES)
     assert operator.random == (operator.knob("seed") is not None)
     names = [knob.name for knob in operator.knobs]

@@ -118,8 +118,7 @@ class Operator:
     """One merge operator.
 
     Attributes:
-        needs_base: A base input is required (False: not used unless ``takes_base``).
-        takes_base: A base input may be given.
+        base: Whether a base input is required, may be given, or has no use.
         n_inputs: Exact number of merged inputs; None allows any from ``least_inputs``.
         least_inputs: Fewest merged inputs, where the number is not exact.
         policies: Role to policy where it is not ``self``; an operator without any is
@@ -143,8 +142,7 @@ class Operator:
     summary: str
     source: str
     knobs: tuple[Knob, ...]
-    needs_base: bool = False
-    takes_base: bool = False
+    base: Literal["none", "optional", "needed"] = "none"
     n_inputs: int | None = None
     least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
@@ -157,6 +155,16 @@ class Operator:
     def knob(self, name: str) -> Knob | None:
         """Return the knob of this name, if there is one."""
         return next((knob for knob in self.knobs if knob.name == name), None)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a base input is required."""
+        return self.base == "needed"
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether a base input may be given."""
+        return self.base != "none"
 
     def takes(self, n: int) -> bool:
         """Tell whether it merges this many inputs."""
