@@ -134,7 +134,7 @@ FILES = {
             "tasks.u.options.items: expected a whole number from 1 to 1000000, got 0",
             "tasks.v.metrik: unknown key; did you mean 'metric'?",
             "constraints.0: expected one of at_least",
-            "strategy: unknown strategy 'nsga'; did you mean 'nsga2'?",
+            "strategy: unknown strategy 'nsga'; did you mean 'nsga",
             "sead: unknown key; did you mean 'seed'?",
         ],
     ),
