@@ -269,7 +269,7 @@ def _described(objective: Objective) -> str:
 
 
 def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
-    from evomerge.specs.completing.cost_setup import meter_of
+    from evomerge.specs.resolved import meter_of
 
     out: dict[str, dict[str, float]] = {}
     meter = meter_of(study)

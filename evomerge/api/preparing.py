@@ -51,7 +51,7 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
         StageError: A stage is finished and has nothing that the next could take.
         StoreError: The database cannot be used.
     """
-    from evomerge.specs.completing.cost_setup import meter_of
+    from evomerge.specs.resolved import meter_of
     from evomerge.store.sql import open_store
 
     studies = resolve_file(study_file, where.cache_dir)
@@ -202,7 +202,7 @@ def _begun(
     store: Store, before: StoredStudy, made: Prepared, pending: Pending
 ) -> Prepared:
     """Pick what a stage takes, and record it."""
-    from evomerge.specs.completing.cost_setup import meter_of
+    from evomerge.specs.resolved import meter_of
     from evomerge.store.owner import this_process
 
     # Nobody may go on with the stage before while its outcomes are looked through.

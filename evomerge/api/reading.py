@@ -215,7 +215,7 @@ def goals_of(
     stored: StoredStudy,
 ) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
     """Read the objectives and constraints of a recorded study; no source is read."""
-    from evomerge.specs.studies.recorded import goals
+    from evomerge.specs.completing.measures import goals
 
     try:
         return goals(stored.config)

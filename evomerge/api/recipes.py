@@ -60,9 +60,9 @@ def convert_recipe(
         RecipeError: The other form cannot express the recipe; the message says what.
     """
     from evomerge.checkpoints import remembered
+    from evomerge.specs.canonical import canonical_text, own_text, yaml_text
     from evomerge.specs.mergekit import write_mergekit
     from evomerge.specs.recipes import open_recipe
-    from evomerge.specs.rendering import canonical_text, own_text, yaml_text
 
     with remembered(cache_dir):
         opened = open_recipe(file, profile=profile, strict=strict)

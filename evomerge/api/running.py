@@ -53,7 +53,7 @@ def search(
     """
     from evomerge.search.coordinator import Coordinator
     from evomerge.search.plan import Plan
-    from evomerge.specs.completing.cost_setup import meter_of
+    from evomerge.specs.resolved import meter_of
     from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,34 +10,33 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evomerge.checkpoints import Model
-from evomerge.checkpoints.configs.meanings import KINDS
-from evomerge.core.recipes.recipe import Input, Nested, Recipe, Transformed, contents
-from evomerge.errors import Problem, RecipeError, SpecError
+from evomerge.core.recipes.recipe import (
+    Recipe,
+)
+from evomerge.errors import Problem, SpecError
+from evomerge.specs.canonical import read_canonical
 from evomerge.specs.mergekit import (
     Profile,
     is_mergekit,
     other_file,
     read_documents_of,
 )
-from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
 from evomerge.specs.planning.planned import Setting
 from evomerge.specs.planning.planner import plan_space
 from evomerge.specs.reading.lines import Document, placed, placing
-from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.spec import Allowed, Name
-from evomerge.specs.reading.validation import validate
 from evomerge.specs.reading.yamlfile import read_documents
 from evomerge.specs.schema.space import MergeSpec
-from evomerge.specs.schema.study import Dtype
+from evomerge.specs.schema.study import Dtype, Vocabulary
 from evomerge.specs.sources import (
     common_layers,
     folders_of,
-    input_of,
     kept_dtype,
     open_sources,
 )
 from evomerge.specs.stacks import read_stack
-from evomerge.specs.vocabulary import Vocabulary, check_source, settle
+from evomerge.specs.vocabulary import check_source, settle
 
 
 class RecipeSpec(MergeSpec):
@@ -151,7 +150,7 @@ def _open(
         mistakes.add("", said)
         mistakes.stop_if_any()
     if "slots" in data:
-        return _canonical(data, file, mistakes)
+        return _opened(*read_canonical(data, file, mistakes), "canonical", mistakes)
     if "stack" in data:
         return _opened(*read_stack(data, file, mistakes), "short", mistakes)
     return _short(data, file, mistakes)
@@ -162,74 +161,6 @@ def _opened(
 ) -> OpenedRecipe:
     told, allow = tuple(mistakes.warnings), tuple(mistakes.allow)
     return OpenedRecipe(recipe, models, form, told, allow=allow)
-
-
-_BESIDE = ("paths", "allow")
-"""Keys beside a recipe that are no part of it."""
-
-
-def _allowed(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[str, ...]:
-    said = data.get("allow", [])
-    known = isinstance(said, list) and all(
-        isinstance(kind, str) and kind in KINDS for kind in said
-    )
-    if not known:
-        kinds = ", ".join(KINDS)
-        mistakes.add("allow", f"expected a list of some of {kinds}; got {said!r}.")
-        return ()
-    return tuple(said)
-
-
-def _canonical(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:
-    paths = data.get("paths", {})
-    mistakes.allow = _allowed(data, mistakes)
-    try:
-        recipe = Recipe.from_json({k: v for k, v in data.items() if k not in _BESIDE})
-    except (RecipeError, ValueError) as error:
-        mistakes.add("", f"{error}")
-        raise SpecError(mistakes.found) from error
-    if not isinstance(paths, Mapping) or not all(
-        isinstance(folder, str) for folder in paths.values()
-    ):
-        mistakes.add("paths", "expected a mapping from input to model folder.")
-        raise SpecError(mistakes.found)
-    inputs = dict(recipe.inputs)
-    further = {n: one for i in inputs.items() for n, one in _among(*i)}
-    for name in paths:
-        if name not in inputs and name not in further:
-            mistakes.add(f"paths.{name}", f"expected an input: {', '.join(inputs)}.")
-    inputs = further | inputs
-    models = open_sources(
-        {name: str(folder) for name, folder in paths.items() if name in inputs},
-        file.parent,
-        mistakes,
-        key="paths",
-    )
-    if not further:
-        # Whether each slot's layers fit is seen when they are read.
-        refuse_misfits(models, mistakes, key="paths", same_depth=False)
-        note_tokenizers(models, recipe.frame, mistakes, key="paths")
-    for name, model in models.items():
-        wanted, found = contents(inputs[name]), contents(input_of(model))
-        if not set(found) <= set(wanted):
-            mistakes.add(
-                f"paths.{name}",
-                f"expected a folder with fingerprint {'+'.join(wanted)}, got "
-                f"{'+'.join(found)}; its content is not what the recipe merged.",
-            )
-    check_slots(recipe, models, mistakes)
-    mistakes.stop_if_any()
-    return _opened(recipe, models, "canonical", mistakes)
-
-
-def _among(name: str, source: Input) -> Iterator[tuple[str, Input]]:
-    """Yield further models that an input is worked out from, by name."""
-    if isinstance(source, Transformed):
-        yield from source.among
-    if isinstance(source, Nested):
-        for part, one in source.recipe.inputs:
-            below = f"{name}/{part}"
-            yield from ((below, one), *_among(below, one))
 
 
 def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRecipe:

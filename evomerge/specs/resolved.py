@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.costs import lookup_among
+from evomerge.core.cost import COST, Meter, parse, wanted_costs
 from evomerge.core.recipes.recipe import Input, Recipe
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Point
 from evomerge.core.work import EngineSettings, TaskSettings
-from evomerge.errors import Problem
+from evomerge.errors import Problem, SpecError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +76,34 @@ class ResolvedStudy:
     allowance: Mapping[str, Any]
     warnings: tuple[Problem, ...] = ()
     items: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def meter_of(study: ResolvedStudy) -> Meter | None:
+    """Return what tells a study's costs; None if it asks for none.
+
+    Raises:
+        SpecError: They cannot be told of a source.
+    """
+    metrics = wanted_costs(study.objectives, study.constraints)
+    if not metrics:
+        return None
+    meter = Meter(metrics, lookup_among(study.sources.values()))
+    if problems := list(_problems(study, meter)):
+        raise SpecError(problems)
+    return meter
+
+
+def _problems(study: ResolvedStudy, meter: Meter) -> Iterator[Problem]:
+    if "flops" not in {parse(metric)[0] for metric in meter.metrics}:
+        return
+    for name, source in study.inputs.items():
+        for place, layer in enumerate(meter.lookup(source).layers):
+            if layer.flops(1) is None:
+                yield Problem(
+                    f"sources.{name} ({study.sources[name].path})",
+                    "expected a config.json that tells how many heads there are and "
+                    f"how many experts a token is sent to, for {COST}/flops; layer "
+                    f"{place} leaves it open. Ask for {COST}/layers or "
+                    f"{COST}/parameters instead.",
+                )
+                break

@@ -24,9 +24,8 @@ from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
-from evomerge.specs.reading.mistakes import Mistakes
+from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.spec import Allowed, Name, Positive, Spec
-from evomerge.specs.reading.validation import validate
 from evomerge.specs.schema.study import Dtype
 from evomerge.specs.sources import (
     input_of,

@@ -7,14 +7,10 @@ vocabulary, and every model whose rows are not in its order becomes a transforme
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, Field
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.alignment import (
     TRANSFORM,
-    Missing,
     Plan,
     align,
     rows_of,
@@ -24,40 +20,12 @@ from evomerge.core.recipes.recipe import Input, Transformed
 from evomerge.errors import CheckpointError
 from evomerge.specs.misfits import note_tokenizers, refuse_misfits
 from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.reading.spec import Positive, Spec
+from evomerge.specs.schema.study import VocabularySpec
 from evomerge.specs.sources import (
     input_of,
 )
 
 BASE, UNION = "base", "union"
-
-
-class VocabularySpec(Spec):
-    """Whose tokens the merged model has."""
-
-    source: str = Field(
-        description="`base` for the tokens of the base (without one, of the frame), "
-        "`union` for the tokens of all sources, or a source's name for its own. "
-        "`vocabulary: union` is short for `vocabulary: {source: union}`.",
-    )
-    missing: Missing = Field(
-        default="owner",
-        description="What a source gets for a token it lacks: `owner` (the base's row, "
-        "or else the mean of the sources that have it), `mean` (the mean of all that "
-        "have it) or `zero`.",
-    )
-    pad_to_multiple_of: Positive | None = Field(
-        default=None,
-        description="Rows are rounded up to a multiple of this, counted from the last "
-        "token; as many rows as the source of the tokens has if not given.",
-    )
-
-
-def _mapped(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
-Vocabulary = Annotated[VocabularySpec, BeforeValidator(_mapped)]
 
 
 def check_source(

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
+from evomerge.specs.canonical import own_text
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import open_recipe
-from evomerge.specs.rendering import own_text
 from evomerge.testing.families import family_config, family_model, save_family
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from evomerge.scoring.items import item_id
 from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.scoring.survey import Surveyor
 from evomerge.specs.completing.measures import tasks_of
-from evomerge.specs.schema.tasks import TaskSpec
+from evomerge.specs.schema.measures import TaskSpec
 
 SIZES = {"cats": 12, "dogs": 20, "mice": 41}
 
@@ -131,7 +131,7 @@ def survey(folder, tmp_path):
 def members(surveyed, folder, **changes):
     spec = type("Spec", (), {})()
     spec.tasks = {"pets": TaskSpec(task="x", include=folder, **changes)}
-    from evomerge.specs.schema.tasks import ItemsSpec
+    from evomerge.specs.schema.measures import ItemsSpec
 
     spec.items = ItemsSpec()
     return tasks_of(spec, surveyed.members)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.specs.reading.keys import Key, all_keys
-from evomerge.specs.reading.spec import Spec
+from evomerge.specs.reading.spec import Key, Spec, all_keys
 from evomerge.specs.recipes import RecipeSpec
+from evomerge.specs.schema.measures import EvaluatorsSpec
 from evomerge.specs.schema.study import StudySpec
-from evomerge.specs.schema.tasks import EvaluatorsSpec
 from evomerge.specs.stacks import StackedSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-files.md"

@@ -1,6 +1,6 @@
 import pytest
 
-from evomerge.specs.checking.engine_sizes import EngineSize, StackFacts, choose_room
+from evomerge.specs.completing.engine_sizes import EngineSize, StackFacts, choose_room
 
 DEEP = StackFacts(depth=6, in_order=False, distinct=8, layer_bytes=100)
 MERGED = StackFacts(depth=6, in_order=False, distinct=None)

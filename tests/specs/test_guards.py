@@ -12,7 +12,7 @@ from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.recipes.settings import resolve
 from evomerge.core.space import Condition
 from evomerge.errors import SpecError
-from evomerge.specs.planning.conditions import in_order
+from evomerge.specs.planning.knobs import in_order
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.studies.study_file import read_study
 

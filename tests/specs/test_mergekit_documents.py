@@ -10,9 +10,9 @@ from evomerge.core.recipes.recipe import Nested
 from evomerge.errors import SpecError
 from evomerge.merging.materialise import materialise
 from evomerge.merging.sources import Sources
-from evomerge.specs.mergekit.templates import KNOWN
+from evomerge.specs.canonical import own_text
+from evomerge.specs.mergekit.tokenizer import KNOWN
 from evomerge.specs.recipes import open_recipe
-from evomerge.specs.rendering import own_text
 from evomerge.specs.studies.study_file import load_parts
 from evomerge.testing.models import tiny_model
 

@@ -89,7 +89,7 @@ if __name__ == "<run_path>":  # in the server, before it forks
     import evomerge.scoring.harness.scored_tasks
     import evomerge.scoring.simulated.engine
     import evomerge.search.coordinator
-    import evomerge.specs.studies.recorded
+    import evomerge.specs.completing.measures
     import evomerge.specs.studies.study_file
     import evomerge.store.sql
     import evomerge.strategies.cma  # noqa: F401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from evomerge.core.cost import COST, is_cost, parse
 from evomerge.core.nearest import did_you_mean
@@ -12,10 +13,15 @@ from evomerge.core.survey import Member, TaskFacts
 from evomerge.core.work import TaskSettings
 from evomerge.errors import RecipeError
 from evomerge.specs.completing.directions import Senses
-from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.schema.goals import ConstraintSpec, ObjectiveSpec
+from evomerge.specs.reading.mistakes import Mistakes, validate
+from evomerge.specs.schema.measures import (
+    DEFAULT_BLOCKS,
+    ConstraintSpec,
+    ItemsSpec,
+    ObjectiveSpec,
+    TaskSpec,
+)
 from evomerge.specs.schema.study import StudySpec
-from evomerge.specs.schema.tasks import DEFAULT_BLOCKS, ItemsSpec, TaskSpec
 
 EVERY_TASK = "*"
 _OVERALL = ObjectiveSpec(name="score", mean_of=(EVERY_TASK,))
@@ -284,3 +290,29 @@ class Measured:
             )
             return None
         return replace(objective, direction=direction)
+
+
+def goals(
+    config: Mapping[str, Any],
+) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
+    """Return the objectives and constraints of a recorded configuration.
+
+    Raises:
+        SpecError: The configuration cannot be read.
+        KeyError: A part of it is missing.
+    """
+    written = {
+        **config["study"],
+        "sources": dict(config["sources"]),
+        "budget": {"trials": 1},  # not part of the configuration; any will do
+    }
+    mistakes = Mistakes("recorded study")
+    spec, problems = validate(StudySpec, written, mistakes.file)
+    for problem in problems:
+        mistakes.found.append(problem)
+    mistakes.stop_if_any()
+    assert spec is not None
+    measured = Measured(spec, mistakes)
+    constraints = measured.constraints(spec, list(config["baselines"]))
+    mistakes.stop_if_any()
+    return measured.objectives, constraints

@@ -13,15 +13,17 @@ from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
-from evomerge.specs.checking.engine_sizes import engine_of, facts_of
-from evomerge.specs.checking.names import check_sources, has_strange_sources
-from evomerge.specs.checking.stackable import check_mixing, merged_sources
 from evomerge.specs.completing.context import Judge, Surroundings
-from evomerge.specs.completing.defaults import filled
+from evomerge.specs.completing.engine_sizes import engine_of, facts_of
 from evomerge.specs.completing.generation_zero import GenerationZero
 from evomerge.specs.completing.measures import Measured, tasks_of
-from evomerge.specs.completing.stage import Part
-from evomerge.specs.completing.stage_sources import composed_among, take_in
+from evomerge.specs.completing.source_names import (
+    check_sources,
+    filled,
+    has_strange_sources,
+)
+from evomerge.specs.completing.stage import Part, composed_among, take_in
+from evomerge.specs.misfits import check_mixing, merged_sources
 from evomerge.specs.persistence import (
     LATER,
     allowance_of,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import Problem, SpecError
-from evomerge.specs.mergekit.opening import Named
 from evomerge.specs.mergekit.operations import Profile
 from evomerge.specs.mergekit.reading import (
     METHOD_KEY,
@@ -16,6 +15,7 @@ from evomerge.specs.mergekit.reading import (
     is_mergekit,
     read_mergekit,
 )
+from evomerge.specs.mergekit.references import Named
 from evomerge.specs.reading.lines import Document
 from evomerge.specs.reading.mistakes import Mistakes
 

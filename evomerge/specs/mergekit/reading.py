@@ -12,22 +12,21 @@ from evomerge.core.nearest import did_you_mean
 from evomerge.core.recipes.recipe import DTYPES, Input, Recipe, Transformed
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.mergekit.methods import METHODS, Method
-from evomerge.specs.mergekit.opening import Earlier, Named
 from evomerge.specs.mergekit.operations import ENTRYWISE, Profile
 from evomerge.specs.mergekit.planning import Planner
+from evomerge.specs.mergekit.references import Earlier, Named
 from evomerge.specs.mergekit.schema import MergekitSpec
 from evomerge.specs.mergekit.settings import warn_of_filters
 from evomerge.specs.mergekit.slices import OutSlice, Slicer
-from evomerge.specs.mergekit.templates import read_template
 from evomerge.specs.mergekit.tensors import Parts, holds_fused, kept_type
-from evomerge.specs.mergekit.vocabularies import (
+from evomerge.specs.mergekit.tokenizer import (
     VocabularyWish,
     called,
+    read_template,
     read_vocabulary,
 )
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
-from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.reading.validation import validate
+from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.sources import (
     warn_of_sources,
 )

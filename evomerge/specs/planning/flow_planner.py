@@ -17,8 +17,7 @@ from evomerge.core.space import Axis, Blueprint, ChoiceAxis, SearchSpace, Strand
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.planning.planner import plan_space
 from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.schema.flow import FlowSpec
-from evomerge.specs.schema.space import SpaceSpec
+from evomerge.specs.schema.space import FlowSpec, SpaceSpec
 
 FIXED_DEPTH = ("donors", "switches")
 """Kinds that keep the number of layers."""

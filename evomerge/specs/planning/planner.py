@@ -16,8 +16,14 @@ from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.presets import PRESETS, operator_named
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
-from evomerge.specs.planning.conditions import Guard, Never, guard, in_order
-from evomerge.specs.planning.knobs import Draft, KnobWriter
+from evomerge.specs.planning.knobs import (
+    Draft,
+    Guard,
+    KnobWriter,
+    Never,
+    guard,
+    in_order,
+)
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.space import MergeSpec

@@ -7,11 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from evomerge.checkpoints.alignment import Missing
 from evomerge.specs.reading.spec import Allowed, Few, Name, Positive, Spec, Value
-from evomerge.specs.schema.goals import BudgetSpec, ConstraintSpec, ObjectiveSpec
+from evomerge.specs.schema.measures import (
+    BudgetSpec,
+    ConstraintSpec,
+    Include,
+    ItemsSpec,
+    ObjectiveSpec,
+    TaskSpec,
+)
 from evomerge.specs.schema.space import Points, SpaceSpec
-from evomerge.specs.schema.tasks import Include, ItemsSpec, TaskSpec
-from evomerge.specs.vocabulary import Vocabulary
 
 EngineDtype = Literal["float32", "bfloat16", "float16"]
 Dtype = EngineDtype | Literal["stored"]
@@ -32,6 +38,34 @@ FixedKnob = Annotated[
     Discriminator(_fixed),
 ]
 """A decided knob: a value, control points over the depth, or one of them per expert."""
+
+
+class VocabularySpec(Spec):
+    """Whose tokens the merged model has."""
+
+    source: str = Field(
+        description="`base` for the tokens of the base (without one, of the frame), "
+        "`union` for the tokens of all sources, or a source's name for its own. "
+        "`vocabulary: union` is short for `vocabulary: {source: union}`.",
+    )
+    missing: Missing = Field(
+        default="owner",
+        description="What a source gets for a token it lacks: `owner` (the base's row, "
+        "or else the mean of the sources that have it), `mean` (the mean of all that "
+        "have it) or `zero`.",
+    )
+    pad_to_multiple_of: Positive | None = Field(
+        default=None,
+        description="Rows are rounded up to a multiple of this, counted from the last "
+        "token; as many rows as the source of the tokens has if not given.",
+    )
+
+
+def _mapped(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+Vocabulary = Annotated[VocabularySpec, BeforeValidator(_mapped)]
 
 
 class StartSpec(Spec):

@@ -26,8 +26,7 @@ from evomerge.specs.persistence import (
     recipe_version_of,
 )
 from evomerge.specs.planning.flow_planner import FIXED_DEPTH
-from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.reading.validation import validate
+from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import open_sources

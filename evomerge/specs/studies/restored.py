@@ -19,7 +19,7 @@ from evomerge.specs.persistence import (
     groups_from,
     recipe_version_of,
 )
-from evomerge.specs.reading.validation import validate
+from evomerge.specs.reading.mistakes import validate
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.schema.study import StudySpec
 

@@ -18,16 +18,14 @@ from evomerge.specs.completing.resolve import check_names
 from evomerge.specs.completing.stage import Part
 from evomerge.specs.mergekit import other_file
 from evomerge.specs.reading.lines import Document, Lines, placed, placing
-from evomerge.specs.reading.mistakes import Mistakes
-from evomerge.specs.reading.validation import validate
+from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.yamlfile import read_yaml
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.schema.measures import EvaluatorsSpec
 from evomerge.specs.schema.study import StudySpec
-from evomerge.specs.schema.tasks import EvaluatorsSpec
 from evomerge.specs.sources import missing, source_folder
-from evomerge.specs.studies import salvage
 from evomerge.specs.studies.chain import resolve_parts
-from evomerge.specs.studies.taken_apart import read_stages
+from evomerge.specs.studies.parts import read_search, read_stages
 
 
 def load_study(path: str | Path) -> StudySpec:
@@ -117,7 +115,7 @@ def _refuse_secrets(data: Any, key: str, mistakes: Mistakes) -> None:
 def _parts(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[Part, ...]:
     if "stages" in data:
         return read_stages(data, mistakes)
-    spec, problems, muted = salvage.read_study(data, mistakes.file)
+    spec, problems, muted = read_search(data, mistakes.file)
     mistakes.found += problems
     return () if spec is None else (Part(spec, muted=muted),)
 

@@ -8,8 +8,12 @@ from typing import Any
 
 from evomerge.core.digest import Scalar
 from evomerge.specs.mergekit.methods import Parameter
-from evomerge.specs.mergekit.written.filters import Column, NoFilterError, write_setting
-from evomerge.specs.mergekit.written.parameters import Told
+from evomerge.specs.mergekit.written.parameters import (
+    Column,
+    NoFilterError,
+    Told,
+    write_setting,
+)
 
 LAYER = "#"
 """Stands for a layer's number in a name."""

@@ -19,16 +19,16 @@ from evomerge.core.recipes.recipe import (
 )
 from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.mergekit.methods import Method
-from evomerge.specs.mergekit.opening import Named
 from evomerge.specs.mergekit.reading import read_mergekit
 from evomerge.specs.mergekit.references import (
+    Named,
     Places,
     name_of,
     read_reference,
     reference_of,
 )
 from evomerge.specs.mergekit.tensors import Parts, Where
-from evomerge.specs.mergekit.vocabularies import plan_of, write_vocabulary
+from evomerge.specs.mergekit.tokenizer import plan_of, write_vocabulary
 from evomerge.specs.mergekit.written.differences import differences
 from evomerge.specs.mergekit.written.parameters import (
     Told,

@@ -1,13 +1,158 @@
-"""``objectives:``, ``constraints:`` and ``budget:`` of a study."""
+"""What is measured and what is wanted of it, as it is written.
+
+``tasks:``, ``evaluators:`` and ``items:`` of a study, its ``objectives:``,
+``constraints:`` and ``budget:``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from evomerge.specs.reading.spec import Name, Positive, Spec
+from evomerge.specs.reading.spec import Fraction, Name, Positive, Spec
+
+ItemId = str | int
+DEFAULT_BLOCKS = 8
+"""Blocks a trial is scored in, over all tasks, where nothing else is said."""
+
+
+class ItemsSpec(Spec):
+    """Which items are searched on, and which are sealed for the report."""
+
+    search_fraction: Fraction | None = Field(
+        default=None,
+        description="Share of the items that is searched on, drawn by a hash of their "
+        "content; the rest is sealed for the report. 0.5 if not given.",
+    )
+    limit: Positive | None = Field(
+        default=None, description="Most items used, search and report together."
+    )
+    search: tuple[ItemId, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Ids or positions of the items searched on.",
+    )
+    report: tuple[ItemId, ...] | None = Field(
+        default=None, min_length=1, description="Ids or positions of the sealed items."
+    )
+    search_split: str | None = Field(
+        default=None, description="Split of the dataset that is searched on."
+    )
+    report_split: str | None = Field(
+        default=None, description="Split of the dataset that is sealed for the report."
+    )
+    blocks: Positive | None = Field(
+        default=None,
+        description="Blocks the search items are scored and recorded in: for one task "
+        "where it stands with a task, over all tasks where it stands with the study "
+        f"({DEFAULT_BLOCKS} if not given).",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        both = set(map(str, self.search or ())) & set(map(str, self.report or ()))
+        if both:
+            raise ValueError(
+                "expected search and report items to differ, got "
+                f"{', '.join(sorted(both)[:5])} in both"
+            )
+        if self.search_fraction is not None and self.search is not None:
+            raise ValueError("expected search_fraction or search, got both; keep one")
+        if self.search_split and self.search_split == self.report_split:
+            raise ValueError(
+                "expected search_split and report_split to differ, got "
+                f"{self.search_split!r} for both; give a search_fraction instead"
+            )
+        return self
+
+
+class TaskSpec(Spec):
+    """One task, and how it is scored."""
+
+    task: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Its name in lm-eval, where a group means its members, or "
+        "`simulated`; the task's own key if not given.",
+    )
+    include: Path | None = Field(
+        default=None,
+        description="Folder of local task files, relative to the file this stands in.",
+    )
+    metric: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The metric meant where an objective names only the task.",
+    )
+    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Examples before each question; the task's own if not given.",
+    )
+    apply_chat_template: bool = Field(
+        default=False, description="Wrap prompts in the tokenizer's chat template."
+    )
+    system_instruction: str | None = Field(default=None, description="System message.")
+    gen_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Generation settings laid over the task's own.",
+    )
+    max_gen_toks: Positive | None = Field(
+        default=None, description="Most tokens generated per answer."
+    )
+    limit: Positive | None = Field(
+        default=None,
+        description="Short for `items.limit`: most items used, of both roles.",
+    )
+    items: ItemsSpec = Field(
+        default_factory=ItemsSpec,
+        description="Which items are searched on and which are sealed.",
+    )
+    trust_code: bool = Field(
+        default=False,
+        description="Allow this task to run code of its own or of the model. Off "
+        "unless said here.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of a `simulated` task."
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if self.limit is not None and self.items.limit is not None:
+            raise ValueError("expected limit or items.limit, got both; keep one")
+        return self
+
+
+class EvaluatorsSpec(Spec):
+    """An evaluator file: tasks that studies include by name of the file."""
+
+    version: Literal[1] = Field(default=1, description="Version of this file's form.")
+    tasks: dict[Name, TaskSpec] = Field(
+        min_length=1, description="Name to task, as in a study."
+    )
+
+
+class IncludeSpec(Spec):
+    """Tasks taken from an evaluator file."""
+
+    file: Path = Field(description="The evaluator file, relative to the study.")
+    only: tuple[Name, ...] | None = Field(
+        default=None, min_length=1, description="The tasks taken; all if not given."
+    )
+
+
+def _include(value: Any) -> str:
+    return "<file>" if isinstance(value, str | Path) else "<include>"
+
+
+Include = Annotated[
+    Annotated[Path, Tag("<file>")] | Annotated[IncludeSpec, Tag("<include>")],
+    Discriminator(_include),
+]
+
 
 Weight = Annotated[float, Field(gt=0.0)]
 MeasureText = Annotated[str, Field(min_length=1)]
