@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, Term
@@ -19,17 +20,69 @@ from evomerge.specs.planning.planner import plan_space
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.schema.space import FlowSpec, SpaceSpec
 
-FIXED_DEPTH = ("donors", "switches")
-"""Kinds that keep the number of layers."""
-COUNTS = {"gates": ("repeats", 1), "edits": ("edits", 4), "switches": ("switches", 2)}
-COUNTS |= {"slices": ("slices", 3)}
-"""Kind to the key that says how much of it there is, and what it is if not written."""
-SCALES = {
-    "gates": ("none", "layer", "edge", "full"),
-    "edits": ("none", "layer", "full"),
-    "donors": ("none", "layer", "edge", "full"),
-    "switches": ("none", "layer", "edge", "full"),
-    "slices": ("none", "edge", "full"),
+Depths = Sequence[int]
+"""Layers of each source, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowKind:
+    """What the planner knows of a kind of data flow.
+
+    Attributes:
+        make: Makes it of layers, a count and scales.
+        scales: The scales that it may have.
+        count: The key that says how much of it there is, and what it is if not written;
+            None if nothing is counted.
+        reach: Most layers it can make, of the sources' depths and the count; None if it
+            keeps the number of layers.
+        is_paired: Scales at its edges are one for each pair of layers.
+    """
+
+    make: Callable[[LayerPool, int, Scales], Flow]
+    scales: tuple[str, ...]
+    count: tuple[str, int] | None = None
+    reach: Callable[[Depths, int], int] | None = None
+    is_paired: bool = False
+
+    @property
+    def keeps_depth(self) -> bool:
+        """Tell whether every stack has as many layers as the sources."""
+        return self.reach is None
+
+
+def _donors(stock: LayerPool, _: int, scales: Scales) -> Flow:
+    return Donors(stock, scales)
+
+
+def _switches(stock: LayerPool, most: int, scales: Scales) -> Flow:
+    n_inner = len(stock.inner)
+    if n_inner < 2:
+        return Donors(stock, scales)  # there is no place between them to switch at
+    return Switches(stock, min(most, n_inner - 1), scales)
+
+
+KINDS: Mapping[str, FlowKind] = {
+    "gates": FlowKind(
+        Gates,
+        ("none", "layer", "edge", "full"),
+        ("repeats", 1),
+        lambda depths, repeats: repeats * sum(depths),
+        is_paired=True,
+    ),
+    "edits": FlowKind(
+        Edits,
+        ("none", "layer", "full"),
+        ("edits", 4),
+        lambda depths, edits: depths[0] + edits,
+    ),
+    "donors": FlowKind(_donors, ("none", "layer", "edge", "full")),
+    "switches": FlowKind(_switches, ("none", "layer", "edge", "full"), ("switches", 2)),
+    "slices": FlowKind(
+        Slices,
+        ("none", "edge", "full"),
+        ("slices", 3),
+        lambda depths, slices: slices * max(depths) + 2,
+    ),
 }
 MOST_PAIRED = 64
 """Most layers of which every pair may have an axis."""
@@ -84,7 +137,7 @@ class _FlowPlanner:
             frame=self.setting.frame,
             dtype=self.setting.dtype,
             inputs=self.setting.inputs,
-            flow=self._kind(stock, scales),
+            flow=self._kind.make(stock, self._count, scales),
             embed=ends[0],
             head=ends[1],
             matrix=Matrix(stock, scales) if scales.kind is Scaling.FULL else None,
@@ -108,25 +161,16 @@ class _FlowPlanner:
         guess = replace(self, flow=flow)._planned(stock, merge)
         return replace(guess, is_guess=True)
 
-    def _kind(self, stock: LayerPool, scales: Scales) -> Flow:
-        n = self._count
-        match self.flow.kind:
-            case "gates":
-                return Gates(stock, n, scales)
-            case "edits":
-                return Edits(stock, n, scales)
-            case "slices":
-                return Slices(stock, n, scales)
-            case "switches" if len(stock.inner) > 1:
-                most = len(stock.inner) - 1
-                return Switches(stock, min(n, most), scales)
-            case _:
-                return Donors(stock, scales)
+    @property
+    def _kind(self) -> FlowKind:
+        return KINDS[self.flow.kind]
 
     @property
     def _count(self) -> int:
-        key, usual = COUNTS.get(self.flow.kind, ("", 0))
-        written: int | None = getattr(self.flow, key) if key else None
+        if self._kind.count is None:
+            return 0
+        key, usual = self._kind.count
+        written: int | None = getattr(self.flow, key)
         return usual if written is None else written
 
     def _end(self, which: str, axes: list[Axis]) -> Term:
@@ -178,23 +222,24 @@ class _FlowPlanner:
     def _check_keys(self) -> None:
         """Note keys that say nothing beside this kind."""
         flow = self.flow
-        for kind, (name, _) in COUNTS.items():
-            if kind != flow.kind and getattr(flow, name) is not None:
+        for name, kind in KINDS.items():
+            key, _ = kind.count or ("", 0)
+            if key and name != flow.kind and getattr(flow, key) is not None:
                 self._wrong(
-                    f"flow.{name}",
-                    f"no such key beside kind {flow.kind}; it belongs to {kind}.",
+                    f"flow.{key}",
+                    f"no such key beside kind {flow.kind}; it belongs to {name}.",
                 )
-        if flow.kind in FIXED_DEPTH and "depth" in flow.model_fields_set:
+        if self._kind.keeps_depth and "depth" in flow.model_fields_set:
             self._wrong("flow.depth", f"no such key: {flow.kind} keep the depth.")
-        if flow.scales not in SCALES[flow.kind]:
+        if flow.scales not in self._kind.scales:
             self._wrong(
                 "flow.scales",
-                f"{_either(SCALES[flow.kind])} for kind {flow.kind}, "
+                f"{_either(self._kind.scales)} for kind {flow.kind}, "
                 f"got {flow.scales!r}.",
             )
         if flow.scales == "none" and "scale" in flow.model_fields_set:
             self._wrong("flow.scale", "scales: layer, edge or full beside a range.")
-        if flow.kind in FIXED_DEPTH and len(flow.sources) == 1:
+        if self._kind.keeps_depth and len(flow.sources) == 1:
             self._wrong("flow.sources", f"at least two sources for {flow.kind}.")
 
     def _stock(self, merge: PlannedSpace[MergeBlueprint] | None) -> LayerPool | None:
@@ -214,7 +259,8 @@ class _FlowPlanner:
     def _bounds(self, sources: tuple[tuple[str, int], ...]) -> tuple[int, int]:
         """Return fewest and most layers; around the first source if they are wrong."""
         first, depth = sources[0]
-        if self.flow.kind in FIXED_DEPTH:
+        reach = self._kind.reach
+        if reach is None:
             return depth, depth
         written = self.flow.depth
         low = (depth + 1) // 2 if written.min is None else written.min
@@ -224,24 +270,14 @@ class _FlowPlanner:
             self._wrong("flow.depth.min", f"at most {depth}: {begins}, got {low}.")
         if high < depth:
             self._wrong("flow.depth.max", f"at least {depth}: {begins}, got {high}.")
-        high = min(high, self._reach(sources))
+        high = min(high, reach([n for _, n in sources], self._count))
         return min(low, depth), max(high, depth)
-
-    def _reach(self, sources: tuple[tuple[str, int], ...]) -> int:
-        """Return the most layers that the kind can make."""
-        match self.flow.kind:
-            case "gates":
-                return self._count * sum(n for _, n in sources)
-            case "edits":
-                return sources[0][1] + self._count
-            case _:
-                return self._count * max(n for _, n in sources) + 2
 
     def _check_stock(self, stock: LayerPool) -> None:
         """Note what does not go together with the depth of the sources."""
         first = stock.first
         for name, depth in stock.sources:
-            if self.flow.kind in FIXED_DEPTH and depth != stock.depth:
+            if self._kind.keeps_depth and depth != stock.depth:
                 self._wrong(
                     "flow.sources",
                     f"sources of one depth for {self.flow.kind}, but {name!r} has "
@@ -256,10 +292,10 @@ class _FlowPlanner:
                 f"{self.flow.switches}.",
             )
         n_paired = len(stock.layers)
-        if self.flow.kind == "gates" and self.flow.scales == "edge":
+        by_edge = self.flow.scales == "edge" and self._kind.is_paired
+        if by_edge:
             n_paired *= self._count
-        pairs = self.flow.scales == "full" or self.flow.kind == "gates"
-        if self.flow.scales in ("edge", "full") and pairs and n_paired > MOST_PAIRED:
+        if (by_edge or self.flow.scales == "full") and n_paired > MOST_PAIRED:
             self._wrong(
                 "flow.scales",
                 f"none or layer: pairs of {n_paired} layers would be too many axes "

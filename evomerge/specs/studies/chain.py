@@ -25,7 +25,7 @@ from evomerge.specs.persistence import (
     groups_from,
     recipe_version_of,
 )
-from evomerge.specs.planning.flow_planner import FIXED_DEPTH
+from evomerge.specs.planning.flow_planner import KINDS
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.schema.study import StudySpec
@@ -175,7 +175,7 @@ class _Chain:
         if study is not None:
             self._stand_ins[stage.name] = tuple(_stand_ins(study))
             flow = part.spec.space.flow
-            if flow is not None and flow.kind not in FIXED_DEPTH:
+            if flow is not None and not KINDS[flow.kind].keeps_depth:
                 self._moved.add(stage.name)
         return study
 
