@@ -1,80 +1,112 @@
 """The typed Python API; every command of the CLI calls one function of it.
 
 Searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
-the next stage, if there are stages. Reading: ``status``,
-``stages``, ``front``, ``trials``. Writing models: ``export``, ``merge``. Recipe files:
-``convert_recipe``. Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``,
-``attempts``, ``delete``, ``upgrade``, ``audit``. Importing this module loads no heavy
-library; functions load what they need.
+the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
+``trials``. Writing models: ``export``, ``merge``. Recipe files: ``convert_recipe``.
+Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``, ``attempts``,
+``delete``, ``upgrade``, ``audit``. A name is loaded when it is first asked for, so
+importing this module loads nothing.
 """
 
-from evomerge.api.checking import CheckReport, check
-from evomerge.api.exporting import Export, Exported, export, zoo
-from evomerge.api.health import EngineCheck, Finding, doctor
-from evomerge.api.housekeeping import (
-    AttemptRow,
-    Audit,
-    Removal,
-    StudyRow,
-    Upgrade,
-    attempts,
-    audit,
-    delete,
-    removal,
-    studies,
-    upgrade,
-)
-from evomerge.api.merging import Means, merge
-from evomerge.api.placing import Prepared, Where
-from evomerge.api.preparing import following, prepare, take_up
-from evomerge.api.progress import StageRow, stages
-from evomerge.api.reading import Best, FrontRow, Status, TrialRow, front, status, trials
-from evomerge.api.recipes import Conversion, convert_recipe
-from evomerge.api.recipes import Form as RecipeForm
-from evomerge.api.running import RunReport, search
-from evomerge.core.study import Budget
+from __future__ import annotations
 
-__all__ = [
-    "AttemptRow",
-    "Audit",
-    "Best",
-    "Budget",
-    "CheckReport",
-    "Conversion",
-    "EngineCheck",
-    "Export",
-    "Exported",
-    "Finding",
-    "FrontRow",
-    "Means",
-    "Prepared",
-    "RecipeForm",
-    "Removal",
-    "RunReport",
-    "StageRow",
-    "Status",
-    "StudyRow",
-    "TrialRow",
-    "Upgrade",
-    "Where",
-    "attempts",
-    "audit",
-    "check",
-    "convert_recipe",
-    "delete",
-    "doctor",
-    "export",
-    "following",
-    "front",
-    "merge",
-    "prepare",
-    "removal",
-    "search",
-    "stages",
-    "status",
-    "studies",
-    "take_up",
-    "trials",
-    "upgrade",
-    "zoo",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the table below says, for type checkers
+    from evomerge.api.checking import CheckReport as CheckReport
+    from evomerge.api.checking import check as check
+    from evomerge.api.exporting import Export as Export
+    from evomerge.api.exporting import Exported as Exported
+    from evomerge.api.exporting import export as export
+    from evomerge.api.exporting import zoo as zoo
+    from evomerge.api.health import EngineCheck as EngineCheck
+    from evomerge.api.health import Finding as Finding
+    from evomerge.api.health import doctor as doctor
+    from evomerge.api.housekeeping import AttemptRow as AttemptRow
+    from evomerge.api.housekeeping import Audit as Audit
+    from evomerge.api.housekeeping import Removal as Removal
+    from evomerge.api.housekeeping import StudyRow as StudyRow
+    from evomerge.api.housekeeping import Upgrade as Upgrade
+    from evomerge.api.housekeeping import attempts as attempts
+    from evomerge.api.housekeeping import audit as audit
+    from evomerge.api.housekeeping import delete as delete
+    from evomerge.api.housekeeping import removal as removal
+    from evomerge.api.housekeeping import studies as studies
+    from evomerge.api.housekeeping import upgrade as upgrade
+    from evomerge.api.preparing import following as following
+    from evomerge.api.preparing import prepare as prepare
+    from evomerge.api.preparing import take_up as take_up
+    from evomerge.api.progress import StageRow as StageRow
+    from evomerge.api.progress import stages as stages
+    from evomerge.api.reading import Best as Best
+    from evomerge.api.reading import FrontRow as FrontRow
+    from evomerge.api.reading import Status as Status
+    from evomerge.api.reading import TrialRow as TrialRow
+    from evomerge.api.reading import front as front
+    from evomerge.api.reading import status as status
+    from evomerge.api.reading import trials as trials
+    from evomerge.api.recipes import Conversion as Conversion
+    from evomerge.api.recipes import Means as Means
+    from evomerge.api.recipes import RecipeForm as RecipeForm
+    from evomerge.api.recipes import convert_recipe as convert_recipe
+    from evomerge.api.recipes import merge as merge
+    from evomerge.api.running import Prepared as Prepared
+    from evomerge.api.running import RunReport as RunReport
+    from evomerge.api.running import Where as Where
+    from evomerge.api.running import search as search
+    from evomerge.core.study import Budget as Budget
+
+_NAMES = {
+    "evomerge.api.checking": ("CheckReport", "check"),
+    "evomerge.api.exporting": ("Export", "Exported", "export", "zoo"),
+    "evomerge.api.health": ("EngineCheck", "Finding", "doctor"),
+    "evomerge.api.housekeeping": (
+        "AttemptRow",
+        "Audit",
+        "Removal",
+        "StudyRow",
+        "Upgrade",
+        "attempts",
+        "audit",
+        "delete",
+        "removal",
+        "studies",
+        "upgrade",
+    ),
+    "evomerge.api.preparing": ("following", "prepare", "take_up"),
+    "evomerge.api.progress": ("StageRow", "stages"),
+    "evomerge.api.reading": (
+        "Best",
+        "FrontRow",
+        "Status",
+        "TrialRow",
+        "front",
+        "status",
+        "trials",
+    ),
+    "evomerge.api.recipes": (
+        "Conversion",
+        "Means",
+        "RecipeForm",
+        "convert_recipe",
+        "merge",
+    ),
+    "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),
+    "evomerge.core.study": ("Budget",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

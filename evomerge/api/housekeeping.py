@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from evomerge.api.staged import every_part, whole_of
 from evomerge.core.trial import TrialState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from evomerge.store.base import Fault, Overview, Store
-    from evomerge.store.values import Attempt, Deleted
+from evomerge.store.base import Fault, Overview, Store
+from evomerge.store.databases import database
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
+from evomerge.store.values import Attempt, Deleted
 
 _LEASE_S = 60.0
 
@@ -130,8 +128,6 @@ def delete(name: str, *, db: str) -> Removal:
         StudyNotFoundError: There is no such study.
         StudyLockedError: It is being run; says by whom.
     """
-    from evomerge.store.owner import this_process
-
     with opened(db) as store, ExitStack() as held:
         leases = []
         for one in every_part(store, name):
@@ -158,8 +154,6 @@ def upgrade(*, db: str) -> Upgrade:
         StoreError: It cannot be used, or a study in it is being run.
         SchemaError: It is not ours, or newer than this evomerge.
     """
-    from evomerge.store.databases import database
-
     done = database.upgrade(db)
     copy = None if done.copy is None else str(done.copy)
     return Upgrade(done.before, done.after, copy)
@@ -203,8 +197,6 @@ def state_of(entry: Overview) -> str:
 @contextmanager
 def opened(db: str) -> Iterator[Store]:
     """Open a database that is there, and close it at the end."""
-    from evomerge.store.sql import open_store
-
     store = open_store(db, create=False)
     try:
         yield store

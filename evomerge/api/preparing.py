@@ -8,14 +8,13 @@ stops a run, the next finds where to go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evomerge.api.picking import picked
-from evomerge.api.placing import Prepared, Where, ready
+from evomerge.api.reading import goals_of
 from evomerge.api.resolving import (
     as_recorded,
     refuse_non_finite,
@@ -23,16 +22,20 @@ from evomerge.api.resolving import (
     resolve_file,
     restart,
 )
+from evomerge.api.running import Prepared, Where, ready
 from evomerge.api.staged import found, refuse_other_kind, refuse_unclear_budget
 from evomerge.core.study import Budget
-from evomerge.errors import StudyExistsError, StudyNotFoundError
-
-if TYPE_CHECKING:
-    from evomerge.specs.completing.stage import Taken
-    from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.specs.studies.chain import Pending
-    from evomerge.store.base import Store, StoredStudy
-
+from evomerge.core.trial import Record
+from evomerge.errors import StageError, StudyExistsError, StudyNotFoundError
+from evomerge.search.selection import best_by, front_first
+from evomerge.specs.completing.stage import Stage, Take, Taken
+from evomerge.specs.persistence import diff
+from evomerge.specs.resolved import ResolvedStudy, meter_of
+from evomerge.specs.studies.chain import Pending
+from evomerge.specs.studies.restored import restore
+from evomerge.store.base import Store, StoredStudy
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
 
 _LEASE_S = 30.0
 
@@ -51,9 +54,6 @@ def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
         StageError: A stage is finished and has nothing that the next could take.
         StoreError: The database cannot be used.
     """
-    from evomerge.specs.resolved import meter_of
-    from evomerge.store.sql import open_store
-
     studies = resolve_file(study_file, where.cache_dir)
     for study in studies:
         meter_of(study)
@@ -90,8 +90,6 @@ def take_up(
             the budget is to change of a study with stages, or of a stage that others
             have built upon.
     """
-    from evomerge.store.sql import open_store
-
     given = {k: v for k, v in asdict(budget or Budget()).items() if v is not None}
     store = open_store(db, create=False)
     try:
@@ -116,8 +114,6 @@ def following(prepared: Prepared) -> Prepared | None:
         StageError: There is nothing that the next stage could take.
         SpecError: A source is gone or has changed, or does not fit what is taken.
     """
-    from evomerge.store.sql import open_store
-
     store = open_store(prepared.db, create=False)
     try:
         return _next(store, prepared)
@@ -131,8 +127,6 @@ def refuse_other_stages(store: Store, first: ResolvedStudy, cache_dir: Path) -> 
     Raises:
         StudyExistsError: One has another configuration.
     """
-    from evomerge.specs.studies.chain import Pending
-
     study = first
     while (pending := Pending.after(study.allowance)) is not None:
         try:
@@ -148,8 +142,6 @@ def refuse_other_stages(store: Store, first: ResolvedStudy, cache_dir: Path) -> 
 def _restored(
     stored: StoredStudy, db: str, where: Where, budget: Mapping[str, Any]
 ) -> Prepared:
-    from evomerge.specs.studies.restored import restore
-
     allowance = dict(stored.allowance)
     allowance["budget"] = {**allowance["budget"], **budget}
     study = restore(stored.config, allowance, cache_dir=where.cache_dir)
@@ -171,8 +163,6 @@ def _next(store: Store, made: Prepared, *, anew: bool = False) -> Prepared | Non
         made: The stage before.
         anew: One that has begun has the file's budget and workers, not its own.
     """
-    from evomerge.specs.studies.chain import Pending
-
     pending = Pending.after(made.allowance)
     if pending is None:
         return None
@@ -202,13 +192,10 @@ def _begun(
     store: Store, before: StoredStudy, made: Prepared, pending: Pending
 ) -> Prepared:
     """Pick what a stage takes, and record it."""
-    from evomerge.specs.resolved import meter_of
-    from evomerge.store.owner import this_process
-
     # Nobody may go on with the stage before while its outcomes are looked through.
     lease = store.lease(before.id, this_process(), _LEASE_S)
     try:
-        taken = picked(store, pending.stage)
+        taken = _picked(store, pending.stage)
         study = pending.begin(taken, cache_dir=made.where.cache_dir)
         meter_of(study)
         after = ready(study, made.db, made.where, {})
@@ -216,6 +203,47 @@ def _begun(
     finally:
         store.release(lease)
     return after
+
+
+def _picked(store: Store, stage: Stage) -> dict[str, Taken]:
+    """Return what a stage takes, by the name it has there.
+
+    It follows from recorded outcomes of search items alone.
+
+    Raises:
+        StageError: There is no such candidate; the message says what to do.
+    """
+    out: dict[str, Taken] = {}
+    for name, take in stage.take.items():
+        origin = store.study(f"{stage.study}.{take.stage}")
+        ranked = _ranked(store, origin, take)
+        place = take.place or 0
+        if place >= len(ranked):
+            raise StageError(_lack(origin.name, stage, name, place, len(ranked)))
+        trial = store.trial(origin.id, ranked[place].number)
+        out[name] = Taken(trial.candidate.recipe, trial.number)
+    return out
+
+
+def _ranked(store: Store, origin: StoredStudy, take: Take) -> Sequence[Record]:
+    objectives, constraints = goals_of(origin)
+    records = store.history(origin.id)
+    if take.place is not None:
+        return front_first(objectives, records, constraints)
+    named = {objective.name: objective for objective in objectives}
+    objective = objectives[0] if take.best is None else named[take.best]
+    best = best_by(objective, records, constraints)
+    return () if best is None else (best,)
+
+
+def _lack(study: str, stage: Stage, name: str, place: int, n: int) -> str:
+    wanted = "a candidate" if place == 0 else f"{place + 1} different candidates"
+    return (
+        f"Stage {stage.name!r} takes {name!r} from {study!r}, which should have "
+        f"{wanted} that is scored and keeps every constraint, but has {n}. Nothing is "
+        f"lost: give that stage a larger budget (evomerge resume {study} --trials N), "
+        "or begin a new study with looser constraints."
+    )
 
 
 def _known(
@@ -226,8 +254,6 @@ def _known(
     Raises:
         StudyExistsError: It is no stage of this study, or takes other candidates.
     """
-    from evomerge.specs.completing.stage import Stage
-
     said = recorded.config.get("stage")
     stage = None if said is None else Stage.from_json(said)
     if stage is not None and stage.take == pending.stage.take:
@@ -243,8 +269,6 @@ def _known(
 
 def _put(store: Store, made: Prepared) -> None:
     """Record a study, unless it is there."""
-    from evomerge.specs.persistence import diff
-
     study, cache_dir = made.study, made.where.cache_dir
     recorded = refuse_other_configuration(store, study)
     if recorded is None:

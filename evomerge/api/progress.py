@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.api.housekeeping import opened, state_of
 from evomerge.api.reading import Best, goals_of, read_bests
 from evomerge.api.staged import about, stages_of
-
-if TYPE_CHECKING:
-    from evomerge.store.base import Store, StoredStudy
+from evomerge.store.base import Store, StoredStudy
 
 WAITING = "waiting"
 

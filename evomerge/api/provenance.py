@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from evomerge.api.sealed import Case
+from evomerge.checkpoints import Model
+from evomerge.checkpoints.hub import parse
 from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
@@ -14,14 +19,8 @@ from evomerge.core.recipes.recipe import (
     copied,
     parents_of,
 )
-
-if TYPE_CHECKING:
-    from evomerge.api.sealed import Case
-    from evomerge.checkpoints import Model
-    from evomerge.export.parents import Parent, Standing
-import re
-from pathlib import Path
-from typing import Any
+from evomerge.export.parents import Parent, Standing
+from evomerge.specs.sources import input_of
 
 _MOST = 1 << 16
 """Characters of a file that are looked at."""
@@ -31,10 +30,6 @@ _TEXTS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
     """Return the sources whose weights a merge is made of, each content once."""
-    from evomerge.api.provenance import licence_of
-    from evomerge.export.parents import Parent
-    from evomerge.specs.sources import input_of
-
     named: dict[Input, tuple[str, Model]] = {}
     for name, model in sources.items():
         named.setdefault(input_of(model), (name, model))
@@ -69,9 +64,6 @@ def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
 
 def standing(case: Case, *, is_best: bool) -> Standing | None:
     """Tell what a trial was before the search, if a candidate of it is none."""
-    from evomerge.export.parents import Standing
-    from evomerge.specs.sources import input_of
-
     study, recipe = case.study, case.trial.candidate.recipe
     source = copied(recipe)
     for name, model in study.sources.items():
@@ -87,8 +79,6 @@ def standing(case: Case, *, is_best: bool) -> Standing | None:
 
 def _hub_name(origin: str | None) -> str | None:
     """Return the repository of a pinned id."""
-    from evomerge.checkpoints.hub import parse
-
     found = None if origin is None else parse(origin)
     return None if found is None else found.repo
 

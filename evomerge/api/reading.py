@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evomerge.api.housekeeping import state_of
+from evomerge.api.housekeeping import opened, state_of
 from evomerge.core.study import Constraint, Direction, Objective
 from evomerge.core.trial import Record, Repeats, TrialState
 from evomerge.errors import SchemaError
-
-if TYPE_CHECKING:
-    from evomerge.search.scoreboard import Scoreboard
-    from evomerge.store.base import Store, StoredStudy
+from evomerge.specs.completing.measures import goals
+from evomerge.store.base import Store, StoredStudy
 
 REPORT_OPENED = "report_opened"
 """The kind of event that remembers an opening of sealed items."""
@@ -135,7 +134,7 @@ def status(name: str, *, db: str) -> Status:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _Open(db, name) as (store, stored):
+    with _opened(db, name) as (store, stored):
         objectives, constraints = goals_of(stored)
         every = store.history(stored.id)
         standings = _standings(every, objectives, constraints)
@@ -168,7 +167,7 @@ def front(name: str, *, db: str) -> tuple[FrontRow, ...]:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _Open(db, name) as (store, stored):
+    with _opened(db, name) as (store, stored):
         objectives, constraints = goals_of(stored)
         every = {trial.number: trial for trial in store.history(stored.id)}
         standings = _standings(list(every.values()), objectives, constraints)
@@ -191,7 +190,7 @@ def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _Open(db, name) as (store, stored):
+    with _opened(db, name) as (store, stored):
         objectives, _ = goals_of(stored)
         return tuple(_row(trial, objectives) for trial in store.history(stored.id))
 
@@ -215,8 +214,6 @@ def goals_of(
     stored: StoredStudy,
 ) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
     """Read the objectives and constraints of a recorded study; no source is read."""
-    from evomerge.specs.completing.measures import goals
-
     try:
         return goals(stored.config)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -226,24 +223,11 @@ def goals_of(
         ) from error
 
 
-class _Open:
-    """The store and one study of it, closed at the end."""
-
-    def __init__(self, db: str, name: str) -> None:
-        from evomerge.store.sql import open_store
-
-        self._store = open_store(db, create=False)
-        self._name = name
-
-    def __enter__(self) -> tuple[Store, StoredStudy]:
-        try:
-            return self._store, self._store.study(self._name)
-        except BaseException:
-            self._store.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._store.close()
+@contextmanager
+def _opened(db: str, name: str) -> Iterator[tuple[Store, StoredStudy]]:
+    """Open a database and one study of it."""
+    with opened(db) as store:
+        yield store, store.study(name)
 
 
 def _standings(
@@ -251,9 +235,9 @@ def _standings(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],
 ) -> Standings:
-    from evomerge.search.scoreboard import Scoreboard
+    from evomerge.search.scoreboard import Scoreboard  # loads numpy
 
-    board: Scoreboard = Scoreboard(objectives, constraints)
+    board = Scoreboard(objectives, constraints)
     # Baselines first: a bound may be relative to any of them.
     for trial in every:
         if trial.label is not None and trial.scores is not None:

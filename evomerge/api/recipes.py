@@ -1,18 +1,28 @@
-"""Turn recipe files of one form into another."""
+"""Recipe files: carried out as a model folder, or turned into another form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from evomerge.errors import RecipeError
+from evomerge.checkpoints import Model, remembered
+from evomerge.checkpoints.finite import non_finite
+from evomerge.errors import CandidateError, RecipeError
 from evomerge.logs import say
+from evomerge.specs.canonical import canonical_text, own_text, yaml_text
+from evomerge.specs.mergekit import Profile, write_mergekit
+from evomerge.specs.recipes import open_recipe
 
-if TYPE_CHECKING:
-    from evomerge.specs.mergekit import Profile
+if TYPE_CHECKING:  # it loads torch
+    from evomerge.merging.output.writer import Written
 
-Form = Literal["own", "mergekit", "canonical"]
+RecipeForm = Literal["own", "mergekit", "canonical"]
+Progress = Callable[[int, int], None]
+"""Told written bytes and all bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +37,7 @@ class Conversion:
         notes: What to know beside.
     """
 
-    form: Form
+    form: RecipeForm
     text: str
     digest: str
     losses: tuple[str, ...] = ()
@@ -37,7 +47,7 @@ class Conversion:
 def convert_recipe(
     file: Path,
     *,
-    to: Form | None = None,
+    to: RecipeForm | None = None,
     profile: Profile = "identical",
     strict: bool = False,
     lossy: bool = False,
@@ -59,16 +69,11 @@ def convert_recipe(
         SpecError: Anything is wrong with the file or the folders it names.
         RecipeError: The other form cannot express the recipe; the message says what.
     """
-    from evomerge.checkpoints import remembered
-    from evomerge.specs.canonical import canonical_text, own_text, yaml_text
-    from evomerge.specs.mergekit import write_mergekit
-    from evomerge.specs.recipes import open_recipe
-
     with remembered(cache_dir):
         opened = open_recipe(file, profile=profile, strict=strict)
     say(opened.warnings)
     recipe = opened.recipe
-    form: Form = to or ("own" if opened.form == "mergekit" else "mergekit")
+    form: RecipeForm = to or ("own" if opened.form == "mergekit" else "mergekit")
     if form == "own":
         return Conversion(
             form, own_text(recipe, opened.models, opened.allow), recipe.digest
@@ -84,3 +89,122 @@ def convert_recipe(
         )
     text = yaml_text(written.data)
     return Conversion(form, text, recipe.digest, written.losses, written.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How one merge is computed; the result is the same on the same kind of device.
+
+    Attributes:
+        device: As torch names it.
+        dtype: Element type of the result; None takes the recipe's.
+        threads: Processor threads; None takes as many as there are cores.
+        memory_bytes: Most memory to use; None takes what is free.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        shard_bytes: Largest weight file.
+    """
+
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    memory_bytes: int | None = None
+    cache_dir: Path | None = None
+    shard_bytes: int = 5 * 10**9
+
+
+def merge(
+    recipe_file: Path,
+    out: Path,
+    *,
+    profile: Profile = "identical",
+    strict: bool = False,
+    means: Means | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Carry out one decided merge and write it as a model folder.
+
+    Args:
+        recipe_file: Of our own in either form, or mergekit's.
+        out: Folder to make.
+        profile: Of a mergekit file: ``identical`` gives mergekit's result; with
+            ``default`` what it does not say is as in recipes of our own.
+        strict: Refuse what would only be warned of: keys that mergekit passes over.
+        means: How it is computed and written.
+        progress: Told written bytes and all bytes.
+
+    Raises:
+        SpecError: Anything is wrong with the recipe file or its folders.
+        RecipeError: The models do not fit the recipe.
+        CandidateError: The merged weights are not finite, or not defined.
+        ExportError: The folder exists, or cannot be written.
+        WorkerError: There is no such device, or not enough memory.
+    """
+    means = means or Means()
+    # Fingerprints are hashed outside of the interpreter: torch loads in the meantime.
+    with ThreadPoolExecutor(1) as aside, remembered(means.cache_dir):
+        aside.submit(_load_arithmetic)
+        opened = open_recipe(recipe_file, profile=profile, strict=strict)
+    # torch
+    from evomerge.merging.devices import check_device, on_threads
+    from evomerge.merging.memory import check_memory, saying_memory_ran_out
+    from evomerge.merging.output.writer import RECIPE_NAME, recipe_text, write_model
+    from evomerge.merging.sources import Sources
+
+    say(opened.warnings)
+    recipe = opened.recipe
+    if means.dtype is not None:
+        recipe = replace(recipe, dtype=means.dtype)
+    check_device(means.device)
+    with (
+        on_threads(means.threads),
+        Sources(opened.folders, device=means.device) as sources,
+        _naming_culprits(opened.models),
+        saying_memory_ran_out(),
+    ):
+        check_memory(recipe, sources, means.memory_bytes)
+        return write_model(
+            recipe,
+            sources,
+            out,
+            shard_bytes=means.shard_bytes,
+            progress=progress,
+            extra={
+                **_template(opened.chat_template),
+                RECIPE_NAME: recipe_text(recipe, opened.allow),
+            },
+        )
+
+
+def _template(text: str | None) -> dict[str, str]:
+    return {} if text is None else {"chat_template.jinja": text}
+
+
+def _load_arithmetic() -> None:
+    import evomerge.merging.kernels.elections
+    import evomerge.merging.output.writer  # noqa: F401 - loaded for later
+
+
+@contextmanager
+def _naming_culprits(models: Mapping[str, Model]) -> Iterator[None]:
+    """Let an error over a merged tensor name the sources that are not finite.
+
+    They are looked through only then: a merge that goes well reads them once.
+    """
+    try:
+        yield
+    except CandidateError as error:
+        bad = {name: non_finite(model) for name, model in models.items()}
+        said = " ".join(
+            f"Source {name!r} at {models[name].path} holds NaN or infinity in "
+            f"{_first(tensors)}. Repair it, or merge without it."
+            for name, tensors in bad.items()
+            if tensors
+        )
+        if not said:
+            raise
+        raise CandidateError(f"{error} {said}") from error
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = "" if len(names) == 1 else f" and {len(names) - 1} more"
+    return f"{names[0]!r}{more}"

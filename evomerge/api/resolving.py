@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from evomerge.checkpoints.finite import non_finite
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
 from evomerge.logs import say
-
-if TYPE_CHECKING:
-    from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store, StoredStudy
+from evomerge.scoring.survey import Surveyor
+from evomerge.specs.persistence import diff, recipe_version_of
+from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.sources import folders_of, origins_of
+from evomerge.specs.studies.study_file import read_studies
+from evomerge.store.base import Store, StoredStudy
+from evomerge.store.owner import this_process
+from evomerge.strategies.registry import problems
 
 _RESTART_TTL_S = 30.0
 
@@ -28,10 +32,6 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
     Raises:
         SpecError: Every mistake in the file and its sources.
     """
-    from evomerge.scoring.survey import Surveyor
-    from evomerge.specs.studies.study_file import read_studies
-    from evomerge.strategies.registry import problems
-
     studies = read_studies(
         study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
     )
@@ -46,11 +46,6 @@ def as_recorded(
     cache_dir: Path,
 ) -> tuple[ResolvedStudy, ...]:
     """Return a file's studies with recipes of the version they are recorded with."""
-    from evomerge.scoring.survey import Surveyor
-    from evomerge.specs.persistence import recipe_version_of
-    from evomerge.specs.studies.study_file import read_studies
-    from evomerge.strategies.registry import problems
-
     try:
         version = recipe_version_of(store.study(studies[0].name).config)
     except StudyNotFoundError:
@@ -78,8 +73,6 @@ def refuse_other_configuration(
     Raises:
         StudyExistsError: It has another configuration; the message has the diff.
     """
-    from evomerge.specs.persistence import diff
-
     try:
         stored = store.study(study.name)
     except StudyNotFoundError:
@@ -98,8 +91,6 @@ def refuse_other_configuration(
 
 def restart(store: Store, recorded: StoredStudy, study: ResolvedStudy) -> None:
     """Let a study that found no worker take the configuration that was put right."""
-    from evomerge.store.owner import this_process
-
     lease = store.lease(recorded.id, this_process(), _RESTART_TTL_S)
     try:
         store.restart(lease, study.config, study.allowance, study.seed)
@@ -113,8 +104,6 @@ def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
     Raises:
         SpecError: Names source and tensors that hold NaN or infinity.
     """
-    from evomerge.checkpoints.finite import non_finite
-
     found = {
         name: non_finite(model, cache_dir) for name, model in study.sources.items()
     }
@@ -133,8 +122,6 @@ def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
 
 def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
     """Return what this study's workers are made of."""
-    from evomerge.specs.sources import folders_of, origins_of
-
     models = study.sources.values()
     stand_ins: dict[str, Recipe] = {}
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.resolving import setup_of
@@ -19,13 +20,11 @@ from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, p
 from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError
-
-if TYPE_CHECKING:
-    from evomerge.export.bounds import HeldBound
-    from evomerge.export.report import Contender, RivalTable
-    from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store, StoredStudy
-
+from evomerge.export.bounds import HeldBound, held_bounds
+from evomerge.export.report import Contender, RivalTable, p_values, tables_of_rivals
+from evomerge.scoring.evaluator import Evaluator
+from evomerge.specs.resolved import ResolvedStudy
+from evomerge.store.base import Store, StoredStudy
 
 COMPARED = "report_compared"
 """The kind of event that remembers the p-values an opening produced."""
@@ -86,11 +85,6 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         CandidateError: The trial itself cannot be scored.
         ExportError: Items or protocol are no longer those of the search.
     """
-    import numpy as np
-
-    from evomerge.export.bounds import held_bounds
-    from evomerge.export.report import p_values, tables_of_rivals
-
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     tasks = store.tasks(stored.id)
     if tasks is None:
@@ -156,8 +150,6 @@ def _scorer(
     opening: _Opening,
 ) -> Iterator[Score]:
     """Give a function that scores sealed items; the engine starts when first needed."""
-    from evomerge.scoring.evaluator import Evaluator
-
     living: list[Evaluator] = []
 
     def score(trial: Trial, task: TaskDescription) -> Sequence[Outcome]:
@@ -204,8 +196,6 @@ def _check_same_protocol(
 def _contender(
     store: Store, tasks: Sequence[TaskDescription], trial: Trial, score: Score
 ) -> Contender:
-    from evomerge.export.report import Contender
-
     outcomes: dict[str, list[Outcome]] = {}
     digest = trial.candidate.recipe.digest
     for task in tasks:

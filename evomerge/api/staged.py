@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import StageError, StudyExistsError, StudyNotFoundError
+from evomerge.store.base import Store, StoredStudy
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it loads numpy
     from evomerge.specs.resolved import ResolvedStudy
-    from evomerge.store.base import Store, StoredStudy
 
 
 def about(stored: StoredStudy) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
 """The command line: parse, call one function of the API, print.
 
-Heavy imports stand inside command bodies, so that ``--help`` answers at once.
+The API loads what it is asked for, and other heavy imports stand inside command bodies,
+so that ``--help`` answers at once.
 """

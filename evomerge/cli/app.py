@@ -1,17 +1,23 @@
-"""The `evomerge` command: all groups of commands, and how errors end."""
+"""The `evomerge` command: all groups of commands, and how errors and signals end."""
 
 from __future__ import annotations
 
 import io
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 import click
 
 from evomerge import __version__
 from evomerge.cli import databases, models, recipes, run, studies, tools
-from evomerge.cli.signals import Stop
+from evomerge.errors import EvomergeError
+from evomerge.masking import hide_arguments, masked, masked_url
 
 
 @click.group(
@@ -48,15 +54,49 @@ for _command in (
     app.add_command(_command)
 
 
+class Stop:
+    """The first signal that asked the program to stop: SIGTERM is as Ctrl-C.
+
+    Schedulers send it, and a search must give its study back.
+    What is raised cannot say which it was: a library that waits in C (Ray) raises a
+    KeyboardInterrupt of its own in its place.
+    """
+
+    def __init__(self) -> None:
+        self._number = signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """The code shells give a program that this signal ended: 130 or 143."""
+        return 128 + self._number
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """End what runs at the first signal, in order; at the second, at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may set them
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> NoReturn:
+        self._number = signal.Signals(number)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process.
 
     Exit codes: 0 done, 1 a defect of evomerge (with a traceback), 2 something the user
     can put right, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
-    from evomerge.errors import EvomergeError
-    from evomerge.masking import hide_arguments, masked, masked_url
-
     if arguments is None:
         arguments = sys.argv[1:]
         hide_arguments()

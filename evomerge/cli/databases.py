@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import db_option, json_option
-
-if TYPE_CHECKING:
-    from evomerge.api import Removal, StudyRow
+from evomerge.cli.tables import counted, print_json, print_table
 
 FAULTY = 3
 """Exit code of `db check` when the database breaks a promise."""
@@ -26,9 +24,6 @@ _MOST_SHOWN = 100
 @json_option
 def studies(db: str, as_json: bool) -> None:
     """List every study of the database: where it stands and what it used."""
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     rows = api.studies(db=db)
     if as_json:
         print_json(rows)
@@ -39,7 +34,7 @@ def studies(db: str, as_json: bool) -> None:
         print_table("", columns, [_cells(row) for row in rows])
 
 
-def _cells(row: StudyRow) -> tuple[object, ...]:
+def _cells(row: api.StudyRow) -> tuple[object, ...]:
     of = "" if row.allowed is None else f" of {row.allowed}"
     return (
         row.name,
@@ -72,9 +67,6 @@ def delete(name: str, yes: bool, db: str, as_json: bool) -> None:
     Outcomes that another study reuses stay, and so do models written from it. A study
     that is being run is refused. There is no way back but a copy of the database.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json
-
     if not yes:
         found = api.removal(name, db=db)
         question = f"Delete study {name!r} with {_words(found)}?"
@@ -88,9 +80,7 @@ def delete(name: str, yes: bool, db: str, as_json: bool) -> None:
         click.echo(f"Deleted study {name!r} with {_words(gone)}.")
 
 
-def _words(found: Removal) -> str:
-    from evomerge.cli.tables import counted
-
+def _words(found: api.Removal) -> str:
     trials, recipes = counted(found.trials, "trial"), counted(found.recipes, "recipe")
     return f"{trials}, {recipes} and {counted(found.blocks, 'block')} of outcomes"
 
@@ -109,9 +99,6 @@ def attempts(name: str, trial: int | None, db: str, as_json: bool) -> None:
     Ends: scored; failed, by the candidate's fault; fault, by a machine's; interrupted,
     when the search stopped or died; unknown, before this was remembered.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     rows = api.attempts(name, db=db, trial=trial)
     if as_json:
         print_json(rows)
@@ -153,9 +140,6 @@ def upgrade(db: str, as_json: bool) -> None:
     An SQLite file is copied first, beside itself. Copy a PostgreSQL database with
     pg_dump before. No study may be running.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json
-
     done = api.upgrade(db=db)
     if as_json:
         print_json(done)
@@ -180,9 +164,6 @@ def check(db: str, as_json: bool) -> None:
     average equal its outcomes. Studies may be running. Exit code 3 if a promise is
     broken.
     """
-    from evomerge import api
-    from evomerge.cli.tables import counted, print_json
-
     with _progress() as notice:
         found = api.audit(db=db, notice=notice)
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import (
     cache_dir,
     db_option,
@@ -16,6 +17,13 @@ from evomerge.cli.options import (
     profile_option,
     shard_option,
     strict_option,
+)
+from evomerge.cli.tables import counted, print_json
+from evomerge.cli.verdicts import (
+    print_bounds,
+    print_costs,
+    print_rivals,
+    print_standing,
 )
 
 if TYPE_CHECKING:
@@ -60,15 +68,6 @@ def export(
     The trial, the baselines and the user's starts are scored on items the search never
     saw; the table gives 95 % intervals and the paired difference to each.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json
-    from evomerge.cli.verdicts import (
-        print_bounds,
-        print_costs,
-        print_rivals,
-        print_standing,
-    )
-
     wanted = api.Export(trial, out, is_scored, replace, int(shard_gb * _GIGA))
     with _progress("writing") as progress:
         done = api.export(name, wanted, db=db, cache_dir=cache_dir(), progress=progress)
@@ -109,9 +108,6 @@ def merge(
 
     RECIPE is a file of our own, or mergekit's.
     """
-    from evomerge import api
-    from evomerge.cli.tables import counted
-
     with _progress("merging") as progress:
         done = api.merge(
             recipe,

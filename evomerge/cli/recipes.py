@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import cache_dir, profile_option, strict_option
+from evomerge.cli.tables import print_json
 
 if TYPE_CHECKING:
-    from evomerge.api import RecipeForm
     from evomerge.specs.mergekit import Profile
 
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def recipe(
     file: Path,
-    to: RecipeForm | None,
+    to: api.RecipeForm | None,
     profile: Profile,
     strict: bool,
     lossy: bool,
@@ -48,9 +49,6 @@ def recipe(
     as_json: bool,
 ) -> None:
     """Convert the recipe FILE into another form, and say what that cannot express."""
-    from evomerge import api
-    from evomerge.cli.tables import print_json
-
     done = api.convert_recipe(
         file,
         to=to,

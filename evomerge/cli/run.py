@@ -1,13 +1,18 @@
-"""`evomerge run` and `evomerge resume`."""
+"""`evomerge run` and `evomerge resume`, with the live view of a search."""
 
 from __future__ import annotations
 
 import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import (
     budget_options,
     cache_dir,
@@ -15,10 +20,14 @@ from evomerge.cli.options import (
     json_option,
     placement_options,
 )
+from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
-    from evomerge.api import Prepared, RunReport
+    from evomerge.search.scoreboard import Progress
+
+LINE_EVERY_S = 15.0
+"""How often a line is printed where the output is no terminal."""
 
 
 @click.command(
@@ -43,8 +52,6 @@ def run(
     where it stands; one of another configuration is refused, with the differences. Of
     a study with stages, one after another is searched.
     """
-    from evomerge import api
-
     where = api.Where(workers, address, in_process, cache_dir())
     _search(api.prepare(study, db=db, where=where), as_json)
 
@@ -74,22 +81,16 @@ def resume(
     Budget and workers may change; what a budget says holds for the whole study. Stages
     of a study are called STUDY.STAGE; each has a budget of its own.
     """
-    from evomerge import api
-
     where = api.Where(workers, address, in_process, cache_dir())
     seconds = None if minutes is None else minutes * 60
     budget = api.Budget(trials, items, seconds)
     _search(api.take_up(name, db=db, where=where, budget=budget), as_json)
 
 
-def _search(prepared: Prepared, as_json: bool) -> None:
+def _search(prepared: api.Prepared, as_json: bool) -> None:
     """Search a study, and its further stages."""
-    from evomerge import api
-    from evomerge.cli.live import live_view
-    from evomerge.cli.tables import print_json
-
-    reports: list[RunReport] = []
-    now: Prepared | None = prepared
+    reports: list[api.RunReport] = []
+    now: api.Prepared | None = prepared
     while now is not None:
         with _how_to_resume(now):
             with live_view(now.objectives) as observer:
@@ -104,7 +105,7 @@ def _search(prepared: Prepared, as_json: bool) -> None:
 class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
     """On Ctrl-C, say what is kept and how to go on."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: api.Prepared) -> None:
         words = ["evomerge", "resume", prepared.name]
         # A database from the environment, or the default, is found again by itself.
         source = click.get_current_context().get_parameter_source("db")
@@ -126,9 +127,7 @@ class _how_to_resume:  # noqa: N801 - reads as the statement it stands in
             )
 
 
-def _print(report: RunReport) -> None:
-    from evomerge.cli.tables import counted, print_table
-
+def _print(report: api.RunReport) -> None:
     print_table(
         f"{report.name}: {report.reason}; {counted(report.trials, 'trial')}, "
         f"{counted(report.items, 'item')}, {report.seconds:.0f} s",
@@ -140,3 +139,54 @@ def _print(report: RunReport) -> None:
     )
     front = counted(report.front_size, "trial")
     click.echo(f"The front has {front}: evomerge front {report.name}")
+
+
+@contextmanager
+def live_view(objectives: tuple[str, ...]) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows a study's progress while the context lasts."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=Console(stderr=True), refresh_per_second=4) as live:
+            yield lambda progress: live.update(Text(describe(progress, objectives)))
+        return
+    last = [0.0, -1.0]
+
+    def line(progress: Progress) -> None:
+        is_due = time.monotonic() - last[0] >= LINE_EVERY_S
+        if is_due or progress.generation != last[1]:
+            last[:] = [time.monotonic(), progress.generation]
+            click.echo(describe(progress, objectives), err=True)
+
+    yield line
+
+
+def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
+    """Put a study's progress into one line."""
+    if progress.workers == 0:
+        return f"waiting for workers ({progress.seconds:.0f} s)"
+    best = ", ".join(
+        f"best {name} {standing.values[k]:.4g} (trial {standing.number})"
+        for k, (name, standing) in enumerate(
+            zip(objectives, progress.best, strict=True)
+        )
+        if standing is not None
+    )
+    parts = [
+        f"generation {progress.generation}",
+        f"{progress.done} trials",
+        f"{progress.failed} failed" if progress.failed else "",
+        best,
+        f"front {progress.front_size}",
+        f"{progress.items_per_s:.0f} items/s",
+        f"{_clock(progress.left_s)} left" if progress.left_s is not None else "",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import db_option, json_option
-
-if TYPE_CHECKING:
-    from evomerge.api import StageRow, TrialRow
+from evomerge.cli.tables import counted, print_json, print_table
 
 NOTE_LENGTH = 110
 """Most characters of a failure that a table shows; --json has it whole."""
@@ -24,9 +22,6 @@ NOTE_LENGTH = 110
 @json_option
 def status(name: str, db: str, as_json: bool) -> None:
     """Show how the study NAME stands; of one with stages, how each of them does."""
-    from evomerge import api
-    from evomerge.cli.tables import counted, print_json, print_table
-
     if stages := api.stages(name, db=db):
         _print_stages(name, stages, as_json)
         return
@@ -56,9 +51,7 @@ def status(name: str, db: str, as_json: bool) -> None:
     print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
 
 
-def _print_stages(name: str, rows: Sequence[StageRow], as_json: bool) -> None:
-    from evomerge.cli.tables import print_json, print_table
-
+def _print_stages(name: str, rows: Sequence[api.StageRow], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
@@ -95,9 +88,6 @@ def front(name: str, db: str, as_json: bool) -> None:
     Scores are those the search saw, on the items it selected on; `evomerge export`
     scores a trial on sealed items.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     rows = api.front(name, db=db)
     if as_json:
         print_json(rows)
@@ -113,7 +103,7 @@ def front(name: str, db: str, as_json: bool) -> None:
     )
 
 
-def _note(row: TrialRow) -> str:
+def _note(row: api.TrialRow) -> str:
     """Say in one line what is special about a trial; --json has it whole."""
     words = [row.label, _cut(row.failure or ""), "reused" if row.reused else ""]
     return "; ".join(word for word in words if word)
@@ -136,9 +126,6 @@ def trials(name: str, db: str, as_json: bool) -> None:
 
     Attempts count every start; faults are those that a machine spoilt.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     rows = api.trials(name, db=db)
     if as_json:
         print_json(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,8 @@ def plain(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print a value of ours as JSON."""
+    import json  # costs --help milliseconds
+
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from evomerge import api
 from evomerge.cli.options import cache_dir, db_option, json_option
+from evomerge.cli.tables import print_json, print_table
 
 
 @click.command(
@@ -23,9 +25,6 @@ from evomerge.cli.options import cache_dir, db_option, json_option
 @json_option
 def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:
     """Validate a STUDY file, its sources and tasks, and estimate what it costs."""
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     found = api.check(study, db=db, cache_dir=cache_dir(), dry_run=dry_run)
     if as_json:
         print_json(found)
@@ -57,7 +56,6 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
 
     About two minutes on two cores; a second call finds them there.
     """
-    from evomerge import api
     from evomerge.zoo import progress_bars
 
     with progress_bars() as progress:
@@ -110,9 +108,6 @@ def doctor(
 
     Without --engine only the installation and the database are looked at.
     """
-    from evomerge import api
-    from evomerge.cli.tables import print_json, print_table
-
     wanted = api.EngineCheck(model, probe, kind, dtype) if model else None
     found = api.doctor(wanted, db=db, cache_dir=cache_dir())
     if as_json:

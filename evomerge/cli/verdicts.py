@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evomerge import api
 from evomerge.cli.tables import counted, print_table
 
 if TYPE_CHECKING:
-    from evomerge.api import Exported
     from evomerge.export.report import RivalTable
     from evomerge.export.stats import Estimate
 
 
-def print_rivals(done: Exported) -> None:
+def print_rivals(done: api.Exported) -> None:
     """Print one table for each objective, and what cannot be said in it."""
     for table in done.rivals:
         name = table.objective.name
@@ -34,14 +34,14 @@ def print_rivals(done: Exported) -> None:
     )
 
 
-def print_standing(done: Exported) -> None:
+def print_standing(done: api.Exported) -> None:
     """Say so if the export is none of what the search found."""
     if done.standing is not None:
         said = done.standing.said(done.standing.label)
         click.echo(f"Trial {done.trial} is {said}.")
 
 
-def print_bounds(done: Exported) -> None:
+def print_bounds(done: api.Exported) -> None:
     """Print what sealed items say of the study's bounds."""
     if not done.bounds:
         return
@@ -55,7 +55,7 @@ def print_bounds(done: Exported) -> None:
     )
 
 
-def print_costs(done: Exported) -> None:
+def print_costs(done: api.Exported) -> None:
     """Print what the export and its rivals cost to run, if that differs."""
     kinds = {(row.layers, row.parameters, row.flops) for row in done.costs}
     timed = any(row.tokens_per_second is not None for row in done.costs)

@@ -1,9 +1,11 @@
 """The Python API: what its functions give, and what it costs to load it."""
 
+import ast
 import dataclasses
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,20 @@ def study(tmp_path: Path, models: Path) -> Path:
     constraints = [{"measure": "two/acc", "at_least": 0.3}]
     data = simulated_study(models, constraints=constraints)
     return write_study(tmp_path / "mine.yaml", data)
+
+
+def test_the_api_gives_at_run_time_what_type_checkers_read() -> None:
+    tree = ast.parse(Path(api.__file__).read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {
+        name.asname: node.module
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert homes == api._MODULES
+    for name in api.__all__:
+        assert getattr(api, name) is getattr(import_module(homes[name]), name)
 
 
 def test_loading_the_api_loads_no_library_that_takes_long() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from evomerge.cli.live import LINE_EVERY_S, describe, live_view
+from evomerge.cli.run import LINE_EVERY_S, describe, live_view
 from evomerge.search.scoreboard import Progress, Standing
 
 PROGRESS = Progress(

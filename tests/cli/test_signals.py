@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from evomerge.cli.signals import Stop
+from evomerge.cli.app import Stop
 
 
 @pytest.mark.parametrize(
