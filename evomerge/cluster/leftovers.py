@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from evomerge.processes import is_alive
+
 TEMP_PREFIX = "em-ray-"
 _PROC = Path("/proc")
 _OUTPUTS = ("1", "2")
@@ -23,7 +25,7 @@ def sweep(folder: Path) -> None:
     for left in folder.glob(f"{TEMP_PREFIX}*-*"):
         pid = left.name.removeprefix(TEMP_PREFIX).split("-", 1)[0]
         is_ours = left.is_dir() and left.lstat().st_uid == os.getuid()
-        if pid.isdecimal() and is_ours and not _is_alive(int(pid)):
+        if pid.isdecimal() and is_ours and not is_alive(int(pid)):
             end_processes(left)
             shutil.rmtree(left, ignore_errors=True)
 
@@ -54,13 +56,3 @@ def _processes_of(folder: Path) -> Iterator[int]:
                 for number in _OUTPUTS
             ):
                 yield pid
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -2,19 +2,25 @@
 
 Engines start from model folders. A frame or probe that is none, because an adapter is
 folded in or its vocabulary is changed, is merged as it stands into the cache folder,
-once for all workers of the machine.
+once for all workers of the machine: one makes it under a lock, which the others wait
+for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from evomerge.checkpoints import hub, read_model
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import WorkerSetup
-from evomerge.scoring.locked import locked
+from evomerge.errors import WorkerError
+
+LOCK_TIMEOUT_S = 900.0
 
 
 def at_hand(setup: WorkerSetup) -> WorkerSetup:
@@ -56,3 +62,29 @@ def _written(recipe: Recipe, sources: Mapping[str, str], cache_dir: Path) -> Pat
             with Sources(sources, cache_dir=cache_dir) as opened:
                 write_model(recipe, opened, folder)
     return folder
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock that the system releases should this process die.
+
+    Args:
+        path: The lock's file; made if it is not there.
+        doing: What is done under it, for messages.
+
+    Raises:
+        WorkerError: Another process holds the lock for too long.
+    """
+    # A file that stands for a lock, where the system has none, would outlive its maker.
+    lock = FileLock(path, poll_interval=0.2, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except Timeout as error:
+        raise WorkerError(
+            f"Another process has held {path} for {LOCK_TIMEOUT_S:.0f} s "
+            f"while {doing}; end it and try again."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

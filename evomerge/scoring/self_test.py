@@ -32,7 +32,7 @@ from evomerge.scoring.engine import (
     LoglikelihoodRequest,
     SelfTest,
 )
-from evomerge.scoring.locked import locked
+from evomerge.scoring.localise import locked
 
 N_SEQUENCES = 6
 ANSWER_TOKENS = 12

@@ -12,16 +12,16 @@ import os
 import socket
 from pathlib import Path
 
+from evomerge import processes
 from evomerge.store.values import Owner
 
 _PROC = Path("/proc")
-_DEAD_STATES = "ZXx"
 
 
 def this_process() -> Owner:
     """Describe the calling process."""
     pid = os.getpid()
-    return Owner(host=_this_host(), pid=pid, started=_started(pid) or "")
+    return Owner(host=_this_host(), pid=pid, started=processes.start_of(pid) or "")
 
 
 def host_name(owner: Owner) -> str:
@@ -37,15 +37,7 @@ def is_alive(owner: Owner) -> bool:
     """
     if owner.host != _this_host():
         return True
-    if owner.started:
-        return _started(owner.pid) == owner.started
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return processes.is_alive(owner.pid, owner.started)
 
 
 def _this_host() -> str:
@@ -57,14 +49,3 @@ def _this_host() -> str:
     except OSError:
         pass  # not Linux: the name has to do
     return "+".join(parts)
-
-
-def _started(pid: int) -> str | None:
-    """Clock ticks from boot to the process's start; None if it is gone or unknown."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    # The second field is the program's name in brackets and may hold anything.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in _DEAD_STATES else fields[19]

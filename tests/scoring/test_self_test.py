@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import WorkerError
-from evomerge.scoring import locked
+from evomerge.scoring import localise
 from evomerge.scoring.self_test import Probe, kept_probe, whole
 from evomerge.testing.parents import Parents, probed
 
@@ -76,7 +78,7 @@ def test_lock_held_for_too_long_is_the_machines_fault(
     parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = probed(parents.setup("a", EngineSettings(kind="hf")), parents)
-    monkeypatch.setattr(locked, "LOCK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(localise, "LOCK_TIMEOUT_S", 0.0)
 
     def ask_again(_: WorkerSetup) -> Probe:
         with pytest.raises(WorkerError, match="Another process"):
@@ -84,6 +86,36 @@ def test_lock_held_for_too_long_is_the_machines_fault(
         return PROBE
 
     assert kept_probe(FACTS, setup, ask_again) == PROBE
+
+
+_HOLDING = """
+import sys
+from pathlib import Path
+from evomerge.scoring.localise import locked
+
+with locked(Path(sys.argv[1]), "testing"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_lock_is_free_when_the_process_that_held_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.lock"
+    monkeypatch.setattr(localise, "LOCK_TIMEOUT_S", 0.0)
+    command = [sys.executable, "-c", _HOLDING, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(WorkerError, match="testing"),
+            localise.locked(path, "testing"),
+        ):
+            pass
+        holder.kill()
+    with localise.locked(path, "testing"):
+        assert path.exists()
 
 
 def test_parent_is_written_as_a_recipe_of_its_depth(parents: Parents) -> None:

@@ -10,7 +10,6 @@ back.
 
 import ctypes
 import errno
-import fcntl
 import glob
 import os
 import secrets
@@ -18,6 +17,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from evomerge.errors import ExportError
 
@@ -126,8 +127,7 @@ def _lock(folder: Path) -> Iterator[bool]:
     try:
         is_held = False
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_held = True
+            is_held = lock_descriptor(descriptor, blocking=False)
         yield is_held
     finally:
         os.close(descriptor)
