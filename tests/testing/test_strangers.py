@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.core.space import SearchSpace
 from evomerge.core.work import WorkerSetup
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.scoring.hf.engine import HfEngine
 from evomerge.store.base import Store
 from evomerge.store.sql import open_store
-from evomerge.strategies.ask_tell_guard import AskTellGuard
+from evomerge.strategies.ask_tell_guard import GuardedStrategy, StrategySetup
 from evomerge.strategies.base import Proposal, Strategy, Told, scope
 from evomerge.testing.engine_contract import SwapContract
 from evomerge.testing.pool_contract import MakePool, PoolContract
@@ -26,24 +25,14 @@ from evomerge.testing.store_samples import Opened
 from evomerge.testing.strategy_contract import StrategyContract
 
 
-class NearTheBest:
+class NearTheBest(GuardedStrategy):
     """Half of a generation is drawn anew, half is the best known, moved in ``x``."""
 
-    is_fold = True
-    generation_size = 6
+    _best: Told | None = None
 
-    def __init__(self, space: SearchSpace, n_objectives: int, seed: int) -> None:
-        self._space = space
-        self._seed = seed
-        self._guard = AskTellGuard(
-            is_fold=True, n_objectives=n_objectives, n_constraints=1
-        )
-        self._best: Told | None = None
-
-    def ask(self, generation: int) -> Proposal:
-        self._guard.ask(generation)
+    def _propose(self, generation: int) -> Proposal:
         points = []
-        for index in range(self.generation_size):
+        for index in range(self._size):
             rng = scope(self._seed, generation, index)
             point = dict(self._space.random(rng))
             if self._best is not None and index % 2:
@@ -52,17 +41,15 @@ class NearTheBest:
             points.append(point)
         return Proposal(tuple(points))
 
-    def tell(
-        self, generation: int, proposal: Proposal, results: Sequence[Told]
-    ) -> None:
-        self._guard.tell(generation, proposal, results)
+    def _learn(self, generation: int, results: Sequence[Told]) -> None:
         scored = [r for r in (self._best, *results) if r is not None and r.losses]
         self._best = min(scored, key=lambda r: r.losses or (), default=None)
 
 
 class TestNearTheBest(StrategyContract):
     def make(self, seed: int) -> Strategy:
-        return NearTheBest(self.space, self.n_objectives, seed)
+        setup = StrategySetup(self.space, 6, seed, is_fold=True, n_constraints=1)
+        return NearTheBest(setup)
 
 
 class Wrapper:
