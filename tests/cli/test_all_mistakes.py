@@ -183,3 +183,40 @@ def test_a_file_without_mistakes_is_told_its_items(call, here, models, tasks) ->
     assert ended.code == 0, ended.err
     assert "6 searched on, 6 sealed" in ended.out
     assert "higher is better; one/acc" in ended.out
+
+
+ROW = json.dumps({"q": "q1", "choices": ["a", "b"], "label": 0}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", ""),
+        ("rows.jsonl", "\n \n\n"),
+        ("rows.jsonl", "[]"),
+        ("rows.jsonl", ROW + "{'q': 'not JSON'}\n"),
+        ("rows.jsonl", ROW[:-20]),
+        ("rows.json", ""),
+        ("rows.csv", ""),
+        ("rows.csv", "q,choices,label\n"),
+        ("rows.parquet", ""),
+        ("rows.parquet", "PAR1PAR1"),
+    ],
+)
+def test_a_data_file_without_items_is_told_at_its_task(
+    call, here, models, name, content
+) -> None:
+    folder = here / "own"
+    folder.mkdir()
+    (folder / name).write_text(content)
+    kind = {"jsonl": "json"}.get(name.split(".")[1], name.split(".")[1])
+    task = {k: v for k, v in LETTERS.items() if k != "metric_list"}
+    task |= {"task": "own", "dataset_path": kind, "metric_list": [{"metric": "acc"}]}
+    task["dataset_kwargs"] = {"data_files": {"test": str(folder / name)}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(task))
+    tasks = {"own": {"task": "own", "include": str(folder), "metric": "acc"}}
+    study = simulated_study(models, tasks=tasks, objectives=[{"measure": "own/acc"}])
+    ended = call("check", write_study(here / "bad.yaml", study))
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
+    assert "tasks.own" in ended.err

@@ -396,3 +396,18 @@ def test_candidates_with_weights_beyond_all_bounds_are_recorded(
         assert "candidate's fault" in row["failure"]
     assert len(rows) == 7
     assert "\n                " not in call("trials", "huge").out
+
+
+@pytest.mark.parametrize(
+    "said", ["no_such_activation", "SiLU ", "", 5, True, ["silu"], {"name": "silu"}]
+)
+def test_an_activation_that_nobody_knows_is_told(call, here, own, said) -> None:
+    for name in ("base", "math"):
+        config = own / name / "config.json"
+        text = config.read_text()
+        config.write_text(json.dumps(json.loads(text) | {"hidden_act": said}))
+    study = simulated_study(own, engine={"kind": "hf", "dtype": "float32"})
+    ended = call("check", write_study(here / "bad.yaml", study))
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
+    assert "hidden_act" in ended.err

@@ -175,7 +175,7 @@ def calm() -> None:
     file cannot reach Python through them, and within limits.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # its errors are raised too
     datasets.disable_progress_bars()
     lm_eval.utils.env = _Templates()
     for module in (lm_eval.api.metrics, lm_eval.filters.extraction):

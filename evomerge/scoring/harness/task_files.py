@@ -171,7 +171,10 @@ def folder_problem(folder: Path) -> str | None:
 def _parquet_problem(path: Path) -> str | None:
     import pyarrow.parquet
 
-    about = pyarrow.parquet.read_metadata(path)
+    try:
+        about = pyarrow.parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        return f"{path} cannot be read: {error}"
     size = sum(
         about.row_group(group).total_byte_size for group in range(about.num_row_groups)
     )
