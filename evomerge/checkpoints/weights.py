@@ -204,10 +204,21 @@ def without_left_over(
     rest = {key: value for key, value in config.items() if key not in KEYS}
     return rest, tuple(
         f"config.json has {key} ({_method(config[key]) or 'no method'}), but all "
-        "weights are plain numbers: they are merged as such, and the result is without "
-        "the key. Remove it before an engine loads the model from this folder."
+        "weights are plain numbers: they are loaded and merged as such, and the result "
+        "is without the key."
         for key in found
     )
+
+
+def left_over_keys(folder: str | Path) -> list[str]:
+    """Name the keys of a plain model's configuration that speak of packed weights.
+
+    Libraries that load the folder would look for such weights.
+
+    Raises:
+        CheckpointError: The configuration cannot be read.
+    """
+    return [key for key in KEYS if key in read_json(Path(folder) / "config.json")]
 
 
 def _is_packed(tensor: TensorInfo) -> bool:

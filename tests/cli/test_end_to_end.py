@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.study_files import write_study
+from support.study_files import leave_quantization_behind, write_study
 
 from evomerge import api
 
@@ -139,6 +140,9 @@ def test_unknown_tasks_and_metrics_are_found_by_the_dry_run_and_by_the_search(
 @pytest.mark.engine
 @pytest.mark.timeout(300)
 def test_vllm_in_this_process_searches_and_exports(call, here: Path, zoo: Path) -> None:
+    zoo = shutil.copytree(zoo, here / "zoo")
+    for name in ("base", "math", "sort"):
+        leave_quantization_behind(zoo / name)
     engine = {"kind": "vllm", "max_model_len": 64, "max_num_seqs": 16}
     write_study(here / "real.yaml", study_of(zoo, engine=engine, budget={"trials": 4}))
     ended = call("run", "real.yaml", "--in-process")

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.study_files import leave_quantization_behind
 
 from evomerge.core.work import EngineSettings
 from evomerge.errors import CandidateError, CheckpointError, SpecError
 from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.hf.engine import HfEngine
+from evomerge.scoring.self_test import Probe
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 
@@ -93,6 +95,18 @@ def test_batches_of_any_size_give_the_same_scores(parents: Parents) -> None:
     few = [score.logprob for score in narrow.loglikelihood(requests)]
     assert few == pytest.approx(many, abs=1e-4)
     assert narrow.generate(prompts) == wide.generate(prompts)
+
+
+def test_what_a_plain_model_says_of_packed_weights_is_left_out(
+    parents: Parents,
+) -> None:
+    plain = open_engine(parents.setup("a", SETTINGS))
+    expected = Probe.take(plain)
+    plain.close()
+    leave_quantization_behind(parents.folder / "a")
+    engine = open_engine(parents.setup("a", SETTINGS))
+    assert Probe.take(engine).difference(expected) == 0.0
+    engine.close()
 
 
 def test_collapsed_model_gets_no_credit_for_being_greedy(parents: Parents) -> None:

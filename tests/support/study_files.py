@@ -91,3 +91,11 @@ def write_study(file: Path, study: Mapping[str, Any]) -> Path:
     """
     file.write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def leave_quantization_behind(folder: Path) -> None:
+    """Let a plain model's configuration say that its weights are packed."""
+    file = folder / "config.json"
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config = json.loads(file.read_text()) | {"quantization_config": said}
+    file.write_text(json.dumps(config))

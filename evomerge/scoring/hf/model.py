@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import (
     CheckpointError,
@@ -41,6 +42,8 @@ def load_model(setup: WorkerSetup) -> Any:
     try:
         if settings.stacks:
             options["config"] = _roomy(setup)
+        elif left_over_keys(folder):
+            options["config"] = _plain(folder)
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -78,13 +81,20 @@ def _unloadable(folder: str, error: Exception) -> CheckpointError:
     )
 
 
-def _roomy(setup: WorkerSetup) -> Any:
-    """Return the frame's configuration with a layer for every slot."""
+def _plain(folder: str) -> Any:
+    """Return a folder's configuration without what it says of packed weights."""
     from transformers import AutoConfig
 
-    kinds = slot_kinds(setup)
-    folder = setup.sources[setup.frame]
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    for key in left_over_keys(folder):
+        delattr(config, key)
+    return config
+
+
+def _roomy(setup: WorkerSetup) -> Any:
+    """Return the frame's configuration with a layer for every slot."""
+    kinds = slot_kinds(setup)
+    config = _plain(setup.sources[setup.frame])
     config.num_hidden_layers = len(kinds)
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = list(kinds)

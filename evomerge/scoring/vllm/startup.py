@@ -10,12 +10,14 @@ import importlib.util
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.configs.families import position_limit
+from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.nearest import suggestion
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
@@ -120,12 +122,19 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         cache_bytes = cache_bytes or max(CPU_CACHE_BYTES, (length + 256) * per_token)
     if cache_bytes is not None:
         found["kv_cache_memory_bytes"] = cache_bytes
+    overrides: dict[str, Any] = dict.fromkeys(left_over_keys(folder))
     if settings.stacks:
         found |= _stack_arguments(setup)
+        overrides |= found["hf_overrides"]
+    if overrides:
+        found["hf_overrides"] = overrides
     if int(settings.options.get("tensor_parallel_size", 1)) > 1:
         # Inside a Ray actor vLLM would start Ray workers of its own.
         found["distributed_executor_backend"] = "mp"
-    return found | dict(settings.options)
+    options = dict(settings.options)
+    if isinstance(asked := options.get("hf_overrides"), Mapping):
+        options["hf_overrides"] = {**overrides, **asked}
+    return found | options
 
 
 def _stack_arguments(setup: WorkerSetup) -> dict[str, Any]:
