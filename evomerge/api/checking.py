@@ -25,7 +25,7 @@ from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole, TaskDescription
 from evomerge.core.study import Objective
 from evomerge.core.trial import Repeats
-from evomerge.errors import Problem, SpecError, StoreError
+from evomerge.errors import SpecError, StoreError
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.measure_checks import missing_measures
 from evomerge.specs.resolved import ResolvedStudy, meter_of
@@ -217,7 +217,7 @@ def _check_metrics(study: ResolvedStudy, tasks: tuple[TaskDescription, ...]) -> 
     missing, offered = missing_measures(study.objectives, study.constraints, tasks)
     if missing:
         raise SpecError(
-            Problem("objectives", f"{name} is not measured; offered: {offered}.")
+            study.problem("objectives", f"{name} is not measured; offered: {offered}.")
             for name in missing
         )
 

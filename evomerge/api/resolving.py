@@ -8,7 +8,7 @@ from evomerge.checkpoints.finite import non_finite
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.core.work import WorkerSetup
-from evomerge.errors import Problem, SpecError, StudyExistsError, StudyNotFoundError
+from evomerge.errors import SpecError, StudyExistsError, StudyNotFoundError
 from evomerge.logs import say
 from evomerge.scoring.survey import Surveyor
 from evomerge.specs.persistence import diff, recipe_version_of
@@ -110,8 +110,8 @@ def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
     bad = {name: tensors for name, tensors in found.items() if tensors}
     if bad:
         raise SpecError(
-            Problem(
-                f"sources.{name} ({study.sources[name].path})",
+            study.source_problem(
+                name,
                 f"expected finite weights, but {', '.join(tensors[:3])}"
                 f"{' and others hold' if len(tensors) > 3 else ' holds'} NaN or "
                 "infinity; use another copy of this model.",

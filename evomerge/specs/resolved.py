@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge.checkpoints import Model
@@ -15,6 +15,7 @@ from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Point
 from evomerge.core.work import EngineSettings, TaskSettings
 from evomerge.errors import Problem, SpecError
+from evomerge.specs.reading.lines import Lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class ResolvedStudy:
         warnings: What the user must see although nothing is refused.
         items: Task to its number of search and of report items; empty where tasks were
             not looked at.
+        lines: Where the keys of its file stand, if it was read from one.
     """
 
     name: str
@@ -76,6 +78,18 @@ class ResolvedStudy:
     allowance: Mapping[str, Any]
     warnings: tuple[Problem, ...] = ()
     items: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    lines: Lines | None = field(default=None, compare=False, repr=False)
+
+    def problem(self, key: str, message: str) -> Problem:
+        """Return a mistake at a key of the study, and where that stands in its file."""
+        if self.lines is None:
+            return Problem(key, message)
+        return self.lines.problem(key, message)
+
+    def source_problem(self, name: str, message: str) -> Problem:
+        """Return what is wrong with a source; the message names its folder."""
+        found = self.problem(f"sources.{name}", message)
+        return replace(found, where=f"{found.where} ({self.sources[name].path})")
 
 
 def meter_of(study: ResolvedStudy) -> Meter | None:
@@ -99,8 +113,8 @@ def _problems(study: ResolvedStudy, meter: Meter) -> Iterator[Problem]:
     for name, source in study.inputs.items():
         for place, layer in enumerate(meter.lookup(source).layers):
             if layer.flops(1) is None:
-                yield Problem(
-                    f"sources.{name} ({study.sources[name].path})",
+                yield study.source_problem(
+                    name,
                     "expected a config.json that tells how many heads there are and "
                     f"how many experts a token is sent to, for {COST}/flops; layer "
                     f"{place} leaves it open. Ask for {COST}/layers or "

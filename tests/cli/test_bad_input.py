@@ -127,7 +127,10 @@ def test_a_parent_with_nan_or_infinity_is_refused(
     weights["model.norm.weight"][3] = value
     save_file(weights, file, metadata={"format": "pt"})
     assert_refused(
-        simulated_study(own), "sources.math", "model.norm.weight", "NaN or infinity"
+        simulated_study(own),
+        "bad.yaml: sources.math (",
+        "model.norm.weight",
+        "NaN or infinity",
     )
 
 

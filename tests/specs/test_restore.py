@@ -64,7 +64,8 @@ def test_a_study_comes_back_from_what_was_stored(
         file.unlink()
     again = restore(config, allowance)
     for field in fields(ResolvedStudy):
-        assert getattr(again, field.name) == getattr(study, field.name), field.name
+        if field.compare:  # not where its file has it
+            assert getattr(again, field.name) == getattr(study, field.name), field.name
 
 
 def test_the_configuration_names_no_path(study: ResolvedStudy, zoo: Path) -> None:

@@ -178,7 +178,8 @@ def read_studies(
             recipe_version=recipe_version,
         )
     return tuple(
-        replace(study, warnings=placed(study.warnings, [data])) for study in studies
+        replace(study, warnings=placed(study.warnings, [data]), lines=data.lines)
+        for study in studies
     )
 
 
