@@ -57,11 +57,10 @@ class Problem:
         if self.line is None:
             return f"{self.where}: {self.message}"
         told, colon, key = self.where.partition(": ")
-        number = told.removeprefix(
-            str(self.file)
-        )  # of a document, if there are several
-        more = number if told.startswith(str(self.file)) else ""
-        return f"{self.file}:{self.line}{more}{colon}{key}: {self.message}"
+        file = str(self.file)
+        # What follows a file's name is the number of a document in it.
+        number = told.removeprefix(file) if told.startswith(file) else ""
+        return f"{file}:{self.line}{number}{colon}{key}: {self.message}"
 
 
 class SpecError(EvomergeError):
