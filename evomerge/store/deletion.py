@@ -1,10 +1,17 @@
-"""Delete a study, and what only it named."""
+"""Delete a study, and what only it named; or what it has, to begin it anew."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import sqlalchemy as sa
 
-from evomerge.store.leases import check_lease
+from evomerge.errors import StoreError
+from evomerge.store.leases import change, check_lease
+from evomerge.store.studies import tasks_of
+from evomerge.store.tables import rows
+from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.schema import (
     artifact,
     attempt,
@@ -20,7 +27,7 @@ from evomerge.store.tables.schema import (
 )
 from evomerge.store.values import Deleted, Lease
 
-_PARTS = (artifact, event, attempt, trial, generation, task)
+_OF_TRIALS = (artifact, event, attempt, trial, generation)
 
 
 def deletion(connection: sa.Connection, study_id: int) -> Deleted:
@@ -54,7 +61,7 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
     """
     check_lease(connection, lease)
     n_trials = 0
-    for part in _PARTS:
+    for part in (*_OF_TRIALS, task):
         gone = connection.execute(
             sa.delete(part).where(part.c.study_id == lease.study_id)
         )
@@ -102,3 +109,41 @@ def forget_unnamed(connection: sa.Connection) -> tuple[int, int]:
         )
     )
     return n_recipes, n_blocks
+
+
+def restart(
+    connection: sa.Connection,
+    lease: Lease,
+    config: Mapping[str, Any],
+    allowance: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Replace configuration and seed, and forget the trials nobody scored.
+
+    It takes a worker to find out that a task or metric does not exist; whoever then
+    puts the study file right must not be told that the name is taken. The row is kept
+    and changed, never removed: leases count upwards in it, so an old one stays invalid.
+    """
+    check_lease(connection, lease)
+    if tasks_of(connection, lease.study_id) is not None:
+        name = connection.scalar(
+            sa.select(study.c.name).where(study.c.id == lease.study_id)
+        )
+        raise StoreError(
+            f"Study {name!r} has had a worker, so it may have results; its "
+            "configuration stays. Give the other one another name."
+        )
+    for part in _OF_TRIALS:
+        connection.execute(sa.delete(part).where(part.c.study_id == lease.study_id))
+    forget_unnamed(connection)
+    change(
+        connection,
+        lease,
+        config=rows.to_text("A study's configuration", dict(config)),
+        allowance=rows.to_text("A study's allowance", dict(allowance)),
+        seed=seed,
+        created=NOW,
+        finished=None,
+        spent_s=0.0,
+        n_items=0,
+    )

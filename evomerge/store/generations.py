@@ -12,11 +12,10 @@ import sqlalchemy as sa
 
 from evomerge.core.trial import Candidate, TrialState
 from evomerge.errors import StoreError
-from evomerge.store.clock import NOW
 from evomerge.store.leases import check_lease
 from evomerge.store.tables import rows
-from evomerge.store.tables.absent import insert_absent
 from evomerge.store.tables.decoding import count, damaged
+from evomerge.store.tables.dialects import NOW, insert_absent
 from evomerge.store.tables.schema import generation, recipe, trial
 from evomerge.store.trials import last_number
 from evomerge.store.values import Generation, Lease

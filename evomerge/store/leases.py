@@ -15,10 +15,10 @@ from evomerge.errors import (
     StudyLockedError,
     StudyNotFoundError,
 )
-from evomerge.store.clock import NOW
 from evomerge.store.owner import host_name, is_alive
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import count
+from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.schema import study
 from evomerge.store.values import Lease, Owner
 

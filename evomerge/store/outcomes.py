@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from evomerge.core.digest import digest
 from evomerge.core.scoring_protocol import BlockKey, Outcome
 from evomerge.errors import StoreError
-from evomerge.store.clock import NOW
 from evomerge.store.tables import rows
+from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.prepared import Prepared
 from evomerge.store.tables.schema import manifest, outcome_block, recipe, study, task
 from evomerge.store.trials import check_running

@@ -20,13 +20,11 @@ from evomerge.store import generations, leases, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
-from evomerge.store.clock import NOW
 from evomerge.store.databases.database import Database
-from evomerge.store.deletion import delete, deletion
-from evomerge.store.overview import overview, size
-from evomerge.store.restart import restart
+from evomerge.store.deletion import delete, deletion, restart
+from evomerge.store.studies import overview, size
 from evomerge.store.tables import rows
-from evomerge.store.tables.absent import insert_absent
+from evomerge.store.tables.dialects import NOW, insert_absent
 from evomerge.store.tables.schema import artifact, event
 from evomerge.store.values import (
     Artifact,

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from evomerge.core.trial import Blame, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
-from evomerge.store.clock import NOW
 from evomerge.store.leases import check_lease, refuse_stale
 from evomerge.store.tables import rows
+from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.prepared import Prepared
 from evomerge.store.tables.schema import attempt as attempts
 from evomerge.store.tables.schema import recipe, study, trial

@@ -16,7 +16,7 @@ from support.searched import by_hand, contents
 from support.study_files import simulated_study, write_study
 
 from evomerge.errors import SchemaError, StoreError, StoreUnreachableError
-from evomerge.store.databases import mounts
+from evomerge.store.databases import sqlite
 from evomerge.store.sql import open_store
 from evomerge.testing.store_samples import ELSEWHERE
 
@@ -319,7 +319,7 @@ def test_a_file_on_a_network_file_system_is_refused(
 ) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(f"36 1 0:31 / {here} rw - nfs4 server:/x rw\n")
-    monkeypatch.setattr(mounts, "MOUNTS", table)
+    monkeypatch.setattr(sqlite, "MOUNTS", table)
     assert_refused(
         f"sqlite:///{here}/x.db",
         "is on a network file system (nfs4)",

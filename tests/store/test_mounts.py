@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.store.databases import mounts
+from evomerge.store.databases import sqlite
 from evomerge.store.sql import open_store
 
 LINES = {
@@ -24,7 +24,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def mounted(*lines: str) -> None:
         table = tmp_path / "mountinfo"
         table.write_text("\n".join([ROOT, *lines]) + "\n")
-        monkeypatch.setattr(mounts, "MOUNTS", table)
+        monkeypatch.setattr(sqlite, "MOUNTS", table)
 
     return mounted
 
@@ -93,7 +93,7 @@ def test_the_innermost_mount_decides(
     mounted, here: Path, lines: list[str], kind: str | None
 ) -> None:
     mounted(*(line.format(here=here, parent=here.parent) for line in lines))
-    assert mounts.network_kind(here) == kind
+    assert sqlite.network_kind(here) == kind
 
 
 def test_a_mount_point_with_spaces_is_read(mounted, here: Path) -> None:
@@ -101,19 +101,19 @@ def test_a_mount_point_with_spaces_is_read(mounted, here: Path) -> None:
     folder.mkdir()
     escaped = str(folder).replace(" ", "\\040").replace("\t", "\\011")
     mounted(LINES["nfs"].format(escaped))
-    assert mounts.network_kind(folder) == "nfs4"
-    assert mounts.network_kind(here) is None
+    assert sqlite.network_kind(folder) == "nfs4"
+    assert sqlite.network_kind(here) is None
 
 
 def test_a_link_is_followed_to_where_it_leads(mounted, here: Path) -> None:
     (here / "far").mkdir()
     (here / "near").symlink_to(here / "far")
     mounted(LINES["nfs"].format(here / "far"))
-    assert mounts.network_kind(here / "near") == "nfs4"
+    assert sqlite.network_kind(here / "near") == "nfs4"
 
 
 def test_where_nothing_tells_of_mounts_every_folder_is_local(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounts, "MOUNTS", here / "gone")
-    assert mounts.network_kind(here) is None
+    monkeypatch.setattr(sqlite, "MOUNTS", here / "gone")
+    assert sqlite.network_kind(here) is None

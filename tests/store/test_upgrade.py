@@ -16,14 +16,15 @@ from support.searched import by_hand, connected, contents, search_small
 
 from evomerge.core.trial import Record
 from evomerge.errors import ReplayError, SchemaError, StoreError
-from evomerge.store.databases import database, versions
+from evomerge.store.databases import database
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
+from evomerge.store.tables import schema
 from evomerge.store.tables.schema import VERSION_TABLE, VERSIONS, metadata
 from evomerge.store.values import AttemptEnd
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "databases"
-STEPS = Path(versions.__file__).parents[1] / "migrations" / "versions"
+STEPS = Path(schema.__file__).parents[1] / "migrations" / "versions"
 # A step that was released stays as it is: databases were made by it.
 DIGESTS = {
     "0001_first.py": "52fe601f21e05cf50fb40834b7a10d469020980bd6d3a959f781ece9e8db04a3",
@@ -222,13 +223,13 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
 ) -> None:
     url = placed("version-1-sqlite.db.gz")
     before = rows_of(tmp_path / "old.db")
-    real = versions.upgrade
+    real = database.migrate
 
     def fail(connection: object, version: str | None) -> None:
         real(connection, version)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(versions, "upgrade", fail)
+    monkeypatch.setattr(database, "migrate", fail)
     with pytest.raises(KeyboardInterrupt):
         database.upgrade(url)
     assert rows_of(tmp_path / "old.db") == before
@@ -285,8 +286,8 @@ def test_the_steps_lead_from_the_first_version_to_the_tables_that_are_used(
     empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(empty_url) as connection:
-        monkeypatch.setattr(versions, "VERSIONS", VERSIONS[:1])
-        versions.upgrade(connection, None)
+        monkeypatch.setattr(schema, "VERSIONS", VERSIONS[:1])
+        schema.migrate(connection, None)
         monkeypatch.undo()
     assert differences(empty_url) != []
     assert database.upgrade(empty_url).before == "0001"

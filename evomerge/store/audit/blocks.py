@@ -11,9 +11,8 @@ import sqlalchemy as sa
 from evomerge.core.cost import without_costs
 from evomerge.core.digest import digest
 from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, scores_of
-from evomerge.store.audit.stored_rows import legible
 from evomerge.store.tables import rows
-from evomerge.store.tables.decoding import mapping
+from evomerge.store.tables.decoding import legible, mapping
 from evomerge.store.tables.schema import (
     manifest,
     outcome_block,

@@ -13,11 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from evomerge.errors import SchemaError, StoreError
 from evomerge.masking import masked_url
-from evomerge.store.clock import NOW
-from evomerge.store.databases import versions
-from evomerge.store.databases.backend import Backend
-from evomerge.store.databases.url import file_of, parse
-from evomerge.store.tables.schema import VERSIONS
+from evomerge.store.databases.backend import Backend, file_of, parse
+from evomerge.store.tables.dialects import NOW
+from evomerge.store.tables.schema import VERSIONS, migrate, recorded_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,7 @@ class Database:
             found = _version(connection, self._backend)
             if found is not None:  # somebody was faster
                 return found
-            versions.upgrade(connection, None)
+            migrate(connection, None)
         return VERSIONS[-1]
 
 
@@ -168,7 +166,7 @@ def upgrade(url: str) -> Upgraded:
                 place.lock(connection)
                 if _version(connection, place) == before:
                     _refuse_running(connection, place.shown)
-                    versions.upgrade(connection, before)
+                    migrate(connection, before)
         return Upgraded(before, VERSIONS[-1], copy)
     finally:
         place.reader.dispose()
@@ -188,7 +186,7 @@ def explained(place: Backend) -> Iterator[None]:
 def _version(connection: sa.Connection, place: Backend) -> str | None:
     """Read the version; None if the database is free for our tables."""
     tables = sa.inspect(connection).get_table_names()
-    version = versions.recorded(connection, tables)
+    version = recorded_version(connection, tables)
     if version is None and place.is_strange(tables):
         raise SchemaError(
             f"Database {place.shown} is not one of evomerge's: it holds other tables "

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from evomerge.checkpoints.documents import parse_json
 from evomerge.errors import EvomergeError, StoreError
+from evomerge.store.values import Fault
 
 MAX_TEXT = 32 << 20
 """Longest packed JSON, in bytes: the outcomes of 400 000 items have such a one."""
@@ -160,3 +161,17 @@ def _columns(table: sa.Table) -> Mapping[str, tuple[tuple[type, ...], bool]]:
         return (int, float) if kind is float else (kind,)
 
     return {c.name: (kinds(c), bool(c.nullable)) for c in table.columns}
+
+
+def legible(where: str, read: Callable[[], _T]) -> _T | Fault:
+    """Return what ``read`` returns, or that it is not what was written.
+
+    Args:
+        where: Names what is read.
+        read: Decodes it.
+    """
+    try:
+        return read()
+    except UNREADABLE as error:
+        said = error.__cause__ if isinstance(error, DamagedRowError) else error
+        return Fault(where, f"cannot be read: {str(said) or type(said).__name__}")

@@ -1,12 +1,17 @@
-"""The tables, as SQLAlchemy Core sees them; no query stands here.
+"""The tables, as SQLAlchemy Core sees them, and how a database gets them.
 
 The tables are made by the steps in ``migrations``; these definitions say where those
 steps must lead, and a test compares the two. Only portable types: text for canonical
 JSON (floats keep every bit), doubles for seconds since 1970 by the database's clock,
 blobs for compressed JSON. Everything is named, so a migration can name what it changes.
+
+Alembic is loaded only where tables are made or changed: opening a database reads one
+row.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -190,3 +195,47 @@ artifact = sa.Table(
     sa.ForeignKeyConstraint(["study_id", "trial"], [trial.c.study_id, trial.c.number]),
     sa.UniqueConstraint("study_id", "trial", "path", "digest"),
 )
+
+
+_STEPS = Path(__file__).parents[1] / "migrations"
+_VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
+
+
+def recorded_version(connection: sa.Connection, tables: list[str]) -> str | None:
+    """Return the version of an evomerge database, None if it is not one.
+
+    Args:
+        connection: A transaction.
+        tables: Names of the tables there are.
+    """
+    if meta.name not in tables:
+        return None
+    facts = {
+        row.key: row.value
+        for row in connection.execute(sa.select(meta.c.key, meta.c.value))
+    }
+    if facts.get("application") != APPLICATION:
+        return None
+    if VERSION_TABLE in tables:
+        version: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
+        return version
+    # The first schema had no version table.
+    return f"{int(facts['schema_version']):04}" if "schema_version" in facts else None
+
+
+def migrate(connection: sa.Connection, version: str | None) -> None:
+    """Bring the tables to the present version, all in the caller's transaction.
+
+    Args:
+        connection: A writing transaction.
+        version: The recorded one; None for an empty database.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_STEPS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    if version == VERSIONS[0]:
+        command.stamp(config, version)
+    command.upgrade(config, VERSIONS[-1])

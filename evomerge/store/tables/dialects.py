@@ -1,4 +1,4 @@
-"""Insert rows whose key may be taken already, in either database."""
+"""What SQLite and PostgreSQL say differently: the time, and rows that may be there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,34 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from evomerge.store.clock import NOW
+
+class _Now(FunctionElement[float]):
+    name = "evomerge_now"
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(_Now, "sqlite")
+def _sqlite(element: _Now, compiler: Any, **_: Any) -> str:
+    del element, compiler
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Now, "postgresql")
+def _postgresql(element: _Now, compiler: Any, **_: Any) -> str:
+    # Not now(): that is when the transaction began, maybe before it waited for a lock.
+    del element, compiler
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+NOW: sa.ColumnElement[float] = _Now()
+"""Seconds since 1970 by the database's clock, as an SQL expression.
+
+One clock serves every process of a study.
+"""
 
 
 def insert_absent(
