@@ -1,8 +1,9 @@
 import pytest
 
 from evomerge.errors import RequestError
-from evomerge.scoring.engine import GenerateRequest, LoglikelihoodRequest
-from evomerge.scoring.requests import (
+from evomerge.scoring.engine import (
+    GenerateRequest,
+    LoglikelihoodRequest,
     check_generate,
     check_loglikelihood,
     cut_at_stop,

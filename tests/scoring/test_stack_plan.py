@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import CandidateError
-from evomerge.scoring.stacks.plan import Place, SlotCache
+from evomerge.scoring.stacks.slots import Place, SlotCache
 
 KINDS = ("full", "full", "sliding", "full", "sliding")
 Stack = list[str]

@@ -8,8 +8,8 @@ import pytest
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.hf.layer_slots import HfLayerSlots, Step
-from evomerge.scoring.stacks.plan import Place
+from evomerge.scoring.hf.model import HfLayerSlots, Step
+from evomerge.scoring.stacks.slots import Place
 from evomerge.testing.stacked import Family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -11,7 +11,7 @@ import pytest
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.stacks.plan import SlotCache
+from evomerge.scoring.stacks.slots import SlotCache
 from evomerge.scoring.vllm import layer_slots
 from evomerge.testing.stack_contract import StackContract, StackSwapContract
 

@@ -30,11 +30,10 @@ from evomerge.scoring.harness.internals import (
 )
 from evomerge.scoring.harness.limited import LimitError
 from evomerge.scoring.harness.loading import load_task, reason
-from evomerge.scoring.harness.metrics import offered
 from evomerge.scoring.harness.questions import Question, build_questions, remember_texts
 from evomerge.scoring.harness.task_index import wrong
 from evomerge.scoring.harness.task_keys import key_of
-from evomerge.scoring.harness.task_protocol import protocol_settings
+from evomerge.scoring.harness.task_protocol import offered, protocol_settings
 
 
 class LmEvalTasks:

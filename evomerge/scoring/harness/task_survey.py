@@ -13,9 +13,9 @@ from evomerge.scoring.harness.adapter import check_generation
 from evomerge.scoring.harness.groups import WHOLE, Figure, Group, Leaf
 from evomerge.scoring.harness.internals import ConfigurableTask
 from evomerge.scoring.harness.loading import load_task
-from evomerge.scoring.harness.metrics import facts_of, offered
 from evomerge.scoring.harness.questions import build_questions
 from evomerge.scoring.harness.task_index import GroupError, UnknownTaskError, wrong
+from evomerge.scoring.harness.task_protocol import facts_of, offered
 from evomerge.scoring.items import counted, keyed
 
 

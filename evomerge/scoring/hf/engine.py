@@ -28,11 +28,12 @@ from evomerge.scoring.engine import (
     LoglikelihoodRequest,
     SelfTest,
     SwapReport,
+    check_generate,
+    check_loglikelihood,
 )
-from evomerge.scoring.hf.generation import Generator
-from evomerge.scoring.hf.layer_slots import HfLayerSlots
-from evomerge.scoring.hf.loglikelihood import loglikelihoods
+from evomerge.scoring.hf.batches import Generator, loglikelihoods
 from evomerge.scoring.hf.model import (
+    HfLayerSlots,
     distinct,
     end_tokens,
     load_model,
@@ -40,7 +41,6 @@ from evomerge.scoring.hf.model import (
     machine_faults,
     max_length,
 )
-from evomerge.scoring.requests import check_generate, check_loglikelihood
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
 from evomerge.scoring.stacks.slots import home

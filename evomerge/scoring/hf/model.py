@@ -1,23 +1,28 @@
-"""How a transformers model is brought to life from a folder."""
+"""How a transformers model is brought to life from a folder, and its layers as slots.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import (
+    CandidateError,
     CheckpointError,
     EvomergeError,
     Problem,
     SpecError,
     WorkerError,
 )
-from evomerge.scoring.stacks.slots import slot_kinds
+from evomerge.merging.views.stored import Where
+from evomerge.scoring.stacks.slots import FULL, Place, slot_kinds
+from evomerge.scoring.weight_stream import WeightStream
 
 DEFAULT_LENGTH = 2048
 """Used where neither the study nor the model's config gives a limit."""
@@ -164,3 +169,76 @@ def machine_faults(doing: str) -> Iterator[None]:
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         raise WorkerError(f"The hf engine failed to {doing}: {error}") from error
+
+
+class HfLayerSlots:
+    """The slots of a transformers model; see ``LayerSlots`` for the promises."""
+
+    keeps = False
+
+    def __init__(self, model: Any, put: Callable[[str, torch.Tensor], None]) -> None:
+        """Take the layers over; until they are arranged, none runs.
+
+        Args:
+            model: With a layer for every slot.
+            put: Overwrites a tensor of the model by name.
+        """
+        self._put = put
+        self._config = model.config
+        self._decoder = model.get_decoder()
+        self._slots: list[Any] = list(self._decoder.layers)
+        listed = getattr(model.config, "layer_types", None)
+        self.kinds = tuple(listed or [FULL] * len(self._slots))
+        self._names_kinds = listed is not None
+
+    def write(self, incoming: WeightStream, targets: Sequence[Where]) -> None:
+        """Overwrite slots, the embedding or the head, in place."""
+        for name, tensor in incoming:
+            try:
+                self._put(name, tensor)
+            except RuntimeError as error:
+                raise CandidateError(
+                    f"The merged {name!r} does not fit the frame: {error}"
+                ) from error
+
+    def arrange(self, places: Sequence[Place]) -> None:
+        """Run these slots in this order from now on.
+
+        A key-value cache belongs to a place here, not to a slot, so a layer that
+        repeats needs no other's.
+        """
+        steps = [
+            Step(self._slots[place.slot], index, place.scale)
+            for index, place in enumerate(places)
+        ]
+        self._decoder.layers = nn.ModuleList(steps)
+        self._config.num_hidden_layers = len(steps)
+        if self._names_kinds:
+            # transformers asks by place for the mask, the positions and the cache.
+            self._config.layer_types = [self.kinds[place.slot] for place in places]
+
+
+class Step(nn.Module):
+    """A layer in its place: with the place's cache, and its input scaled."""
+
+    def __init__(self, layer: Any, index: int, scale: float) -> None:
+        """Prepare a call.
+
+        Args:
+            layer: Whose weights run; it may have several places.
+            index: The place, by which the layer finds its cache.
+            scale: Factor on the hidden state that enters.
+        """
+        super().__init__()
+        # Not registered: the slots own their weights.
+        object.__setattr__(self, "_layer", layer)
+        self._index = index
+        self._scale = scale
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer on the hidden state."""
+        layer: Any = self._layer
+        layer.self_attn.layer_idx = self._index
+        if self._scale != 1.0:
+            hidden_states = hidden_states * self._scale
+        return layer(hidden_states, *args, **kwargs)

@@ -18,8 +18,10 @@ from evomerge.scoring.engine import (
     LoglikelihoodRequest,
     SelfTest,
     SwapReport,
+    check_generate,
+    check_loglikelihood,
+    room,
 )
-from evomerge.scoring.requests import check_generate, check_loglikelihood, room
 from evomerge.scoring.simulated.landscape import drawn_by, uniform
 
 _MAX_LENGTH = 4096

@@ -20,8 +20,7 @@ from evomerge.merging.views.merged import Merged
 from evomerge.merging.views.partial_merge import Sections
 from evomerge.merging.views.stored import Stored, View, Where
 from evomerge.scoring.engine import SwapReport
-from evomerge.scoring.stacks.plan import Place, SlotCache
-from evomerge.scoring.stacks.slots import FULL
+from evomerge.scoring.stacks.slots import FULL, Place, SlotCache
 from evomerge.scoring.weight_stream import WeightStream
 
 

@@ -30,8 +30,6 @@ from evomerge.scoring.engine import (
     LoglikelihoodRequest,
     SelfTest,
     SwapReport,
-)
-from evomerge.scoring.requests import (
     answer_text,
     check_generate,
     check_loglikelihood,
@@ -41,7 +39,7 @@ from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.scoring.stacks.self_test import kept_stack_probe, run_stack_self_test
 from evomerge.scoring.stacks.slots import home
 from evomerge.scoring.vllm import startup
-from evomerge.scoring.vllm.sampling import read_scores, sampling, scoring
+from evomerge.scoring.vllm.requests import read_scores, sampling, scoring
 
 
 class VllmEngine:

@@ -3,7 +3,8 @@
 vLLM runs ``for layer in islice(self.layers, start, end)``. The list of layers keeps its
 modules and their names, so that loading and key-value caches know nothing of stacks;
 only what it yields when it is iterated is the running stack. Compiled graphs would
-freeze the first stack silently: eager mode is asserted.
+freeze the first stack silently: eager mode is asserted. The
+output head, which the CPU keeps a packed copy of, is refreshed here too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from torch import nn
 
 from evomerge.errors import CandidateError, WorkerError
 from evomerge.merging.views.stored import Where
-from evomerge.scoring.stacks.plan import Place
-from evomerge.scoring.stacks.slots import FULL
-from evomerge.scoring.vllm.head import refresh_tied_head
+from evomerge.scoring.stacks.slots import FULL, Place
 from evomerge.scoring.weight_stream import WeightStream
 
 _STREAM = ("hidden_states", "residual")
@@ -264,3 +263,29 @@ def unpack(layers: Any) -> None:
             module.bias.data = module.bias.data.to(module.weight.dtype)
         module._cpu_skip_gemm_dispatch = True
         method.process_weights_after_loading(module)
+
+
+def refresh_tied_head(model: Any, config: Any, *, in_place: bool = False) -> None:
+    """Repack the head on CPU after its matrix was overwritten.
+
+    Without this the engine answers with the last candidate's head, silently. On GPU
+    the matrix itself is used, and nothing is to be done.
+
+    Args:
+        model: As vLLM loaded it.
+        config: vLLM's model config.
+        in_place: The head's own matrix was overwritten without vLLM's knowledge;
+            otherwise only a tied one needs this.
+    """
+    text = config.hf_config.get_text_config()
+    head = getattr(model, "lm_head", None)
+    stale = in_place or getattr(text, "tie_word_embeddings", False)
+    if stale and head is not None and device_type() == "cpu":
+        head.quant_method.process_weights_after_loading(head)
+
+
+def device_type() -> str:
+    """Return what vLLM computes on, as torch names it."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)

@@ -23,9 +23,13 @@ from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.sources import Sources
 from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.stacks.swap import StackSwap
-from evomerge.scoring.vllm.head import refresh_tied_head
-from evomerge.scoring.vllm.layer_slots import VllmLayerSlots, find_layers, unpack
-from evomerge.scoring.vllm.prompt_logprobs import score_in_one_batch
+from evomerge.scoring.vllm.layer_slots import (
+    VllmLayerSlots,
+    find_layers,
+    refresh_tied_head,
+    unpack,
+)
+from evomerge.scoring.vllm.requests import score_in_one_batch
 from evomerge.scoring.weight_stream import WeightStream
 
 

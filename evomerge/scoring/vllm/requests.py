@@ -1,6 +1,6 @@
-"""Prompt log-probabilities of many short requests in one batch.
+"""What vLLM is asked, request by request, and how its prompt log-probabilities are made.
 
-vLLM's first model runner computes them request by request, every row of every prompt,
+vLLM's first model runner computes these request by request, every row of every prompt,
 which takes longer than the model itself when models are small. Here the rows that
 continuations need are scored together. The driver tells how many those are in the
 request's ``extra_args``; without the word, or with another runner, vLLM's own way is
@@ -13,6 +13,14 @@ from types import MethodType
 from typing import Any
 
 import torch
+
+from evomerge.errors import CandidateError, WorkerError
+from evomerge.scoring.engine import (
+    GenerateRequest,
+    Loglikelihood,
+    LoglikelihoodRequest,
+    room,
+)
 
 N_ROWS = "evomerge_rows"
 """Key in ``SamplingParams.extra_args``: rows wanted at the end of the prompt."""
@@ -120,3 +128,55 @@ def _logprobs(
     logprobs = torch.cat([chosen for chosen, _ in parts]).cpu()
     ranks = torch.cat([rank for _, rank in parts]).to(torch.int32).cpu()
     return logprobs, ranks
+
+
+def sampling(request: GenerateRequest, max_length: int) -> Any:
+    """Return vLLM's parameters for continuing a prompt."""
+    from vllm import SamplingParams
+
+    sampled = request.temperature > 0.0
+    stops = [stop for stop in request.stop if stop]
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p if sampled else 1.0,
+        seed=request.seed if sampled else None,
+        max_tokens=room(request, max_length),
+        stop=stops or None,
+        # Without stop strings the text is decoded once, at the end.
+        detokenize=bool(stops),
+        skip_clone=True,
+    )
+
+
+def scoring(n_rows: int) -> Any:
+    """Ask for the last rows of the prompt; the one token generated is thrown away."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        prompt_logprobs=0,
+        detokenize=False,
+        flat_logprobs=True,
+        extra_args={N_ROWS: n_rows},
+        skip_clone=True,
+    )
+
+
+def read_scores(request: LoglikelihoodRequest, flat: Any) -> Loglikelihood:
+    """Sum the continuation's log-probabilities, natural.
+
+    Raises:
+        CandidateError: They are not finite.
+        WorkerError: vLLM answered about other tokens.
+    """
+    n = len(request.continuation)
+    if tuple(flat.token_ids[-n:]) != request.continuation:
+        raise WorkerError("vLLM scored other tokens than were asked for.")
+    total = sum(flat.logprobs[-n:])
+    if total - total != 0.0:
+        raise CandidateError(
+            "The model's log-probabilities are not finite, although its weights are: "
+            "its activations overflow."
+        )
+    return Loglikelihood(total, all(rank == 1 for rank in flat.ranks[-n:]))
