@@ -1,5 +1,4 @@
-"""How a transformers model is brought to life from a folder, and its layers as slots.
-"""
+"""A transformers model brought to life from a folder, and its layers as slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The slots of an engine of the stack profile: how many, of which kinds, with what in them.
+"""Slots of an engine of the stack profile: how many, of which kinds, what they hold.
 
 Only architectures on which stacks were proved exact are let in: there the layers are
 run by one plain loop, and nothing else in the model counts them.

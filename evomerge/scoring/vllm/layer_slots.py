@@ -3,8 +3,8 @@
 vLLM runs ``for layer in islice(self.layers, start, end)``. The list of layers keeps its
 modules and their names, so that loading and key-value caches know nothing of stacks;
 only what it yields when it is iterated is the running stack. Compiled graphs would
-freeze the first stack silently: eager mode is asserted. The
-output head, which the CPU keeps a packed copy of, is refreshed here too.
+freeze the first stack silently: eager mode is asserted. The output
+head, which the CPU keeps a packed copy of, is refreshed here too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What vLLM is asked, request by request, and how its prompt log-probabilities are made.
+"""What vLLM is asked, request by request, and its prompt log-probabilities.
 
-vLLM's first model runner computes these request by request, every row of every prompt,
+vLLM's first model runner computes those request by request, every row of every prompt,
 which takes longer than the model itself when models are small. Here the rows that
 continuations need are scored together. The driver tells how many those are in the
 request's ``extra_args``; without the word, or with another runner, vLLM's own way is
