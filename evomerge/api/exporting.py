@@ -25,9 +25,9 @@ from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 from evomerge.export.bounds import HeldBound
 from evomerge.export.card import CardFacts, Search
-from evomerge.export.cost_table import CostRow
 from evomerge.export.parents import Standing
 from evomerge.export.report import RivalTable
+from evomerge.export.tables import CostRow
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of
 from evomerge.specs.studies.restored import restore

@@ -65,10 +65,12 @@ def for_role(
 
 def _usual_policy(operator: Operator, operation: Operation, role: str) -> Policy:
     """Return what the catalogue says of a role, given the operation's knobs."""
-    if _SPOKEN_FOR.get(role) == "embed_policy" and operator.spectral_with:
-        shared = resolve(operation).shared
-        if any(shared[knob] in values for knob, values in operator.spectral_with):
-            return "linear"
+    if (
+        _SPOKEN_FOR.get(role) == "embed_policy"
+        and operator.spectral_with
+        and operator.is_spectral(resolve(operation).shared)
+    ):
+        return "linear"
     return operator.policy(role)
 
 

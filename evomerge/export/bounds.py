@@ -14,8 +14,7 @@ import numpy as np
 
 from evomerge.core.cost import is_cost
 from evomerge.core.study import Constraint, Direction
-from evomerge.export.figures import interval, number
-from evomerge.export.markup import markdown, table
+from evomerge.export.markup import interval, markdown, number, table
 from evomerge.export.report import Contender, scores_on, value_on
 from evomerge.export.stats import Estimate, compare
 

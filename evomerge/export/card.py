@@ -14,9 +14,7 @@ from evomerge.core.flow.size import SpaceSize
 from evomerge.core.recipes.recipe import STORED, Recipe
 from evomerge.core.trial import Repeats
 from evomerge.export.bounds import HeldBound, bounds_section
-from evomerge.export.cost_table import CostRow, cost_table
-from evomerge.export.figures import interval, number, p_value
-from evomerge.export.markup import file_name, markdown, table
+from evomerge.export.markup import file_name, interval, markdown, number, p_value, table
 from evomerge.export.parents import (
     Parent,
     Standing,
@@ -24,9 +22,9 @@ from evomerge.export.parents import (
     licences,
     parents_table,
 )
-from evomerge.export.recipe_table import Tensors, recipe_table
 from evomerge.export.report import RivalTable, Row
 from evomerge.export.stats import Verdict
+from evomerge.export.tables import CostRow, Tensors, cost_table, recipe_table
 from evomerge.store.base import Usage
 
 _LARGEST_RECIPE = 60_000  # characters; beyond, the card points to recipe.json

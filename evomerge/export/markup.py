@@ -1,15 +1,18 @@
-"""Text of strangers inside Markdown and YAML: shown, never obeyed.
+"""What a card shows, as Markdown: text of strangers, and numbers.
 
 Names of models, studies, tasks and operators come from files and from other people.
-Whatever could be syntax is escaped, control characters are dropped, and lengths are
-bounded.
+They are shown, never obeyed: whatever could be syntax, in YAML too, is escaped, control
+characters are dropped, and lengths are bounded.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
+
+from evomerge.export.stats import Estimate
 
 _LONGEST = 200
 _MARKS = re.compile(
@@ -67,3 +70,31 @@ def table(
     lines.append("|" + "|".join([" --- "] + [rule] * (len(head) - 1)) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def interval(estimate: Estimate, *, sign: bool = False) -> str:
+    """Write an estimate with as many decimals as its interval makes meaningful."""
+    width = estimate.high - estimate.low
+    decimals = 3 if width <= 0 else min(8, max(0, 1 - math.floor(math.log10(width))))
+    form = f"{'+' if sign else ''}.{decimals}f"
+    middle, low, high = (
+        _minus(format(value, form))
+        for value in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{middle} [{low}, {high}]"
+
+
+def number(value: float) -> str:
+    """Write a number with four digits."""
+    return _minus(f"{value:.4g}")
+
+
+def _minus(text: str) -> str:
+    """Write a true minus sign, and no sign of nothing."""
+    is_zero = not text.strip("+-0.")
+    return text.lstrip("+-") if is_zero else text.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Write a p-value; a very small one as a bound."""
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -25,10 +25,10 @@ from evomerge.export.stats import (
     compare,
     estimate,
     holm,
+    swap_test,
     verdict,
     wilson,
 )
-from evomerge.export.swapping import swap_test
 
 
 @dataclass(frozen=True, slots=True)

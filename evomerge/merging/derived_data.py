@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evomerge.core.digest import digest
-from evomerge.merging.operators.directions.bases import Shared
+from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
 from evomerge.merging.operators.loops.order_statistics import Cut
-from evomerge.merging.operators.memo import Memo, Value
+from evomerge.merging.operators.operands import Memo, Value
 from evomerge.merging.operators.sums.variances import Selections
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 
@@ -42,12 +42,6 @@ _SPARE = 4
 _FORMS: Mapping[str, type] = {
     form.__name__: form for form in (Cut, Cuts, Selections, Shared, Svd)
 }
-
-_LASTING = (
-    *("sizes", "ranks", "variances", "dot products", "mean cosine"),
-    *("svd", "shared", "core", "ends", "scores", "importance"),
-)
-"""Kinds that serve every candidate; others hold for one value of a knob."""
 
 
 class Statistics:
@@ -77,7 +71,11 @@ class Statistics:
         self._lock = threading.Lock()
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
         name = digest([_VERSION, *what])
@@ -86,7 +84,7 @@ class Statistics:
                 self._kept.move_to_end(name)
                 found: Value = self._kept[name][0]
                 return found
-        lasting = self._folder is not None and str(what[0]).startswith(_LASTING)
+        lasting = lasting and self._folder is not None
         value = self._load(name) if lasting else None
         is_file = value is not None
         if value is None:
@@ -157,13 +155,17 @@ class Scoped:
     identities: Mapping[str, str]
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
         kind, key, base, *inputs = what
         origin = None if base is None else self.identities[base]
         names = (self.identities[str(name)] for name in inputs)
-        return self.memo.recall((kind, key, origin, *names), compute)
+        return self.memo.recall((kind, key, origin, *names), compute, lasting=lasting)
 
 
 def _pack(value: object, tensors: dict[str, torch.Tensor]) -> Any:

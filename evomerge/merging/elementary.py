@@ -1,7 +1,7 @@
 """Exponentials and hyperbolic tangents by fp32 steps that every device rounds alike.
 
 Libraries take ways of their own, which differ in the last bits; sums, products and
-quotients do not. ``kernels.elementary`` takes the same steps as what is here.
+quotients do not. ``kernels.competition`` takes the same steps as what is here.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from evomerge.core.recipes.recipe import (
     Slot,
 )
 from evomerge.errors import WorkerError
-from evomerge.merging.available_memory import available_memory
+from evomerge.merging.devices import available_memory
 from evomerge.merging.sources import TORCH_DTYPES, Sources
 from evomerge.merging.views.merged import Merged
 from evomerge.merging.views.stored import Part, Where
@@ -129,20 +129,13 @@ def _operations(slot: Slot, name: str, part: Part) -> Iterator[Operation]:
 
 def _tensor(operation: Operation, part: Part, n: int, widths: dict[str, int]) -> int:
     held = n * (sum(widths[name] for name in operation.reads) + part.dtype.itemsize)
-    if not _is_spectral(operation) or len(part.shape) < 2:
+    operator = CATALOGUE[operation.operator]
+    if len(part.shape) < 2 or not operator.is_spectral(dict(operation.shared)):
         return held + n * _WIDE
     experts = {piece.expert for piece in part.pieces}
     own, each = _SPECTRAL
     copies = own + each * len(operation.inputs)
     return held + n // max(len(experts), 1) * copies * _SPECTRAL_WIDE
-
-
-def _is_spectral(operation: Operation) -> bool:
-    operator = CATALOGUE[operation.operator]
-    chosen = dict(operation.shared)
-    return operator.policy("embed") == "linear" or any(
-        chosen.get(knob) in values for knob, values in operator.spectral_with
-    )
 
 
 def _width(source: Input, sources: Sources) -> int:

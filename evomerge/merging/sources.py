@@ -22,8 +22,8 @@ from evomerge.checkpoints import Model, TensorInfo, read_model
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
 from evomerge.merging.derived_data import FOLDER, Statistics
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
-from evomerge.merging.placement import Placement, place
+from evomerge.merging.devices import Placement, place
+from evomerge.merging.operators.operands import NOTHING_KEPT, Memo
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

@@ -8,10 +8,9 @@ what is in it and how much of it to believe.
 
 from evomerge.zoo.build import ZooReport, make_zoo
 from evomerge.zoo.depths import make_depth_pair
-from evomerge.zoo.exact import score
-from evomerge.zoo.progress import OnStep, progress_bars
 from evomerge.zoo.recipes import MODELS, RECIPES, ZooRecipe
-from evomerge.zoo.tasks import TASKS, write_tasks
+from evomerge.zoo.tasks import TASKS, score, write_tasks
+from evomerge.zoo.training import OnStep, progress_bars
 
 __all__ = [
     "MODELS",

@@ -20,13 +20,11 @@ from typing import Any
 
 from evomerge.core.digest import digest
 from evomerge.errors import Problem, SpecError
-from evomerge.zoo.build import one_thread
+from evomerge.zoo.build import locked, one_thread
 from evomerge.zoo.folder import read_weights, write_model
 from evomerge.zoo.model import EMBED, State, n_layers
-from evomerge.zoo.progress import OnStep
 from evomerge.zoo.recipes import Course, Drill, Shape
-from evomerge.zoo.record import locked
-from evomerge.zoo.training import fit
+from evomerge.zoo.training import OnStep, fit
 
 EARLY, LATE = "early", "late"
 CODE_VERSION = 1

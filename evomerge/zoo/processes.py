@@ -16,8 +16,8 @@ from pathlib import Path
 from threading import Lock
 
 from evomerge.errors import EvomergeError
-from evomerge.zoo.progress import OnStep
 from evomerge.zoo.recipes import EXPERTS, ZooRecipe
+from evomerge.zoo.training import OnStep
 
 _AT_ONCE = 2
 _LAST_WORDS = 2000  # characters of a failed process's output that are shown

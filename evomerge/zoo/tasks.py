@@ -1,18 +1,25 @@
-"""The zoo's tasks as lm-eval task files: one YAML and one JSONL each.
+"""The zoo's tasks: as lm-eval task files, one YAML and one JSONL each, and scored here.
 
 A YAML names its JSONL relative to its own folder. All items are held out from every
 model's training; who reads them splits them once more into search and report items.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from evomerge.zoo.folder import read_weights
+from evomerge.zoo.model import logits
 from evomerge.zoo.skills import Question, held_out
+from evomerge.zoo.tokenizer import IGNORED, Examples
 
 _LIMIT = 800
+_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +140,39 @@ def _with_choices(name: str) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def score(model: Path | Mapping[str, Tensor], task: str, n: int | None = None) -> float:
+    """Score a zoo model, or a merge of some, on a task of the zoo.
+
+    There is one forward pass per batch and no generation. An answer is right if the
+    most probable token is the right one at every position of the answer and at
+    ``</s>``: exactly then greedy decoding would have written it.
+
+    Args:
+        model: A zoo model's folder, or weights under the same names.
+        task: A task of the zoo whose answers are written.
+        n: Ask only the first ``n`` questions.
+
+    Returns:
+        The share of questions answered exactly, from 0 to 1.
+    """
+    state = read_weights(model) if isinstance(model, Path) else model
+    hits = answers_exactly(state, questions(task)[:n])
+    return sum(hits) / len(hits)
+
+
+@torch.no_grad()
+def answers_exactly(
+    state: Mapping[str, Tensor], asked: list[Question]
+) -> tuple[bool, ...]:
+    """Say for each question whether greedy decoding gives its answer and then ends."""
+    examples = Examples.of(asked)
+    hits: list[bool] = []
+    for rows in torch.arange(len(examples)).split(_BATCH):
+        tokens, targets = examples.batch(rows)
+        wanted = targets != IGNORED
+        right = torch.ones_like(wanted)
+        right[wanted] = logits(state, tokens, wanted).argmax(-1) == targets[wanted]
+        hits.extend(right.all(dim=1).tolist())
+    return tuple(hits)

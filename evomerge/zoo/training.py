@@ -1,19 +1,145 @@
-"""Training one model of the zoo: a pure function of its start, recipe and seed."""
+"""Training one model of the zoo: a pure function of its start, recipe and seed.
 
-from collections.abc import Callable
+Adam, with Muon for the layers' matrices where a course asks for it, are written out
+because torch's own optimisers load its compiler at the first step, which takes longer
+than the smallest zoo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
 
-from evomerge.zoo.examples import IGNORED, Examples
 from evomerge.zoo.model import EMBED, HEAD, State, initial_state, logits
-from evomerge.zoo.optimiser import Optimiser
 from evomerge.zoo.recipes import BASE, Course, Drill, ZooRecipe
 from evomerge.zoo.skills import mix
-from evomerge.zoo.tokenizer import build_tokenizer
+from evomerge.zoo.tokenizer import IGNORED, Examples, build_tokenizer
 
+_BETAS = (0.9, 0.98)
+_EPS = 1e-8
+_MOMENTUM = 0.95
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_STEPS = 5
 _GRADIENT_NORM = 1.0
 _LAST_FACTOR = 0.02
+
+
+class Optimiser:
+    """Updates in place the parameters of one model that need a gradient."""
+
+    def __init__(self, state: State, course: Course) -> None:
+        """Sort the parameters to their update rules."""
+        trained = {name: value for name, value in state.items() if value.requires_grad}
+        matrices = [
+            name
+            for name, value in trained.items()
+            if course.muon_lr and value.ndim == 2 and ".layers." in name
+        ]
+        ends = [name for name in trained if name in (EMBED, HEAD)]
+        body = [name for name in trained if name not in {*matrices, *ends}]
+        self._rules: list[tuple[_Adam | _Muon, float]] = [
+            (_Adam([trained[name] for name in ends]), course.embed_lr or 0.0),
+            (_Adam([trained[name] for name in body]), course.lr),
+            (_Muon([trained[name] for name in matrices]), course.muon_lr or 0.0),
+        ]
+        self._parameters = list(trained.values())
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Apply the gradients and drop them.
+
+        Args:
+            factor: Of the peak learning rates, from the schedule.
+        """
+        for rule, peak in self._rules:
+            rule.step(peak * factor)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
+class _Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), without weight decay."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._parameters = parameters
+        self._means = [torch.zeros_like(value) for value in parameters]
+        self._squares = [torch.zeros_like(value) for value in parameters]
+        self._steps = 0
+
+    def step(self, lr: float) -> None:
+        self._steps += 1
+        beta1, beta2 = _BETAS
+        bias1, bias2 = 1 - beta1**self._steps, 1 - beta2**self._steps
+        for value, mean, square in zip(
+            self._parameters, self._means, self._squares, strict=True
+        ):
+            gradient = _gradient(value)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            size = square.sqrt().div_(math.sqrt(bias2)).add_(_EPS)
+            value.addcdiv_(mean, size, value=-lr / bias1)
+
+
+class _Muon:
+    """Muon (Jordan et al. 2024), Nesterov momentum, matrices stacked by shape."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._stacks: dict[torch.Size, list[Tensor]] = {}
+        for value in parameters:
+            self._stacks.setdefault(value.shape, []).append(value)
+        self._momenta = {
+            shape: torch.zeros(len(values), *shape)
+            for shape, values in self._stacks.items()
+        }
+
+    def step(self, lr: float) -> None:
+        for shape, values in self._stacks.items():
+            gradient = torch.stack([_gradient(value) for value in values])
+            momentum = self._momenta[shape].mul_(_MOMENTUM).add_(gradient)
+            update = orthogonalise(gradient + _MOMENTUM * momentum)
+            scale = math.sqrt(max(1.0, shape[0] / shape[1]))
+            for value, change in zip(values, update, strict=True):
+                value.sub_(change, alpha=lr * scale)
+
+
+def _gradient(value: Tensor) -> Tensor:
+    assert value.grad is not None
+    return value.grad
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Push the singular values of each matrix towards one (Newton-Schulz).
+
+    Args:
+        matrices: Shape ``(n, rows, columns)``, float32.
+
+    Returns:
+        The same shape; singular values lie roughly between 0.7 and 1.2.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    out = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = out.size(-2) > out.size(-1)
+    if tall:
+        out = out.mT
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = out @ out.mT
+        out = a * out + (b * gram + c * gram @ gram) @ out
+    return out.mT if tall else out
 
 
 def train(
@@ -106,3 +232,32 @@ class _Batches:
         rows = self._order[self._used : self._used + self._size]
         self._used += self._size
         return rows
+
+
+OnStep = Callable[[str, int, int], None]
+"""Told the model, its finished steps and all its steps; calls never overlap."""
+
+
+@contextmanager
+def progress_bars(console: Console | None = None) -> Iterator[OnStep]:
+    """Show a bar for each model in the terminal while the block runs.
+
+    Args:
+        console: Where to; standard error if left out.
+    """
+    columns = (
+        TextColumn("{task.description:>5}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console or Console(stderr=True)) as shown:
+
+        def on_step(model: str, done: int, total: int) -> None:
+            if model not in bars:
+                bars[model] = shown.add_task(model, total=total)
+            shown.update(bars[model], completed=done)
+
+        yield on_step

@@ -19,7 +19,7 @@ from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, 
 from evomerge.errors import RecipeError
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
-from evomerge.merging.views.folding import fold_into
+from evomerge.merging.views.configuration import fold_into
 from evomerge.merging.views.merged import Merged
 from evomerge.testing.families import (
     FAMILIES,

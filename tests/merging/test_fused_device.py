@@ -20,7 +20,7 @@ from evomerge.merging.operators.device.fused_device import (
 )
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, lanes_at, signed
-from evomerge.merging.operators.loops.row_ranks import row_ranks, sorted_ranks
+from evomerge.merging.operators.loops.order_statistics import row_ranks, sorted_ranks
 
 SHAPE = (70, 1001)
 """Not a whole number of rows of a formula; the last of them begin at an odd entry."""
@@ -98,10 +98,10 @@ def on_device(fused: Fused) -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
         patch(where + "sums.linear.can_fuse", lambda *_: False),
-        patch(where + "sums.sign_election.can_fuse", lambda *_: False),
+        patch(where + "sums.ties.can_fuse", lambda *_: False),
         patch(where + "device.fused_device._is_accelerator", lambda _: True),
         patch(where + "sums.linear.FUSED", fused),
-        patch(where + "sums.sign_election.FUSED", fused),
+        patch(where + "sums.ties.FUSED", fused),
     ):
         yield
 

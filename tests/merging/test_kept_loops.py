@@ -15,11 +15,14 @@ from evomerge.merging import kernels
 ASK = """
 import sys
 import numpy as np
-from evomerge.merging.kernels.norms import is_any_infinite
+from evomerge.merging.kernels.numbers import is_any_infinite
 loop = is_any_infinite
 assert loop(np.array([np.inf], np.float32))
 sys.stdout.write(str(sum(loop.stats.cache_hits.values())))
 """
+
+
+BESIDE = "evomerge/merging/constants.py"
 
 
 def copied(folder: Path) -> Path:
@@ -47,10 +50,12 @@ def hits(copy: Path) -> int:
 def test_loops_are_compiled_once_until_a_line_in_any_of_them_differs(
     tmp_path: Path,
 ) -> None:
-    one, same, other = (copied(tmp_path / name) for name in ("one", "same", "other"))
-    called = other / "evomerge/merging/kernels/numbers.py"
-    called.write_text(called.read_text() + "\nANOTHER = 1\n")
-    assert [hits(copy) for copy in (one, same, other)] == [0, 1, 0]
+    names = ("one", "same", "other", "constant")
+    copies = [copied(tmp_path / name) for name in names]
+    _, _, other, constant = copies
+    for changed in (other / "evomerge/merging/kernels/numbers.py", constant / BESIDE):
+        changed.write_text(changed.read_text() + "\nANOTHER = 1\n")
+    assert [hits(copy) for copy in copies] == [0, 1, 0, 0]
 
 
 def test_loops_of_others_are_kept_where_numba_keeps_them() -> None:

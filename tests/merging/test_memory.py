@@ -18,7 +18,7 @@ from evomerge.core.recipes.recipe import (
     Slot,
 )
 from evomerge.errors import WorkerError
-from evomerge.merging.available_memory import available_memory
+from evomerge.merging.devices import available_memory
 from evomerge.merging.memory import (
     SCRATCH_BYTES,
     check_memory,

@@ -16,7 +16,7 @@ from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, 
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.memo import NOTHING_KEPT
+from evomerge.merging.operators.operands import NOTHING_KEPT
 from evomerge.merging.operators.thresholds.model_thresholds import (
     InModel,
     Share,

@@ -11,7 +11,7 @@ import pytest
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.merging.devices import on_threads
-from evomerge.merging.operators.loops import parallel as parts_of_tensors
+from evomerge.merging.operators.loops import arrays as parts_of_tensors
 from evomerge.merging.output.writer import write_model
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
@@ -79,14 +79,15 @@ def step_by_step() -> Iterator[None]:
     """Leave compiled code out."""
     with (
         patch("evomerge.merging.operators.sums.linear.can_fuse", lambda *_: False),
-        patch(
-            "evomerge.merging.operators.sums.sign_election.can_fuse", lambda *_: False
-        ),
+        patch("evomerge.merging.operators.sums.ties.can_fuse", lambda *_: False),
         patch(
             "evomerge.merging.operators.thresholds.magnitude_thresholds.can_read",
             lambda *_: False,
         ),
-        patch("evomerge.merging.operators.loops.row_ranks.can_read", lambda *_: False),
+        patch(
+            "evomerge.merging.operators.loops.order_statistics.can_read",
+            lambda *_: False,
+        ),
     ):
         yield
 

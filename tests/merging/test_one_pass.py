@@ -13,8 +13,7 @@ from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import cuts
-from evomerge.merging.operators.loops.row_ranks import ranks, row_ranks
+from evomerge.merging.operators.loops.order_statistics import cuts, ranks, row_ranks
 from evomerge.merging.operators.thresholds.magnitude_thresholds import (
     magnitude,
     size_cuts,

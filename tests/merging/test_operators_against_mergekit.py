@@ -17,9 +17,10 @@ from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.onepass import Rule
 from evomerge.merging.operators.sums.della import KeepProbabilities
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.sign_election import Rule, agree
+from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
@@ -170,7 +171,7 @@ def test_given_its_random_masks_every_tensor_equals_what_mergekit_wrote(method):
         else:
             rule = Rule(knobs.numbers("weight"), 1.0, normalize=method == "della")
             assert knobs.flag("normalize") == rule.normalize
-            merged = agree(deltas, keep_l1(deltas, thin), rule)
+            merged = Election(deltas, keep_l1(deltas, thin), rule).fresh()
         largest = max(float(tensor.abs().max()) for tensor in tensors)
         torch.testing.assert_close(
             merged, reference[key], rtol=0, atol=ELEMENTWISE * largest

@@ -57,7 +57,7 @@ def parents(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Ten
 def step_by_step() -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
-        patch(where + "loops.combine.can_fuse", lambda *_: False),
+        patch(where + "loops.lazy_merge.can_fuse", lambda *_: False),
         patch(where + "elementwise.tall.can_fuse", lambda *_: False),
         patch(where + "elementwise.ram.can_count", lambda *_: False),
         patch(where + "elementwise.pcb.can_count", lambda *_: False),

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.operations import operation
 
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.directions.iso import sizes
+from evomerge.merging.operators.directions.spectral import sizes
 
 BOTH = pytest.mark.parametrize("name", ["iso_c", "iso_cts"])
 

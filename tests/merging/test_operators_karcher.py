@@ -13,7 +13,7 @@ from evomerge.core.operators import CATALOGUE
 from evomerge.core.roles import for_role
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.directions.angles import dot_products
+from evomerge.merging.operators.directions.spherical import dot_products
 from evomerge.merging.operators.loops.blocks import Deltas
 
 EYE = torch.eye(3)

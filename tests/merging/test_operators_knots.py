@@ -8,9 +8,9 @@ from support.operations import operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
-from evomerge.merging.operators.directions.bases import share
+from evomerge.merging.operators.directions.knots import share
 from evomerge.merging.operators.directions.singular_vectors import Matrices
-from evomerge.merging.operators.memo import NOTHING_KEPT
+from evomerge.merging.operators.operands import Operands
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])
@@ -22,9 +22,8 @@ def randn(*shape, seed=0):
 
 
 def matrices(deltas):
-    names = tuple(f"m{i + 1}" for i in range(len(deltas)))
-    noise = (0.0,) * len(deltas)
-    return Matrices(tuple(deltas), names, "base", "w", noise, NOTHING_KEPT)
+    operands = Operands(operation("knots", len(deltas)), deltas, None, "w")
+    return Matrices(tuple(deltas), operands, (0.0,) * len(deltas))
 
 
 def merge(deltas, name="knots", **knobs):
@@ -170,6 +169,8 @@ def test_a_memo_spares_the_next_candidate_the_basis():
     base, *tensors = (randn(6, 5, seed=i).float() for i in range(3))
     for inner in ("sum", "ties"):
         asked = operation("knots", inner=inner)
-        merged = ARITHMETIC["knots"](resolve(asked), tensors, base, "w", memo)
+        merged = ARITHMETIC["knots"](
+            resolve(asked), Operands(asked, tensors, base, "w", memo)
+        )
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
     assert memo.computed == [("shared columns", "w", "base", "m1", "m2")]

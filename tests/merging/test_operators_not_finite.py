@@ -13,7 +13,7 @@ from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply_into
-from evomerge.merging.operators.loops.finite_result import is_finite
+from evomerge.merging.operators.loops.arrays import is_finite
 
 HALF = {"density": 0.5, "gamma": 0.1, "k": 1}
 """Knobs with which an operator drops entries that it keeps by default."""

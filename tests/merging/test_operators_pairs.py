@@ -64,7 +64,7 @@ def test_arcee_fusion_in_one_pass_gives_the_bits_of_its_steps(dtype):
     other = (base.float() + 0.01 * randn(301, 1000, seed=2)).to(dtype)
     base[0, :3] = torch.tensor([0.0, -0.0, 0.0])
     with patch(
-        "evomerge.merging.operators.elementwise.arcee_fusion.can_fuse", lambda *_: False
+        "evomerge.merging.operators.elementwise.pairs.can_fuse", lambda *_: False
     ):
         expected = apply(operation("arcee_fusion"), [other], base, "w").to(dtype)
     merged = torch.empty_like(base)

@@ -11,7 +11,7 @@ from support.operations import dyadic, operation
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.elementwise.emr import factor, tasks
+from evomerge.merging.operators.elementwise.largest import factor, tasks
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),

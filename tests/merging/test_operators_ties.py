@@ -6,10 +6,7 @@ from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.thresholds.magnitude_thresholds import size_cuts
-from evomerge.merging.operators.thresholds.sparsify import (
-    cut_block,
-    keep_count,
-)
+from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),
@@ -96,7 +93,9 @@ def test_trimming_keeps_what_a_stable_sort_keeps(n, density):
     expected[order[:keep]] = values[order[:keep]]
     deltas = Deltas([values], torch.zeros(n))
     kept = values.clone()
-    cut_block(size_cuts(deltas, 0, (keep,))[0], slice(0, n), kept, torch.empty(n))
+    thin = cut_each(deltas, size_cuts(deltas, 0, (keep,)))
+    for block in deltas.blocks():
+        thin(0, block, kept[block])
     assert torch.equal(kept, expected)
 
 
@@ -112,14 +111,14 @@ def test_histograms_and_selection_find_the_same_cut():
 @pytest.mark.parametrize("last", [-1, 0, 3, 4, 9, 10])
 def test_a_cut_falls_the_same_in_any_blocks(last):
     values = torch.tensor([1.0, -1.0, 2.0, 1.0, -1.0, 0.5, 1.0, -3.0, 1.0, 1.0])
-    cut, space = Cut(1.0, last), torch.empty(10)
+    thin = cut_each(Deltas([values], None), [Cut(1.0, last)])
     whole = values.clone()
-    cut_block(cut, slice(0, 10), whole, space)
+    thin(0, slice(0, 10), whole)
     for size in (1, 3, 7):
         parts = values.clone()
         for low in range(0, 10, size):
             block = slice(low, min(low + size, 10))
-            cut_block(cut, block, parts[block], space)
+            thin(0, block, parts[block])
         assert torch.equal(parts, whole)
 
 

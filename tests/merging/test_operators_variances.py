@@ -17,8 +17,8 @@ from evomerge.core.recipes.operation import Operation
 from evomerge.merging.derived_data import Statistics
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.energy import rounded, squares
 from evomerge.merging.operators.sums.sce import edge
+from evomerge.merging.operators.sums.variance_histogram import rounded, squares
 from evomerge.merging.operators.sums.variances import Selections, select, selection
 
 N = 300_001
@@ -45,7 +45,7 @@ def step_by_step() -> Iterator[None]:
     where = "evomerge.merging.operators."
     with (
         patch(where + "sums.sce.can_fuse", lambda *_: False),
-        patch(where + "sums.sign_election.can_fuse", lambda *_: False),
+        patch(where + "sums.ties.can_fuse", lambda *_: False),
         patch(where + "sums.variances.can_count", lambda *_: False),
     ):
         yield

@@ -11,7 +11,7 @@ from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
 from evomerge.merging.derived_data import FOLDER, Statistics
 from evomerge.merging.materialise import materialise
-from evomerge.merging.operators.directions.bases import Shared
+from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
 from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
@@ -40,7 +40,8 @@ def test_a_value_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
 
 
 def test_what_holds_for_one_value_of_a_knob_is_not_written(tmp_path: Path) -> None:
-    Statistics(tmp_path).recall(("size 77", "w", None), lambda: torch.ones(1))
+    what = ("size 77", "w", None)
+    Statistics(tmp_path).recall(what, lambda: torch.ones(1), lasting=False)
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 

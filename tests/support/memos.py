@@ -18,7 +18,11 @@ class CountingMemo:
         self._kept: dict[tuple[str | None, ...], Any] = {}
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
         if what not in self._kept:

@@ -7,11 +7,11 @@ from unittest.mock import patch
 _WHERE = "evomerge.merging.operators"
 _DOORS = (
     *("sums.linear.can_fuse", "sums.linear.can_fuse_on_device"),
-    *("sums.sign_election.can_fuse", "sums.sign_election.can_fuse_on_device"),
+    *("sums.ties.can_fuse", "sums.ties.can_fuse_on_device"),
     *(
         "thresholds.sparsify.can_sum",
         "thresholds.magnitude_thresholds.can_read",
-        "loops.row_ranks.can_read",
+        "loops.order_statistics.can_read",
     ),
     *("sums.sce.can_fuse", "sums.variances.can_count"),
 )

@@ -6,12 +6,11 @@ import torch
 
 from evomerge.errors import SpecError
 from evomerge.zoo.depths import PAIR, DepthPair, Expansion, expand, make_depth_pair
-from evomerge.zoo.examples import Examples
 from evomerge.zoo.folder import read_weights, write_model
 from evomerge.zoo.model import initial_state, logits
 from evomerge.zoo.recipes import Drill, Shape
 from evomerge.zoo.skills import held_out
-from evomerge.zoo.tokenizer import build_tokenizer
+from evomerge.zoo.tokenizer import Examples, build_tokenizer
 
 SHAPE = Shape(hidden=64, intermediate=96, layers=6)
 

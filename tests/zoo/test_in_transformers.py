@@ -9,13 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge.core.work import TaskSettings
 from evomerge.scoring.harness.loading import load_task
 from evomerge.zoo import TASKS, ZooReport, make_zoo
-from evomerge.zoo.exact import answers_exactly
-from evomerge.zoo.examples import Examples
 from evomerge.zoo.folder import read_weights
 from evomerge.zoo.model import logits
 from evomerge.zoo.skills import Question
-from evomerge.zoo.tasks import questions
-from evomerge.zoo.tokenizer import BOS_ID, build_tokenizer
+from evomerge.zoo.tasks import answers_exactly, questions
+from evomerge.zoo.tokenizer import BOS_ID, Examples, build_tokenizer
 
 pytestmark = pytest.mark.slow
 

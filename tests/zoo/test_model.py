@@ -1,14 +1,12 @@
 import pytest
 import torch
 
-from evomerge.zoo.exact import answers_exactly
-from evomerge.zoo.examples import IGNORED, Examples
 from evomerge.zoo.model import EMBED, initial_state, logits
-from evomerge.zoo.optimiser import Optimiser, orthogonalise
 from evomerge.zoo.recipes import RECIPES, TINY, Course
 from evomerge.zoo.skills import held_out
-from evomerge.zoo.tokenizer import BOS_ID, EOS_ID, build_tokenizer
-from evomerge.zoo.training import schedule, train
+from evomerge.zoo.tasks import answers_exactly
+from evomerge.zoo.tokenizer import BOS_ID, EOS_ID, IGNORED, Examples, build_tokenizer
+from evomerge.zoo.training import Optimiser, orthogonalise, schedule, train
 
 VOCAB = build_tokenizer().get_vocab_size()
 

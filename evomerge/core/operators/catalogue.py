@@ -123,8 +123,12 @@ class Operator:
         least_inputs: Fewest merged inputs, where the number is not exact.
         policies: Role to policy where it is not ``self``; an operator without any is
             a weighted sum itself.
-        spectral_with: Choices of knobs with which embedding and head are left to the
-            plain weighted sum too: rows of tokens have no common singular vectors.
+        spectral_with: Choices of knobs, of which one is enough, with which it works on
+            singular vectors; empty for always, None for never. Embedding and head are
+            then left to the plain weighted sum too: rows of tokens have no common
+            singular vectors.
+        whole_model_with: Choices of knobs with which it takes the tensors of all layers
+            as one; None for never.
         factors_with: Choices of knobs with which it works on adapters' factors, so that
             every input must be the same model with an adapter; empty for always, None
             for never.
@@ -135,6 +139,8 @@ class Operator:
         either: Two knobs that say the same: the usual one, and what may be written
             instead of it.
         random: The result depends on the ``seed`` knob.
+        ranked: Entries stay with probabilities by rank, from ``density - epsilon`` to
+            ``density + epsilon``, which must lie between 0 and 1.
         source: Paper or program the definition follows.
     """
 
@@ -146,11 +152,13 @@ class Operator:
     n_inputs: int | None = None
     least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
-    spectral_with: Choices = ()
+    spectral_with: Choices | None = None
+    whole_model_with: Choices | None = None
     factors_with: Choices | None = None
     share: Literal["whole", "mean", "half", "stages"] = "whole"
     either: tuple[str, str] | None = None
     random: bool = False
+    ranked: bool = False
 
     def knob(self, name: str) -> Knob | None:
         """Return the knob of this name, if there is one."""
@@ -176,6 +184,22 @@ class Operator:
         if self.n_inputs is not None:
             return str(self.n_inputs)
         return "at least " + {1: "one", 2: "two"}[self.least_inputs]
+
+    def is_spectral(self, chosen: Mapping[str, Scalar]) -> bool:
+        """Tell whether it works on singular vectors.
+
+        Args:
+            chosen: Shared knobs and their values; those left out have their defaults.
+        """
+        wanted = self.spectral_with
+        if wanted is None:
+            return False
+        return not wanted or any(chosen.get(knob) in values for knob, values in wanted)
+
+    def takes_model(self, chosen: Mapping[str, Scalar]) -> bool:
+        """Tell whether it takes the tensors of all layers as one, with such knobs."""
+        wanted = self.whole_model_with
+        return wanted is not None and holds(wanted, chosen)
 
     def policy(self, role: str) -> Policy:
         """Return what this operator does with tensors of a role."""

@@ -79,6 +79,7 @@ TRIMMED = (
         ),
         base="needed",
         policies=LINEAR_VECTORS,
+        whole_model_with=(("scope", ("model",)),),
     ),
     Operator(
         "breadcrumbs",
@@ -185,6 +186,7 @@ MASKED = (
         policies=LINEAR_VECTORS,
         either=("eps_frac", "epsilon"),
         random=True,
+        ranked=True,
     ),
     Operator(
         "della_linear",
@@ -195,6 +197,7 @@ MASKED = (
         policies=LINEAR_VECTORS,
         either=("eps_frac", "epsilon"),
         random=True,
+        ranked=True,
     ),
     Operator(
         "mixout",

@@ -164,6 +164,7 @@ SPECTRAL = (
         (WEIGHT, replace(LAMBDA, low=0.5), _RANK),
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
         share="mean",
     ),
     Operator(
@@ -173,6 +174,7 @@ SPECTRAL = (
         (WEIGHT, _ISO_LAMBDA, MEAN_OVER),
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
         share="mean",
     ),
     Operator(
@@ -182,6 +184,7 @@ SPECTRAL = (
         (WEIGHT, _ISO_LAMBDA, _COMMON, MEAN_OVER),
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
         share="mean",
     ),
     Operator(
@@ -191,6 +194,7 @@ SPECTRAL = (
         (_INNER, JOIN, *_OF_INNER),
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
         random=True,
     ),
     Operator(
@@ -200,6 +204,7 @@ SPECTRAL = (
         (_INNER, *_OF_INNER),
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
         random=True,
     ),
     Operator(
@@ -209,5 +214,6 @@ SPECTRAL = (
         _WUDI,
         base="needed",
         policies=ONLY_MATRICES,
+        spectral_with=(),
     ),
 )

@@ -88,7 +88,7 @@ def resolve(operation: Operation) -> Settings:
             "both: each says what the other is. Leave one of them out."
         )
     settings = Settings(operator, operation, shared, each, names)
-    if operator.knob("epsilon") and operator.knob("density"):
+    if operator.ranked:
         spreads(settings)
     return settings
 

@@ -56,9 +56,14 @@ _use_wide_registers()
 
 @cache
 def _folder_of_this_version() -> Path:
-    """Return where compiled loops are kept: one folder for each content of this one."""
+    """Return where compiled loops are kept: one folder for each content of this one.
+
+    What is read from beside it is part of the content.
+    """
     content = sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    read = [folder.parent / name for name in ("constants.py", "elementary.py")]
+    for file in [*sorted(folder.glob("*.py")), *read]:
         content.update(file.name.encode() + file.read_bytes())
     kept = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(kept).expanduser() / "evomerge" / "kernels" / content.hexdigest()[:16]

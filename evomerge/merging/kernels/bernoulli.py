@@ -1,21 +1,22 @@
-"""The counter-based random bits of ``loops.counter``, compiled."""
+"""The counter-based random bits of ``operators.loops.counter``, compiled."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from evomerge.merging.kernels.numbers import ZERO, compiled
+from evomerge.merging.constants import CERTAIN, FINER, GOLDEN, LAST_SHIFT, MIX
+from evomerge.merging.kernels.numbers import ZERO, compiled, unfolded
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(GOLDEN)
+(_SHIFT1, _FACTOR1), (_SHIFT2, _FACTOR2) = (
+    (np.uint64(shift), np.uint64(factor)) for shift, factor in MIX
+)
+_SHIFT3 = np.uint64(LAST_SHIFT)
 _FLIPS = np.uint64(0x8000000080000000)
 """Lanes compare as numbers without a sign here, and with one in torch."""
-_REST = np.uint32(8)
-"""Bits of a lane that a chance by rank does not look at."""
-_CERTAIN = np.float32(2.0**24)
+_FINER = np.uint32(FINER)
+_CERTAIN = np.float32(CERTAIN)
 
 
 @compiled
@@ -29,30 +30,9 @@ def _fill(key, start, words):
     for i in range(len(words)):
         word = following
         following = following + _GOLDEN
-        word = (word ^ (word >> np.uint64(30))) * _FIRST
-        word = (word ^ (word >> np.uint64(27))) * _SECOND
-        words[i] = word ^ (word >> np.uint64(31)) ^ _FLIPS
-
-
-def draw(coins, start, n, words):
-    """Draw the random lanes of a block of entries for every input's coin.
-
-    Args:
-        coins: A tuple per input. Without chance: the factor. Where whole columns go:
-            the factor of every column, fp32. With one chance for all: key, highest lane
-            that stays, factor. With chances by rank: key, ranks of all entries, how
-            much the chance grows from rank to rank and that of rank 0, both fp32 (fp64
-            for more ranks than it holds) in units of 2**-24, and the factor (None for
-            one over the chance). By rank without chance: ranks of all entries, the
-            first that stays and the first above, and the factor.
-        start: First entry, even.
-        n: How many.
-        words: uint64, scratch, shape ``(inputs + 1, half a block)``.
-
-    Returns:
-        What :func:`worth` takes, for each input.
-    """
-    raise NotImplementedError("only in compiled code")
+        word = (word ^ (word >> _SHIFT1)) * _FACTOR1
+        word = (word ^ (word >> _SHIFT2)) * _FACTOR2
+        words[i] = word ^ (word >> _SHIFT3) ^ _FLIPS
 
 
 def _without_chance(coin):
@@ -75,8 +55,25 @@ def _without_chance(coin):
     return banded
 
 
-@overload(draw)
-def _draw_each(coins, start, n, words):
+@unfolded
+def draw(coins, start, n, words):
+    """Draw the random lanes of a block of entries for every input's coin.
+
+    Args:
+        coins: A tuple per input. Without chance: the factor. Where whole columns go:
+            the factor of every column, fp32. With one chance for all: key, highest lane
+            that stays, factor. With chances by rank: key, ranks of all entries, how
+            much the chance grows from rank to rank and that of rank 0, both fp32 (fp64
+            for more ranks than it holds) in units of 2**-24, and the factor (None for
+            one over the chance). By rank without chance: ranks of all entries, the
+            first that stays and the first above, and the factor.
+        start: First entry, even.
+        n: How many.
+        words: uint64, scratch, shape ``(inputs + 1, half a block)``.
+
+    Returns:
+        What :func:`worth` takes, for each input.
+    """
     if len(coins) == 0:
         return lambda coins, start, n, words: ()
     if isinstance(coins[0][0], types.Array):
@@ -139,29 +136,21 @@ def _toss(lanes, ranks, chances, found):
     step, least, factor = chances
     for i in range(len(found)):
         chance = np.float32(np.rint(_like(step, ranks[i]) * step + least))
-        lane = np.float32(np.int32(lanes[i] >> _REST))
+        lane = np.float32(np.int32(lanes[i] >> _FINER))
         found[i] = _by_chance(factor, chance) if lane < chance else ZERO
 
 
+@unfolded
 def _like(step, rank):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_like)
-def _like_of(step, rank):
     """Return a rank as a number of the step's type."""
     if step == types.float32:
         return lambda step, rank: np.float32(rank)
     return lambda step, rank: np.float64(rank)
 
 
+@unfolded
 def worth(drawn, i):
     """Return the factor of an entry that stays, zero of one that goes."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(worth)
-def _worth_of(drawn, i):
     if len(drawn) == 3:
 
         def plain(drawn, i):
@@ -174,12 +163,8 @@ def _worth_of(drawn, i):
     return lambda drawn, i: drawn[0]
 
 
+@unfolded
 def _by_chance(factor, chance):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_by_chance)
-def _by_chance_of(factor, chance):
     """Return the factor; for None one over the chance."""
     if isinstance(factor, types.NoneType):
         return lambda factor, chance: _CERTAIN / chance

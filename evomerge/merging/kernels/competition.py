@@ -1,21 +1,90 @@
 """The competition of ``elementwise.pcb`` in one pass, compiled: the bits are the same.
 
-Ranges come as low end, high end and one over their width, fp32. Inputs come as tuples,
-which the overloads below unfold.
+Exponentials and tangents take the steps of ``merging.elementary``. Ranges come as low
+end, high end and one over their width, fp32.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
 
-from evomerge.merging.kernels.elementary import clamped, exp, tanh, tanh_of_part
-from evomerge.merging.kernels.elementwise import put, said, wider
-from evomerge.merging.kernels.entries import deltas_of, total
-from evomerge.merging.kernels.numbers import INLINED, NO, ONE, ZERO, compiled, load
+from evomerge.merging.constants import NO_WEIGHT
+from evomerge.merging.elementary import (
+    EXPONENT_BITS,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    MOST,
+    NARROW,
+    SERIES,
+    WIDE,
+)
+from evomerge.merging.kernels.entries import deltas_of, put, read, said, total
+from evomerge.merging.kernels.numbers import (
+    NO,
+    ONE,
+    ZERO,
+    as_bits,
+    as_float,
+    compiled,
+    inlined,
+    load,
+    u32,
+)
 
-_NO_WEIGHT = np.float32(1e-12)
+_LOG2_E, _MOST = np.float32(LOG2_E), np.float32(MOST)
+_HIGH, _LOW = np.float32(LN2_HIGH), np.float32(LN2_LOW)
+_SHIFT = np.uint32(EXPONENT_BITS)
+_NO_WEIGHT = np.float32(NO_WEIGHT)
+
+
+def _numbers(parts):
+    return tuple(np.float32(part) for part in parts)
+
+
+_SERIES = _numbers(SERIES)
+_WIDE_ABOVE, _WIDE_BELOW = map(_numbers, WIDE)
+_ABOVE, _BELOW = map(_numbers, NARROW)
+
+
+@inlined
+def _polynomial(parts, x):
+    if len(parts) == 1:
+        return lambda parts, x: parts[0]
+    return lambda parts, x: _polynomial(parts[1:], x) * x + parts[0]
+
+
+@njit(forceinline=True)
+def clamped(x, low, high):
+    """Return a number, or the end that it lies beyond."""
+    x = low if x < low else x
+    return high if x > high else x
+
+
+@njit(forceinline=True)
+def exp(x):
+    """Return the exponential of an fp32 number from -87 to 88."""
+    doublings = np.float32(np.rint(x * _LOG2_E))
+    rest = (x - doublings * _HIGH) - doublings * _LOW
+    grown = u32(np.uint32(np.int32(doublings)) << _SHIFT)
+    return as_float(u32(as_bits(_polynomial(_SERIES, rest)) + grown))
+
+
+@njit(forceinline=True)
+def tanh(x):
+    """Return the hyperbolic tangent of an fp32 number."""
+    x = clamped(x, -_MOST, _MOST)
+    square = x * x
+    slope = x * _polynomial(_WIDE_ABOVE, square) / _polynomial(_WIDE_BELOW, square)
+    return clamped(slope, -ONE, ONE)
+
+
+@njit(forceinline=True)
+def tanh_of_part(x):
+    """Return the hyperbolic tangent of an fp32 number from -1 to 1."""
+    square = x * x
+    return x * _polynomial(_ABOVE, square) / _polynomial(_BELOW, square)
 
 
 @njit(forceinline=True)
@@ -30,12 +99,8 @@ def _sign(value):
     return up - (ONE if value < ZERO else ZERO)
 
 
+@inlined
 def _normals(deltas, sizes):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_normals, jit_options=INLINED)
-def _normals_of(deltas, sizes):
     """Return differences by size from 0 to 1, with their signs."""
     if len(deltas) == 0:
         return lambda deltas, sizes: ()
@@ -45,12 +110,8 @@ def _normals_of(deltas, sizes):
     )
 
 
+@inlined
 def _agreement(mine, others):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_agreement, jit_options=INLINED)
-def _agreement_with(mine, others):
     """Return how well others agree with one: each on its own, or their sum."""
     if not isinstance(others, types.BaseTuple):
         return lambda mine, others: tanh(others * mine)
@@ -64,12 +125,8 @@ def _agreement_with(mine, others):
     return more
 
 
+@inlined
 def _against(deltas, normals, pairwise):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_against, jit_options=INLINED)
-def _against_whom(deltas, normals, pairwise):
     """Return whom inputs compete with: each with each, or (None) with the sum."""
     if isinstance(pairwise, types.NoneType):
         return lambda deltas, normals, pairwise: ZERO + total(deltas)
@@ -82,12 +139,8 @@ def _score(own, normal, others, n):
     return exp(within * within * n) * _agreement(own, others)
 
 
+@inlined
 def _won(own, normals, others, n, ranges):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_won, jit_options=INLINED)
-def _won_by(own, normals, others, n, ranges):
     """Return what every input won."""
     if len(own) == 0:
         return lambda own, normals, others, n, ranges: ()
@@ -97,12 +150,8 @@ def _won_by(own, normals, others, n, ranges):
     )
 
 
+@inlined
 def _taken(deltas, sizes, weights, won):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_taken, jit_options=INLINED)
-def _taken_of(deltas, sizes, weights, won):
     """Return the sum of clipped and weighted differences times what they won."""
     if len(deltas) == 0:
         return lambda deltas, sizes, weights, won: ZERO
@@ -116,12 +165,8 @@ def _taken_of(deltas, sizes, weights, won):
     return more
 
 
+@inlined
 def _own(deltas, normals, pairwise):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_own, jit_options=INLINED)
-def _own_of(deltas, normals, pairwise):
     """Return what inputs compete with: their sizes, or (None) their differences."""
     if isinstance(pairwise, types.NoneType):
         return lambda deltas, normals, pairwise: deltas
@@ -146,9 +191,7 @@ def compete(arrays, sizes, ranges, weights, pairwise):
     n = np.float32(len(xs))
     found = (NO, NO)
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
+        z, deltas, found = read(xs, base, i, found)
         normals = _normals(deltas, sizes)
         others = _against(deltas, normals, pairwise)
         won = _won(_own(deltas, normals, pairwise), normals, others, n, ranges)

@@ -1,8 +1,8 @@
 """Elections of signs, and merges of those who agree, in one pass, compiled.
 
 Every input is read once and the result is written once; between the two everything
-happens in registers. The steps, and their order, are those of
-``sums.sign_election``: the bits are the same.
+happens in registers. The steps, and their order, are those of ``sums.ties``: the bits
+are the same.
 
 Inputs come as tuples, bases as arrays or None, and words may hold two entries: see
 ``sums``.
@@ -12,12 +12,18 @@ Inputs come as tuples, bases as arrays or None, and words may hold two entries: 
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
 
+from evomerge.merging.constants import BLOCK, CANCELLED
 from evomerge.merging.kernels.bernoulli import draw
-from evomerge.merging.kernels.entries import on_base, total, weighted, windows
+from evomerge.merging.kernels.entries import (
+    left_weighted,
+    on_base,
+    thinned,
+    total,
+    weighted,
+    windows,
+)
 from evomerge.merging.kernels.numbers import (
-    BLOCK,
     NO,
     ONE,
     SIGN,
@@ -29,19 +35,15 @@ from evomerge.merging.kernels.numbers import (
     load,
     places,
     u32,
+    unfolded,
     write,
 )
-from evomerge.merging.kernels.thinned import left_weighted, thinned
 
-_CANCELLED = np.float32(1e-6)
+_CANCELLED = np.float32(CANCELLED)
 
 
+@unfolded
 def _tally(values, votes, by_sign):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_tally)
-def _tally_of(values, votes, by_sign):
     """Return the sum of the votes: of values, or of signs, times what a vote weighs."""
     if isinstance(by_sign, types.NoneType):
         return lambda values, votes, by_sign: total(weighted(values, votes))
@@ -56,18 +58,15 @@ def _tally_of(values, votes, by_sign):
     return more
 
 
+@unfolded
 def _lasts(under, size, mixed):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_lasts)
-def _lasts_of(under, size, mixed):
     """Return 0.0 where weights of both signs cancel, else 1.0."""
     if isinstance(mixed, types.NoneType):
         return lambda under, size, mixed: ONE
     return lambda under, size, mixed: ONE if abs(under) > size * _CANCELLED else ZERO
 
 
+@unfolded
 def agreeing(values, weights, flip):
     """Return three sums over those who agree: of sizes, of weights, of their sizes.
 
@@ -76,11 +75,6 @@ def agreeing(values, weights, flip):
         weights: One each.
         flip: ``SIGN`` where negative values agree, else 0.
     """
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(agreeing)
-def _agreeing_of(values, weights, flip):
     if len(values) == 0:
         return lambda values, weights, flip: (ZERO, ZERO, ZERO)
 
@@ -104,12 +98,8 @@ def flipped(value, flip):
     return as_float(u32(as_bits(value) ^ flip))
 
 
+@unfolded
 def _votes(values, xs, i, z, thinning, ballot):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_votes)
-def _votes_of(values, xs, i, z, thinning, ballot):
     """Return the sum that elects: of weighted differences, or of votes."""
     if isinstance(ballot.types[0], types.NoneType):
         return lambda values, xs, i, z, thinning, ballot: total(values)
@@ -118,12 +108,8 @@ def _votes_of(values, xs, i, z, thinning, ballot):
     )
 
 
+@unfolded
 def _scaled(value, scale):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_scaled)
-def _scaled_by(value, scale):
     """Return a value times a scale; None for one."""
     if isinstance(scale, types.NoneType):
         return lambda value, scale: value

@@ -1,72 +1,34 @@
 """Merges that choose among differences entry by entry, one pass, compiled.
 
 The steps, and their order, are those of the operators of the same names: the bits are
-the same. Inputs come as tuples, which the overloads below unfold. All return the bits
-of the largest size written, or more than those of any number if a difference is not
-finite: who chooses might pass over it.
+the same. All but :func:`take_outstanding` return the bits of the largest size written,
+or more than those of any number if a difference is not finite: who chooses might pass
+over it.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import types
-from numba.extending import overload
+from numba import njit, types
 
-from evomerge.merging.kernels.entries import deltas_of, total
+from evomerge.merging.constants import NO_STEP
+from evomerge.merging.kernels.elections import elected
+from evomerge.merging.kernels.entries import deltas_of, put, read, said, total, windows
 from evomerge.merging.kernels.numbers import (
-    FULL,
     NO,
     ONE,
     YES,
     ZERO,
     compiled,
+    larger,
     load,
     size_bits,
     store,
     u32,
+    unfolded,
 )
 
-_NO_STEP = np.float32(1e-6)
-
-
-def _largest_bits(values):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_largest_bits)
-def _largest_bits_of(values):
-    if len(values) == 0:
-        return lambda values: NO
-
-    def more(values):
-        before, mine = _largest_bits(values[:-1]), size_bits(values[-1])
-        return mine if mine > before else before
-
-    return more
-
-
-@compiled
-def put(out, i, value, found):
-    """Write a value; return the largest bits written and read, with those before."""
-    store(out, i, value)
-    size = size_bits(value)
-    most, widest = found
-    return (size if size > most else most), widest
-
-
-@compiled
-def wider(deltas, found):
-    """Return the largest bits written and read, with what is read now."""
-    most, widest = found
-    size = _largest_bits(deltas)
-    return most, (size if size > widest else widest)
-
-
-@compiled
-def said(found):
-    """Return the largest bits written; more than any number's if those read have it."""
-    most, widest = found
-    return most if widest < FULL else np.uint32(0xFFFFFFFF)
+_NO_STEP = np.float32(NO_STEP)
 
 
 @compiled
@@ -75,9 +37,7 @@ def nearswap(arrays, t):
     xs, base, out = arrays
     found = (NO, NO)
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
+        z, deltas, found = read(xs, base, i, found)
         size = abs(deltas[0])
         share = ONE / (size if size > _NO_STEP else _NO_STEP) * t
         share = share if share < ONE else ONE
@@ -85,12 +45,8 @@ def nearswap(arrays, t):
     return said(found)
 
 
+@unfolded
 def _largest(values, last):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_largest)
-def _largest_of(values, last):
     """Return the value of the largest size; of equals the first, or the last."""
     if len(values) == 1:
         return lambda values, last: values[0]
@@ -115,19 +71,13 @@ def magmax(arrays, scale, last):
     xs, base, out = arrays
     found = (NO, NO)
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
+        z, deltas, found = read(xs, base, i, found)
         found = put(out, i, _largest(deltas, last) * scale + z, found)
     return said(found)
 
 
+@unfolded
 def _largest_of_sign(values, sign):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_largest_of_sign)
-def _largest_with_sign(values, sign):
     """Return the size of the largest value that has a sign, zero if none has it."""
     if len(values) == 0:
         return lambda values, sign: ZERO
@@ -145,21 +95,15 @@ def emr(arrays, scale):
     xs, base, out = arrays
     found = (NO, NO)
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
+        z, deltas, found = read(xs, base, i, found)
         sign = ONE if total(deltas) > ZERO else -ONE
         value = _largest_of_sign(deltas, sign) * sign * scale + z
         found = put(out, i, value, found)
     return said(found)
 
 
+@unfolded
 def _active(values, epsilon):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_active)
-def _active_of(values, epsilon):
     """Return how many values are larger than epsilon."""
     if len(values) == 0:
         return lambda values, epsilon: ZERO
@@ -171,12 +115,8 @@ def _active_of(values, epsilon):
     return more
 
 
+@unfolded
 def _sum_active(values, epsilon, factors, alone):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_sum_active)
-def _sum_active_of(values, epsilon, factors, alone):
     """Return the sum of values larger than epsilon, lone ones times their factor."""
     if len(values) == 0:
         return lambda values, epsilon, factors, alone: ZERO
@@ -195,9 +135,7 @@ def ram(arrays, scale, epsilon, factors):
     xs, base, out = arrays
     found = (NO, NO)
     for i in range(len(out)):
-        z = load(base, i)
-        deltas = deltas_of(xs, i, z)
-        found = wider(deltas, found)
+        z, deltas, found = read(xs, base, i, found)
         count = _active(deltas, epsilon)
         merged = _sum_active(deltas, epsilon, factors, count == ONE)
         value = merged / (count if count > ONE else ONE) * scale + z
@@ -205,12 +143,8 @@ def ram(arrays, scale, epsilon, factors):
     return said(found)
 
 
+@unfolded
 def _flags(values, epsilon):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_flags)
-def _flags_of(values, epsilon):
     if len(values) == 0:
         return lambda values, epsilon: ()
 
@@ -221,12 +155,8 @@ def _flags_of(values, epsilon):
     return more
 
 
+@unfolded
 def _count_each(counts, flags, count):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_count_each)
-def _count_each_of(counts, flags, count):
     """Add to pairs of counts what inputs share with others and what they have alone."""
     if len(flags) == 0:
         return lambda counts, flags, count: ()
@@ -260,3 +190,100 @@ def count_active(arrays, epsilon, counts):
         flags = _flags(deltas, epsilon)
         counts = _count_each(counts, flags, _active(deltas, epsilon))
     return counts
+
+
+@compiled
+def _take_row(arrays, divergence, threshold):
+    xs, base, out = arrays
+    most = NO
+    for i in range(len(out)):
+        z = load(base, i)
+        delta = load(xs[0], i) - z
+        stands_out = ONE if abs(delta) * divergence >= threshold else ZERO
+        value = z + delta * stands_out
+        store(out, i, value)
+        most = larger(most, size_bits(value))
+    return most
+
+
+@compiled
+def take_outstanding(arrays, start, divergences, row, threshold):
+    """Add to the base the differences whose importance reaches a threshold (Arcee).
+
+    Args:
+        arrays: Inputs, a tuple of one; base; and result.
+        start: The entry that the arrays begin at.
+        divergences: fp32, one per row.
+        row: Entries of a row.
+        threshold: fp32.
+
+    Returns:
+        The bits of the largest size written.
+    """
+    n = len(arrays[2])
+    most, low = NO, 0
+    while low < n:
+        place = start + low
+        high = min(low + row - place % row, n)
+        part = windows(arrays, low, high)
+        most = larger(most, _take_row(part, divergences[place // row], threshold))
+        low = high
+    return most
+
+
+@unfolded
+def _users(values, merged, share):
+    """Return how many values are above a share of what the others add up to."""
+    if len(values) == 0:
+        return lambda values, merged, share: ZERO
+
+    def more(values, merged, share):
+        mine = ONE if abs(values[-1]) > abs(merged - values[-1]) * share else ZERO
+        return _users(values[:-1], merged, share) + mine
+
+    return more
+
+
+@njit(forceinline=True)
+def _used(deltas, merged, use):
+    """Return what is merged, scaled, where enough inputs use it, else zero."""
+    scale, share, least = use
+    kept = ONE if _users(deltas, merged, share) >= least else ZERO
+    return merged * kept * scale
+
+
+@compiled
+def consensus(arrays, use):
+    """Add the scaled differences of entries that enough inputs use.
+
+    Args:
+        arrays: Inputs, a tuple; base; and result.
+        use: Scale, share, and how many at least; fp32.
+    """
+    xs, base, out = arrays
+    found = (NO, NO)
+    for i in range(len(out)):
+        z, deltas, found = read(xs, base, i, found)
+        found = put(out, i, _used(deltas, total(deltas), use) + z, found)
+    return said(found)
+
+
+@compiled
+def consensus_of_ties(arrays, weights, steps, drawn, use):
+    """As ``consensus``, of the differences that TIES merges.
+
+    Args:
+        arrays: As for ``consensus``, like the use.
+        weights: fp32, one per input.
+        steps: As for ``elections.elect``.
+        drawn: As for ``elections.elect``.
+        use: Scale, share, and how many at least.
+    """
+    xs, base, out = arrays
+    found = (NO, NO)
+    for i in range(len(out)):
+        z, deltas, found = read(xs, base, i, found)
+        ballot = (None, None, True, None, None)
+        merged = elected(xs, i, z, weights, (steps, drawn), ballot)
+        found = put(out, i, _used(deltas, merged, use) + z, found)
+    return said(found)

@@ -8,17 +8,13 @@ entries at a time, in registers.
 # numba works types out for itself and has no use for annotations.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
+from functools import wraps
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-INLINED = {"forceinline": True}
-"""How overloads are compiled in loops so long that the compiler would call them: no
-loop with a call takes several entries at a time."""
-BLOCK = 2048
-"""Entries worked on at a time where scratch space must stay in the nearest cache."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 YES, NO = np.uint32(1), np.uint32(0)
 
@@ -31,6 +27,33 @@ FULL = np.uint32(0x7F800000)
 """The bits of infinity."""
 _U13, _U16 = np.uint32(13), np.uint32(16)
 _HIGH = np.uint32(0xFFFF0000)
+
+
+def unfolded(choose: Any) -> Any:
+    """Make a function that compiled code unfolds where it calls it.
+
+    Args:
+        choose: Is given the types of the arguments, so it sees how long a tuple is and
+            whether there is an array at all; returns what is compiled for them.
+    """
+    return _chosen_by(choose, {})
+
+
+def inlined(choose: Any) -> Any:
+    """As :func:`unfolded`, in loops so long that the compiler would call it.
+
+    No loop with a call takes several entries at a time.
+    """
+    return _chosen_by(choose, {"forceinline": True})
+
+
+def _chosen_by(choose: Any, options: dict[str, bool]) -> Any:
+    @wraps(choose)
+    def only_compiled(*arguments: Any) -> Any:
+        raise NotImplementedError("only in compiled code")
+
+    overload(only_compiled, jit_options=options)(choose)
+    return only_compiled
 
 
 def compiled(function: Any) -> Any:
@@ -67,6 +90,7 @@ def u32(number):
     return np.uint32(number)
 
 
+@unfolded
 def places(array, index):
     """Return the places of the entries that a word holds; twice the same for one entry.
 
@@ -74,16 +98,12 @@ def places(array, index):
     on both needs one read and one write where each entry would need its own, and no
     step that widens 16 bits.
     """
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(places)
-def _places(array, index):
     if array.dtype == types.uint32:
         return lambda array, index: ((index, NO), (index, YES))
     return lambda array, index: (index, index)
 
 
+@unfolded
 def load(array, index):
     """Return an entry as fp32; no array at all is full of zeros.
 
@@ -91,11 +111,6 @@ def load(array, index):
         array: Of fp32, bf16 (uint16), fp16 (int16), pairs of bf16 (uint32); or None.
         index: A place, for pairs one that ``places`` gave.
     """
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(load)
-def _load(array, index):
     if isinstance(array, types.NoneType):
         return lambda array, index: ZERO
     if array.dtype == types.float32:
@@ -130,13 +145,9 @@ def _brain(value):
     return u32(u32(bits + np.uint32(0x7FFF)) + even)
 
 
+@unfolded
 def store_all(array, index, first, second):
     """Write a word, as ``store`` does; the second entry only where it holds two."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(store_all)
-def _store_all(array, index, first, second):
     if array.dtype != types.uint32:
         return lambda array, index, first, second: store(array, index, first)
 
@@ -147,13 +158,9 @@ def _store_all(array, index, first, second):
     return both
 
 
+@unfolded
 def store(array, index, value):
     """Write fp32 rounded to nearest, even."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(store)
-def _store(array, index, value):
     if array.dtype == types.float32:
 
         def single(array, index, value):
@@ -195,6 +202,15 @@ def size_bits(value):
 def larger(one, other):
     """Return the larger one."""
     return one if one > other else other
+
+
+@compiled
+def is_any_infinite(array):
+    """Tell whether any entry is infinite or no number."""
+    most = NO
+    for i in range(len(array)):
+        most = larger(most, size_bits(load(array, i)))
+    return most >= FULL
 
 
 @njit(forceinline=True)

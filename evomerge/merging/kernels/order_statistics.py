@@ -9,9 +9,9 @@ exactly, in linear time and without a copy of the sizes.
 
 import numpy as np
 
+from evomerge.merging.constants import BLOCK
 from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
-    BLOCK,
     NO,
     YES,
     as_bits,

@@ -10,27 +10,45 @@ that are cuts.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba.extending import overload
 
+from evomerge.merging.constants import BLOCK, CELLS
 from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
-    BLOCK,
     ZERO,
     as_bits,
     compiled,
     load,
     u32,
+    unfolded,
 )
-from evomerge.merging.kernels.variances import squares, wide_sum
 
 HIGH_BINS = 1 << 15
 BINS = 1 << 8
-CELLS = 64
-"""A sum of squares for every four exponents; one more counts what is infinite."""
 
 _BYTE = np.uint32(0xFF)
 _REST = np.uint32(0x7FFFFFFF)
 _FRACTION, _HIDDEN = np.uint32(0x7FFFFF), np.uint32(0x800000)
+
+
+@unfolded
+def wide_sum(xs, i, z):
+    """Return the sum of the differences in fp64, first to last."""
+    if len(xs) == 1:
+        return lambda xs, i, z: np.float64(load(xs[0], i) - z)
+    return lambda xs, i, z: wide_sum(xs[:-1], i, z) + np.float64(load(xs[-1], i) - z)
+
+
+@unfolded
+def squares(xs, i, z, mean):
+    """Return the sum of the squared distances from the mean, first to last."""
+    if len(xs) == 0:
+        return lambda xs, i, z, mean: np.float64(0.0)
+
+    def more(xs, i, z, mean):
+        apart = np.float64(load(xs[-1], i) - z) - mean
+        return squares(xs[:-1], i, z, mean) + apart * apart
+
+    return more
 
 
 @compiled
@@ -117,12 +135,8 @@ def count_low(xs, base, tables, counts):
                 counts[row, key & _BYTE] += 1
 
 
+@unfolded
 def _add_squares(xs, i, z, sums):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_add_squares)
-def _add_squares_of(xs, i, z, sums):
     """Add each input's squared difference, without rounding, to its row of cells."""
     if len(xs) == 0:
         return lambda xs, i, z, sums: None

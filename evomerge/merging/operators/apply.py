@@ -10,21 +10,18 @@ import torch
 from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import Settings, resolve
 from evomerge.errors import CandidateError, RecipeError
-from evomerge.merging.operators.directions.iso import iso_c, iso_cts
 from evomerge.merging.operators.directions.karcher import karcher, multislerp
 from evomerge.merging.operators.directions.knots import core_space, knots
+from evomerge.merging.operators.directions.spectral import iso_c, iso_cts, tsv
 from evomerge.merging.operators.directions.spherical import nuslerp, slerp
-from evomerge.merging.operators.directions.tsv import tsv
 from evomerge.merging.operators.directions.wudi import wudi
-from evomerge.merging.operators.elementwise.arcee_fusion import arcee_fusion
-from evomerge.merging.operators.elementwise.emr import emr
-from evomerge.merging.operators.elementwise.magmax import magmax
-from evomerge.merging.operators.elementwise.nearswap import nearswap
+from evomerge.merging.operators.elementwise.largest import emr, magmax
+from evomerge.merging.operators.elementwise.pairs import arcee_fusion, nearswap
 from evomerge.merging.operators.elementwise.pcb import pcb
 from evomerge.merging.operators.elementwise.ram import ram, ramplus_tl
 from evomerge.merging.operators.elementwise.tall import consensus
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import NOTHING_KEPT, Memo, Operands
 from evomerge.merging.operators.staged import staged
 from evomerge.merging.operators.sums.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.sums.dare import dare_linear, dare_ties, mixout
@@ -42,10 +39,8 @@ from evomerge.merging.operators.sums.ties import ties
 Merge = torch.Tensor | LazyMerge
 """A fresh fp32 tensor, or what it takes to write one anywhere."""
 
-Arithmetic = Callable[
-    [Settings, Sequence[torch.Tensor], torch.Tensor | None, str, Memo], Merge
-]
-"""Checked settings, inputs, base, the tensor's key and what is known, to the merge."""
+Arithmetic = Callable[[Settings, Operands], Merge]
+"""Checked settings, and what they are for, to the merge."""
 
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
@@ -111,7 +106,7 @@ def apply(
         CandidateError: The weights leave the result undefined, or are too large.
     """
     with _said_of(operation, key):
-        merge = _decide(operation, tensors, base, key, memo)
+        merge = _decide(Operands(operation, tensors, base, key, memo))
         return merge if isinstance(merge, torch.Tensor) else merge.fresh()
 
 
@@ -140,7 +135,7 @@ def apply_into(
         Whether every number written is known to be finite; if not, look.
     """
     with _said_of(operation, key):
-        merge = _decide(operation, tensors, base, key, memo)
+        merge = _decide(Operands(operation, tensors, base, key, memo))
         if out.shape != tensors[0].shape:
             raise RecipeError(
                 f"{key}: the inputs have shape {list(tensors[0].shape)}, but "
@@ -152,16 +147,10 @@ def apply_into(
         return False
 
 
-def _decide(
-    operation: Operation,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo,
-) -> Merge:
-    settings = resolve(operation)
-    _check_tensors(operation, tensors, base, key)
-    return ARITHMETIC[operation.operator](settings, tensors, base, key, memo)
+def _decide(operands: Operands) -> Merge:
+    settings = resolve(operands.operation)
+    _check_tensors(operands)
+    return ARITHMETIC[operands.operation.operator](settings, operands)
 
 
 @contextmanager
@@ -179,12 +168,9 @@ def _said_of(operation: Operation, key: str) -> Iterator[None]:
         ) from error
 
 
-def _check_tensors(
-    operation: Operation,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-) -> None:
+def _check_tensors(operands: Operands) -> None:
+    operation, tensors = operands.operation, operands.tensors
+    base, key = operands.base, operands.key
     if len(tensors) != len(operation.inputs):
         raise RecipeError(
             f"{key}: operator {operation.operator!r} names {len(operation.inputs)} "

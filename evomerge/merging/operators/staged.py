@@ -15,9 +15,7 @@ from functools import partial
 import torch
 
 from evomerge.core.recipes.settings import Settings
-from evomerge.merging.operators.directions.bases import Find, core, share
-from evomerge.merging.operators.directions.iso import flat
-from evomerge.merging.operators.directions.knots import within
+from evomerge.merging.operators.directions.knots import Find, core, share, within
 from evomerge.merging.operators.directions.singular_vectors import (
     Matrices,
     by_matrix,
@@ -25,20 +23,20 @@ from evomerge.merging.operators.directions.singular_vectors import (
     is_matrix,
     svd,
 )
-from evomerge.merging.operators.elementwise.emr import largest_of_sign
-from evomerge.merging.operators.elementwise.magmax import largest
+from evomerge.merging.operators.directions.spectral import flat
+from evomerge.merging.operators.elementwise.largest import largest, largest_of_sign
 from evomerge.merging.operators.elementwise.tall import used
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import check_finite, stacks
-from evomerge.merging.operators.loops.row_ranks import row_length
+from evomerge.merging.operators.loops.blocks import Deltas, check_finite, stacks
+from evomerge.merging.operators.loops.onepass import Rule
+from evomerge.merging.operators.loops.order_statistics import row_length
 from evomerge.merging.operators.loops.thinning import Thin, scaled
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.breadcrumbs import band
 from evomerge.merging.operators.sums.dare import drop
 from evomerge.merging.operators.sums.della import prune
 from evomerge.merging.operators.sums.linear import Sum, delta_factors, whole_factors
 from evomerge.merging.operators.sums.sce import energies, nothing, select
-from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1, trim
 
 _MASKED: Mapping[tuple[str, bool], str] = {
@@ -50,13 +48,7 @@ _MASKED: Mapping[tuple[str, bool], str] = {
 """Random sparsifier, and whether signs are elected, to whose masks it draws."""
 
 
-def staged(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Sum | Election:
+def staged(settings: Settings, operands: Operands) -> torch.Tensor | Sum | Election:
     """Merge the differences by the chosen stages.
 
     Vectors have no basis and no spectrum; they go through the other stages.
@@ -65,14 +57,13 @@ def staged(
         CandidateError: An input is not finite where differences are chosen among, or
             a decomposition fails.
     """
-    assert base is not None
-    matrices = is_matrix(base)
+    matrices = is_matrix(operands.tensors[0])
     find = _basis(settings) if matrices else None
     if find is None and not (matrices and settings.choice("post") == "flat"):
-        return _entries(settings, tensors, base, key, memo)
+        return _entries(settings, operands)
     merge = partial(_merge, settings)
     chosen = merge if find is None else within(find, merge)
-    return by_matrix(settings, tensors, base, key, chosen, memo)
+    return by_matrix(settings, operands, chosen)
 
 
 def _basis(settings: Settings) -> Find | None:
@@ -108,16 +99,10 @@ def _is_plain(settings: Settings) -> bool:
     ) == "none" and settings.choice("reduce") in ("sum", "mean")
 
 
-def _entries(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Sum | Election:
+def _entries(settings: Settings, operands: Operands) -> torch.Tensor | Sum | Election:
     """Go through the stages that work on entries."""
-    known = Known(memo, settings.operation, key)
-    deltas = Deltas(tensors, base, multiple_of=_whole(settings, base), known=known)
+    key = operands.key
+    deltas = Deltas.of(operands, multiple_of=_whole(settings, operands.shape))
     thin = _thin(settings, deltas, key)
     if settings.choice("reduce") == "energy":
         shares = energies(deltas, thin or nothing(deltas))
@@ -131,13 +116,13 @@ def _entries(
     return Sum(deltas, *_weights(settings), thin)
 
 
-def _whole(settings: Settings, base: torch.Tensor) -> int:
+def _whole(settings: Settings, shape: torch.Size) -> int:
     """Return how many entries have to be seen together."""
     sparsify = settings.choice("sparsify")
     by_row = (sparsify == "two_sided" and settings.choice("axis") == "row") or (
         sparsify == "rank_bernoulli" and settings.choice("rank_by") != "tensor_rank"
     )
-    return row_length(base.shape) if by_row else 1
+    return row_length(shape) if by_row else 1
 
 
 def _thin(settings: Settings, deltas: Deltas, key: str) -> Thin | None:

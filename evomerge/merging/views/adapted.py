@@ -17,7 +17,7 @@ from evomerge.checkpoints.adapted import fold
 from evomerge.checkpoints.adapters.adapter import Folding
 from evomerge.core.recipes.recipe import Adapted
 from evomerge.errors import CheckpointError
-from evomerge.merging.operators.loops.finite_result import is_finite
+from evomerge.merging.operators.loops.arrays import is_finite
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.stored import Stored, Where
 

@@ -1,4 +1,7 @@
-"""What a merged model is beside its weights: its frame, and what the merge changes."""
+"""What a merged model is beside its weights: its frame, and what the merge changes.
+
+Scales on layers' inputs are no part of a configuration: they are folded into weights.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from evomerge.checkpoints import BUFFER, LayerType, Layout, restacked
+from evomerge.checkpoints.foldable import Fold, folds_of
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.views.stored import Part, View
+from evomerge.merging.views.stored import Part, View, Where
 
 
 def is_tied(recipe: Recipe, views: Mapping[str, View]) -> bool:
@@ -66,3 +72,35 @@ def rewritten(
     # Code of its own does not travel with the weights.
     config.pop("auto_map", None)
     return config
+
+
+def recipe_folds(
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    sections: Mapping[Where, Mapping[str, Part]],
+) -> dict[tuple[Where, str], Fold]:
+    """Tell which tensors of a merge change for its scales, by section and name.
+
+    Raises:
+        RecipeError: The scales do not fold exactly.
+    """
+    places: Sequence[int] = range(len(recipe.slots))
+    layers = [{n: part.role for n, part in sections[i].items()} for i in places]
+    scales = [slot.scale for slot in recipe.slots]
+    folds = folds_of(config, layers, scales, recipe.dtype)
+    return {(i, name): fold for i in places for name, fold in folds[i].items()}
+
+
+def fold_into(out: torch.Tensor, wide: torch.Tensor, fold: Fold) -> None:
+    """Write a tensor changed for the scales; it is rounded once.
+
+    Args:
+        out: Written into.
+        wide: The merged tensor in float32; used up.
+        fold: What becomes of it.
+    """
+    if fold.shift:
+        wide.add_(fold.shift).mul_(fold.factor).sub_(fold.shift)
+    else:
+        wide.mul_(fold.factor)
+    out.copy_(wide)

@@ -11,13 +11,10 @@ from evomerge.core.digest import digest
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.memo import Memo
-from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
+from evomerge.merging.operators.operands import Memo
+from evomerge.merging.operators.thresholds.magnitude_thresholds import GRID, Cuts
 from evomerge.merging.operators.thresholds.model_thresholds import Share, model_cuts
 from evomerge.merging.operators.thresholds.sparsify import keep_count
-
-_GRID = 100
-"""Densities are kept in steps of one part of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +90,8 @@ class ModelShares:
                 order.append(member)
                 total += member.n
         usual = {
-            keep_count(part / _GRID, total, guard=guard)
-            for part in range(1, _GRID)
+            keep_count(part / GRID, total, guard=guard)
+            for part in range(1, GRID)
             for guard in (False, True)
         }
         others = {keep_count(d, total, guard=guard) for d, guard in asked} - usual
@@ -105,7 +102,9 @@ class ModelShares:
             digest(sorted(others)),
         )
         reads = [_reader(member, source, base) for member in order]
-        cuts = self._memo.recall(what, lambda: model_cuts(reads, keeps))
+        cuts = self._memo.recall(
+            what, lambda: model_cuts(reads, keeps), lasting=not others
+        )
         return _Whole(total, starts, cuts)
 
 

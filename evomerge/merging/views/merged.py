@@ -26,24 +26,23 @@ from evomerge.core.recipes.recipe import (
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.derived_data import Scoped
 from evomerge.merging.operators import apply, apply_into
-from evomerge.merging.operators.loops.finite_result import is_finite, not_finite
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.loops.arrays import is_finite, not_finite
+from evomerge.merging.operators.operands import NOTHING_KEPT, Memo
 from evomerge.merging.operators.thresholds.model_thresholds import InModel, trims_model
 from evomerge.merging.sources import Sources, Space
 from evomerge.merging.views.averaged_factors import Tensor, check_factors, merge_factors
 from evomerge.merging.views.configuration import (
+    fold_into,
     is_tied,
     layout_of,
+    recipe_folds,
     rewritten,
     usual_type,
 )
-from evomerge.merging.views.folding import fold_into, recipe_folds
-from evomerge.merging.views.fused import cut, paste
+from evomerge.merging.views.fused import Whole, Wholes, cut, paste, wholes_of
 from evomerge.merging.views.global_trim import Member, ModelShares
-from evomerge.merging.views.inputs import open_view
-from evomerge.merging.views.slot_inputs import Feed
+from evomerge.merging.views.inputs import Feed, open_view
 from evomerge.merging.views.stored import Part, View, Where
-from evomerge.merging.views.wholes import Whole, Wholes, wholes_of
 
 
 class Merged:

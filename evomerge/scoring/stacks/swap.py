@@ -15,9 +15,9 @@ import torch
 from evomerge.core.recipes.layer_keys import LayerKeys
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import CandidateError
+from evomerge.merging.materialise import Sections
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.merged import Merged
-from evomerge.merging.views.partial_merge import Sections
 from evomerge.merging.views.stored import Stored, View, Where
 from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.stacks.slots import FULL, Place, SlotCache

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.merging.constants import CERTAIN
 from evomerge.merging.operators.device.formulas import (
-    CERTAIN,
     ROW,
     Entries,
     Formula,
@@ -18,7 +18,7 @@ from evomerge.merging.operators.device.formulas import (
 )
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import signed
-from evomerge.merging.operators.loops.forms import Total
+from evomerge.merging.operators.loops.onepass import Total
 from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.loops.thinning import (
     AnyCoin,
@@ -57,15 +57,6 @@ class Form:
     device: torch.device
     thinning: Thinning | None
     vote: Vote | None
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """A total of its own; see ``operators.forms``."""
-
-    factors: Sequence[float]
-    divisor: float
-    scale: float
 
 
 class Job:

@@ -1,8 +1,8 @@
 """Sums and elections of thinned differences as formulas of an entry and its place.
 
-What ``sums.linear`` and ``sums.sign_election`` do in steps, said without
-changing anything in place, so that a compiler can make one pass of it. The steps, and
-their order, are the same, and so is every rounding.
+What ``sums.linear`` and ``sums.ties`` do in steps, said without changing anything in
+place, so that a compiler can make one pass of it. The steps, and their order, are the
+same, and so is every rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from evomerge.merging.constants import CANCELLED, CERTAIN, FINER
 from evomerge.merging.operators.loops.counter import lanes_at
 
 ROW = 1024
@@ -24,10 +25,6 @@ _OVERFLOWS = {
     torch.float16: 65520.0,
 }
 """The smallest size that is not finite once it is rounded."""
-_CANCELLED = 1e-6
-CERTAIN = 2**24
-_REST = 8
-"""As in ``sums.sign_election`` and ``sums.della``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Thinning:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """How signs are elected; see ``operators.consensus.Rule``.
+    """How signs are elected; see ``onepass.Rule``.
 
     Attributes:
         count: One vote per input.
@@ -223,7 +220,7 @@ def _mask(
         return (lanes < numbers.shares[index]).to(torch.float32)
     ranks = entries.ranks[index].to(torch.float32)
     chances = torch.round(ranks * numbers.steps[index] + numbers.leasts[index])
-    drawn = ((lanes >> _REST) + CERTAIN // 2).to(torch.float32)
+    drawn = ((lanes >> FINER) + CERTAIN // 2).to(torch.float32)
     mask = (drawn < chances).to(torch.float32)
     if thinning.inverse:
         mask = mask * torch.reciprocal(chances / CERTAIN)
@@ -256,5 +253,5 @@ def _mean(
     under = _total(_each_times(flags, weights))
     if vote.mixed:
         size = _total(_each_times(flags, weights.abs()))
-        merged = merged * (under.abs() > size * _CANCELLED).to(torch.float32)
+        merged = merged * (under.abs() > size * CANCELLED).to(torch.float32)
     return merged / (under + (under == 0.0).to(torch.float32))

@@ -23,17 +23,15 @@ from collections.abc import Callable
 
 import torch
 
-from evomerge.merging.operators.device.device_job import Factors, Form, Job, StepByStep
+from evomerge.merging.operators.device.device_job import Form, Job, StepByStep
 from evomerge.merging.operators.device.formulas import Formula, Vote, formula
+from evomerge.merging.operators.loops.arrays import MOST_INPUTS, SMALL
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.forms import Ballot, Total
-from evomerge.merging.operators.loops.parallel import SMALL
+from evomerge.merging.operators.loops.onepass import Rule, Total
 from evomerge.merging.operators.loops.thinning import Steps, Thin
 
 _log = logging.getLogger(__name__)
 
-_MOST_INPUTS = 8
-"""Code is compiled for each number of inputs; with more of them it is not worth it."""
 _PAYS_FROM = 1 << 35
 """Entries of inputs that take, step by step, about as long as a form to be compiled."""
 _OPTIONS = {
@@ -110,7 +108,7 @@ class Fused:
         self,
         deltas: Deltas,
         thin: Thin,
-        ballot: Ballot,
+        rule: Rule,
         out: torch.Tensor,
         steps: StepByStep,
     ) -> bool:
@@ -119,16 +117,16 @@ class Fused:
         Args:
             deltas: The inputs.
             thin: What is dropped; says what it does.
-            ballot: How signs are elected.
+            rule: How signs are elected.
             out: The result.
             steps: The same merge step by step.
 
         Returns:
             Whether the merge is written and every number of it is finite.
         """
-        mixed = ballot.normalize and min(ballot.weights) < 0.0
-        vote = Vote(ballot.count, ballot.plain, ballot.normalize, mixed)
-        total = Factors(ballot.weights, 1.0, ballot.scale)
+        mixed = rule.normalize and min(rule.weights) < 0.0
+        vote = Vote(rule.count, rule.plain, rule.normalize, mixed)
+        total = Total(rule.weights, scale=rule.scale)
         return self._merge(Job(deltas, thin, total, vote, out), steps)
 
     def _merge(self, job: Job, steps: StepByStep) -> bool:
@@ -181,7 +179,7 @@ def can_fuse_on_device(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> 
     That is for contiguous tensors of fp32, bf16 and fp16.
     """
     known = thin is None or (isinstance(thin, Steps) and thin.are_alike)
-    fits = deltas.n >= SMALL and len(deltas) <= _MOST_INPUTS
+    fits = deltas.n >= SMALL and len(deltas) <= MOST_INPUTS
     if not _is_accelerator(deltas.device) or not known or not fits:
         return False
     return all(

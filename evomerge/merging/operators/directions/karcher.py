@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
-from evomerge.merging.operators.directions.angles import Angles, measure
+from evomerge.merging.operators.directions.spherical import Angles, measure
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _log = logging.getLogger(__name__)
@@ -30,13 +29,7 @@ _OPPOSITE = 1e-6
 """Two directions this close to a straight angle have no one shortest way between."""
 
 
-def multislerp(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def multislerp(settings: Settings, operands: Operands) -> Sum:
     """Turn to the weighted mean of the directions; the length is the mean length.
 
     ``m = sum(w_i u_i)``, result ``m / |m| * sum(w_i |x_i|)``. With ``log_map`` one step
@@ -46,15 +39,15 @@ def multislerp(
         CandidateError: The weights, or more than two weighted directions, cancel; or an
             input is not finite.
     """
-    vectors = Deltas(tensors, base)
+    key, vectors = operands.key, Deltas.of(operands)
     weights = _weights(settings, key)
-    angles = measure(vectors, settings.operation, key, memo)
+    angles = measure(vectors, operands)
     if vectors.n < 2 or not bool(angles.lengths.any()):
         return Sum(vectors, tuple(weights.tolist()))
     length = float(weights @ angles.lengths)
     mean = angles.norm(weights)
     if mean < _NO_SUM:
-        if len(tensors) == 2:
+        if len(vectors) == 2:
             return Sum(vectors, tuple(weights.tolist()))
         raise CandidateError(
             f"{key}: the directions of {list(settings.operation.inputs)} cancel under "
@@ -68,13 +61,7 @@ def multislerp(
     return Sum(vectors, _factors(direction, angles, length))
 
 
-def karcher(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def karcher(settings: Settings, operands: Operands) -> Sum:
     """Turn to the direction with the least mean squared angle; the mean length.
 
     Inputs shorter than the tolerance are left out. Where ``max_iter`` steps do not
@@ -85,16 +72,16 @@ def karcher(
         CandidateError: The weights sum to zero, two inputs are antipodal, or an input
             is not finite.
     """
-    vectors = Deltas(tensors, base)
+    key, vectors = operands.key, Deltas.of(operands)
     patience = _Patience(int(settings.number("max_iter")), settings.number("tol"))
     weights = _weights(settings, key)
-    angles = measure(vectors, settings.operation, key, memo)
+    angles = measure(vectors, operands)
     long = angles.lengths > patience.tol
     if vectors.n < 2 or not bool(long.any()):
         return Sum(vectors, tuple(weights.tolist()))
     weights = torch.where(long, weights, 0.0)
     weights = weights / _divisor(float(weights.sum()), weights, key)
-    _refuse_antipodal(angles, weights, settings, key)
+    _refuse_antipodal(angles, weights, operands)
     found = Directions.of(angles, weights, key).mean(patience)
     if found.last_step >= patience.tol:
         _log.warning(
@@ -233,16 +220,16 @@ def _factors(
 
 
 def _refuse_antipodal(
-    angles: Angles, weights: torch.Tensor, settings: Settings, key: str
+    angles: Angles, weights: torch.Tensor, operands: Operands
 ) -> None:
-    names = settings.operation.inputs
+    names = operands.operation.inputs
     limit = -math.cos(_OPPOSITE)
     for i, name in enumerate(names):
         for j in range(i):
             counts = bool(weights[i] != 0.0) and bool(weights[j] != 0.0)
             if counts and float(angles.cosines[i, j]) <= limit:
                 raise CandidateError(
-                    f"{key}: inputs {names[j]!r} and {name!r} point in opposite "
-                    "directions, so the Karcher mean is not defined. Leave one out or "
-                    "merge them with linear."
+                    f"{operands.key}: inputs {names[j]!r} and {name!r} point in "
+                    "opposite directions, so the Karcher mean is not defined. Leave "
+                    "one out or merge them with linear."
                 )

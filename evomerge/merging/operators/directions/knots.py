@@ -1,30 +1,47 @@
-"""Other methods in shared bases: KnOTS (Stoica et al. 2024) and core space (2025)."""
+"""Other methods in shared bases: KnOTS (Stoica et al. 2024) and core space (2025).
+
+KnOTS (2410.19735) joins the differences and decomposes them once,
+``[D_1 ... D_N] = U S V^T``: each is then ``U C_i``. Core space (Panariello et al. 2025,
+2509.17786) takes a basis of both sides: each is then ``U M_i V^T``. Nothing is lost.
+Entries of the ``C_i`` and ``M_i`` mean the same direction in every input, which entries
+of weights do not.
+
+The authors of core space take the bases from the stacked factors of adapters; here they
+come from the stacked differences, which span the same spaces, so that it does not
+matter in which factors a difference was written, or whether it was written in any.
+
+Rows of a part follow the singular vectors: where singular values are equal, a method
+that works entry by entry depends on which basis the decomposition gave.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import Settings, resolve
-from evomerge.merging.operators.directions.bases import Find, core, share
-from evomerge.merging.operators.directions.iso import iso_c
 from evomerge.merging.operators.directions.singular_vectors import (
     Matrices,
     Merge,
+    Svd,
     by_matrix,
     in_fp32,
     is_matrix,
+    svd,
 )
-from evomerge.merging.operators.directions.tsv import tsv
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.directions.spectral import iso_c, tsv
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.dare import dare_ties
 from evomerge.merging.operators.sums.linear import task_arithmetic, whole_factors
-from evomerge.merging.operators.sums.sign_election import Election
-from evomerge.merging.operators.sums.ties import ties
+from evomerge.merging.operators.sums.ties import Election, ties
 
+_FLOOR = 1e-7
+"""Part of the largest singular value up to which a shared direction is left out."""
 _INNER: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "sum": ("task_arithmetic", ("weight", "normalize")),
     "ties": ("ties", ("weight", "normalize", "density", "consensus")),
@@ -41,13 +58,71 @@ _ARITHMETIC: Mapping[str, Callable[..., torch.Tensor | Election]] = {
 }
 
 
-def knots(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Differences in bases that they share: ``D_i = left @ parts[i] @ right``.
+
+    Attributes:
+        left: Shape ``(rows, r)``: orthonormal columns.
+        parts: Each of shape ``(r, columns)``, or ``(r, s)``.
+        right: Shape ``(s, columns)``: orthonormal rows; None leaves out this side.
+        turned: The parts are those of the transposed differences.
+    """
+
+    left: torch.Tensor
+    parts: tuple[torch.Tensor, ...]
+    right: torch.Tensor | None = None
+    turned: bool = False
+
+    def back(self, part: torch.Tensor) -> torch.Tensor:
+        """Return the difference that a merged part stands for."""
+        found = self.left @ part
+        if self.right is not None:
+            found = found @ self.right
+        return found.T if self.turned else found
+
+
+Find = Callable[[Matrices], Shared]
+"""Finds the shared bases of one matrix of every input, once for all candidates."""
+
+
+def share(matrices: Matrices, *, turned: bool = False) -> Shared:
+    """Find the basis of one side.
+
+    Args:
+        matrices: The differences.
+        turned: Join them along their rows instead: a basis of the transposed ones.
+    """
+
+    def compute() -> Shared:
+        found = _joined(matrices, turned=turned)
+        deltas = [delta.T if turned else delta for delta in matrices.deltas]
+        parts = tuple(found.left.T @ delta for delta in deltas)
+        return Shared(found.left, parts, turned=turned)
+
+    side = "rows" if turned else "columns"
+    return matrices.recall(f"shared {side}", matrices.everyone, compute)
+
+
+def core(matrices: Matrices) -> Shared:
+    """Find the bases of both sides."""
+
+    def compute() -> Shared:
+        left = _joined(matrices, turned=False).left
+        right = _joined(matrices, turned=True).left.T
+        parts = tuple(left.T @ delta @ right.T for delta in matrices.deltas)
+        return Shared(left, parts, right)
+
+    return matrices.recall("core", matrices.everyone, compute)
+
+
+def _joined(matrices: Matrices, *, turned: bool) -> Svd:
+    deltas = [delta.T if turned else delta for delta in matrices.deltas]
+    noise = math.hypot(*matrices.noise)
+    return svd(torch.cat(deltas, dim=1), matrices.key, floor=_FLOOR, noise=noise)
+
+
+def knots(settings: Settings, operands: Operands) -> torch.Tensor:
     """Merge the differences by another method, in a basis of one side.
 
     Vectors get the weighted sum of the differences.
@@ -56,16 +131,10 @@ def knots(
         CandidateError: An input is not finite, or a decomposition fails.
     """
     find = partial(share, turned=settings.choice("join") == "out")
-    return _in_bases(settings, tensors, base, key, memo, find)
+    return _in_bases(settings, operands, find)
 
 
-def core_space(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+def core_space(settings: Settings, operands: Operands) -> torch.Tensor:
     """Merge the differences by another method, in bases of both sides.
 
     Vectors get the weighted sum of the differences.
@@ -73,22 +142,14 @@ def core_space(
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    return _in_bases(settings, tensors, base, key, memo, core)
+    return _in_bases(settings, operands, core)
 
 
-def _in_bases(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo,
-    find: Find,
-) -> torch.Tensor:
-    assert base is not None
-    if not is_matrix(base):
-        return task_arithmetic(settings, tensors, base, key).fresh()
+def _in_bases(settings: Settings, operands: Operands, find: Find) -> torch.Tensor:
+    if not is_matrix(operands.tensors[0]):
+        return task_arithmetic(settings, operands).fresh()
     merge = within(find, partial(_merge_parts, inner_settings(settings)))
-    return by_matrix(settings, tensors, base, key, merge, memo)
+    return by_matrix(settings, operands, merge)
 
 
 def within(find: Find, merge_parts: Merge) -> Merge:

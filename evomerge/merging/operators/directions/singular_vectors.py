@@ -23,9 +23,10 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
-from evomerge.merging.operators.sums.linear import Sum, weighted_sum
-from evomerge.merging.operators.sums.sign_election import Election
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.loops.lazy_merge import LazyMerge
+from evomerge.merging.operators.operands import NOTHING_KEPT, Operands, Value
+from evomerge.merging.operators.sums.linear import Sum
 
 FLOOR = 1e-10
 """Part of the largest singular value up to which one counts as zero."""
@@ -65,18 +66,23 @@ class Matrices:
 
     Attributes:
         deltas: Each of shape ``(rows, columns)``, fp64 or fp32; never write to them.
-        names: Names of the inputs.
-        base: Name of the base.
-        key: Name of the tensor, and which matrix of a stack of them.
+        operands: Whose they are; the key tells which matrix of a stack of them.
         noise: Of each difference: singular values that rounding may explain.
     """
 
     deltas: tuple[torch.Tensor, ...]
-    names: tuple[str, ...]
-    base: str | None
-    key: str
+    operands: Operands
     noise: tuple[float, ...]
-    memo: Memo
+
+    @property
+    def key(self) -> str:
+        """Name of the tensor, and which matrix of a stack of them, for messages."""
+        return self.operands.key
+
+    @property
+    def everyone(self) -> Sequence[int]:
+        """The places of all inputs."""
+        return range(len(self.deltas))
 
     @property
     def smaller_side(self) -> int:
@@ -85,13 +91,21 @@ class Matrices:
 
     def of(self, parts: tuple[torch.Tensor, ...]) -> Matrices:
         """Return what the same inputs are in another basis, with nothing kept."""
-        return replace(self, deltas=parts, memo=NOTHING_KEPT)
+        operands = replace(self.operands, memo=NOTHING_KEPT)
+        return replace(self, deltas=parts, operands=operands)
+
+    def recall(
+        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+    ) -> Value:
+        """Return what is kept of some inputs' matrices, else compute, and keep it."""
+        return self.operands.recall(kind, which, compute)
 
     def svd(self, index: int) -> Svd:
         """Decompose one difference, once for all candidates."""
-        what = ("svd", self.key, self.base, self.names[index])
-        return self.memo.recall(
-            what, lambda: svd(self.deltas[index], self.key, noise=self.noise[index])
+        return self.recall(
+            "svd",
+            (index,),
+            lambda: svd(self.deltas[index], self.key, noise=self.noise[index]),
         )
 
     def total_svd(self, factors: Sequence[float]) -> Svd:
@@ -115,14 +129,7 @@ Merge = Callable[[Matrices], torch.Tensor]
 """Merges one matrix of every input into the difference of the result."""
 
 
-def by_matrix(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    key: str,
-    merge: Merge,
-    memo: Memo,
-) -> torch.Tensor:
+def by_matrix(settings: Settings, operands: Operands, merge: Merge) -> torch.Tensor:
     """Return ``base + lambda * merge(differences)``, one matrix at a time; fp32.
 
     A tensor of more than two dimensions is a stack of matrices.
@@ -130,24 +137,23 @@ def by_matrix(
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    operation, scale = settings.operation, settings.number("lambda")
+    base, scale = operands.base, settings.number("lambda")
+    assert base is not None
     rows, columns = base.shape[-2:]
-    stacks = [tensor.reshape(-1, rows, columns) for tensor in tensors]
+    stacks = [tensor.reshape(-1, rows, columns) for tensor in operands.tensors]
     start = base.reshape(-1, rows, columns)
     out = torch.empty(start.shape, dtype=torch.float32, device=base.device)
     dtype = torch.float64 if rows * columns <= _WIDEST else torch.float32
     for place in range(len(start)):
-        name = key if base.dim() == 2 else f"{key}[{place}]"
+        key = operands.key if base.dim() == 2 else f"{operands.key}[{place}]"
         # Contiguous, because products of transposed memory round in another way.
         below = start[place].to(dtype).contiguous()
         deltas = tuple(stack[place].to(dtype).contiguous() - below for stack in stacks)
-        for source, delta in zip(operation.inputs, deltas, strict=True):
-            _check_finite(delta, source, name)
+        for source, delta in zip(operands.operation.inputs, deltas, strict=True):
+            _check_finite(delta, source, key)
         with _alone():
             noise = tuple(_noise(stack[place], below) for stack in stacks)
-            matrices = Matrices(
-                deltas, operation.inputs, operation.base, name, noise, memo
-            )
+            matrices = Matrices(deltas, replace(operands, key=key), noise)
             merged = _without_rounding(merge(matrices))
             out[place] = below.add_(merged, alpha=scale)
     return out.reshape(base.shape)
@@ -163,22 +169,22 @@ def _without_rounding(merged: torch.Tensor) -> torch.Tensor:
 
 
 def in_fp32(
-    merge: Callable[
-        [Sequence[torch.Tensor], torch.Tensor, str], torch.Tensor | Sum | Election
-    ],
-    matrices: Matrices,
+    merge: Callable[[Operands], torch.Tensor | LazyMerge], matrices: Matrices
 ) -> torch.Tensor:
     """Merge differences by an operator that takes fp32, as ones from a base of zero.
 
     Args:
-        merge: Takes the inputs, the base and the tensor's name.
+        merge: The operator, with its settings.
         matrices: The differences.
 
     Returns:
         In the differences' own precision.
     """
     narrow = [delta.to(torch.float32) for delta in matrices.deltas]
-    merged = merge(narrow, torch.zeros_like(narrow[0]), matrices.key)
+    base = torch.zeros_like(narrow[0])
+    merged = merge(
+        replace(matrices.operands, tensors=narrow, base=base, memo=NOTHING_KEPT)
+    )
     merged = merged if isinstance(merged, torch.Tensor) else merged.fresh()
     return merged.to(matrices.deltas[0].dtype)
 
@@ -189,14 +195,12 @@ def is_matrix(tensor: torch.Tensor) -> bool:
 
 
 def mean_delta(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    weights: Sequence[float],
+    settings: Settings, operands: Operands, weights: Sequence[float]
 ) -> torch.Tensor:
     """Return ``base + lambda * mean(w_i delta_i)``: what vectors get instead."""
-    scale = settings.number("lambda") / len(tensors)
-    return weighted_sum(tensors, base, [scale * weight for weight in weights])
+    scale = settings.number("lambda") / len(weights)
+    factors = tuple(scale * weight for weight in weights)
+    return Sum(Deltas.of(operands), factors).fresh()
 
 
 def svd(

@@ -1,19 +1,24 @@
-"""Interpolation along the arc between two tensors, or two differences from a base."""
+"""Interpolation along the arc between two tensors, or two differences from a base.
+
+What an operator needs to know of a sphere is how its inputs stand to each other, which
+their dot products tell: barycentres are sums of the inputs, so everything but the last
+sum happens among a few numbers. The products are exact to fp64 and do not depend on how
+the work is cut.
+"""
+
+from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import Settings, slerp_t
-from evomerge.merging.operators.directions.angles import known_products
+from evomerge.errors import CandidateError
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
-
-_log = logging.getLogger(__name__)
 
 _PARALLEL = 0.9995
 """Beyond this cosine slerp goes straight: the arc cannot be told from the chord."""
@@ -23,48 +28,104 @@ _NO_ARC = 1e-8
 """Below this sine two vectors lie on one line and span no arc."""
 
 
-def slerp(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+@dataclass(frozen=True, slots=True)
+class Angles:
+    """How the vectors of a few inputs stand to each other.
+
+    Attributes:
+        lengths: Shape ``(n,)``, fp64, on the CPU; those too short for a direction are
+            zero.
+        cosines: Shape ``(n, n)``, fp64, in [-1, 1]; rows and columns of vectors without
+            direction are zero.
+    """
+
+    lengths: torch.Tensor
+    cosines: torch.Tensor
+
+    def norm(self, sums: torch.Tensor) -> float:
+        """Return the length of a sum of the unit vectors, factors of shape ``(n,)``."""
+        return float((sums @ self.cosines @ sums).clamp_min(0.0).sqrt())
+
+
+def measure(vectors: Deltas, operands: Operands) -> Angles:
+    """Measure the flattened inputs, or their differences from a base, once.
+
+    Raises:
+        CandidateError: An input is not finite; the message names it and the tensor.
+    """
+    products = known_products(vectors)
+    for name, square in zip(
+        operands.operation.inputs, products.diagonal().tolist(), strict=True
+    ):
+        if not math.isfinite(square):
+            raise CandidateError(
+                f"{operands.key}: input {name!r} (or the base) is not finite, so it "
+                "has no direction. Leave that input out, or repair it."
+            )
+    lengths = products.diagonal().sqrt()
+    lengths = torch.where(lengths > _NO_LENGTH, lengths, 0.0)
+    scale = torch.where(lengths > 0.0, 1.0 / lengths, 0.0)
+    cosines = (products * scale * scale[:, None]).clamp_(-1.0, 1.0)
+    cosines.diagonal().copy_(lengths > 0.0)
+    return Angles(lengths, cosines)
+
+
+def known_products(vectors: Deltas) -> torch.Tensor:
+    """Return all dot products, computed once for all candidates."""
+    everyone = range(len(vectors))
+    return vectors.recall("dot products", everyone, lambda: dot_products(vectors))
+
+
+def dot_products(vectors: Deltas) -> torch.Tensor:
+    """Return all dot products: shape ``(n, n)``, fp64, on the CPU."""
+    n, size = len(vectors), len(vectors.scratch())
+    sums = torch.zeros(n, n, dtype=torch.float64, device=vectors.device)
+    wide = torch.empty(n + 1, size, dtype=torch.float64, device=vectors.device)
+    space = vectors.scratch()
+    for block in vectors.blocks():
+        base, width = vectors.base(block), block.stop - block.start
+        product = wide[n, :width]
+        for i in range(n):
+            wide[i, :width] = vectors.read(i, block, base, space)
+            for j in range(i + 1):
+                torch.mul(wide[i, :width], wide[j, :width], out=product)
+                sums[i, j] += product.sum()
+    return (sums + sums.tril(-1).T).cpu()
+
+
+_log = logging.getLogger(__name__)
+
+
+def slerp(settings: Settings, operands: Operands) -> Sum:
     """Interpolate two tensors on the arc between them, lengths left as they are."""
-    inputs = Deltas(tensors, None)
+    inputs = Deltas.of(operands)
     t = settings.number("t")
-    cosine = _cosine(inputs, settings.operation, key, memo)
+    cosine = _cosine(inputs)
     if cosine is None or abs(cosine) > _PARALLEL:
         if cosine is not None and cosine < 0:
             _log.warning(
                 "%s: the inputs of slerp point in opposite directions (cosine %.6f); "
                 "they are averaged in a straight line and may cancel.",
-                key,
+                operands.key,
                 cosine,
             )
         return Sum(inputs, (1.0 - t, t))
     return Sum(inputs, _arc(math.acos(cosine), t))
 
 
-def nuslerp(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Sum:
+def nuslerp(settings: Settings, operands: Operands) -> torch.Tensor | Sum:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
     With the axis ``in`` each row turns by its own angle, with ``out`` each vector along
     the first axis: each column of a matrix; of experts that are merged as one tensor,
     an entry of all of them. A tensor of fewer than two dimensions turns as a whole.
     """
-    inputs = Deltas(tensors, base)
+    inputs = Deltas.of(operands)
     t = slerp_t(settings)
     axis = settings.choice("axis")
     if axis != "flat" and len(inputs.shape) >= 2:
-        return _by_vector(tensors, base, t, dim=-1 if axis == "in" else 0)
-    cosine = _cosine(inputs, settings.operation, key, memo)
+        return _by_vector(operands, t, dim=-1 if axis == "in" else 0)
+    cosine = _cosine(inputs)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
         return Sum(inputs, (1.0 - t, t))
@@ -76,20 +137,18 @@ def _arc(theta: float, t: float) -> tuple[float, float]:
     return math.sin((1.0 - t) * theta) / sine, math.sin(t * theta) / sine
 
 
-def _cosine(pair: Deltas, operation: Operation, key: str, memo: Memo) -> float | None:
+def _cosine(pair: Deltas) -> float | None:
     """Return the cosine between two flattened vectors; None if one has no length."""
-    (aa, dot), (_, bb) = known_products(pair, operation, key, memo).tolist()
+    (aa, dot), (_, bb) = known_products(pair).tolist()
     if math.sqrt(aa) <= _NO_LENGTH or math.sqrt(bb) <= _NO_LENGTH:
         return None
     return max(-1.0, min(1.0, float(dot / math.sqrt(aa * bb))))
 
 
-def _by_vector(
-    tensors: Sequence[torch.Tensor], base: torch.Tensor | None, t: float, dim: int
-) -> torch.Tensor:
+def _by_vector(operands: Operands, t: float, dim: int) -> torch.Tensor:
     """Interpolate every vector along ``dim`` by its own angle; fresh, fp32."""
-    a, b = (tensor.to(torch.float32) for tensor in tensors)
-    start = None if base is None else base.to(torch.float32)
+    a, b = (tensor.to(torch.float32) for tensor in operands.tensors)
+    start = None if operands.base is None else operands.base.to(torch.float32)
     if start is not None:
         a, b = a - start, b - start
     first, second = _factors(a, b, t, dim)

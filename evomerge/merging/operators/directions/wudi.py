@@ -21,8 +21,9 @@ from evomerge.merging.operators.directions.singular_vectors import (
     by_matrix,
     is_matrix,
 )
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
-from evomerge.merging.operators.sums.linear import weighted_sum
+from evomerge.merging.operators.loops.blocks import Deltas
+from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.sums.linear import Sum
 
 _NO_SUM = 1e-8
 """Shares that sum to less than this cannot be divided by."""
@@ -34,13 +35,7 @@ differences between fp32 numbers, the rest is rounding."""
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def wudi(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+def wudi(settings: Settings, operands: Operands) -> torch.Tensor:
     """Find the difference of least interference, matrix by matrix.
 
     Vectors get the mean difference.
@@ -48,11 +43,11 @@ def wudi(
     Raises:
         CandidateError: The weights sum to zero, or an input is not finite.
     """
-    assert base is not None
-    shares = _shares(settings, key)
-    if not is_matrix(base):
+    shares = _shares(settings, operands.key)
+    if not is_matrix(operands.tensors[0]):
         scale = settings.number("lambda")
-        return weighted_sum(tensors, base, [scale * share for share in shares])
+        factors = tuple(scale * share for share in shares)
+        return Sum(Deltas.of(operands), factors).fresh()
     mean = settings.choice("anchor") == "mean"
 
     def merge(matrices: Matrices) -> torch.Tensor:
@@ -63,7 +58,7 @@ def wudi(
             int(settings.number("steps")), settings.number("lr")
         )
 
-    return by_matrix(settings, tensors, base, key, merge, memo)
+    return by_matrix(settings, operands, merge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +150,7 @@ def _own_terms(matrices: Matrices, index: int) -> tuple[torch.Tensor, torch.Tens
         gram = delta.T @ delta / (square or 1.0)
         return gram, delta @ gram
 
-    what = ("interference", matrices.key, matrices.base, matrices.names[index])
-    return matrices.memo.recall(what, compute)
+    return matrices.recall("interference", (index,), compute)
 
 
 def _shares(settings: Settings, key: str) -> list[float]:

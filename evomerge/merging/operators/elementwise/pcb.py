@@ -13,22 +13,20 @@ import torch
 
 from evomerge.core.operators.selected import BEST
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.constants import NO_WEIGHT
 from evomerge.merging.elementary import exp_, tanh_, tanh_of_part_
 from evomerge.merging.operators.loops.arrays import Arrays, Part, arrays_of, can_count
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import Combined
-from evomerge.merging.operators.loops.knob_grid import drawn_from
+from evomerge.merging.operators.loops.lazy_merge import Combined
 from evomerge.merging.operators.loops.order_statistics import in_blocks, values_at
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.thresholds.magnitude_thresholds import magnitude
-from evomerge.merging.operators.thresholds.sparsify import whole
+from evomerge.merging.operators.thresholds.sparsify import drawn_from, whole
 
 _FEW = 2
 """Up to this many places are looked for one by one."""
 _MOST = 88.0
 """Exponentials of more are no fp32 numbers; it takes as many inputs."""
-_NO_WEIGHT = 1e-12
-"""Weights of an entry are divided by this at least."""
 _NO_WIDTH = 1e-37
 """A range of less is a point: nothing is divided by it."""
 
@@ -36,15 +34,9 @@ Ends = tuple[np.float32, np.float32, np.float32]
 """A range as compiled code knows it: low, high, and one over the width."""
 
 
-def pcb(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Combined:
+def pcb(settings: Settings, operands: Operands) -> torch.Tensor | Combined:
     """Average every entry by the weights that its differences win in competition."""
-    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
+    deltas = Deltas.of(operands)
     if deltas.n == 0:
         return deltas.fresh()
     contest = _Contest(settings, deltas)
@@ -55,7 +47,7 @@ def pcb(
         1.0,
         partial(contest.merge, ranges, factors),
         partial(contest.one_pass, ranges, factors),
-        key,
+        operands.key,
     )
 
 
@@ -136,7 +128,7 @@ class _Contest:
             clipped = delta.abs_().clamp_(size.low, size.high).mul_(sign)
             merged.add_(clipped.mul_(factors[index]).mul_(weight))
             under.add_(weight)
-        return merged.div_(under.clamp_min_(_NO_WEIGHT))
+        return merged.div_(under.clamp_min_(NO_WEIGHT))
 
     def one_pass(
         self, ranges: Sequence[_Range], factors: Sequence[float], part: Part
@@ -168,16 +160,19 @@ class _Contest:
         kind = f"{'each' if self._pairwise else 'sum'} {self._clip}"
         table = None
         if self._deltas.is_known:
-            table = self._table(f"scores {kind}", lambda: _usual_places(n))
+            table = self._table(
+                f"scores {kind}", lambda: _usual_places(n), lasting=True
+            )
         if table is None or place not in table[0]:  # not on the scale
-            table = self._table(f"a score {kind} {place}", lambda: [place, n - 1])
+            one = f"a score {kind} {place}"
+            table = self._table(one, lambda: [place, n - 1], lasting=False)
         places, scores = table
         at = int(torch.searchsorted(places, place))
         # Plus zero, because either zero may stand there.
         return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in scores]
 
     def _table(
-        self, kind: str, places: Callable[[], list[int]]
+        self, kind: str, places: Callable[[], list[int]], *, lasting: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return places, ascending, and each input's scores there, a row each."""
         everything = range(len(self._deltas))
@@ -187,7 +182,7 @@ class _Contest:
             rows = [self._scores_at(index, wanted) for index in everything]
             return torch.tensor(wanted), torch.stack(rows)
 
-        return self._deltas.recall(kind, everything, compute)
+        return self._deltas.recall(kind, everything, compute, lasting=lasting)
 
     def _scores_at(self, index: int, places: Sequence[int]) -> torch.Tensor:
         """Return an input's scores at some places of their order, fp32."""

@@ -8,44 +8,35 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.operators.loops.arrays import Arrays, Part, can_count
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import Combined, stacks
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.loops.blocks import Deltas, stacks
+from evomerge.merging.operators.loops.lazy_merge import Combined
+from evomerge.merging.operators.operands import Operands
 
 
-def ram(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Combined:
+def ram(settings: Settings, operands: Operands) -> Combined:
     """Keep differences that are alone in their entry, average those that are not."""
-    return _merge(settings, Deltas(tensors, base), (1.0,) * len(tensors), key)
+    return _merge(
+        settings, Deltas.of(operands), (1.0,) * len(operands.tensors), operands.key
+    )
 
 
-def ramplus_tl(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Combined:
+def ramplus_tl(settings: Settings, operands: Operands) -> Combined:
     """As :func:`ram`, with the lone differences amplified.
 
     The more of its changes an input shares with others in this tensor, the more its
     lone ones grow, up to ``1 + r * alpha``.
     """
-    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
+    deltas = Deltas.of(operands)
     r, alpha = settings.number("r"), settings.number("alpha")
     epsilon = settings.number("epsilon")
     ratios = deltas.recall(
         f"shared to unique {epsilon}",
         range(len(deltas)),
         lambda: tuple(_shared_to_unique(deltas, epsilon)),
+        lasting=False,
     )
     factors = tuple(1.0 + r * min(max(ratio, 0.0), alpha) for ratio in ratios)
-    return _merge(settings, deltas, factors, key)
+    return _merge(settings, deltas, factors, operands.key)
 
 
 def _merge(

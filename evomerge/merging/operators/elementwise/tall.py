@@ -14,37 +14,27 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.operators.loops.arrays import Part
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import (
-    Combined,
-    check_finite,
-    stacks,
-)
-from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.loops.onepass import can_fuse, fused_use
+from evomerge.merging.operators.loops.blocks import Deltas, check_finite, stacks
+from evomerge.merging.operators.loops.lazy_merge import Combined, LazyMerge
+from evomerge.merging.operators.loops.onepass import Rule, can_fuse, fused_use
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.sums.sign_election import Rule, merged_blocks
+from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.sums.ties import merged_blocks
 from evomerge.merging.operators.thresholds.sparsify import trim
 
 
-def consensus(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Combined | Used:
+def consensus(settings: Settings, operands: Operands) -> Combined | Used:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
-    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
+    deltas = Deltas.of(operands)
     if settings.choice("source") == "ties":
         thin = trim(deltas, settings.numbers("density"))
-        return Used(deltas, thin, settings, key)
-    return _of_sum(settings, deltas, key, settings.number("lambda"))
+        return Used(deltas, thin, settings, operands.key)
+    return _of_sum(settings, deltas, operands.key)
 
 
-def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combined:
+def _of_sum(settings: Settings, deltas: Deltas, key: str) -> Combined:
     """Drop entries of the plain sum."""
+    scale = settings.number("lambda")
     share, least = settings.number("lambda_t"), settings.number("k")
 
     def merge(read: list[torch.Tensor]) -> torch.Tensor:
@@ -54,7 +44,7 @@ def _of_sum(settings: Settings, deltas: Deltas, key: str, scale: float) -> Combi
         return merged.mul_(_enough(settings, merged, read)).mul_(scale)
 
     def one_pass(part: Part) -> int:
-        from evomerge.merging.kernels.tall_masks import consensus
+        from evomerge.merging.kernels.elementwise import consensus
 
         use = (np.float32(scale), np.float32(share), np.float32(least))
         return int(consensus(part, use))

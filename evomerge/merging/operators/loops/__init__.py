@@ -1,1 +1,1 @@
-"""Merges in one pass over their inputs."""
+"""Merges in one pass over their inputs, and what they read and draw."""

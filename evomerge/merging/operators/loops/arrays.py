@@ -1,9 +1,16 @@
-"""The tensors of one merge as compiled code knows them."""
+"""The tensors of one merge as compiled code knows them, and loops over their parts.
+
+Parts are worked on by as many threads as torch uses.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -11,14 +18,73 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.core.recipes.operation import Operation
+from evomerge.errors import CandidateError
+from evomerge.merging.constants import BLOCK
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.parallel import SMALL, over_entries
 
+Loop = Callable[[int, int], int]
+"""Works on the entries from one place to another; not zero if something is amiss."""
+
+SMALL = 1 << 15
+"""Below this many entries compiled code saves nothing worth compiling it for."""
+WORTHWHILE = 1 << 18
+"""Fewest entries that are worth a thread of their own."""
 _WORDS = {torch.float32: None, torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 """Element type to the words it is seen as; compiled code goes by these."""
 _PAIR = 2
 MOST_INPUTS = 8
 """Code is compiled for each number of inputs; with more of them it is not worth it."""
+
+
+def over_entries(loop: Loop, n: int) -> bool:
+    """Run a compiled loop over ``n`` entries, in parts that begin at whole blocks.
+
+    Returns:
+        Whether every part returned zero.
+    """
+    return in_parts(loop, n, multiple_of=BLOCK, least=WORTHWHILE)
+
+
+def in_parts(loop: Loop, n: int, *, multiple_of: int, least: int) -> bool:
+    """Run a loop from 0 to ``n`` in parts, on as many threads as torch uses.
+
+    Args:
+        loop: May be called from several threads at once.
+        n: End.
+        multiple_of: Parts begin at multiples of this.
+        least: Fewest entries that are worth a part.
+
+    Returns:
+        Whether every part returned zero.
+    """
+    threads = min(torch.get_num_threads(), -(-n // least))
+    if threads <= 1:
+        return loop(0, n) == 0
+    # More parts than threads: a thread the machine holds up does fewer.
+    part = max(-(-n // (4 * threads)), least)
+    part = -(-part // multiple_of) * multiple_of
+    lows = iter(range(0, n, part))
+
+    def work() -> bool:
+        return all(loop(low, min(low + part, n)) == 0 for low in lows)
+
+    others = [_pool(threads, os.getpid()).submit(work) for _ in range(threads - 1)]
+    try:
+        well = work()
+    finally:
+        # One that has not begun is not waited for: nothing is left for it to do, and
+        # it may stand behind the very work that this is a part of.
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    return all([well, *(other.result() for other in begun)])
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads of this process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="merge")
+
 
 Array = npt.NDArray[Any]
 Part = tuple[tuple[Array, ...], Array | None, Array | None]
@@ -170,3 +236,32 @@ class Arrays:
         inputs = tuple(seen(array) for array in self.inputs)
         base = None if self.base is None else seen(self.base)
         return inputs, base, None if self.out is None else seen(self.out)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether every entry is a finite number, in one pass for good tensors."""
+    if is_plain(tensor) and tensor.numel() >= SMALL:
+        return _is_finite_compiled(tensor)
+    # One bad entry makes the sum bad; a sum of good ones may overflow, so look again.
+    total = float(tensor.sum(dtype=torch.float32))
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+def not_finite(name: str, operation: Operation, merged: torch.Tensor) -> CandidateError:
+    """Say of a merged tensor that it is not finite; ``name`` is its own."""
+    bad, of = int((~torch.isfinite(merged)).sum()), merged.numel()
+    dtype = str(merged.dtype).removeprefix("torch.")
+    return CandidateError(
+        f"Merged tensor {name!r} is not finite: {bad} of {of} entries are NaN or too "
+        f"large for {dtype}, from operator {operation.operator!r} over "
+        f"{list(operation.inputs)}."
+    )
+
+
+def _is_finite_compiled(tensor: torch.Tensor) -> bool:
+    from evomerge.merging.kernels.numbers import is_any_infinite
+
+    array = as_array(tensor)
+    return over_entries(
+        lambda low, high: int(is_any_infinite(array[low:high])), tensor.numel()
+    )

@@ -9,11 +9,14 @@ step at a barrier (seen: ten times slower). Callers who want several cores merge
 tensors at once; the operators keep no state.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Value
+from evomerge.errors import CandidateError
+from evomerge.merging.operators.operands import NOTHING_KEPT, Operands, Value
 
 _BLOCK = 1 << 15
 """Elements a block on the CPU: torch's grain size, 128 KiB in fp32."""
@@ -40,7 +43,7 @@ class Deltas:
         base: torch.Tensor | None,
         *,
         multiple_of: int = 1,
-        known: Known | None = None,
+        known: Operands | None = None,
     ) -> None:
         self.shape = tensors[0].shape
         self.device = tensors[0].device
@@ -49,6 +52,13 @@ class Deltas:
         self._tensors = [tensor.reshape(-1) for tensor in tensors]
         self._pair = 2 * max(multiple_of, 1)
         self._known = known
+
+    @classmethod
+    def of(cls, operands: Operands, *, multiple_of: int = 1) -> Deltas:
+        """Return the differences of what an operator merges, with what is known."""
+        return cls(
+            operands.tensors, operands.base, multiple_of=multiple_of, known=operands
+        )
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -59,12 +69,17 @@ class Deltas:
         return self._known is not None and self._known.memo is not NOTHING_KEPT
 
     def recall(
-        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+        self,
+        kind: str,
+        which: Sequence[int],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept of some inputs, by place; else compute, and keep it."""
         if self._known is None:
             return compute()
-        return self._known.recall(kind, which, compute)
+        return self._known.recall(kind, which, compute, lasting=lasting)
 
     def tensors(self) -> Sequence[torch.Tensor]:
         """Return the inputs, flat, as they are stored."""
@@ -122,6 +137,38 @@ class Deltas:
         if base is None:
             return space.copy_(self._tensors[index][block])
         return torch.sub(self._tensors[index][block], base, out=space)
+
+
+def stacks(
+    deltas: Deltas,
+) -> Iterator[tuple[slice, torch.Tensor | None, list[torch.Tensor]]]:
+    """Read a block of every input at a time.
+
+    Yields:
+        The block, the base's values, and every input's difference, which may be changed
+        and is overwritten by the next step.
+    """
+    spaces = [deltas.scratch() for _ in range(len(deltas))]
+    for block in deltas.blocks():
+        base = deltas.base(block)
+        read = [deltas.read(i, block, base, space) for i, space in enumerate(spaces)]
+        yield block, base, read
+
+
+def check_finite(read: list[torch.Tensor], key: str) -> None:
+    """Refuse a block of differences that are not all numbers.
+
+    Raises:
+        CandidateError: One is not; the message names the tensor.
+    """
+    for place, delta in enumerate(read):
+        # One pass for good blocks: a sum shows what is not finite in any part of it.
+        if not torch.isfinite(delta.sum()) and not torch.isfinite(delta).all():
+            raise CandidateError(
+                f"{key}: the difference of input {place + 1} from the base is not "
+                "finite, so differences cannot be chosen by size. Leave that input "
+                "out, or repair it."
+            )
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,7 @@ import hashlib
 import torch
 
 from evomerge.core.digest import Scalar, canonical_json
-
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_LAST_SHIFT = 31
+from evomerge.merging.constants import GOLDEN, LAST_SHIFT, MIX
 
 
 def stream_key(*parts: Scalar) -> int:
@@ -46,10 +43,10 @@ def lanes_at(key: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     Returns:
         int64, evenly spread from -2**31 to 2**31 - 1.
     """
-    words = ((places >> 1) + 1) * signed(_GOLDEN) + key
-    for shift, factor in _MIX:
+    words = ((places >> 1) + 1) * signed(GOLDEN) + key
+    for shift, factor in MIX:
         words = (words ^ _shifted(words, shift)) * signed(factor)
-    words = words ^ _shifted(words, _LAST_SHIFT)
+    words = words ^ _shifted(words, LAST_SHIFT)
     # The half of an element is brought to the top, and down with its sign.
     return (words << (32 - 32 * (places & 1))) >> 32
 
@@ -69,7 +66,7 @@ class Coins:
     def __init__(self, longest: int, device: torch.device) -> None:
         words = (longest + 1) // 2
         steps = torch.arange(1, words + 1, dtype=torch.int64, device=device)
-        self._steps = steps.mul_(signed(_GOLDEN))
+        self._steps = steps.mul_(signed(GOLDEN))
         self._words = torch.empty_like(steps)
         self._shifted = torch.empty_like(steps)
         self._flips = torch.empty(2 * words, dtype=torch.float32, device=device)
@@ -99,12 +96,12 @@ class Coins:
         n = block.stop - block.start
         half = (n + 1) // 2
         words, shifted = self._words[:half], self._shifted[:half]
-        first = signed(key + (block.start // 2) * _GOLDEN)
+        first = signed(key + (block.start // 2) * GOLDEN)
         torch.add(self._steps[:half], first, out=words)
-        for shift, factor in _MIX:
+        for shift, factor in MIX:
             _xor_shift(words, shift, shifted)
             words.mul_(signed(factor))
-        return _xor_shift(words, _LAST_SHIFT, shifted).view(torch.int32)[:n]
+        return _xor_shift(words, LAST_SHIFT, shifted).view(torch.int32)[:n]
 
 
 def _xor_shift(words: torch.Tensor, shift: int, space: torch.Tensor) -> torch.Tensor:

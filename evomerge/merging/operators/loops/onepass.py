@@ -11,22 +11,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from evomerge.core.recipes.settings import Settings
+from evomerge.merging.constants import BLOCK, CERTAIN
 from evomerge.merging.operators.loops.arrays import (
     MOST_INPUTS,
+    SMALL,
     Arrays,
     Part,
     arrays_of,
     can_read,
     is_plain,
+    over_entries,
 )
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.forms import Ballot, Total
 from evomerge.merging.operators.loops.order_statistics import Cut
-from evomerge.merging.operators.loops.parallel import BLOCK, SMALL, over_entries
 from evomerge.merging.operators.loops.thinning import (
     AnyCoin,
     Coin,
@@ -37,14 +40,57 @@ from evomerge.merging.operators.loops.thinning import (
     Thin,
 )
 
-_CERTAIN = 2.0**24
-"""What is certain, in the units that chances by rank are counted in."""
 _LEAST, _MOST = np.float32(-1.0), np.float32(math.inf)
 
 Bounds = tuple[np.float32, np.float32 | None, np.float32 | None]
 """The smallest size that stays, below which size, and the factor on what stays."""
 Compiled = Callable[..., int]
 Numbers = tuple[np.float32, ...]
+
+
+class Total(NamedTuple):
+    """How inputs are added up.
+
+    Attributes:
+        factors: One per input.
+        divisor: What the sum is divided by.
+        scale: Factor on that.
+    """
+
+    factors: tuple[float, ...]
+    divisor: float = 1.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How signs are elected and what becomes of those who agree.
+
+    Attributes:
+        weights: One per input.
+        scale: Factor on the merged difference.
+        count: One vote per input instead of the weighted sum.
+        normalize: Divide by the weights that agree.
+        majority: A draw takes the sign that most entries of the tensor got, instead of
+            plus.
+        plain: The sum that elects leaves the weights out.
+    """
+
+    weights: tuple[float, ...]
+    scale: float
+    count: bool = False
+    normalize: bool = True
+    majority: bool = False
+    plain: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rule:
+        """Read the knobs that methods with an election have in common."""
+        return cls(
+            settings.numbers("weight"),
+            settings.number("lambda"),
+            normalize=settings.flag("normalize"),
+        )
 
 
 def can_fuse(deltas: Deltas, thin: Thin | None, out: torch.Tensor) -> bool:
@@ -84,9 +130,7 @@ def fused_sum(
     return _Thinned(arrays, thin, weights).run(add_thinned, add_tossed, ends)
 
 
-def fused_election(
-    deltas: Deltas, thin: Thin, ballot: Ballot, out: torch.Tensor
-) -> bool:
+def fused_election(deltas: Deltas, thin: Thin, rule: Rule, out: torch.Tensor) -> bool:
     """Write ``base + scale * (merged agreeing differences)`` to ``out``.
 
     Returns:
@@ -94,16 +138,16 @@ def fused_election(
     """
     from evomerge.merging.kernels.elections import elect, elect_tossed
 
-    weights = ballot.weights
+    weights = rule.weights
     # None instead of what is usual: the compiler leaves out what is not asked for.
     votes = None
-    if ballot.plain:
+    if rule.plain:
         votes = _numbers([1.0] * len(weights))
-    elif ballot.count:
+    elif rule.count:
         votes = _numbers([math.copysign(1.0, w) if w else 0.0 for w in weights])
-    mixed = ballot.normalize and min(weights) < 0.0
-    rule = (ballot.count or None, ballot.normalize, mixed or None)
-    last = (votes, *rule, None if ballot.scale == 1.0 else np.float32(ballot.scale))
+    mixed = rule.normalize and min(weights) < 0.0
+    how = (rule.count or None, rule.normalize, mixed or None)
+    last = (votes, *how, None if rule.scale == 1.0 else np.float32(rule.scale))
     thinned = _Thinned(Arrays.of(deltas, out), thin, _numbers(weights))
     return thinned.run(elect, elect_tossed, last)
 
@@ -123,7 +167,7 @@ def fused_use(
     Returns:
         Whether every difference and every number written is finite.
     """
-    from evomerge.merging.kernels.tall_masks import consensus_of_ties
+    from evomerge.merging.kernels.elementwise import consensus_of_ties
 
     thinned = _Thinned(Arrays.of(deltas, out), thin, _numbers([1.0] * len(deltas)))
     return thinned.cut(consensus_of_ties, _numbers(use), paired=False)
@@ -131,7 +175,7 @@ def fused_use(
 
 def fused_sizes(deltas: Deltas, thin: Steps, index: int) -> tuple[float, float]:
     """Return the L1 norms of one input's difference, and of what is left of it."""
-    from evomerge.merging.kernels.norms import add_sizes_cut, add_sizes_tossed
+    from evomerge.merging.kernels.sums import add_sizes_cut, add_sizes_tossed
 
     x, origin = arrays_of(deltas, index)
     only = _Steps((thin.of[index],))
@@ -253,7 +297,7 @@ def _coin(coin: AnyCoin | None, factor: float) -> tuple[object, ...]:
         return key, np.uint32(coin.share - 1), worth
     # More ranks than 16 bits hold are more than fp32 tells apart.
     number = np.float32 if coin.ranks.dtype == torch.uint16 else np.float64
-    step, least = number(coin.step * _CERTAIN), number(coin.least * _CERTAIN)
+    step, least = number(coin.step * CERTAIN), number(coin.least * CERTAIN)
     return key, coin.ranks.numpy(), step, least, None if coin.inverse else worth
 
 

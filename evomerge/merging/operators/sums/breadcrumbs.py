@@ -11,45 +11,32 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut, keep_block
-from evomerge.merging.operators.loops.row_ranks import ranks, row_length, row_ranks
+from evomerge.merging.operators.loops.onepass import Rule
+from evomerge.merging.operators.loops.order_statistics import (
+    Cut,
+    keep_block,
+    ranks,
+    row_length,
+    row_ranks,
+)
 from evomerge.merging.operators.loops.thinning import RankBand, Step, Steps, Thin
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
 from evomerge.merging.operators.thresholds.sparsify import keep_count, keep_l1, whole
 
 
-def breadcrumbs(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def breadcrumbs(settings: Settings, operands: Operands) -> Sum:
     """Add the weighted sum of middle-sized differences to the base."""
-    assert base is not None
-    deltas = _deltas(settings, tensors, base, Known(memo, settings.operation, key))
+    deltas = _deltas(settings, operands)
     return Sum(deltas, *delta_factors(settings), band(settings, deltas))
 
 
-def breadcrumbs_ties(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Election:
+def breadcrumbs_ties(settings: Settings, operands: Operands) -> Election:
     """Elect signs among middle-sized differences and merge those who agree."""
-    assert base is not None
-    deltas = _deltas(settings, tensors, base, Known(memo, settings.operation, key))
-    rule = Rule(
-        settings.numbers("weight"),
-        settings.number("lambda"),
-        normalize=settings.flag("normalize"),
-    )
-    return Election(deltas, band(settings, deltas), rule)
+    deltas = _deltas(settings, operands)
+    return Election(deltas, band(settings, deltas), Rule.of(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +73,9 @@ def band(settings: Settings, deltas: Deltas) -> Thin:
     return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
 
 
-def _deltas(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    known: Known,
-) -> Deltas:
+def _deltas(settings: Settings, operands: Operands) -> Deltas:
     by_row = settings.choice("axis") == "row"
-    row = row_length(base.shape) if by_row else 1
-    return Deltas(tensors, base, multiple_of=row, known=known)
+    return Deltas.of(operands, multiple_of=row_length(operands.shape) if by_row else 1)
 
 
 def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:

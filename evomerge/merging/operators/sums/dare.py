@@ -11,6 +11,7 @@ import torch
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, share_of, stream_key
+from evomerge.merging.operators.loops.onepass import Rule
 from evomerge.merging.operators.loops.thinning import (
     Coin,
     ColumnCoin,
@@ -18,61 +19,36 @@ from evomerge.merging.operators.loops.thinning import (
     Steps,
     Thin,
 )
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 
-def dare_linear(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def dare_linear(settings: Settings, operands: Operands) -> Sum:
     """Add the weighted sum of randomly thinned differences to the base."""
-    assert base is not None
-    deltas = Deltas(tensors, base)
-    thin = drop(settings, deltas, key, settings.numbers("density"))
+    deltas = Deltas.of(operands)
+    thin = drop(settings, deltas, operands.key, settings.numbers("density"))
     return Sum(deltas, *delta_factors(settings), thin)
 
 
-def dare_ties(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Election:
+def dare_ties(settings: Settings, operands: Operands) -> Election:
     """Elect signs among randomly thinned differences and merge those who agree."""
-    assert base is not None
-    deltas = Deltas(tensors, base)
-    rule = Rule(
-        settings.numbers("weight"),
-        settings.number("lambda"),
-        normalize=settings.flag("normalize"),
-    )
-    thin = drop(settings, deltas, key, settings.numbers("density"))
-    return Election(deltas, thin, rule)
+    deltas = Deltas.of(operands)
+    thin = drop(settings, deltas, operands.key, settings.numbers("density"))
+    return Election(deltas, thin, Rule.of(settings))
 
 
-def mixout(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def mixout(settings: Settings, operands: Operands) -> Sum:
     """Put the base back for a part of one input, chosen at random.
 
     Lee et al. 2019 (1909.11299); in expectation, or without rescaling by parts, it is
     the input mixed with the base. It is DARE of one input.
     """
-    assert base is not None
-    deltas = Deltas(tensors, base)
+    deltas = Deltas.of(operands)
     keep = 1.0 - settings.number("p")
-    return Sum(deltas, (1.0,), thin=drop(settings, deltas, key, (keep,)))
+    thin = drop(settings, deltas, operands.key, (keep,))
+    return Sum(deltas, (1.0,), thin=thin)
 
 
 def drop(

@@ -6,14 +6,14 @@ difference to density + epsilon for the largest, evenly by rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from evomerge.core.recipes.settings import Settings, spreads
+from evomerge.merging.constants import CERTAIN, FINER
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, stream_key
-from evomerge.merging.operators.loops.row_ranks import (
+from evomerge.merging.operators.loops.onepass import Rule
+from evomerge.merging.operators.loops.order_statistics import (
     MOST_RANKS,
     ranks,
     row_length,
@@ -21,46 +21,24 @@ from evomerge.merging.operators.loops.row_ranks import (
     whole_ranks,
 )
 from evomerge.merging.operators.loops.thinning import RankedCoin, Step, Steps, Thin
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
-_CERTAIN = 2**24
-"""What is certain, in the units of chances: fp32 holds all of them exactly."""
-_REST = 8
-"""Bits of a random lane that are finer than that."""
 
-
-def della(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Election:
+def della(settings: Settings, operands: Operands) -> Election:
     """Elect signs among what is left of the differences and merge those who agree."""
-    assert base is not None
-    deltas = _by_rows(settings, tensors, base, Known(memo, settings.operation, key))
-    rule = Rule(
-        settings.numbers("weight"),
-        settings.number("lambda"),
-        normalize=settings.flag("normalize"),
-    )
-    return Election(deltas, prune(settings, deltas, key), rule)
+    deltas = _by_rows(settings, operands)
+    thin = prune(settings, deltas, operands.key)
+    return Election(deltas, thin, Rule.of(settings))
 
 
-def della_linear(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def della_linear(settings: Settings, operands: Operands) -> Sum:
     """Add the weighted sum of what is left of the differences to the base."""
-    assert base is not None
-    deltas = _by_rows(settings, tensors, base, Known(memo, settings.operation, key))
-    return Sum(deltas, *delta_factors(settings), prune(settings, deltas, key))
+    deltas = _by_rows(settings, operands)
+    thin = prune(settings, deltas, operands.key)
+    return Sum(deltas, *delta_factors(settings), thin)
 
 
 def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
@@ -80,7 +58,7 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         if densities[index] < 1.0:
             keep = probabilities.of(index, block, delta)
-            mask = flips.mask(index, block, keep * _CERTAIN)
+            mask = flips.mask(index, block, keep * CERTAIN)
             if inverse:
                 mask.mul_(keep.reciprocal_())
             delta.mul_(mask)
@@ -90,15 +68,9 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
     return keep_l1(deltas, known) if settings.choice("rescale") == "l1" else known
 
 
-def _by_rows(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor,
-    known: Known,
-) -> Deltas:
+def _by_rows(settings: Settings, operands: Operands) -> Deltas:
     whole = settings.choice("rank_by") == "tensor_rank"
-    length = 1 if whole else row_length(base.shape)
-    return Deltas(tensors, base, multiple_of=length, known=known)
+    return Deltas.of(operands, multiple_of=1 if whole else row_length(operands.shape))
 
 
 def _steps(
@@ -153,7 +125,7 @@ class KeepProbabilities:
         The block is one of whole rows, except where entries are ranked in the tensor.
         """
         chances = self._chances(index, block, delta)
-        return chances.round_().to(torch.float32).div_(_CERTAIN)
+        return chances.round_().to(torch.float32).div_(CERTAIN)
 
     def compiled_ranks(self, index: int) -> torch.Tensor | None:
         """Return an input's ranks where compiled code can take them, else None."""
@@ -175,7 +147,7 @@ class KeepProbabilities:
         return self._ranks[index]
 
     def _chances(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
-        low, width = (_CERTAIN * end for end in self._ends[index])
+        low, width = (CERTAIN * end for end in self._ends[index])
         if self.row == 1:
             return torch.full_like(delta, low + width / 2, dtype=torch.float64)
         if self._rank_by == "row_minmax":
@@ -217,7 +189,7 @@ class _Flips:
         """
         lanes = self._coins.lanes(self.keys[index], block)
         # Lanes are signed: shifted they start at minus half of what is certain.
-        drawn = (lanes >> _REST).add_(_CERTAIN // 2).to(torch.float32)
+        drawn = (lanes >> FINER).add_(CERTAIN // 2).to(torch.float32)
         return torch.lt(drawn, chances).to(torch.float32)
 
 

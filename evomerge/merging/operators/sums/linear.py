@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,44 +11,32 @@ from evomerge.errors import CandidateError
 from evomerge.merging.operators.device.fused_device import FUSED, can_fuse_on_device
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.loops.onepass import can_fuse, fused_sum
+from evomerge.merging.operators.loops.onepass import Total, can_fuse, fused_sum
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import Operands
 
 _TINY = 1e-8
 """A sum of weights below this cannot be divided by."""
 
 
-def linear(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def linear(settings: Settings, operands: Operands) -> Sum:
     """Average the inputs: ``sum(w_i x_i) / sum(w_i)``, or the plain sum.
 
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
     if settings.flag("normalize"):
-        return Sum(Deltas(tensors, None), shares(settings, key))
-    return Sum(Deltas(tensors, None), settings.numbers("weight"))
+        return Sum(Deltas.of(operands), shares(settings, operands.key))
+    return Sum(Deltas.of(operands), settings.numbers("weight"))
 
 
-def lora_linear(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def lora_linear(settings: Settings, operands: Operands) -> Sum:
     """Average tensors that adapters replace: there are no factors to be averaged.
 
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
-    return Sum(Deltas(tensors, None), shares(settings, key))
+    return Sum(Deltas.of(operands), shares(settings, operands.key))
 
 
 def shares(settings: Settings, key: str) -> tuple[float, ...]:
@@ -68,36 +55,23 @@ def shares(settings: Settings, key: str) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
-def task_arithmetic(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def task_arithmetic(settings: Settings, operands: Operands) -> Sum:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
-    assert base is not None
-    return Sum(Deltas(tensors, base), *delta_factors(settings))
+    return Sum(Deltas.of(operands), *delta_factors(settings))
 
 
-def bcwi(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Sum:
+def bcwi(settings: Settings, operands: Operands) -> Sum:
     """Go from the mean of new models back to the old one, the base, by ``alpha``.
 
     Backward-compatible weight interpolation (Schumann et al. 2023, 2301.10546); with
     several new models it is their soup that goes back.
     """
-    assert base is not None
-    share = (1.0 - settings.number("alpha")) / len(tensors)
-    return Sum(Deltas(tensors, base), (share,) * len(tensors))
+    n = len(operands.tensors)
+    share = (1.0 - settings.number("alpha")) / n
+    return Sum(Deltas.of(operands), (share,) * n)
 
 
-def delta_factors(settings: Settings) -> tuple[tuple[float, ...], float, float]:
+def delta_factors(settings: Settings) -> Total:
     """Return each input's weight, what their sum is divided by, and its factor."""
     weights = settings.numbers("weight")
     total = 1.0
@@ -106,7 +80,8 @@ def delta_factors(settings: Settings) -> tuple[tuple[float, ...], float, float]:
         total = float(torch.tensor(weights, dtype=torch.float32).sum())
     # With nothing to divide by, the sum stays as it is: all weights zero must give the
     # base. mergekit guards the same way.
-    return weights, 1.0 if abs(total) < _TINY else total, settings.number("lambda")
+    divisor = 1.0 if abs(total) < _TINY else total
+    return Total(weights, divisor, settings.number("lambda"))
 
 
 def whole_factors(settings: Settings) -> tuple[float, ...]:
@@ -131,12 +106,13 @@ class Sum(LazyMerge):
 
     def into(self, out: torch.Tensor) -> bool:
         """See :meth:`LazyMerge.into`."""
+        total = Total(self.factors, self.divisor, self.scale)
         if can_fuse(self.deltas, self.thin, out) and fused_sum(
-            self.deltas, self, self.thin, out
+            self.deltas, total, self.thin, out
         ):
             return True
         if can_fuse_on_device(self.deltas, self.thin, out) and FUSED.add(
-            self.deltas, self, self.thin, out, self._step_by_step
+            self.deltas, total, self.thin, out, self._step_by_step
         ):
             return True
         # Also what compiled code found not finite: torch keeps what is no number one.
@@ -167,12 +143,3 @@ class Sum(LazyMerge):
                 part.mul_(self.scale)
             if base is not None:
                 part.add_(base)
-
-
-def weighted_sum(
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    factors: Sequence[float],
-) -> torch.Tensor:
-    """Return ``base + sum(f_i (x_i - base))``, or ``sum(f_i x_i)``; fresh, fp32."""
-    return Sum(Deltas(tensors, base), tuple(factors)).fresh()

@@ -4,40 +4,31 @@ The wider the angle between the inputs' differences, the more of them is noise a
 closer to the base the centre of all such models lies.
 """
 
-from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 
 from evomerge.core.recipes.settings import Settings
-from evomerge.merging.operators.loops.blocks import Deltas, row_totals, total
-from evomerge.merging.operators.loops.combine import stacks
-from evomerge.merging.operators.loops.row_ranks import row_length
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.loops.blocks import Deltas, row_totals, stacks, total
+from evomerge.merging.operators.loops.order_statistics import row_length
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _NO_RATIO = 1e-6
 """Below this the denominator of the ratio says nothing."""
 
 
-def model_stock(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor | Sum:
+def model_stock(settings: Settings, operands: Operands) -> torch.Tensor | Sum:
     """Return ``t * mean + (1 - t) * base``, t from the angles between differences.
 
     With more than two inputs the mean of their pairwise cosines stands for the one
     angle of the paper, as in mergekit.
     """
+    n, base = len(operands.tensors), operands.base
     assert base is not None
-    n = len(tensors)
     by_row = settings.flag("filter_wise") and base.dim() > 1 and base.numel() > 0
     row = row_length(base.shape) if by_row else 0
-    known = Known(memo, settings.operation, key)
-    deltas = Deltas(tensors, base, multiple_of=row, known=known)
+    deltas = Deltas.of(operands, multiple_of=row)
     everyone = range(n)
     cosines = deltas.recall(
         f"mean cosine {row}", everyone, lambda: mean_cosine(deltas, row)

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.constants import CELLS
 from evomerge.merging.operators.loops.arrays import Arrays, Part
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import stacks
-from evomerge.merging.operators.loops.energy import CELLS, rounded, squares
+from evomerge.merging.operators.loops.blocks import Deltas, stacks
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.loops.onepass import can_fuse
+from evomerge.merging.operators.loops.onepass import Rule, can_fuse
 from evomerge.merging.operators.loops.order_statistics import Cut, keep_block
 from evomerge.merging.operators.loops.thinning import Step, Steps, Thin
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
-from evomerge.merging.operators.sums.sign_election import Election, Rule
+from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.sums.ties import Election
+from evomerge.merging.operators.sums.variance_histogram import rounded, squares
 from evomerge.merging.operators.sums.variances import Selection, selection, variance
 
 _FAINT = 1e-30
@@ -30,19 +30,13 @@ _BEYOND = 2.0**128
 Bounds = tuple[np.float32, np.float32, np.float32]
 
 
-def sce(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Average:
+def sce(settings: Settings, operands: Operands) -> Average:
     """Average those who agree, by their energy where the inputs differ most.
 
     The selection of entries decides the weights; with the scope ``all``, as mergekit
     has it, it drops the other entries as well.
     """
-    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
+    deltas = Deltas.of(operands)
     found = _selection(deltas, settings)
     shares = _shares(found.energies, settings.number("floor") * deltas.n)
     rule = Rule(shares, settings.number("lambda"), plain=True)
@@ -74,7 +68,7 @@ class Average(LazyMerge):
         return self._in_one_pass(out)
 
     def _in_one_pass(self, out: torch.Tensor) -> bool:
-        from evomerge.merging.kernels.variances import average, average_where
+        from evomerge.merging.kernels.averages import average, average_where
 
         weights = tuple(np.float32(weight) for weight in self.rule.weights)
         how = (weights, np.float32(self.rule.scale))

@@ -18,11 +18,9 @@ import numpy.typing as npt
 import torch
 
 from evomerge.core.operators.selected import SELECT_TOPK
+from evomerge.merging.constants import CELLS
 from evomerge.merging.operators.loops.arrays import can_count
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.combine import stacks
-from evomerge.merging.operators.loops.energy import CELLS, rounded, squares
-from evomerge.merging.operators.loops.knob_grid import drawn_from
+from evomerge.merging.operators.loops.blocks import Deltas, stacks
 from evomerge.merging.operators.loops.order_statistics import (
     Cut,
     Score,
@@ -30,8 +28,12 @@ from evomerge.merging.operators.loops.order_statistics import (
     in_blocks,
     keep_block,
 )
-from evomerge.merging.operators.sums.variance_histogram import Counting
-from evomerge.merging.operators.thresholds.sparsify import whole
+from evomerge.merging.operators.sums.variance_histogram import (
+    Counting,
+    rounded,
+    squares,
+)
+from evomerge.merging.operators.thresholds.sparsify import drawn_from, whole
 
 _INFINITE = 0x7F800000
 """The key of infinity."""
@@ -102,7 +104,9 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
     everything = range(len(deltas))
     if not can_count(deltas):
         what = f"selection {part} {guard}"
-        return deltas.recall(what, everything, lambda: select(deltas, part, guard))
+        return deltas.recall(
+            what, everything, lambda: select(deltas, part, guard), lasting=False
+        )
 
     def keep(varied: int) -> int | None:
         return None if part >= 1.0 else whole(part * varied, guard=guard)
@@ -116,7 +120,9 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
     found = table.find(wanted)
     if found is None:  # not on the scale
         what = f"selection of {wanted}"
-        table = deltas.recall(what, everything, lambda: _table(deltas, only))
+        table = deltas.recall(
+            what, everything, lambda: _table(deltas, only), lasting=False
+        )
         found = table.find(wanted)
     assert found is not None
     return found

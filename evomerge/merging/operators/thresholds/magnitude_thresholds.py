@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.merging.operators.loops.arrays import arrays_of, can_read
+from evomerge.merging.operators.loops.arrays import arrays_of, can_read, in_parts
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.order_statistics import Cut, Score, cuts, span
-from evomerge.merging.operators.loops.parallel import in_parts
 from evomerge.merging.operators.thresholds.sampled_thresholds import few_cuts
 
-_GRID = 100
+GRID = 100
 """Densities are kept in steps of one part of this."""
 _SMALL = 1 << 17
 """Up to this many entries sorting them is faster than counting them."""
@@ -136,7 +135,7 @@ def _one(deltas: Deltas, index: int, keep: int, make: WorkOut) -> Cut:
     if not 0 < keep < deltas.n:
         return _all_cuts(deltas, index, (keep,))[0]
     table = deltas.recall(
-        f"size {keep}", (index,), lambda: make(deltas, index, (keep,))
+        f"size {keep}", (index,), lambda: make(deltas, index, (keep,)), lasting=False
     )
     found = table.find(keep)
     assert found is not None
@@ -145,7 +144,7 @@ def _one(deltas: Deltas, index: int, keep: int, make: WorkOut) -> Cut:
 
 def _usual(n: int) -> tuple[int, ...]:
     """Return how many entries the densities of the grid keep, however they round."""
-    whole = {math.floor(part * n / _GRID) for part in range(1, _GRID)}
+    whole = {math.floor(part * n / GRID) for part in range(1, GRID)}
     return tuple(sorted(k for k in whole | {k - 1 for k in whole} if 0 < k < n))
 
 

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut
-from evomerge.merging.operators.loops.thinning import Step, Steps, Thin
-from evomerge.merging.operators.memo import Memo, Value
+from evomerge.merging.operators.loops.order_statistics import Cut, span
+from evomerge.merging.operators.loops.thinning import Thin
+from evomerge.merging.operators.operands import Memo, Value
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
-from evomerge.merging.operators.thresholds.sparsify import cut_block, keep_count
+from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
 
-_SPAN = 1 << 20
-"""Elements counted at a time: many for each of a histogram's bins."""
 _HALF = 16
 """Bits of a size that one histogram sorts by."""
 _HIGHS = 1 << (_HALF - 1)
@@ -77,15 +76,20 @@ class InModel:
     share: Callable[[str], Share]
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
-        return self.memo.recall(what, compute)
+        return self.memo.recall(what, compute, lasting=lasting)
 
 
 def trims_model(operation: Operation) -> bool:
     """Tell whether an operation trims its tensor together with the others."""
-    return ("scope", "model") in operation.shared
+    operator = CATALOGUE[operation.operator]
+    return operator.takes_model(dict(operation.shared))
 
 
 def trim_in_model(
@@ -107,14 +111,7 @@ def trim_in_model(
         share.cut(keep_count(density, share.n, guard=guard), deltas.n)
         for share, density in zip(shares, densities, strict=True)
     ]
-    space = deltas.scratch()
-
-    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        cut = found[index]
-        if cut is not None:
-            cut_block(cut, block, delta, space)
-
-    return Steps(thin, tuple(Step(cut=cut) for cut in found))
+    return cut_each(deltas, found)
 
 
 def model_cuts(tensors: Sequence[Read], keeps: Sequence[int]) -> Cuts:
@@ -151,7 +148,7 @@ def _keys(tensors: Sequence[Read]) -> Iterator[tuple[int, torch.Tensor]]:
     start = 0
     for read in tensors:
         deltas = read()
-        size = max(_SPAN, deltas.block_size)
+        size = span(deltas)
         space = deltas.scratch(size)
         for block in deltas.blocks(size):
             sizes = deltas.read(0, block, deltas.base(block), space).abs_()

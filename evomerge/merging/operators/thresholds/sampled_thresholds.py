@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.merging.constants import BLOCK
 from evomerge.merging.operators.loops.arrays import arrays_of
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.parallel import BLOCK
 
 _SAMPLE = (1 << 14, 1 << 16)
 """At least and at most so many sizes are looked at to guess where a cut is."""

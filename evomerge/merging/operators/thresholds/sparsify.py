@@ -1,15 +1,19 @@
-"""Thinning of differences by their size, and what it does to their norm."""
+"""Thinning of differences by their size: how many stay, and their norm."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
+from evomerge.core.operators.catalogue import Knob
+from evomerge.core.space import GRID_STEPS, FloatAxis
 from evomerge.merging.operators.loops.blocks import Deltas, total
 from evomerge.merging.operators.loops.onepass import can_sum, fused_sizes
 from evomerge.merging.operators.loops.order_statistics import Cut, keep_block
 from evomerge.merging.operators.loops.thinning import Step, Steps, Thin, scaled
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
+
+_HUNDREDTHS = 100
 
 
 def keep_count(density: float, n: int, *, guard: bool = True) -> int:
@@ -34,29 +38,22 @@ def trim(deltas: Deltas, densities: Sequence[float], *, guard: bool = True) -> T
     """Keep the largest differences of each input, the given part of them."""
     counts = [keep_count(density, deltas.n, guard=guard) for density in densities]
     wanted = [() if keep >= deltas.n else (keep,) for keep in counts]
-    found = [cuts[0] if cuts else None for cuts in each_size_cuts(deltas, wanted)]
+    found = each_size_cuts(deltas, wanted)
+    return cut_each(deltas, [cuts[0] if cuts else None for cuts in found])
+
+
+def cut_each(deltas: Deltas, found: Sequence[Cut | None]) -> Steps:
+    """Keep what a cut by size leaves of each input; None leaves everything."""
     space = deltas.scratch()
 
     def thin(index: int, block: slice, delta: torch.Tensor) -> None:
         cut = found[index]
         if cut is not None:
-            cut_block(cut, block, delta, space)
+            sizes = torch.abs(delta, out=space[: len(delta)])
+            # Plus zero, because what goes leaves no sign behind.
+            delta.mul_(keep_block(cut, block, sizes, sizes)).add_(0.0)
 
     return Steps(thin, tuple(Step(cut=cut) for cut in found))
-
-
-def cut_block(at: Cut, block: slice, delta: torch.Tensor, space: torch.Tensor) -> None:
-    """Zero, in place, what a cut by size drops from a block of differences.
-
-    Args:
-        at: Where to cut.
-        block: Where the block stands in the flat tensor.
-        delta: The block's differences, fp32, changed in place.
-        space: fp32, at least as long, overwritten.
-    """
-    sizes = torch.abs(delta, out=space[: len(delta)])
-    # Plus zero, because what goes leaves no sign behind.
-    delta.mul_(keep_block(at, block, sizes, sizes)).add_(0.0)
 
 
 def keep_l1(deltas: Deltas, thin: Thin) -> Thin:
@@ -80,3 +77,16 @@ def _l1_factor(deltas: Deltas, thin: Thin, index: int) -> float:
         sums[1] += total(delta.abs_())
     full, kept = sums.tolist()
     return full / kept if kept > 0 else 1.0
+
+
+def drawn_from(knob: Knob) -> tuple[float, ...]:
+    """Return what a search over a knob's usual range draws, and hundredths; ascending.
+
+    Args:
+        knob: A part of a whole, with a range.
+    """
+    assert knob.low is not None
+    assert knob.high is not None
+    axis = FloatAxis("", knob.low, knob.high, log=knob.log)
+    drawn = {axis.value(step / GRID_STEPS) for step in range(GRID_STEPS)}
+    return tuple(sorted(drawn | {k / _HUNDREDTHS for k in range(1, _HUNDREDTHS)}))

@@ -15,7 +15,6 @@ from evomerge.export.stats import (
     compare,
     estimate,
     holm,
-    sign_test,
     verdict,
     wilson,
 )
@@ -170,21 +169,6 @@ def test_holm_keeps_order_and_never_lowers_a_p_value(p_values):
 def test_holm_refuses_what_is_no_p_value():
     with pytest.raises(ValueError, match="p-values"):
         holm([0.5, math.nan])
-
-
-def test_sign_test_is_exact():
-    # Five items won, none lost: 2 * (1/2)**5.
-    assert sign_test(np.ones(5), np.zeros(5)) == 2 / 32
-    # Ties are left out: 8 won, 1 lost gives 2 * (1 + 9) / 2**9.
-    mine = np.array([1.0] * 8 + [0.0] + [1.0] * 20)
-    theirs = np.array([0.0] * 8 + [1.0] + [1.0] * 20)
-    assert sign_test(mine, theirs) == 20 / 512
-    assert sign_test(theirs, mine) == 20 / 512
-    assert sign_test(np.ones(4), np.ones(4)) == 1.0
-
-
-def test_sign_test_handles_thousands_of_items():
-    assert sign_test(np.ones(5000), np.zeros(5000)) == 0.0
 
 
 def test_wilson_matches_a_published_example():

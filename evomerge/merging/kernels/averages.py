@@ -1,19 +1,18 @@
 """Averages of those who agree, where the inputs vary most, compiled.
 
-The steps, and their order, are those of ``sums.sce`` and ``sums.sign_election``:
-the bits are the same. Inputs come as tuples, which the overloads below unfold.
+The steps, and their order, are those of ``sums.sce`` and ``sums.ties``: the bits are
+the same.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
 
+from evomerge.merging.constants import BLOCK
 from evomerge.merging.kernels.elections import agreeing, flipped
 from evomerge.merging.kernels.entries import deltas_of, times, total, weighted, windows
 from evomerge.merging.kernels.numbers import (
-    BLOCK,
     NO,
     ONE,
     SIGN,
@@ -24,40 +23,13 @@ from evomerge.merging.kernels.numbers import (
     load,
     places,
     u32,
+    unfolded,
     write,
 )
+from evomerge.merging.kernels.variance_histogram import squares, wide_sum
 
 _MOST_AHEAD = 16
 """Blocks that are not guessed after several that could not be."""
-
-
-def wide_sum(xs, i, z):
-    """Return the sum of the differences in fp64, first to last."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(wide_sum)
-def _wide_sum_of(xs, i, z):
-    if len(xs) == 1:
-        return lambda xs, i, z: np.float64(load(xs[0], i) - z)
-    return lambda xs, i, z: wide_sum(xs[:-1], i, z) + np.float64(load(xs[-1], i) - z)
-
-
-def squares(xs, i, z, mean):
-    """Return the sum of the squared distances from the mean, first to last."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(squares)
-def _squares_of(xs, i, z, mean):
-    if len(xs) == 0:
-        return lambda xs, i, z, mean: np.float64(0.0)
-
-    def more(xs, i, z, mean):
-        apart = np.float64(load(xs[-1], i) - z) - mean
-        return squares(xs[:-1], i, z, mean) + apart * apart
-
-    return more
 
 
 @njit(forceinline=True)
@@ -78,23 +50,15 @@ def _mark(xs, base, edge, kept):
         second[i] = _reaches(xs, base, two, edge)
 
 
+@unfolded
 def _flag(kept, i):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_flag)
-def _flag_at(kept, i):
     if isinstance(i, types.Integer):
         return lambda kept, i: kept[0][i]
     return lambda kept, i: kept[1][i[0]] if i[1] else kept[0][i[0]]
 
 
+@unfolded
 def _left(values, kept, i):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_left)
-def _left_of(values, kept, i):
     """Return the values where the entry is kept; all for None."""
     if isinstance(kept, types.NoneType):
         return lambda values, kept, i: values
@@ -102,12 +66,8 @@ def _left_of(values, kept, i):
     return lambda values, kept, i: times(values, _flag(kept, i))
 
 
+@unfolded
 def _apart(values, first):
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(_apart)
-def _apart_of(values, first):
     """Return the sums of distances from the first value, and of their squares."""
     if len(values) == 0:
         return lambda values, first: (ZERO, ZERO)

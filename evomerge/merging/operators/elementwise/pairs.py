@@ -1,36 +1,50 @@
-"""Arcee Fusion (mergekit): take over only the differences that stand out."""
+"""Mergekit's methods of one model and a base: NearSwap and Arcee Fusion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.constants import NO_STEP
 from evomerge.merging.operators.loops.arrays import Arrays, Part
-from evomerge.merging.operators.loops.blocks import Deltas, row_totals
-from evomerge.merging.operators.loops.combine import check_finite, stacks
-from evomerge.merging.operators.loops.lazy_merge import LazyMerge
+from evomerge.merging.operators.loops.blocks import (
+    Deltas,
+    check_finite,
+    row_totals,
+    stacks,
+)
+from evomerge.merging.operators.loops.lazy_merge import Combined, LazyMerge
 from evomerge.merging.operators.loops.onepass import can_fuse
 from evomerge.merging.operators.loops.order_statistics import (
     Score,
     in_blocks,
+    row_length,
     values_at,
 )
-from evomerge.merging.operators.loops.row_ranks import row_length
-from evomerge.merging.operators.memo import NOTHING_KEPT, Known, Memo
+from evomerge.merging.operators.operands import Operands
 
 _FLOOR = 1e-8
 """Added to every probability, so that logarithms exist."""
 
 
-def arcee_fusion(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> LazyMerge:
+def nearswap(settings: Settings, operands: Operands) -> Combined:
+    """Move every entry of the base towards the input, by ``t`` at most."""
+    t = settings.number("t")
+
+    def merge(read: list[torch.Tensor]) -> torch.Tensor:
+        share = read[0].abs().clamp_min_(NO_STEP).reciprocal_().mul_(t)
+        return read[0].mul_(share.clamp_max_(1.0))
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.elementwise import nearswap
+
+        return int(nearswap(part, np.float32(t)))
+
+    return Combined(Deltas.of(operands), 1.0, merge, one_pass, operands.key)
+
+
+def arcee_fusion(settings: Settings, operands: Operands) -> LazyMerge:
     """Take over differences whose importance is an outlier, leave the rest.
 
     Importance is the size of a difference times the divergence between the two models'
@@ -39,12 +53,11 @@ def arcee_fusion(
     Raises:
         CandidateError: An input is not finite.
     """
-    assert base is not None
-    deltas = Deltas(tensors, base, known=Known(memo, settings.operation, key))
+    deltas = Deltas.of(operands)
     if deltas.n == 0:
         return _Outstanding(deltas, torch.empty(0), 0.0)
     divergences, quartiles = deltas.recall(
-        "importance", (0,), lambda: _look(deltas, tensors[0], base, key)
+        "importance", (0,), lambda: _look(deltas, operands)
     )
     low, middle, high = quartiles.tolist()
     threshold = middle + settings.number("kappa") * (high - low)
@@ -69,7 +82,7 @@ class _Outstanding(LazyMerge):
         if not can_fuse(self.deltas, None, out):
             self.by_steps(out, self._step_by_step)
             return False
-        from evomerge.merging.kernels.arcee_fusion import take_outstanding
+        from evomerge.merging.kernels.elementwise import take_outstanding
 
         divergences, threshold = self.divergences.numpy(), np.float32(self.threshold)
         row = np.int64(self.deltas.n // len(divergences))
@@ -91,11 +104,9 @@ class _Outstanding(LazyMerge):
             torch.add(start, delta.mul_(stands_out), out=into[block])
 
 
-def _look(
-    deltas: Deltas, tensor: torch.Tensor, base: torch.Tensor, key: str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _look(deltas: Deltas, operands: Operands) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the divergence of every row, and the quartiles of importance: fp32."""
-    divergences = _divergences(tensor, base, key)
+    divergences = _divergences(operands)
     places = [int(share * (deltas.n - 1)) for share in (0.25, 0.5, 0.75)]
     scores = in_blocks(deltas, _importance(deltas, divergences))
     # Rounding leaves the divergence of equal rows a little below zero at times.
@@ -103,12 +114,14 @@ def _look(
     return divergences, torch.tensor(quartiles)
 
 
-def _divergences(tensor: torch.Tensor, base: torch.Tensor, key: str) -> torch.Tensor:
+def _divergences(operands: Operands) -> torch.Tensor:
     """Return how far the softmax of every row is from the base's: ``(rows,)``, fp32."""
-    row = row_length(base.shape)
+    row = row_length(operands.shape)
+    base = operands.base
+    assert base is not None
     found = []
-    for _, _, read in stacks(Deltas([tensor, base], None, multiple_of=row)):
-        check_finite([read[0] - read[1]], key)
+    for _, _, read in stacks(Deltas([*operands.tensors, base], None, multiple_of=row)):
+        check_finite([read[0] - read[1]], operands.key)
         p, q = (torch.softmax(x.view(-1, row), dim=1).add_(_FLOOR) for x in read)
         terms = p.div(q).log_().mul_(p)
         found.append(row_totals(terms).to(torch.float32))

@@ -1,13 +1,17 @@
-"""What operators work out of their inputs alone, whatever the candidate asks of them.
+"""What an operator merges: one tensor of every input, and what is known of them.
 
 A search merges the same inputs again and again; lengths, angles and singular vectors
 stay the same. Operators ask a memo for them, and whoever calls an operator decides what
 is kept, where and for how long.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+import torch
 
 from evomerge.core.recipes.operation import Operation
 
@@ -22,7 +26,11 @@ class Memo(Protocol):
     """
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept under this name, computing it the first time.
 
@@ -30,6 +38,8 @@ class Memo(Protocol):
             what: The kind of value, the key of the tensor, the base's name (None
                 without one), and the names of the inputs it depends on, in order.
             compute: Called if nothing is kept.
+            lasting: It serves every candidate; False if it holds for one value of a
+                knob.
         """
 
 
@@ -37,7 +47,11 @@ class Forgetful:
     """A memo that keeps nothing."""
 
     def recall(
-        self, what: tuple[str | None, ...], compute: Callable[[], Value]
+        self,
+        what: tuple[str | None, ...],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Compute it."""
         return compute()
@@ -47,23 +61,37 @@ NOTHING_KEPT = Forgetful()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of one tensor of an operation's inputs.
+class Operands:
+    """One tensor of every input of an operation.
 
     Attributes:
-        memo: Where it is kept.
-        operation: Gives the names of inputs and base.
-        key: The tensor's key.
+        operation: Gives the names of the inputs and of the base.
+        tensors: One per input, in the operation's order, all of one shape.
+        base: The base's tensor, where the operation names a base.
+        key: Name of the tensor in its source; random masks are drawn by it.
+        memo: What is kept of these inputs from one candidate to the next.
     """
 
-    memo: Memo
     operation: Operation
+    tensors: Sequence[torch.Tensor]
+    base: torch.Tensor | None
     key: str
+    memo: Memo = NOTHING_KEPT
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of every tensor."""
+        return self.tensors[0].shape
 
     def recall(
-        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+        self,
+        kind: str,
+        which: Sequence[int],
+        compute: Callable[[], Value],
+        *,
+        lasting: bool = True,
     ) -> Value:
         """Return what is kept of some inputs, by their places in the operation."""
         names = (self.operation.inputs[index] for index in which)
         what = (kind, self.key, self.operation.base, *names)
-        return self.memo.recall(what, compute)
+        return self.memo.recall(what, compute, lasting=lasting)

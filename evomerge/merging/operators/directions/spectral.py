@@ -1,11 +1,12 @@
-"""Isotropic merging (Marczak et al. 2025): every direction of the sum counts the same.
+"""Methods on the spectra of differences: TSV-M, ISO-C and ISO-CTS.
 
-ISO-C keeps the singular vectors of the summed differences and gives all of them the
-mean singular value. ISO-CTS keeps the leading ones of the sum, fills the rest with what
-each input adds outside them, and flattens that.
+TSV-M (Gargiulo et al. 2024) cuts ``D_i = U_i S_i V_i^T`` to its leading triplets, sets
+these side by side, and replaces ``U``, ``V`` by the nearest orthogonal matrices:
+``polar(U) S polar(V)^T``. ISO-C (Marczak et al. 2025) keeps the singular vectors of the
+summed differences and gives all of them the mean singular value. ISO-CTS keeps the
+leading ones of the sum, fills the rest with what each input adds outside them, and
+flattens that.
 """
-
-from collections.abc import Sequence
 
 import torch
 
@@ -20,17 +21,35 @@ from evomerge.merging.operators.directions.singular_vectors import (
     polar,
     svd,
 )
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.thresholds.sparsify import keep_count
 
 
-def iso_c(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+def tsv(settings: Settings, operands: Operands) -> torch.Tensor:
+    """Merge the leading singular triplets of each input's difference.
+
+    Vectors get the mean difference.
+
+    Raises:
+        CandidateError: An input is not finite, or a decomposition fails.
+    """
+    weights = settings.numbers("weight")
+    if not is_matrix(operands.tensors[0]):
+        return mean_delta(settings, operands, weights)
+    part = settings.number("rank_frac")
+
+    def merge(matrices: Matrices) -> torch.Tensor:
+        keep = keep_count(part, matrices.smaller_side)
+        tasks = [matrices.svd(i).top(keep) for i in matrices.everyone]
+        values = [task.values * w for task, w in zip(tasks, weights, strict=True)]
+        left = polar(torch.cat([task.left for task in tasks], dim=1), matrices.key)
+        right = polar(torch.cat([task.right for task in tasks]), matrices.key)
+        return (left * torch.cat(values)) @ right
+
+    return by_matrix(settings, operands, merge)
+
+
+def iso_c(settings: Settings, operands: Operands) -> torch.Tensor:
     """Flatten the spectrum of the summed differences: ``mean(S) U V^T``.
 
     Vectors get the mean difference.
@@ -38,24 +57,17 @@ def iso_c(
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    assert base is not None
     weights = settings.numbers("weight")
-    if not is_matrix(base):
-        return mean_delta(settings, tensors, base, weights)
+    if not is_matrix(operands.tensors[0]):
+        return mean_delta(settings, operands, weights)
 
     def merge(matrices: Matrices) -> torch.Tensor:
         return flat(settings, matrices.total_svd(weights), matrices.smaller_side)
 
-    return by_matrix(settings, tensors, base, key, merge, memo)
+    return by_matrix(settings, operands, merge)
 
 
-def iso_cts(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> torch.Tensor:
+def iso_cts(settings: Settings, operands: Operands) -> torch.Tensor:
     """Flatten the common directions of the sum together with each input's own.
 
     Vectors get the mean difference.
@@ -63,14 +75,13 @@ def iso_cts(
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    assert base is not None
     weights = settings.numbers("weight")
-    if not is_matrix(base):
-        return mean_delta(settings, tensors, base, weights)
+    if not is_matrix(operands.tensors[0]):
+        return mean_delta(settings, operands, weights)
     part = settings.number("common_frac")
 
     def merge(matrices: Matrices) -> torch.Tensor:
-        common, own = sizes(matrices.smaller_side, len(tensors), part)
+        common, own = sizes(matrices.smaller_side, len(weights), part)
         shared = matrices.total_svd(weights).top(common)
         blocks = [shared]
         if own:
@@ -83,7 +94,7 @@ def iso_cts(
         values = torch.cat([block.values for block in blocks])
         return left @ right * _level(settings, values, matrices.smaller_side)
 
-    return by_matrix(settings, tensors, base, key, merge, memo)
+    return by_matrix(settings, operands, merge)
 
 
 def sizes(rank: int, n_inputs: int, part: float) -> tuple[int, int]:

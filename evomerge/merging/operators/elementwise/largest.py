@@ -1,29 +1,54 @@
-"""EMR-Merging (Huang et al. 2024, 2405.17461): elect, mask, rescale.
+"""The largest difference of every entry: MagMax, and EMR-Merging of an elected sign.
 
-One unified difference serves all tasks; a task's own model is told from it by one bit
-per entry and one factor.
+MagMax: Marczak et al. 2024, 2407.06322. EMR (elect, mask, rescale): Huang et al. 2024,
+2405.17461; one unified difference serves all tasks, and a task's own model is told from
+it by one bit per entry and one factor.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.operators.loops.arrays import Part
-from evomerge.merging.operators.loops.blocks import Deltas, total
-from evomerge.merging.operators.loops.combine import Combined, stacks
-from evomerge.merging.operators.memo import NOTHING_KEPT, Memo
+from evomerge.merging.operators.loops.blocks import Deltas, stacks, total
+from evomerge.merging.operators.loops.lazy_merge import Combined
+from evomerge.merging.operators.operands import Operands
 
 
-def emr(
-    settings: Settings,
-    tensors: Sequence[torch.Tensor],
-    base: torch.Tensor | None,
-    key: str,
-    memo: Memo = NOTHING_KEPT,
-) -> Combined:
+def magmax(settings: Settings, operands: Operands) -> Combined:
+    """Take from the input whose difference is largest; of equals, first or last."""
+    last = settings.choice("draw") == "last"
+    scale = settings.number("lambda")
+
+    def one_pass(part: Part) -> int:
+        from evomerge.merging.kernels.elementwise import magmax
+
+        return int(magmax(part, np.float32(scale), last or None))
+
+    merge = partial(largest, last=last)
+    return Combined(Deltas.of(operands), scale, merge, one_pass, operands.key)
+
+
+def largest(read: Sequence[torch.Tensor], *, last: bool = False) -> torch.Tensor:
+    """Return the largest difference of every entry, in the place of the first input's.
+
+    Args:
+        read: A block of every input's differences.
+        last: Take the last of equals instead of the first.
+    """
+    best = read[0]
+    for delta in read[1:]:
+        sizes, mine = delta.abs(), best.abs()
+        larger = sizes >= mine if last else sizes > mine
+        torch.where(larger, delta, best, out=best)
+    return best
+
+
+def emr(settings: Settings, operands: Operands) -> Combined:
     """Add the unified difference to the base."""
     scale = settings.number("lambda")
 
@@ -32,7 +57,7 @@ def emr(
 
         return int(emr(part, np.float32(scale)))
 
-    return Combined(Deltas(tensors, base), scale, _unify, one_pass, key)
+    return Combined(Deltas.of(operands), scale, _unify, one_pass, operands.key)
 
 
 @dataclass(frozen=True, slots=True)
