@@ -3,8 +3,8 @@
     python benchmarks/study_dataflow.py [--only zoo/joint] [--seeds 1 2 3] [--json]
 
 For every setting, variant and seed one ordinary study, all in one database; the winner
-of each, the best proposed candidate on search items, is scored on sealed items, and the
-tables and the plot of ``docs/dataflow.md`` are written anew. What is finished is
+of each, the best proposed candidate on search items, is scored on held-out items, and
+the tables and the plot of ``docs/dataflow.md`` are written anew. What is finished is
 skipped, and what was cut off goes on where it was. The models are made if need be.
 """
 
@@ -30,7 +30,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "dataflow.md"
 SECONDS = {"zoo": 0.6, "depths": 0.4}
 """Of one core, a candidate; for the estimate before anything has been measured."""
 START_S = 20.0
-"""Start of the engine, twice, and the sealed items."""
+"""Start of the engine, twice, and the held-out items."""
 
 Work = list[tuple[Setting, Job]]
 

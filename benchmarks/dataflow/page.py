@@ -31,7 +31,7 @@ def write(page: Path, settings: Sequence[Setting], results: Sequence[Result]) ->
     panels = {setting.title: rows(some) for setting, some in found}
     marks = {s.title: max(rivals(r).values(), default=0.0) for s, r in found}
     image.write_text(plot(panels, marks), encoding="utf-8")
-    parts = [f"![Objective on sealed items]({image.name})"]
+    parts = [f"![Objective on held-out items]({image.name})"]
     parts += [_section(setting, some) for setting, some in found]
     body = "\n\n".join(parts)
     page.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", encoding="utf-8")
@@ -40,14 +40,23 @@ def write(page: Path, settings: Sequence[Setting], results: Sequence[Result]) ->
 def _section(setting: Setting, results: Sequence[Result]) -> str:
     summed = rows(results)
     tasks = sorted(setting.tasks)
-    head = ["", "seeds", "sealed", "minus PS", "search", *tasks, "layers", "met again"]
+    head = [
+        "",
+        "seeds",
+        "held-out",
+        "minus PS",
+        "search",
+        *tasks,
+        "layers",
+        "met again",
+    ]
     table = [_cells(row, tasks) for row in summed]
     known = list(rivals(results).items())
     said = ", ".join(f"{label} {value:.3f}" for label, value in known[:6])
     trials = {r.trials for r in results}
     note = f"{'/'.join(map(str, sorted(trials)))} candidates a search."
     if said:
-        note += f" Baselines on sealed items: {said}."
+        note += f" Baselines on held-out items: {said}."
     return "\n\n".join([f"### {setting.title}", _table(head, table), note])
 
 

@@ -1,4 +1,4 @@
-"""A plot as SVG, written by hand: sealed means with intervals, a panel per setting."""
+"""A plot as SVG, written by hand: held-out means, intervals, a panel per setting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INK = "#24292f"
 
 
 def plot(panels: Mapping[str, Sequence[Row]], marks: Mapping[str, float]) -> str:
-    """Draw the sealed objective of every variant.
+    """Draw the held-out objective of every variant.
 
     Args:
         panels: Title to rows.

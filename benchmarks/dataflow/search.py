@@ -1,4 +1,4 @@
-"""One search of the comparison, and how good its winner is on sealed items."""
+"""One search of the comparison, and how good its winner is on held-out items."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Result:
 
     Attributes:
         search: The winner's objective on the items it was chosen by.
-        sealed: The same on sealed items.
-        means: Task measure to the winner's mean on sealed items.
-        rivals: Label of each baseline to its objective on sealed items.
+        sealed: The same on held-out items.
+        means: Task measure to the winner's mean on held-out items.
+        rivals: Label of each baseline to its objective on held-out items.
         layers: How many layers the winner runs.
         trials: Candidates, over all stages.
         repeated: How many of them had been met before in the same search.
@@ -85,7 +85,7 @@ def load(place: Place, job: Job) -> Result | None:
 
 
 def run(setting: Setting, job: Job, place: Place, tell: Tell) -> Result:
-    """Search, or go on with a search, and score its winner on sealed items."""
+    """Search, or go on with a search, and score its winner on held-out items."""
     began = time.monotonic()
     plain = setting.study(job, place.trials)
     file = place.folder / "studies" / f"{job.study}.yaml"
@@ -146,8 +146,8 @@ def _curve(rows: list[api.TrialRow]) -> tuple[float, ...]:
 
 
 def _judged(name: str, number: int, db: str, cache_dir: Path) -> dict[str, Any]:
-    """Score a trial and generation 0 on sealed items."""
-    from evomerge.api.sealed import Case, judge
+    """Score a trial and generation 0 on held-out items."""
+    from evomerge.api.held_out import Case, judge
     from evomerge.specs.studies.restored import restore
     from evomerge.store.sql import open_store
 

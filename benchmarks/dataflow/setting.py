@@ -10,7 +10,7 @@ from typing import Any
 N_SEARCH = 75
 """Search items of each task."""
 SEALED = {"en_hard": 90}
-"""Task to its sealed items, where there are no 300: all that are left."""
+"""Task to its held-out items, where there are no 300: all that are left."""
 
 PS, DFS, PS_DFS, JOINT = "PS", "DFS", "PS→DFS", "joint"
 RANDOM = "random in "
@@ -199,7 +199,7 @@ def _tasks(zoo: Path, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def _items(n_sealed: int) -> dict[str, list[str]]:
-    """The first are searched on, the next are sealed; tasks are in random order."""
+    """The first are searched on, the next are held out; tasks are in random order."""
     return {
         "search": [str(k) for k in range(N_SEARCH)],
         "report": [str(k) for k in range(N_SEARCH, N_SEARCH + n_sealed)],

@@ -42,11 +42,11 @@ class Row:
 
     Attributes:
         seeds: Those that are done.
-        sealed: The winner's objective on sealed items.
+        sealed: The winner's objective on held-out items.
         search: The same on the items it was chosen by.
-        against: Sealed objective minus that of PS with the same seed; None for PS
+        against: Held-out objective minus that of PS with the same seed; None for PS
             itself and where no seed has both.
-        means: Task measure to its mean on sealed items.
+        means: Task measure to its mean on held-out items.
         layers: Mean number of layers that winners run.
         repeated: Share of candidates that had been met before.
         curve: Mean over seeds of the best so far, candidate by candidate.
@@ -75,7 +75,7 @@ def rows(results: Sequence[Result]) -> list[Row]:
 
 
 def rivals(results: Sequence[Result]) -> dict[str, float]:
-    """Return label and sealed objective of every baseline, best first."""
+    """Return label and held-out objective of every baseline, best first."""
     every = {label: value for r in results for label, value in r.rivals.items()}
     return dict(sorted(every.items(), key=lambda item: -item[1]))
 

@@ -84,7 +84,7 @@ class CheckReport:
         ]
         rows += [(f"objective {name}", text) for name, text in self.objectives.items()]
         rows += [
-            (f"items of {task}", f"{search} searched on, {report} sealed")
+            (f"items of {task}", f"{search} searched on, {report} held out")
             for task, (search, report) in self.items.items()
         ]
         rows += [

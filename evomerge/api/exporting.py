@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.api.held_out import Case, Judged, judge, judged_on
 from evomerge.api.provenance import parents, standing
 from evomerge.api.reading import read_bests, repeats_of
 from evomerge.api.recipes import Progress
-from evomerge.api.sealed import Case, Judged, judge, judged_on
 from evomerge.api.staged import found
 from evomerge.checkpoints.costs import lookup_among
 from evomerge.core.cost import Costs, costs_among, is_cost
@@ -26,7 +26,7 @@ from evomerge.errors import ExportError
 from evomerge.export.bounds import HeldBound
 from evomerge.export.card import CardFacts, Search
 from evomerge.export.parents import Standing
-from evomerge.export.report import RivalTable
+from evomerge.export.report import BaselineTable
 from evomerge.export.tables import CostRow
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of
@@ -49,7 +49,7 @@ class Export:
     Attributes:
         trial: Its number; None takes the best of the first objective.
         out: Folder to make.
-        is_scored: Score it and its rivals on sealed items first.
+        is_scored: Score it and the baselines on held-out items first.
         replace: Replace an earlier export in ``out``.
         shard_bytes: Largest weight file.
     """
@@ -66,13 +66,13 @@ class Exported:
     """A finished export.
 
     Attributes:
-        rivals: One table for each objective, on sealed items; empty if not scored.
+        rivals: One table for each objective, on held-out items; empty if not scored.
         selected: Objective to the value it was selected by, on search items.
         costs: What it costs to run, and what generation 0 does.
-        bounds: The study's constraints, tested on sealed items; empty if not scored.
+        bounds: The study's constraints, tested on held-out items; empty if not scored.
         standing: What it was before the search, if it is none of its finds.
-        openings: How often the sealed items have been scored, this time included.
-        unscored: Label of each rival that could not be scored, to the reason.
+        openings: How often the held-out items have been scored, this time included.
+        unscored: Label of each baseline that could not be scored, to the reason.
         command: A line that loads the folder and asks it something.
     """
 
@@ -81,7 +81,7 @@ class Exported:
     path: str
     fingerprint: str
     size_bytes: int
-    rivals: tuple[RivalTable, ...]
+    rivals: tuple[BaselineTable, ...]
     selected: Mapping[str, float]
     openings: int
     unscored: Mapping[str, str]
@@ -99,9 +99,9 @@ def export(
     cache_dir: Path,
     progress: Progress | None = None,
 ) -> Exported:
-    """Score a trial and its rivals on sealed items, and write it as a model folder.
+    """Score a trial and the baselines on held-out items; write it as a model folder.
 
-    Rivals are generation 0: parents, uniform blend, further baselines, starts. Known
+    Baselines are generation 0: parents, uniform blend, further ones, starts. Known
     outcomes are reused, so a second export computes little. Of a study with stages, the
     last that is finished is exported, unless one is named.
 
@@ -172,7 +172,7 @@ def _chosen(
 
 
 def _check_writable(trial: Trial, study: ResolvedStudy, cache_dir: Path) -> None:
-    """Refuse what cannot be written before sealed items are opened for it."""
+    """Refuse what cannot be written before held-out items are opened for it."""
     # torch
     from evomerge.merging.materialise import describe
     from evomerge.merging.sources import Sources
@@ -246,16 +246,16 @@ def _write(
 
 
 def _costs(case: Case) -> tuple[CostRow, ...]:
-    """Tell the costs of the trial and its rivals."""
+    """Tell the costs of the trial and the baselines."""
     lookup = lookup_among(case.study.sources.values())
-    rivals, _ = case.rivals()
+    baselines, _ = case.baselines()
     return tuple(
         CostRow.of(
             trial.candidate.label or f"trial {trial.number}",
             Costs.of(trial.candidate.recipe, lookup),
             costs_among(trial.scores or {}),
         )
-        for trial in (case.trial, *rivals)
+        for trial in (case.trial, *baselines)
     )
 
 

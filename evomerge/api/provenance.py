@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.api.sealed import Case
+from evomerge.api.held_out import Case
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.hub import parse
 from evomerge.core.recipes.recipe import (
@@ -69,7 +69,7 @@ def standing(case: Case, *, is_best: bool) -> Standing | None:
     for name, model in study.sources.items():
         if source == input_of(model) and model.n_layers == len(recipe.slots):
             return Standing("parent", name, is_best)
-    _, same = case.rivals()
+    _, same = case.baselines()
     if not same:
         return None
     label = same[0].candidate.label or f"trial {same[0].number}"

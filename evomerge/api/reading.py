@@ -16,7 +16,7 @@ from evomerge.specs.completing.measures import goals
 from evomerge.store.base import Store, StoredStudy
 
 REPORT_OPENED = "report_opened"
-"""The kind of event that remembers an opening of sealed items."""
+"""The kind of event that remembers an opening of held-out items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Status:
         causes: Cause of failure, in words, to number of trials that ended by it.
         faults: Attempts that machines spoilt, whatever became of their trials.
         used: Budget used, in words.
-        openings: How often the sealed items were scored.
+        openings: How often the held-out items were scored.
         repeats: How often the strategy proposed a merge again.
     """
 

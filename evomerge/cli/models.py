@@ -20,9 +20,9 @@ from evomerge.cli.options import (
 )
 from evomerge.cli.tables import counted, print_json
 from evomerge.cli.verdicts import (
+    print_baselines,
     print_bounds,
     print_costs,
-    print_rivals,
     print_standing,
 )
 
@@ -76,7 +76,7 @@ def export(
         return
     print_standing(done)
     if done.rivals:
-        print_rivals(done)
+        print_baselines(done)
     print_bounds(done)
     print_costs(done)
     click.echo(f"Trial {done.trial} of {name} is in {done.path}. Try it:")

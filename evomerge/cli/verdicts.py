@@ -1,4 +1,4 @@
-"""Show how an exported trial fares against its rivals on sealed items."""
+"""Show how an exported trial fares against the baselines on held-out items."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from evomerge import api
 from evomerge.cli.tables import counted, print_table
 
 if TYPE_CHECKING:
-    from evomerge.export.report import RivalTable
+    from evomerge.export.report import BaselineTable
     from evomerge.export.stats import Estimate
 
 
-def print_rivals(done: api.Exported) -> None:
+def print_baselines(done: api.Exported) -> None:
     """Print one table for each objective, and what cannot be said in it."""
     for table in done.rivals:
         name = table.objective.name
         measures = list(table.chosen.means)
         by = f" by {done.selected[name]:.3f}" if name in done.selected else ""
         print_table(
-            f"{name} on {table.n_items} sealed items (95 % intervals); trial "
+            f"{name} on {table.n_items} held-out items (95 % intervals); trial "
             f"{done.trial} was selected{by} on search items",
             ("", name, *_headings(measures), "difference", "p", "verdict"),
             [_row(table, index, measures) for index in range(len(table.rows))],
@@ -29,7 +29,7 @@ def print_rivals(done: api.Exported) -> None:
     for label, reason in done.unscored.items():
         click.echo(f"{label} could not be scored: {reason}")
     click.echo(
-        f"The sealed items have been opened {counted(done.openings, 'time')}. "
+        f"The held-out items have been opened {counted(done.openings, 'time')}. "
         "p-values are Holm-adjusted over all comparisons."
     )
 
@@ -42,11 +42,11 @@ def print_standing(done: api.Exported) -> None:
 
 
 def print_bounds(done: api.Exported) -> None:
-    """Print what sealed items say of the study's bounds."""
+    """Print what held-out items say of the study's bounds."""
     if not done.bounds:
         return
     print_table(
-        "bounds on sealed items (95 % intervals)",
+        "bounds on held-out items (95 % intervals)",
         ("", "asked for", "value", "verdict"),
         [
             (*b.asked, "" if b.value is None else _interval(b.value), str(b.said))
@@ -56,7 +56,7 @@ def print_bounds(done: api.Exported) -> None:
 
 
 def print_costs(done: api.Exported) -> None:
-    """Print what the export and its rivals cost to run, if that differs."""
+    """Print what the export and the baselines cost to run, if that differs."""
     kinds = {(row.layers, row.parameters, row.flops) for row in done.costs}
     timed = any(row.tokens_per_second is not None for row in done.costs)
     if len(kinds) == 1 and not timed:
@@ -78,7 +78,7 @@ def _headings(measures: list[str]) -> list[str]:
     return [task for task, _ in parts] if is_one else measures
 
 
-def _row(table: RivalTable, index: int, measures: list[str]) -> tuple[str, ...]:
+def _row(table: BaselineTable, index: int, measures: list[str]) -> tuple[str, ...]:
     row = table.rows[index]
     means = [f"{row.means[measure].value:.3f}" for measure in measures]
     against = row.against

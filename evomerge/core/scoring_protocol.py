@@ -31,7 +31,7 @@ class Item:
 
     Attributes:
         id: Hash of its content, so equal questions have equal ids everywhere.
-        role: Searched on, or sealed for the report.
+        role: Searched on, or held out for the report.
         block: Which block of its role it is scored in, from 0.
     """
 

@@ -69,9 +69,9 @@ class TaskSettings:
         limit: Most items used over both roles; None takes all.
         search_fraction: Share of the items (by hash) that is searched on.
         search_items: Explicit ids or positions searched on; overrides the fraction.
-        report_items: Explicit ids or positions sealed for the report.
+        report_items: Explicit ids or positions held out for the report.
         search_split: Dataset split searched on; None takes the task's own.
-        report_split: Dataset split sealed for the report; None splits by hash.
+        report_split: Dataset split held out for the report; None splits by hash.
         n_blocks: Blocks the search items are scored in.
         trust_code: The operator allows this task to run code.
         options: Settings of a simulated task.

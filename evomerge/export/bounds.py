@@ -30,7 +30,7 @@ class Kept(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeldBound:
-    """A constraint and what sealed items say of it.
+    """A constraint and what held-out items say of it.
 
     Attributes:
         name: Of what is bounded.
@@ -61,8 +61,8 @@ class HeldBound:
             low, high = (low, high) if is_least else (-high, -low)
             said = Kept.KEPT if low >= 0 else Kept.BROKEN if high < 0 else said
             said = Kept.UNCERTAIN if low < 0 <= high else said
-        rival = constraint.relative_to
-        return cls(objective.name, is_least, bound, rival, value, said)
+        baseline = constraint.relative_to
+        return cls(objective.name, is_least, bound, baseline, value, said)
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -76,17 +76,17 @@ class HeldBound:
 def held_bounds(
     constraints: Sequence[Constraint],
     chosen: Contender,
-    rivals: Mapping[str, Contender],
+    baselines: Mapping[str, Contender],
     costs: Mapping[str, Mapping[str, float]],
     rng: np.random.Generator,
 ) -> tuple[HeldBound, ...]:
-    """Test every constraint of a study on sealed items.
+    """Test every constraint of a study on held-out items.
 
     Args:
         constraints: Those of the study.
         chosen: The candidate.
-        rivals: Label to baseline that could be scored; the candidate itself, if it is
-            one.
+        baselines: Label to baseline that could be scored; the candidate itself, if it
+            is one.
         costs: Label to recorded scores, for costs, which are no matter of items.
         rng: Decides the bootstrap's resamples.
     """
@@ -95,7 +95,7 @@ def held_bounds(
             one,
             _cost(one, chosen.label, costs)
             if is_cost(one.objective)
-            else _on_items(one, chosen, rivals, rng),
+            else _on_items(one, chosen, baselines, rng),
         )
         for one in constraints
     )
@@ -115,17 +115,17 @@ def _cost(
 def _on_items(
     constraint: Constraint,
     chosen: Contender,
-    rivals: Mapping[str, Contender],
+    baselines: Mapping[str, Contender],
     rng: np.random.Generator,
 ) -> Estimate | None:
     objective = constraint.objective
     mine = scores_on(objective, chosen)
     if constraint.relative_to is None:
         return value_on(objective, mine, rng)
-    rival = rivals.get(constraint.relative_to)
-    if rival is None:
+    baseline = baselines.get(constraint.relative_to)
+    if baseline is None:
         return None
-    return compare(objective, mine, scores_on(objective, rival), rng).difference
+    return compare(objective, mine, scores_on(objective, baseline), rng).difference
 
 
 def bounds_section(bounds: Sequence[HeldBound]) -> list[str]:

@@ -22,7 +22,7 @@ from evomerge.export.parents import (
     licences,
     parents_table,
 )
-from evomerge.export.report import RivalTable, Row
+from evomerge.export.report import BaselineTable, Row
 from evomerge.export.stats import Verdict
 from evomerge.export.tables import CostRow, Tensors, cost_table, recipe_table
 from evomerge.store.base import Usage
@@ -39,7 +39,7 @@ class Search:
         trial: The trial's number.
         used: What the whole search cost.
         selected: Objective to the trial's value on the items it was selected on.
-        openings: How often the sealed items were scored, this time included.
+        openings: How often the held-out items were scored, this time included.
         strategy: Who proposed the candidates.
         size: Of the space, if it is known.
         repeats: How often the strategy proposed a merge again, if it is known.
@@ -62,10 +62,10 @@ class CardFacts:
     Attributes:
         name: What the model is called.
         parents: What the recipe reads, in the recipe's order of inputs.
-        tables: One for each objective; empty if no sealed item was scored.
+        tables: One for each objective; empty if no held-out item was scored.
         search: None for a recipe that no search found.
         versions: Program or library to its version.
-        costs: Those of this model, then of its rivals; empty if they are not known.
+        costs: Those of this model, then of the baselines; empty if they are not known.
         bounds: The study's constraints, tested.
         standing: What it was before the search, if no candidate of the search.
         tensors: Tensors of every place; empty if they are not known.
@@ -75,7 +75,7 @@ class CardFacts:
     name: str
     recipe: Recipe
     parents: tuple[Parent, ...]
-    tables: tuple[RivalTable, ...] = ()
+    tables: tuple[BaselineTable, ...] = ()
     search: Search | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: tuple[CostRow, ...] = ()
@@ -134,8 +134,8 @@ def _worth(facts: CardFacts) -> list[str]:
         )
         parts += [] if facts.search is None else _selected_only(facts.search)
         return parts
-    for rivals in facts.tables:
-        parts += _objective(rivals, facts.search)
+    for one in facts.tables:
+        parts += _objective(one, facts.search)
     parts.append(
         "Differences are paired over items. Intervals hold with 95 % confidence "
         "(bootstrap over items, stratified by task; Wilson's for shares). p comes from "
@@ -162,11 +162,11 @@ def _selected_only(search: Search) -> list[str]:
     ]
 
 
-def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
-    objective = rivals.objective
+def _objective(judged: BaselineTable, search: Search | None) -> list[str]:
+    objective = judged.objective
     parts = [f"### {markdown(objective.name)} ({objective.direction.words})"]
     parts.append(
-        f"On {rivals.n_items} sealed items that the search never saw{_made_of(rivals)}:"
+        f"On {judged.n_items} sealed items that the search never saw{_made_of(judged)}:"
     )
     head = (
         "model",
@@ -176,7 +176,7 @@ def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
         "verdict",
         "truncated",
     )
-    parts.append(table(head, [_rival(row) for row in rivals.rows], is_numeric=True))
+    parts.append(table(head, [_baseline(row) for row in judged.rows], is_numeric=True))
     if search is not None and objective.name in search.selected:
         parts.append(
             f"On the items it was **selected on** it reached "
@@ -187,16 +187,16 @@ def _objective(rivals: RivalTable, search: Search | None) -> list[str]:
         names = [str(measure) for measure in objective.measures]
         rows = [
             (markdown(row.label), *(interval(row.means[n]) for n in names))
-            for row in rivals.rows
+            for row in judged.rows
         ]
         columns = ("model", *(markdown(name) for name in names))
         parts.append(table(columns, rows, is_numeric=True))
-    parts += _truncation(rivals)
+    parts += _truncation(judged)
     return parts
 
 
-def _made_of(rivals: RivalTable) -> str:
-    objective = rivals.objective
+def _made_of(judged: BaselineTable) -> str:
+    objective = judged.objective
     if len(objective.measures) == 1 and not objective.worst:
         return f" ({markdown(str(objective.measures[0]))})"
     even = len(set(objective.weights)) == 1
@@ -208,7 +208,7 @@ def _made_of(rivals: RivalTable) -> str:
     return f" ({text})"
 
 
-def _rival(row: Row) -> tuple[str, ...]:
+def _baseline(row: Row) -> tuple[str, ...]:
     shares = f"{100 * row.truncated.value:.1f} %"
     if row.against is None:
         label = f"**{markdown(row.label)}** (this model)"
@@ -225,10 +225,10 @@ def _rival(row: Row) -> tuple[str, ...]:
     )
 
 
-def _truncation(rivals: RivalTable) -> list[str]:
-    """Warn where answers are cut off more often than any rival's."""
-    mine = rivals.chosen.truncated
-    others = [row.truncated for row in rivals.rows[1:]]
+def _truncation(judged: BaselineTable) -> list[str]:
+    """Warn where answers are cut off more often than any baseline's."""
+    mine = judged.chosen.truncated
+    others = [row.truncated for row in judged.rows[1:]]
     if not others or mine.low <= max(other.high for other in others):
         return []
     return [

@@ -1,7 +1,7 @@
-"""How good is it really: one candidate against its rivals on sealed items.
+"""How good is it really: one candidate against the baselines on held-out items.
 
 Everything is paired: all candidates answered the same items. Several comparisons are
-made, over rivals, objectives and earlier openings of the same items, so p-values are
+made, over baselines, objectives and earlier openings of the same items, so p-values are
 adjusted over all of them (Holm 1979). Intervals come from the bootstrap, p-values from
 swapping answers: where only a handful of items tell two candidates apart, a bootstrap
 p-value claims too much.
@@ -37,7 +37,7 @@ class Contender:
 
     Attributes:
         label: What readers know it by, for example ``parent math``.
-        outcomes: Task to the outcomes on its sealed items, in any order.
+        outcomes: Task to the outcomes on its held-out items, in any order.
     """
 
     label: str
@@ -81,11 +81,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class RivalTable:
-    """One objective: the chosen candidate first, then its rivals in the order given.
+class BaselineTable:
+    """One objective: the chosen candidate first, then the baselines in the order given.
 
     Attributes:
-        n_items: Sealed items used, over the objective's tasks.
+        n_items: Held-out items used, over the objective's tasks.
     """
 
     objective: Objective
@@ -98,31 +98,31 @@ class RivalTable:
         return self.rows[0]
 
 
-def tables_of_rivals(
+def baseline_tables(
     objectives: Sequence[Objective],
     chosen: Contender,
-    rivals: Sequence[Contender],
+    baselines: Sequence[Contender],
     rng: np.random.Generator,
     earlier_p_values: Sequence[float] = (),
-) -> tuple[RivalTable, ...]:
-    """Compare a candidate with its rivals, a table for each objective.
+) -> tuple[BaselineTable, ...]:
+    """Compare a candidate with baselines, a table for each objective.
 
     Args:
         objectives: What is compared, and in which direction it is better.
         chosen: The candidate that is to be exported.
-        rivals: Baselines, starts, other points of the front.
+        baselines: Generation 0, or other points of the front.
         rng: Decides the bootstrap's resamples.
-        earlier_p_values: Unadjusted p-values of comparisons made when the same sealed
+        earlier_p_values: Unadjusted p-values of comparisons made when the same held-out
             items were opened before; they belong to the family that Holm corrects.
 
     Raises:
         ExportError: A candidate lacks a task or metric, or was scored on other items
             than the chosen one; names the candidate.
     """
-    labels = [contender.label for contender in (chosen, *rivals)]
+    labels = [contender.label for contender in (chosen, *baselines)]
     if len(set(labels)) != len(labels):
         raise ExportError(f"Candidates of one table need different labels: {labels}.")
-    tables = [_table(o, chosen, rivals, rng) for o in objectives]
+    tables = [_table(o, chosen, baselines, rng) for o in objectives]
     made = [row.against.p_value for t in tables for row in t.rows if row.against]
     adjusted = iter(holm([*made, *earlier_p_values]))
     return tuple(
@@ -142,7 +142,7 @@ def tables_of_rivals(
     )
 
 
-def p_values(tables: Sequence[RivalTable]) -> tuple[float, ...]:
+def p_values(tables: Sequence[BaselineTable]) -> tuple[float, ...]:
     """Return the unadjusted p-values of tables, to be remembered with the opening."""
     return tuple(
         row.against.p_value for t in tables for row in t.rows if row.against is not None
@@ -152,24 +152,24 @@ def p_values(tables: Sequence[RivalTable]) -> tuple[float, ...]:
 def _table(
     objective: Objective,
     chosen: Contender,
-    rivals: Sequence[Contender],
+    baselines: Sequence[Contender],
     rng: np.random.Generator,
-) -> RivalTable:
+) -> BaselineTable:
     mine = scores_on(objective, chosen)
     rows = [_row(objective, chosen, mine, rng)]
-    for rival in rivals:
-        theirs = scores_on(objective, rival)
+    for baseline in baselines:
+        theirs = scores_on(objective, baseline)
         try:
             comparison = compare(objective, mine, theirs, rng)
         except ValueError as error:
             raise ExportError(
-                f"{rival.label!r} cannot be compared with {chosen.label!r}: {error}"
+                f"{baseline.label!r} cannot be compared with {chosen.label!r}: {error}"
             ) from error
         p = swap_test(objective, mine, theirs, rng)
         against = Against(comparison.difference, p, p, Verdict.NONE)
-        rows.append(replace(_row(objective, rival, theirs, rng), against=against))
+        rows.append(replace(_row(objective, baseline, theirs, rng), against=against))
     n_items = sum(len(ids) for ids in mine.items.values())
-    return RivalTable(objective, tuple(rows), n_items)
+    return BaselineTable(objective, tuple(rows), n_items)
 
 
 def _judged(objective: Objective, against: Against, adjusted: float) -> Against:

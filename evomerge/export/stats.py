@@ -1,6 +1,6 @@
 """How sure is a difference: paired bootstrap, swapped answers, intervals, Holm.
 
-Export and reports call this with the outcomes of sealed items. Two candidates are
+Export and reports call this with the outcomes of held-out items. Two candidates are
 always compared on the same items; an item's outcomes stay together in every
 resample, over candidates and over the measures of its task.
 """

@@ -1,4 +1,4 @@
-"""Which questions are searched on, and which are sealed for the report.
+"""Which questions are searched on, and which are held out for the report.
 
 Called by the harness and by simulated tasks when a task is built. An item's name is
 the hash of its content, so roles and blocks follow from the questions alone: not from
@@ -92,15 +92,15 @@ def _roles(
 ) -> tuple[list[str], list[str]]:
     """Return the names of both roles, sorted, before any limit."""
     wanted = _named(settings, "search", settings.search_items, ids)
-    sealed = _named(settings, "report", settings.report_items, report_ids or ids)
+    held_out = _named(settings, "report", settings.report_items, report_ids or ids)
     if report_ids is not None:
         search = set(ids) if wanted is None else wanted
-        report = set(report_ids) if sealed is None else sealed
+        report = set(report_ids) if held_out is None else held_out
     elif wanted is not None:
         search = wanted
-        report = set(ids) - wanted if sealed is None else sealed
-    elif sealed is not None:
-        search, report = set(ids) - sealed, sealed
+        report = set(ids) - wanted if held_out is None else held_out
+    elif held_out is not None:
+        search, report = set(ids) - held_out, held_out
     else:
         search = {i for i in ids if _draw(i) < settings.search_fraction}
         report = set(ids) - search
@@ -188,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 
 def counted(items: Sequence[Item]) -> tuple[int, int]:
-    """Return how many items are searched on, and how many are sealed."""
+    """Return how many items are searched on, and how many are held out."""
     n_search = sum(item.role is ItemRole.SEARCH for item in items)
     return n_search, len(items) - n_search
 

@@ -20,7 +20,7 @@ from evomerge.specs.reading.lines import Lines
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A merge scored before the search: a rival, or a start of the user's own.
+    """A merge scored before the search: a usual one, or a start of the user's own.
 
     Attributes:
         label: Its name in tables and constraints; unique in the study.
@@ -43,7 +43,7 @@ class ResolvedStudy:
         frame: Name of the source that engines start from.
         probe: Name of the source that the self-test swaps in; None with one source.
         dtype: Element type of merged weights.
-        baselines: Generation 0: parents, the uniform blend, further rivals, starts.
+        baselines: Generation 0: parents, the uniform blend, further ones, starts.
         workers: Engines at once; None means one per GPU.
         timeout_s: Longest one attempt may take, in seconds.
         n_blocks: Blocks a trial is scored in, over all tasks.

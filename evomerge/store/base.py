@@ -223,7 +223,7 @@ class Store(Protocol):
         protocol_digest: str,
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Record outcomes outside any trial (sealed items), if absent; no lease.
+        """Record outcomes outside any trial (held-out items), if absent; no lease.
 
         Raises:
             StoreError: The recipe is not recorded with any trial.

@@ -34,7 +34,7 @@ Place = tuple[str, str]
 """Digests of recipe and protocol."""
 
 NOBODY = 0
-"""Charged to no study: baselines and sealed items are free."""
+"""Charged to no study: baselines and held-out items are free."""
 
 # Statements of the hot path are built once; building costs more than running.
 _OF_PLACE = (

@@ -254,7 +254,7 @@ class SqlStore:
         protocol_digest: str,
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Record outcomes outside any trial (sealed items), if absent; no lease."""
+        """Record outcomes outside any trial (held-out items), if absent; no lease."""
         with self._database.writing() as connection:
             place = (recipe_digest, protocol_digest)
             added = known.add(connection, place, outcomes, self._known)

@@ -96,7 +96,7 @@ class OutcomeContract(StoreFixtures):
                 store.record_block(lease, 1, 1, missing, good)
         assert store.usage(lease.study_id).items == 0
 
-    def test_sealed_outcomes_need_no_lease_and_the_first_stands(
+    def test_held_out_outcomes_need_no_lease_and_the_first_stands(
         self, store: Store, opened: Opened, trials: Sequence[Trial]
     ) -> None:
         first = [Outcome("i1", {"acc": 1.0}), Outcome("i2", {"acc": 0.25}, 3, True)]

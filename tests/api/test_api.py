@@ -218,7 +218,7 @@ def test_check_estimates_from_what_a_trial_costs(study, db, where) -> None:
     told = dict(found.rows())
     assert told["space"] == "2 axes, 1.0e6 points"
     assert found.repeats.asked == 100
-    assert told["items of one"].endswith("sealed")
+    assert told["items of one"].endswith("held out")
 
 
 def test_check_estimates_within_the_time_a_budget_allows(
@@ -254,7 +254,7 @@ def test_export_counts_openings_and_reuses_what_is_known(
     assert first.selected == {"score": api.trials("mine", db=db)[5].values["score"]}
 
 
-def test_a_rival_that_cannot_be_scored_is_named_and_the_export_is_written(
+def test_a_baseline_that_cannot_be_scored_is_named_and_the_export_is_written(
     tmp_path: Path, models: Path, db: str, where: api.Where
 ) -> None:
     data = simulated_study(models, budget={"trials": 16})

@@ -256,7 +256,7 @@ def test_a_task_cannot_be_called_cost(searched: Searched) -> None:
         api.prepare(file, db=searched.db, where=searched.where)
 
 
-def test_the_card_tells_costs_beside_those_of_rivals(searched: Searched) -> None:
+def test_the_card_tells_costs_beside_those_of_baselines(searched: Searched) -> None:
     searched.search(FLOPS, strategy=NSGA2)
     number = searched.labelled()["short"].number
     wanted = api.Export(number, searched.folder / "out")
@@ -272,7 +272,7 @@ def test_the_card_tells_costs_beside_those_of_rivals(searched: Searched) -> None
     assert f"| **short** (this model) | 1 | {ENDS + LAYER:,} |" in card
 
 
-def test_where_only_costs_are_improved_sealed_items_show_the_bounds(
+def test_where_only_costs_are_improved_held_out_items_show_the_bounds(
     searched: Searched,
 ) -> None:
     constraints = [{"measure": "one/acc", "at_least": 0.0}]

@@ -120,7 +120,7 @@ def test_bounds_are_told_and_who_is_best_in_card_terminal_and_json(
     said = CliRunner().invoke(app, [*arguments, str(tmp_path / "text")])
     assert said.exit_code == 0, said.output
     assert "is the parent ja as it is, no merge" in said.output
-    assert "bounds on sealed items" in said.output
+    assert "bounds on held-out items" in said.output
     assert "broken" in said.output
     told = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "json")])
     data = json.loads(told.stdout)

@@ -1,4 +1,4 @@
-"""Exports that are killed: when that counts as an opening of the sealed items."""
+"""Exports that are killed: when that counts as an opening of the held-out items."""
 
 import os
 import signal

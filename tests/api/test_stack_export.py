@@ -94,7 +94,7 @@ def test_a_stack_is_exported_with_its_scales_in_the_weights(
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
 
 
-def test_what_cannot_be_written_is_refused_before_sealed_items_are_opened(
+def test_what_cannot_be_written_is_refused_before_held_out_items_are_opened(
     tmp_path: Path, models: Path
 ) -> None:
     recipe = stack(models, (1.0, -1.4, 1.0, 1.0, 1.0))

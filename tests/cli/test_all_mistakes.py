@@ -181,7 +181,7 @@ def test_a_file_without_mistakes_is_told_its_items(call, here, models, tasks) ->
     study = simulated_study(models, tasks={"one": one}, engine={"kind": "hf"})
     ended = call("check", write_study(here / "good.yaml", study), "--no-dry-run")
     assert ended.code == 0, ended.err
-    assert "6 searched on, 6 sealed" in ended.out
+    assert "6 searched on, 6 held out" in ended.out
     assert "higher is better; one/acc" in ended.out
 
 

@@ -70,7 +70,7 @@ def export_and_merge(call: Any, here: Path, zoo: Path, wanted: str) -> None:
     """Export a study's best; the folder loads, and its recipe merges to the same."""
     ended = call("export", "real", "best")
     assert ended.code == 0, ended.err
-    assert f"score on {wanted} sealed items" in ended.out
+    assert f"score on {wanted} held-out items" in ended.out
     card = (here / "best" / "README.md").read_text(encoding="utf-8")
     for told in ("base", "math", "sort", "sealed", "real"):
         assert told in card

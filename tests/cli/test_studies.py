@@ -203,10 +203,15 @@ def test_duplicates_reuse_what_another_study_scored(
     assert all(row["reused"] for row in rows)
 
 
-def test_export_writes_a_model_that_lists_its_rivals(call, done: Path) -> None:
+def test_export_writes_a_model_that_lists_the_baselines(call, done: Path) -> None:
     ended = call("export", "mine", "best")
     assert ended.code == 0
-    for told in ("sealed items (95 % intervals)", "the export", "uniform", "opened 1"):
+    for told in (
+        "held-out items (95 % intervals)",
+        "the export",
+        "uniform",
+        "opened 1",
+    ):
         assert told in ended.out
     names = {file.name for file in (done / "best").iterdir()}
     assert {"README.md", "recipe.json", "config.json", "model.safetensors"} <= names
@@ -227,7 +232,7 @@ def test_export_without_scoring_opens_nothing(call, done: Path) -> None:
     assert json.loads(call("status", "mine", "--json").out)["openings"] == 0
 
 
-def test_a_taken_folder_is_refused_before_sealed_items_are_opened(
+def test_a_taken_folder_is_refused_before_held_out_items_are_opened(
     call, done: Path
 ) -> None:
     (done / "taken").mkdir()

@@ -22,7 +22,7 @@ from evomerge.export.bounds import Kept, held_bounds
 from evomerge.export.card import CardFacts, Search, card
 from evomerge.export.markup import file_name, markdown, plain
 from evomerge.export.parents import Parent, Standing
-from evomerge.export.report import Contender, tables_of_rivals
+from evomerge.export.report import Contender, baseline_tables
 from evomerge.store.base import Usage
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "card.md"
@@ -76,7 +76,7 @@ def contender(label, shares, tokens, truncated=0):
 
 @cache
 def compared():
-    return tables_of_rivals(
+    return baseline_tables(
         OBJECTIVES,
         contender("trial 41", {"math": 0.6, "ja": 0.5}, 20, truncated=30),
         [
@@ -87,9 +87,9 @@ def compared():
     )
 
 
-def facts(names=("math", "ja"), study="demo", rival="uniform blend"):
+def facts(names=("math", "ja"), study="demo", baseline="uniform blend"):
     tables = tuple(
-        replace(t, rows=(*t.rows[:2], replace(t.rows[2], label=rival)))
+        replace(t, rows=(*t.rows[:2], replace(t.rows[2], label=baseline)))
         for t in compared()
     )
     return CardFacts(
@@ -254,7 +254,7 @@ BOUNDS = {
         (Constraint(BOUNDS["layers"], -1.0, "parent math"), Kept.BROKEN, 1.0),
     ],
 )
-def test_bounds_are_tested_on_sealed_items(constraint, said, value):
+def test_bounds_are_tested_on_held_out_items(constraint, said, value):
     mine = contender("trial 41", {"math": 0.6, "ja": 0.5}, 20)
     rng = np.random.default_rng(0)
     others = [contender("parent math", {"math": 0.62, "ja": 0.1}, 20)]
@@ -266,9 +266,9 @@ def test_bounds_are_tested_on_sealed_items(constraint, said, value):
         ]
         for task, found in others[0].outcomes.items()
     }
-    rivals = {"parent math": replace(others[0], outcomes=shuffled)}
+    baselines = {"parent math": replace(others[0], outcomes=shuffled)}
     costs = {"trial 41": {"cost/layers": 4.0}, "parent math": {"cost/layers": 3.0}}
-    (bound,) = held_bounds((constraint,), mine, rivals, costs, rng)
+    (bound,) = held_bounds((constraint,), mine, baselines, costs, rng)
     assert bound.said is said
     if value is None:
         assert bound.value is None
@@ -280,7 +280,7 @@ def test_bounds_are_tested_on_sealed_items(constraint, said, value):
     assert bound.asked[1] in text
 
 
-def test_what_was_selected_on_is_marked_and_stands_beside_the_sealed_score():
+def test_what_was_selected_on_is_marked_and_stands_beside_the_held_out_score():
     text = card(facts())
     assert "**selected on** it reached 0.93" in text
     assert "opened 2 times" in text
@@ -288,7 +288,7 @@ def test_what_was_selected_on_is_marked_and_stands_beside_the_sealed_score():
     assert "**gain**" in text
 
 
-def test_more_truncated_answers_than_the_rivals_are_pointed_out():
+def test_more_truncated_answers_than_the_baselines_are_pointed_out():
     assert "Careful: 30.0 % of this model's answers" in card(facts())
     calm = facts()
     tables = tuple(replace(t, rows=(t.rows[2], *t.rows[1:])) for t in calm.tables)
@@ -308,7 +308,7 @@ def test_the_size_of_the_space_and_repeats_are_told():
     assert "Candidates that catcma proposed again: 1 of 4 (25.0%)." in text
 
 
-def test_without_sealed_scores_the_card_claims_nothing():
+def test_without_held_out_scores_the_card_claims_nothing():
     text = card(replace(facts(), tables=()))
     assert "Unknown: this model was not scored" in text
     assert "value (selected on)" in text
@@ -360,7 +360,7 @@ def test_any_name_is_shown_and_not_obeyed(name):
 def check_tame(name):
     written = name.encode(errors="ignore").decode()  # a recipe has a digest
     names = (written + "a", written + "b")
-    wild = facts(names=names, study=name, rival=name + "r")
+    wild = facts(names=names, study=name, baseline=name + "r")
     wild = replace(wild, name=name, versions={name: name})
     text, tame = card(wild), card(facts())
     assert set(front_matter(text)) == set(front_matter(tame))

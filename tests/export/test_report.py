@@ -1,4 +1,4 @@
-"""Rivals on sealed items: paired, corrected, and never flattered."""
+"""Baselines on held-out items: paired, corrected, and never flattered."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Direction, Measure, Objective
 from evomerge.errors import ExportError
-from evomerge.export.report import Contender, p_values, tables_of_rivals
+from evomerge.export.report import Contender, baseline_tables, p_values
 from evomerge.export.stats import Verdict
 
 ACC = Objective("accuracy", Direction.MAXIMIZE, (Measure("t", "acc"),), (1.0,))
@@ -38,9 +38,9 @@ def contender(label, share, n=200, tokens=10, truncated=0, offset=0):
     return Contender(label, {"t": outcomes("t"), "u": outcomes("u")})
 
 
-def tables(objectives, chosen, rivals, **options):
+def tables(objectives, chosen, baselines, **options):
     rng = np.random.default_rng(0)
-    return tables_of_rivals(objectives, chosen, rivals, rng, **options)
+    return baseline_tables(objectives, chosen, baselines, rng, **options)
 
 
 def test_a_clear_gain_is_called_one_and_a_loss_a_loss():
@@ -77,11 +77,11 @@ def test_a_balanced_objective_counts_its_worst_measure():
 
 
 def test_many_comparisons_cost_certainty():
-    mine, rival = contender("mine", 0.56), contender("rival", 0.5)
-    (alone,) = tables([ACC], mine, [rival])
+    mine, baseline = contender("mine", 0.56), contender("baseline", 0.5)
+    (alone,) = tables([ACC], mine, [baseline])
     raw = alone.rows[1].against
     assert raw.adjusted == raw.p_value
-    (among,) = tables([ACC], mine, [rival], earlier_p_values=[0.5] * 9)
+    (among,) = tables([ACC], mine, [baseline], earlier_p_values=[0.5] * 9)
     assert among.rows[1].against.p_value == raw.p_value
     assert among.rows[1].against.adjusted == pytest.approx(min(1, 10 * raw.p_value))
     assert p_values([among]) == (raw.p_value,)

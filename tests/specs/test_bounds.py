@@ -65,25 +65,29 @@ def test_a_range_without_steps_is_refused_by_its_key(
         read_study(write_study(tmp_path / "s.yaml", study))
 
 
-RIVAL = {"name": "ta", "operator": "task_arithmetic"}
+BASELINE = {"name": "ta", "operator": "task_arithmetic"}
 GRID = {name: [i / 50 for i in range(50)] for name in ("lambda", "weight")}
 
 
 @pytest.mark.parametrize(
-    ("rivals", "starts", "said"),
+    ("others", "starts", "said"),
     [
-        ([{**RIVAL, "grid": GRID}], 0, "got 2500 rivals .* and 0 under"),
-        ([{**RIVAL, "name": f"ta{i}"} for i in range(1001)], 0, "got 1001 rivals"),
-        ([], 1001, "got 0 rivals .* and 1001 under `start`"),
-        ([{**RIVAL, "grid": {"lambda": GRID["lambda"]}}], 960, "got 50 .* and 960"),
+        ([{**BASELINE, "grid": GRID}], 0, "got 2500 baselines .* and 0 under"),
+        (
+            [{**BASELINE, "name": f"ta{i}"} for i in range(1001)],
+            0,
+            "got 1001 baselines",
+        ),
+        ([], 1001, "got 0 baselines .* and 1001 under `start`"),
+        ([{**BASELINE, "grid": {"lambda": GRID["lambda"]}}], 960, "got 50 .* and 960"),
     ],
 )
 def test_too_many_merges_to_score_first_are_refused(
-    models: Path, tmp_path: Path, rivals: list[Any], starts: int, said: str
+    models: Path, tmp_path: Path, others: list[Any], starts: int, said: str
 ) -> None:
     study = simulated_study(
         models,
-        baselines={"others": rivals},
+        baselines={"others": others},
         start=[{"name": f"s{i}", "knobs": {}} for i in range(starts)],
     )
     with pytest.raises(SpecError, match=f"baselines: expected at most 1000 .*{said}"):

@@ -71,15 +71,15 @@ def build_questions(
     report = search
     if settings.report_split is not None:
         report = _read(task, settings, settings.report_split)
-    sealed = report.ids if settings.report_split is not None else None
-    chosen = split_items(settings, search.ids, sealed)
+    held_out = report.ids if settings.report_split is not None else None
+    chosen = split_items(settings, search.ids, held_out)
     writer = _PromptWriter(task, settings, lm)
     by_id: dict[str, Question] = {}
     for role, split in ((ItemRole.SEARCH, search), (ItemRole.REPORT, report)):
         wanted = {item.id for item in chosen if item.role is role}
         by_id |= writer.write(split, wanted)
     # Once more, now that the examples in use are known.
-    items = split_items(settings, search.ids, sealed, examples=writer.examples)
+    items = split_items(settings, search.ids, held_out, examples=writer.examples)
     return Questions(
         items=items,
         by_id=by_id,

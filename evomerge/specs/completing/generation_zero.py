@@ -1,4 +1,4 @@
-"""Generation 0: parents, the uniform blend, usual rivals and the user's own starts."""
+"""Generation 0: parents, the uniform blend, usual merges and the user's own starts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.recipes import open_recipe
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.schema.space import SpaceSpec
-from evomerge.specs.schema.study import RivalSpec, StartSpec, StudySpec
+from evomerge.specs.schema.study import BaselineSpec, StartSpec, StudySpec
 
 MOST_BASELINES = 1000
-"""Most rivals and starts: each is scored, whatever the budget."""
+"""Most baselines and starts: each is scored, whatever the budget."""
 
 UNIFORM = "uniform"
 
@@ -61,8 +61,8 @@ class GenerationZero:
             out += [self._parent(name) for name in self._parents()]
         if wanted.uniform and self._can_average():
             out += self._merges(UNIFORM, {"operator": ("linear",)}, "baselines.uniform")
-        for i, rival in enumerate(wanted.others):
-            out += self._rivals(rival, f"baselines.others.{i}")
+        for i, other in enumerate(wanted.others):
+            out += self._others(other, f"baselines.others.{i}")
         for i, start in enumerate(self.spec.start):
             baseline = self._start(start, f"start.{i}")
             out += [] if baseline is None else [baseline]
@@ -77,13 +77,13 @@ class GenerationZero:
 
     def _are_too_many(self) -> bool:
         others, starts = self.spec.baselines.others, len(self.spec.start)
-        grids = [math.prod(map(len, rival.grid.values())) for rival in others]
+        grids = [math.prod(map(len, other.grid.values())) for other in others]
         if (n := sum(grids)) + starts > MOST_BASELINES:
             self.mistakes.add(
                 "baselines",
                 f"expected at most {MOST_BASELINES} merges that are scored first, got "
-                f"{n} rivals (every combination of a grid is one) and {starts} under "
-                "`start`. Leave some out, or let the search try them.",
+                f"{n} baselines (every combination of a grid is one) and {starts} "
+                "under `start`. Leave some out, or let the search try them.",
             )
         return n + starts > MOST_BASELINES
 
@@ -122,30 +122,30 @@ class GenerationZero:
         )
         return Baseline(name, recipe)
 
-    def _rivals(self, rival: RivalSpec, key: str) -> list[Baseline]:
-        operator = operator_named(rival.operator)
+    def _others(self, other: BaselineSpec, key: str) -> list[Baseline]:
+        operator = operator_named(other.operator)
         known = [] if operator is None else [knob.name for knob in operator.knobs]
         # In the catalogue's order: the order of a mapping is nobody's intent.
         names = sorted(
-            rival.grid, key=lambda n: known.index(n) if n in known else len(known)
+            other.grid, key=lambda n: known.index(n) if n in known else len(known)
         )
         out: list[Baseline] = []
-        for values in product(*(rival.grid[name] for name in names)):
+        for values in product(*(other.grid[name] for name in names)):
             grid = dict(zip(names, values, strict=True))
             label = " ".join(
                 [
-                    rival.name,
+                    other.name,
                     *(f"{name}={_text(value)}" for name, value in grid.items()),
                 ]
             )
             parts: dict[str, Any] = {
-                "operator": (rival.operator,),
-                "knobs": {**rival.knobs, **grid},
+                "operator": (other.operator,),
+                "knobs": {**other.knobs, **grid},
             }
-            if rival.experts is not None:
-                parts["experts"] = rival.experts
-            if rival.base is not None:
-                parts["base"] = rival.base
+            if other.experts is not None:
+                parts["experts"] = other.experts
+            if other.base is not None:
+                parts["base"] = other.base
             out += self._merges(label, parts, key)
         return out
 

@@ -20,12 +20,12 @@ DEFAULT_BLOCKS = 8
 
 
 class ItemsSpec(Spec):
-    """Which items are searched on, and which are sealed for the report."""
+    """Which items are searched on, and which are held out for the report."""
 
     search_fraction: Fraction | None = Field(
         default=None,
         description="Share of the items that is searched on, drawn by a hash of their "
-        "content; the rest is sealed for the report. 0.5 if not given.",
+        "content; the rest is held out for the report. 0.5 if not given.",
     )
     limit: Positive | None = Field(
         default=None, description="Most items used, search and report together."
@@ -36,13 +36,16 @@ class ItemsSpec(Spec):
         description="Ids or positions of the items searched on.",
     )
     report: tuple[ItemId, ...] | None = Field(
-        default=None, min_length=1, description="Ids or positions of the sealed items."
+        default=None,
+        min_length=1,
+        description="Ids or positions of the held-out items.",
     )
     search_split: str | None = Field(
         default=None, description="Split of the dataset that is searched on."
     )
     report_split: str | None = Field(
-        default=None, description="Split of the dataset that is sealed for the report."
+        default=None,
+        description="Split of the dataset that is held out for the report.",
     )
     blocks: Positive | None = Field(
         default=None,
@@ -108,7 +111,7 @@ class TaskSpec(Spec):
     )
     items: ItemsSpec = Field(
         default_factory=ItemsSpec,
-        description="Which items are searched on and which are sealed.",
+        description="Which items are searched on and which are held out.",
     )
     trust_code: bool = Field(
         default=False,

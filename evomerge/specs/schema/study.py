@@ -90,7 +90,7 @@ class StartSpec(Spec):
         return self
 
 
-class RivalSpec(Spec):
+class BaselineSpec(Spec):
     """A usual merge that the search is compared with, or a grid of them."""
 
     name: Label = Field(
@@ -118,7 +118,7 @@ class BaselinesSpec(Spec):
 
     parents: bool = Field(default=True, description="Every source as it stands.")
     uniform: bool = Field(default=True, description="The plain average of the experts.")
-    others: tuple[RivalSpec, ...] = Field(
+    others: tuple[BaselineSpec, ...] = Field(
         default=(), description="Further usual merges, each alone or over a grid."
     )
 

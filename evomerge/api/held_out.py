@@ -1,4 +1,4 @@
-"""Open the sealed items: score a trial and its rivals on what no search saw.
+"""Open the held-out items: score a trial and the baselines on what no search saw.
 
 Every opening is recorded, with the p-values it produced, because comparisons made on
 the same items belong to one family.
@@ -21,7 +21,7 @@ from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
 from evomerge.errors import CandidateError, ExportError, StoreError
 from evomerge.export.bounds import HeldBound, held_bounds
-from evomerge.export.report import Contender, RivalTable, p_values, tables_of_rivals
+from evomerge.export.report import BaselineTable, Contender, baseline_tables, p_values
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.store.base import Store, StoredStudy
@@ -39,35 +39,35 @@ class Case:
     study: ResolvedStudy
     trial: Trial
 
-    def rivals(self) -> tuple[list[Trial], list[Trial]]:
+    def baselines(self) -> tuple[list[Trial], list[Trial]]:
         """Return generation 0: the other merges, and those that are the trial's own."""
         digest = self.trial.candidate.recipe.digest
-        rivals: list[Trial] = []
+        baselines: list[Trial] = []
         same: list[Trial] = []
         for one in self.store.trials(self.stored.id, 0):
-            (same if one.candidate.recipe.digest == digest else rivals).append(one)
-        return rivals, same
+            (same if one.candidate.recipe.digest == digest else baselines).append(one)
+        return baselines, same
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How a trial fares on sealed items.
+    """How a trial fares on held-out items.
 
     Attributes:
         tables: One for each objective.
-        unscored: Label of each rival that could not be scored, to the reason.
-        openings: How often the sealed items have been scored, this time included.
+        unscored: Label of each baseline that could not be scored, to the reason.
+        openings: How often the held-out items have been scored, this time included.
         bounds: The study's constraints, tested on them.
     """
 
-    tables: tuple[RivalTable, ...]
+    tables: tuple[BaselineTable, ...]
     unscored: Mapping[str, str]
     openings: int
     bounds: tuple[HeldBound, ...] = ()
 
 
 def judged_on(study: ResolvedStudy) -> tuple[Objective, ...]:
-    """Return what candidates are compared by on sealed items.
+    """Return what candidates are compared by on held-out items.
 
     A cost is no matter of items. Where every objective is one, the bounds that tasks
     must keep are what can be shown to hold.
@@ -79,7 +79,7 @@ def judged_on(study: ResolvedStudy) -> tuple[Objective, ...]:
 
 
 def judge(case: Case, cache_dir: Path) -> Judged:
-    """Score the trial and generation 0 on sealed items, and compare.
+    """Score the trial and generation 0 on held-out items, and compare.
 
     Raises:
         CandidateError: The trial itself cannot be scored.
@@ -89,16 +89,16 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     tasks = store.tasks(stored.id)
     if tasks is None:
         raise StoreError(f"Study {study.name!r} has no recorded tasks; run it first.")
-    rivals, same = case.rivals()
+    baselines, same = case.baselines()
     unscored: dict[str, str] = {}
     scored: list[Contender] = []
     opening = _Opening(case)
     with _scorer(study, tasks, cache_dir, opening) as score:
         chosen = _contender(store, tasks, trial, score)
-        for rival in rivals:
-            label = _label(rival)
+        for baseline in baselines:
+            label = _label(baseline)
             try:
-                scored.append(_contender(store, tasks, rival, score))
+                scored.append(_contender(store, tasks, baseline, score))
             except CandidateError as error:
                 unscored[label] = str(error)
     earlier = [
@@ -109,13 +109,13 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     ]
     opening.note()  # also where all was known: it is looked at once more
     rng = np.random.default_rng([stored.seed, trial.number])
-    tables = tables_of_rivals(judged_on(study), chosen, scored, rng, earlier)
+    tables = baseline_tables(judged_on(study), chosen, scored, rng, earlier)
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
     store.add_event(stored.id, COMPARED, found)
     known = {one.label: one for one in scored} | dict.fromkeys(
         map(_label, same), chosen
     )
-    costs = {_label(one): one.scores or {} for one in (*rivals, *same, trial)}
+    costs = {_label(one): one.scores or {} for one in (*baselines, *same, trial)}
     rng = np.random.default_rng([stored.seed, trial.number, len(tables)])
     bounds = held_bounds(study.constraints, chosen, known, costs, rng)
     openings = len(store.events(stored.id, REPORT_OPENED))
@@ -149,7 +149,7 @@ def _scorer(
     cache_dir: Path,
     opening: _Opening,
 ) -> Iterator[Score]:
-    """Give a function that scores sealed items; the engine starts when first needed."""
+    """Give a function that scores held-out items; its engine starts when needed."""
     living: list[Evaluator] = []
 
     def score(trial: Trial, task: TaskDescription) -> Sequence[Outcome]:
