@@ -276,3 +276,17 @@ def test_no_call_of_the_hot_path_walks_a_table(url):
             steps = [row.detail for row in plan]
             walks = [s for s in steps if s.startswith("SCAN em_")]
             assert not walks, f"{statement}: {steps}"
+
+
+def test_a_database_opened_twice_keeps_its_log_when_other_processes_leave(
+    url: str, tmp_path: Path
+) -> None:
+    store = open_store(url)
+    store.create_study("one", CONFIG, {}, 1)
+    open_store(url).close()  # in the same process
+    code = "import sys; from evomerge.store.sql import open_store as o; o(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", f"{code}.close()", url], check=True)
+    # The last process to leave deletes the log; this one has not left.
+    assert (tmp_path / "studies.db-wal").exists()
+    assert store.study("one").name == "one"
+    store.close()

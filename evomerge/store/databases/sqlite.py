@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,7 @@ class Sqlite:
                     mode = driver.execute("PRAGMA journal_mode").fetchone()[0]
                     if mode != "wal":
                         driver.execute("PRAGMA journal_mode=WAL")
+                    _known.add(_key(self._path))
                     return
                 except sqlite3.OperationalError as error:
                     if "locked" not in str(error) or time.monotonic() > deadline:
@@ -178,8 +180,7 @@ class Sqlite:
         if not self._path.is_file():
             raise StoreError(f"{where}: {str(self._path)!r} is not a file.")
         try:
-            with self._path.open("rb") as file:
-                start = file.read(len(_MAGIC))
+            start = _start_of(self._path)
         except OSError as error:
             raise StoreError(
                 f"{where}: the file cannot be read ({error.strerror})."
@@ -290,3 +291,30 @@ def _kind(path: Path) -> str | None:
 
 def _character(match: re.Match[str]) -> str:
     return chr(int(match.group(1), 8))
+
+
+_known: set[tuple[int, int]] = set()
+_knowing = threading.Lock()
+
+
+def _start_of(file: Path) -> bytes:
+    """Return the first bytes of a file, empty for one that this process knows.
+
+    Whoever closes a file lets go of every lock that the process has on it (POSIX),
+    those of SQLite's open connections too: the next process to leave would then take
+    itself for the last, and delete the log under them. So a file is opened besides
+    SQLite once, before any connection of this process.
+    """
+    with _knowing:
+        if _key(file) in _known:
+            return b""
+        with file.open("rb") as opened:
+            start = opened.read(len(_MAGIC))
+        if start == _MAGIC:
+            _known.add(_key(file))
+        return start
+
+
+def _key(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_dev, found.st_ino
