@@ -16,6 +16,13 @@
     ├── ReplayError          the recorded history and the strategy disagree
     ├── StageError           a stage cannot build on, or be changed under, another
     ├── ExportError          a result cannot be written
+    ├── ServiceError         a service does not do what was asked of it
+    │   ├── TokenError           nobody's token, or one that holds no more
+    │   ├── UserError            no such user, or one of that name already
+    │   ├── JobNotFoundError
+    │   ├── JobExistsError       the name is taken by another job; says the differences
+    │   ├── JobStateError        not in the state the job is in
+    │   └── ClaimLostError       another supervisor has the job
     └── StoreError
         ├── StudyExistsError     the name is taken by another configuration
         ├── StudyNotFoundError
@@ -117,6 +124,38 @@ class ExportError(EvomergeError):
 
 class StageError(EvomergeError):
     """A stage of a study cannot build on, or be changed under, another."""
+
+
+class ServiceError(EvomergeError):
+    """A service does not do what was asked of it."""
+
+
+class TokenError(ServiceError):
+    """A token that nobody was given, or one that has expired or was revoked."""
+
+
+class UserError(ServiceError):
+    """There is no such user or token, or there is one of that name already."""
+
+
+class JobNotFoundError(ServiceError):
+    """No job of this name."""
+
+
+class JobExistsError(ServiceError):
+    """The name is taken by a job with other content; carries every difference."""
+
+    def __init__(self, said: str, problems: Iterable[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join((said, *map(str, self.problems))))
+
+
+class JobStateError(ServiceError):
+    """What is asked cannot be done to a job in its state."""
+
+
+class ClaimLostError(ServiceError):
+    """A job was claimed by another supervisor, or ended, since it was claimed."""
 
 
 class StoreError(EvomergeError):

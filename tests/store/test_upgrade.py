@@ -28,6 +28,9 @@ STEPS = Path(schema.__file__).parents[1] / "migrations" / "versions"
 # A step that was released stays as it is: databases were made by it.
 DIGESTS = {
     "0001_first.py": "52fe601f21e05cf50fb40834b7a10d469020980bd6d3a959f781ece9e8db04a3",
+    "0002_attempts.py": (
+        "09c20e57424285c0f6f7c3c99c2106e8a9eb05dc1a4e7821caf5772f4a19c21c"
+    ),
 }
 # Their studies cannot go on: evomerge has an NSGA-II of its own now.
 NSGA_OF_OPTUNA = (
@@ -165,15 +168,15 @@ def test_an_upgrade_keeps_a_copy_of_the_file_as_it_was(
     url = placed("version-1-sqlite.db.gz")
     before = rows_of(tmp_path / "old.db")
     copy = database.upgrade(url).copy
-    assert copy == tmp_path / "old.db.before-0002"
+    assert copy == tmp_path / "old.db.before-0003"
     assert rows_of(copy) == before
     copy.replace(tmp_path / "again.db")
-    (tmp_path / "old.db.before-0002").write_text("somebody's")
+    (tmp_path / "old.db.before-0003").write_text("somebody's")
     second = database.upgrade(f"sqlite:///{tmp_path}/again.db").copy
-    assert second == tmp_path / "again.db.before-0002"
+    assert second == tmp_path / "again.db.before-0003"
     (tmp_path / "old.db").write_bytes(unpacked(GOLDEN / "version-1-sqlite.db.gz"))
-    assert database.upgrade(url).copy == tmp_path / "old.db.before-0002-2"
-    assert (tmp_path / "old.db.before-0002").read_text() == "somebody's"
+    assert database.upgrade(url).copy == tmp_path / "old.db.before-0003-2"
+    assert (tmp_path / "old.db.before-0003").read_text() == "somebody's"
 
 
 def rows_of(file: Path) -> list[str]:

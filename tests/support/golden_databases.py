@@ -22,6 +22,12 @@ from evomerge.core.work import PoolEvent
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
+from evomerge.store.queue.accounts import open_accounts
+from evomerge.store.queue.bundle import Bundle
+from evomerge.store.queue.ending import ProcessEnd
+from evomerge.store.queue.job_queue import open_queue
+from evomerge.store.queue.submission import Submission
+from evomerge.store.queue.values import Scope, Wanted
 from evomerge.store.sql import open_store
 from evomerge.store.tables.schema import VERSIONS
 from evomerge.testing.search import SmallStudy
@@ -83,6 +89,7 @@ def make(folder: Path = FOLDER) -> list[Path]:
         if not lite.exists():
             file = Path(work) / "x.db"
             _leave_killed(f"sqlite:///{file}", Path(work) / "sqlite", lite.name)
+            _leave_jobs(f"sqlite:///{file}")
             _fold_log(file)
             made.append(_pack(lite, file.read_bytes()))
         server = folder / f"{start}-postgres-tpe.sql.gz"
@@ -90,6 +97,7 @@ def make(folder: Path = FOLDER) -> list[Path]:
             with running() as postgres:
                 url = postgres.database()
                 _leave_killed(url, Path(work) / "postgres", server.name)
+                _leave_jobs(url)
                 made.append(_pack(server, dump(url).encode()))
     return made
 
@@ -129,6 +137,26 @@ def _run_and_die(url: str, cache: Path, small: SmallStudy, kill_at: int) -> None
         Coordinator(plan, store, pool, this_process()).run()
     finally:
         os._exit(1)  # only if it was not killed
+
+
+def _leave_jobs(url: str) -> None:
+    """Leave a user with a token, and a job in every kind of state."""
+    accounts = open_accounts(url)
+    accounts.add_user("ann", weight=2.0, max_running=4)
+    accounts.add_token("ann", "laptop", {Scope.READ, Scope.WRITE}, 1e9)
+    accounts.close()
+    queue = open_queue(url)
+    files = Bundle({"study.yaml": b"name: small\n", "tasks/sums.jsonl": b"{}\n"})
+    for name in ("done", "again", "killed", "cancelled", "queued"):
+        queue.submit("ann", Submission(name, name, files, place={"workers": 2}))
+    for code in (0, 75, None):
+        claim = queue.claim("supervisor")
+        if claim is not None:
+            queue.started(claim)
+            if code is not None:
+                queue.ended(claim, ProcessEnd(code))
+    queue.want("ann", "cancelled", Wanted.CANCEL)
+    queue.close()
 
 
 def _fold_log(file: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 """Every schema version there was, oldest first; the last is the one used here."""
 
 VERSION_TABLE = "em_alembic_version"
@@ -31,6 +31,7 @@ _NAMING = {
 }
 _DIGEST = sa.String(64)
 _WORD = sa.String(40)
+_NAME = sa.String(64)
 
 metadata = sa.MetaData(naming_convention=_NAMING)
 
@@ -196,6 +197,85 @@ artifact = sa.Table(
     sa.UniqueConstraint("study_id", "trial", "path", "digest"),
 )
 
+# What a service keeps beside its studies; empty where nobody runs one.
+
+user = sa.Table(
+    "em_user",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", _NAME, nullable=False, unique=True),
+    sa.Column("role", _WORD, nullable=False),
+    sa.Column("weight", sa.Double, nullable=False),
+    sa.Column("max_running", sa.Integer),
+    sa.Column("max_gpu_hours", sa.Double),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
+token = sa.Table(
+    "em_token",
+    metadata,
+    # Of the secret, which is kept nowhere.
+    sa.Column("hash", _DIGEST, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey(user.c.id), nullable=False),
+    sa.Column("name", _NAME, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double),
+    sa.Column("revoked", sa.Double),
+    sa.Column("last_used", sa.Double),
+    sa.UniqueConstraint("user_id", "name"),
+)
+
+bundle = sa.Table(
+    "em_bundle",
+    metadata,
+    sa.Column("digest", _DIGEST, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
+job = sa.Table(
+    "em_job",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("user_id", sa.ForeignKey(user.c.id), nullable=False),
+    sa.Column("name", _NAME, nullable=False),
+    # As ``em_study`` will have it; no foreign key, the study is made by the first run.
+    sa.Column("study", _NAME, nullable=False, unique=True),
+    sa.Column("bundle_digest", sa.ForeignKey(bundle.c.digest), nullable=False),
+    sa.Column("state", _WORD, nullable=False),
+    sa.Column("wanted", _WORD, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("budget", sa.Text, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    # What ``place`` asks for, where a query can add it up.
+    sa.Column("slots", sa.Integer, nullable=False),
+    # The claim: free while claim_until is null.
+    sa.Column("claim_by", sa.Text),
+    sa.Column("claim_epoch", sa.Integer, nullable=False),
+    sa.Column("claim_until", sa.Double),
+    sa.Column("not_before", sa.Double),
+    sa.Column("starts", sa.Integer, nullable=False),
+    sa.Column("fruitless", sa.Integer, nullable=False),
+    sa.Column("last_progress", sa.BigInteger, nullable=False),
+    sa.Column("why", sa.Text),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("changed", sa.Double, nullable=False),
+    sa.UniqueConstraint("user_id", "name"),
+    sa.Index(None, "state"),
+)
+
+job_event = sa.Table(
+    "em_job_event",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey(job.c.id), primary_key=True),
+    # Drawn while the job's row is locked: who read up to one misses none before it.
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", _WORD, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+)
 
 _STEPS = Path(__file__).parents[1] / "migrations"
 _VERSION = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
