@@ -213,5 +213,6 @@ def test_the_queue_is_as_the_model_says(new_url: MakeUrl) -> None:
         pass
 
     Machine.new_url = staticmethod(new_url)
-    chosen = settings(max_examples=10, stateful_step_count=25, deadline=None)
+    n_examples = 10 if new_url().startswith("sqlite") else 4
+    chosen = settings(max_examples=n_examples, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(Machine, settings=chosen)

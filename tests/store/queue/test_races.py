@@ -36,7 +36,7 @@ def race(run: Callable[[int], None]) -> None:
 
 @pytest.mark.timeout(200)
 def test_of_many_supervisors_one_gets_a_job(any_url: str, tmp_path: Path) -> None:
-    n_jobs = 32
+    n_jobs = 24
     accounts, queue = open_accounts(any_url), open_queue(any_url)
     for i in range(3):
         accounts.add_user(f"u{i}", max_running=None if i else 5)

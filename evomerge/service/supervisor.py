@@ -1,0 +1,253 @@
+"""A supervisor: claims jobs, runs each as a process, and says how that ended.
+
+It decides nothing about studies: who may write one is its lease's matter, and what
+becomes of a job is the queue's. All it knows is which processes it started; whatever
+else must outlive it is a row.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.errors import (
+    ClaimLostError,
+    SpecError,
+    StoreError,
+    StoreUnreachableError,
+)
+from evomerge.exit_codes import ExitCode
+from evomerge.service.processes import ChildProcess, Command, Process
+from evomerge.store.queue.bundle import STUDY_FILE, Bundle
+from evomerge.store.queue.ending import ProcessEnd
+from evomerge.store.queue.job_queue import JobQueue
+from evomerge.store.queue.values import Claim, Job, JobState
+
+BEAT_S = 3.0
+"""How often claims are prolonged, and what is wanted of jobs is looked at."""
+KILL_AFTER_S = 20.0
+"""How long a process has to end in order."""
+POLL_S = 0.5
+
+_STOPPING = (JobState.PAUSING, JobState.CANCELLING)
+_LOG = "coordinator.log"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a supervisor's processes run.
+
+    Attributes:
+        url: Of the database; they get it by their environment.
+        spool: Folder for the jobs' files and logs; ``spool/user/name`` is a job's. The
+            same path on every machine that has supervisors of one database.
+        options: Of ``evomerge run`` and ``resume``: ``--in-process``, or ``--address``.
+        capacity: Jobs at once.
+    """
+
+    url: str
+    spool: Path
+    options: Sequence[str] = ("--in-process",)
+    capacity: int = 4
+
+    def folder(self, job: Job) -> Path:
+        """Return a job's folder."""
+        return self.spool / job.user / job.name
+
+
+@dataclass
+class _Child:
+    claim: Claim
+    process: Process
+    asked_at: float | None = None
+    is_lost: bool = False
+
+
+class Supervisor:
+    """Runs jobs of a queue, in the thread that calls ``run``.
+
+    Args:
+        queue: Of this thread alone.
+        site: Where processes run.
+        name: Names this supervisor and nobody else, not even an earlier one that had
+            its place.
+        start: Starts a process.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        site: Site,
+        name: str,
+        *,
+        start: Callable[[Command], Process] = ChildProcess,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._site = site
+        self._name = name
+        self._start_process = start
+        self._clock = clock
+        self._children: list[_Child] = []
+        self._next_beat = clock()
+        self._draining = threading.Event()
+
+    def drain(self) -> None:
+        """Claim no more, stop every process, and end ``run``; from any thread."""
+        self._draining.set()
+
+    def run(self) -> None:
+        """Run jobs until drained; jobs whose processes were stopped are queued again.
+
+        A database that does not answer is waited for: processes go on meanwhile.
+        """
+        is_away = False
+        try:
+            while not (self._draining.is_set() and not self._children):
+                try:
+                    self.step()
+                    is_away = False
+                except StoreUnreachableError as error:
+                    if not is_away:
+                        _logger.warning("%s", error)
+                    is_away = True
+                if self._draining.is_set():
+                    time.sleep(POLL_S)  # for processes to end
+                else:
+                    self._draining.wait(POLL_S)
+        finally:
+            for child in self._children:
+                child.process.stop()
+
+    def step(self) -> None:
+        """Look once at processes, claims and the queue.
+
+        Raises:
+            StoreUnreachableError: The database does not answer; call again.
+        """
+        self._kill_overdue()
+        if self._draining.is_set():
+            for child in self._children:
+                self._stop(child)
+        self._reap()
+        if self._clock() >= self._next_beat:
+            self._next_beat = self._clock() + BEAT_S
+            self._beat()
+            self._queue.sweep()
+        while len(self._children) < self._site.capacity and not self._draining.is_set():
+            claim = self._queue.claim(self._name)
+            if claim is None:
+                return
+            self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        try:
+            process = self._start_process(self._command(claim.job))
+        except StoreUnreachableError:
+            raise  # the claim runs out
+        except (OSError, StoreError, SpecError) as error:
+            is_here = isinstance(error, OSError)  # a full disk; elsewhere it may go
+            code = ExitCode.TRY_AGAIN if is_here else ExitCode.PUT_RIGHT
+            self._tell_end(claim, ProcessEnd(code, str(error)))
+            return
+        child = _Child(claim, process)
+        self._children.append(child)
+        self._follow(child, self._queue.started)
+
+    def _command(self, job: Job) -> Command:
+        """Write a job's files, and say what to run."""
+        folder = self._site.folder(job)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place_files(self._queue.bundle(job), folder / "bundle")
+        workers = job.place.get("workers")
+        options = [*self._site.options]
+        if workers is not None and "--in-process" not in options:
+            options += ["--workers", str(workers)]
+        if job.budget and self._queue.is_recorded(job.study):
+            words = ["resume", job.study]
+            for key, value in job.budget.items():
+                words += [f"--{key}", str(value)]
+        else:
+            words = ["run", str(folder / "bundle" / STUDY_FILE)]
+        return Command(
+            [sys.executable, "-m", "evomerge", *words, *options],
+            folder,
+            folder / _LOG,
+            {"EVOMERGE_DB": self._site.url},
+        )
+
+    def _beat(self) -> None:
+        for child in self._children:
+            if not child.is_lost:
+                self._follow(child, self._queue.beat)
+
+    def _follow(self, child: _Child, say: Callable[[Claim], JobState]) -> None:
+        """Tell the queue something of a job, and do as the job's state says."""
+        try:
+            state = say(child.claim)
+        except ClaimLostError as error:
+            _logger.warning("%s Its process is stopped.", error)
+            child.is_lost = True
+            self._stop(child)
+            return
+        if state in _STOPPING:
+            self._stop(child)
+
+    def _stop(self, child: _Child) -> None:
+        if child.asked_at is None:
+            child.asked_at = self._clock()
+            child.process.stop()
+
+    def _kill_overdue(self) -> None:
+        for child in self._children:
+            asked_at = child.asked_at
+            if asked_at is not None and self._clock() - asked_at >= KILL_AFTER_S:
+                child.process.kill()
+
+    def _reap(self) -> None:
+        for child in tuple(self._children):
+            code = child.process.poll()
+            if code is None:
+                continue
+            if not child.is_lost:
+                asked = child.asked_at is not None
+                end = ProcessEnd(code, child.process.last_words(), asked)
+                self._tell_end(child.claim, end)
+            self._children.remove(child)  # not before its end is recorded
+
+    def _tell_end(self, claim: Claim, end: ProcessEnd) -> None:
+        try:
+            job = self._queue.ended(claim, end)
+        except ClaimLostError as error:
+            _logger.warning("%s", error)
+            return
+        _logger.info("Job %s is %s", job.address, job.state)
+
+
+def place_files(files: Bundle, folder: Path) -> None:
+    """Write a bundle's files so that the folder holds these and no others.
+
+    The folder is whole or absent, whenever a machine fails; one that holds the files
+    already is left alone, and a path in it stays what it was.
+    """
+    try:
+        if not folder.is_symlink() and Bundle.read(folder) == files:
+            return
+    except (OSError, SpecError):
+        pass  # absent, or somebody's
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="new-") as work:
+        files.write(Path(work) / "bundle")
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+        (Path(work) / "bundle").replace(folder)

@@ -1,0 +1,288 @@
+"""A supervisor with pretended processes and a clock that is set by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support.jobs import due_now, run_out, submission
+
+from evomerge.errors import StoreUnreachableError
+from evomerge.service.processes import Command
+from evomerge.service.supervisor import (
+    BEAT_S,
+    KILL_AFTER_S,
+    Site,
+    Supervisor,
+    place_files,
+)
+from evomerge.store.queue.accounts import open_accounts
+from evomerge.store.queue.job_queue import JobQueue, open_queue
+from evomerge.store.queue.values import JobState, Wanted
+from evomerge.store.sql import open_store
+
+S = JobState
+
+
+@dataclass
+class Pretended:
+    """A process that ends when the test says so."""
+
+    command: Command
+    code: int | None = None
+    said: str = ""
+    stops: int = 0
+    kills: int = 0
+    obeys: bool = True
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.obeys:
+            self.code = 143
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.code = -9
+
+    def last_words(self) -> str:
+        return self.said
+
+
+@dataclass
+class Machine:
+    """A place with a supervisor, its processes and its clock."""
+
+    url: str
+    folder: Path
+    queue: JobQueue
+    now: float = 0.0
+    processes: list[Pretended] = field(default_factory=list)
+    fails: OSError | None = None
+
+    def supervisor(self, name: str = "one", **settings: int) -> Supervisor:
+        site = Site(self.url, self.folder / "spool", **settings)
+        queue = open_queue(self.url)
+        return Supervisor(queue, site, name, start=self.start, clock=lambda: self.now)
+
+    def start(self, command: Command) -> Pretended:
+        if self.fails is not None:
+            raise self.fails
+        self.processes.append(Pretended(command))
+        return self.processes[-1]
+
+    def state(self, name: str = "a") -> JobState:
+        return self.queue.get("ann", name).state
+
+    def later(self, supervisor: Supervisor) -> None:
+        self.now += BEAT_S
+        supervisor.step()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    accounts = open_accounts(url)
+    accounts.add_user("ann")
+    accounts.close()
+    queue = open_queue(url)
+    queue.submit("ann", submission("a", place={"workers": 3}))
+    yield Machine(url, tmp_path, queue)
+    queue.close()
+
+
+def test_a_job_is_run_from_its_files_to_its_end(machine: Machine) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    assert machine.state() is S.RUNNING
+    (process,) = machine.processes
+    folder = machine.folder / "spool" / "ann" / "a"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "bundle" / "study.yaml").read_text() == "name: a\n"
+    words = process.command.words[1:]
+    study = str(folder / "bundle" / "study.yaml")
+    assert words == ["-m", "evomerge", "run", study, "--in-process"]
+    assert process.command.environment == {"EVOMERGE_DB": machine.url}
+    supervisor.step()
+    assert machine.state() is S.RUNNING
+    process.code = 0
+    supervisor.step()
+    assert machine.state() is S.FINISHED
+    assert len(machine.processes) == 1
+
+
+def test_a_larger_budget_goes_on_with_the_study_there_is(machine: Machine) -> None:
+    site = Site(machine.url, machine.folder / "spool", ("--address", "head:6379"))
+    supervisor = Supervisor(
+        open_queue(machine.url), site, "one", start=machine.start, clock=lambda: 0.0
+    )
+    supervisor.step()
+    options = ["--address", "head:6379", "--workers", "3"]
+    assert machine.processes[0].command.words[5:] == options
+    machine.processes[0].code = 0
+    supervisor.step()
+    store = open_store(machine.url)
+    store.create_study("a", {}, {}, 1)
+    store.close()
+    machine.queue.resume("ann", "a", budget={"trials": 40, "minutes": 1.5})
+    supervisor.step()
+    words = machine.processes[1].command.words[3:]
+    budget = ["--minutes", "1.5", "--trials", "40"]
+    assert words == ["resume", "a", *budget, *options]
+
+
+def test_no_more_jobs_run_than_there_is_room_for(machine: Machine) -> None:
+    for name in "bcd":
+        machine.queue.submit("ann", submission(name))
+    supervisor = machine.supervisor(capacity=2)
+    supervisor.step()
+    assert len(machine.processes) == 2
+    machine.processes[0].code = 0
+    supervisor.step()
+    assert len(machine.processes) == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "done"), [(Wanted.PAUSE, S.PAUSED), (Wanted.CANCEL, S.CANCELLED)]
+)
+@pytest.mark.parametrize("obeys", [True, False])
+def test_pause_and_cancel_reach_the_process(
+    machine: Machine, wanted: Wanted, done: JobState, obeys: bool
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    (process,) = machine.processes
+    process.obeys = obeys
+    machine.queue.want("ann", "a", wanted)
+    machine.later(supervisor)
+    machine.later(supervisor)
+    assert process.stops == 1
+    if not obeys:
+        assert process.kills == 0
+        machine.now += KILL_AFTER_S
+        supervisor.step()
+        assert process.kills == 1
+    assert machine.state() is done
+    machine.later(supervisor)
+    assert len(machine.processes) == 1
+    machine.queue.resume("ann", "a")
+    supervisor.step()
+    assert machine.state() is S.RUNNING
+
+
+def test_a_lost_claim_stops_the_process_and_says_nothing(machine: Machine) -> None:
+    supervisor, other = machine.supervisor(), machine.supervisor("two")
+    supervisor.step()
+    run_out(machine.url)
+    other.step()
+    assert [job.claim_by for job in machine.queue.jobs()] == ["two"]
+    machine.later(supervisor)
+    assert [process.stops for process in machine.processes] == [1, 0]
+    supervisor.step()
+    assert machine.state() is S.RUNNING
+    events = [event.kind for event in machine.queue.events("ann", "a")]
+    assert events == [
+        *("submitted", "claimed", "started", "supervisor_lost", "claimed", "started")
+    ]
+
+
+def test_an_end_that_comes_after_the_claim_was_lost_says_nothing(
+    machine: Machine,
+) -> None:
+    supervisor, other = machine.supervisor(), machine.supervisor("two")
+    supervisor.step()
+    run_out(machine.url)
+    other.step()
+    machine.processes[0].code = 0
+    supervisor.step()
+    assert machine.state() is S.RUNNING
+
+
+def test_restarts_that_bear_no_fruit_end_with_the_cause(machine: Machine) -> None:
+    supervisor = machine.supervisor()
+    for start in range(5):
+        supervisor.step()
+        assert len(machine.processes) == start + 1
+        machine.processes[-1].code = 75
+        machine.processes[-1].said = "Ray is away"
+        supervisor.step()
+        due_now(machine.url)
+    job = machine.queue.get("ann", "a")
+    assert job.state is S.FAILED
+    assert job.why is not None
+    assert job.why.endswith("something was in the way: Ray is away")
+    supervisor.step()
+    assert len(machine.processes) == 5
+
+
+def test_what_cannot_be_started_is_tried_again(machine: Machine) -> None:
+    machine.fails = OSError(28, "No space left on device")
+    supervisor = machine.supervisor()
+    supervisor.step()
+    job = machine.queue.get("ann", "a")
+    assert job.state is S.WAITING
+    assert job.why is not None
+    assert "No space left on device" in job.why
+
+
+def test_a_drained_supervisor_queues_its_jobs_and_claims_no_more(
+    machine: Machine,
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    machine.queue.submit("ann", submission("b"))
+    supervisor.drain()
+    supervisor.run()
+    assert machine.processes[0].stops == 1
+    assert len(machine.processes) == 1
+    assert {job.state for job in machine.queue.jobs()} == {S.QUEUED}
+    assert machine.queue.get("ann", "a").fruitless == 0
+
+
+def test_a_database_that_is_away_is_waited_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    real = JobQueue.ended
+    calls = []
+
+    def away(queue: JobQueue, *words: object) -> object:
+        calls.append(words)
+        if len(calls) < 3:
+            raise StoreUnreachableError("The database does not answer.")
+        supervisor.drain()
+        return real(queue, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobQueue, "ended", away)
+    machine.processes[0].code = 0
+    runner = threading.Thread(target=supervisor.run)
+    runner.start()
+    runner.join(20)
+    assert len(calls) == 3
+    assert machine.state() is S.FINISHED
+
+
+def test_files_are_placed_whole_and_once(tmp_path: Path) -> None:
+    files = submission("a").bundle
+    folder = tmp_path / "bundle"
+    place_files(files, folder)
+    kept = (folder / "study.yaml").stat()
+    place_files(files, folder)
+    assert (folder / "study.yaml").stat() == kept
+    (folder / "more").write_text("somebody's")
+    place_files(files, folder)
+    assert [path.name for path in folder.iterdir()] == ["study.yaml"]
+    away = tmp_path / "away"
+    folder.rename(away)
+    folder.symlink_to(away)
+    (away / "more").write_text("not to be touched")
+    place_files(files, folder)
+    assert not folder.is_symlink()
+    assert (away / "more").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "bundle"]
