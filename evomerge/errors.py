@@ -27,6 +27,7 @@
         ├── StudyExistsError     the name is taken by another configuration
         ├── StudyNotFoundError
         ├── StudyLockedError     another coordinator is at work
+        ├── LeaseLostError       another coordinator took over; this one must stop
         ├── StaleAttemptError    the answer of an attempt that is over
         ├── StoreUnreachableError    the database does not answer now; it may again
         └── SchemaError          not our database, or another version's
@@ -174,8 +175,12 @@ class StudyLockedError(StoreError):
     """Another living coordinator holds the study's lease."""
 
 
+class LeaseLostError(StoreError):
+    """A write came from a coordinator whose lease is over."""
+
+
 class StaleAttemptError(StoreError):
-    """An answer came from an attempt or a coordinator that is no longer current."""
+    """An answer came from an attempt that is over."""
 
 
 class StoreUnreachableError(StoreError):

@@ -27,7 +27,7 @@ from evomerge.core.study import Objective
 from evomerge.core.trial import Repeats
 from evomerge.errors import SpecError, StoreError
 from evomerge.scoring.evaluator import Evaluator
-from evomerge.search.measure_checks import missing_measures
+from evomerge.search.required_items import missing_measures
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.store.sql import open_store
 

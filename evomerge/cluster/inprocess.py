@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.cluster.start import Starts, failed_start
 from evomerge.core.work import (
     Assignment,
     AttemptDone,
     AttemptFailed,
     BlockScored,
     PoolEvent,
-    WorkerLost,
     WorkerReady,
 )
-from evomerge.errors import EvomergeError
 
 Answer = BlockScored | AttemptDone | AttemptFailed
 
@@ -44,6 +42,7 @@ class InProcessPool:
         self._make = make
         self._name = name
         self._scorer: Scorer | None = None
+        self._starts = Starts()
         self._is_wanted = False
         self._work: Iterator[Answer] | None = None
 
@@ -95,8 +94,8 @@ class InProcessPool:
         try:
             scorer = self._make()
             ready = scorer.ready(self._name)
-        except EvomergeError as error:
-            failure = Failure(Cause.ENGINE, Blame.MACHINE, str(error))
-            return (WorkerLost(self._name, None, None, failure, fatal=True),)
+        except Exception as error:  # noqa: BLE001 - a worker's outermost call
+            return (self._starts.lost(failed_start(self._name, error)),)
+        self._starts.succeeded()
         self._scorer = scorer
         return (ready,)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cluster.leftovers import TEMP_PREFIX, end_processes, sweep
+from evomerge.cluster.start import TRIES
 from evomerge.errors import WorkerError
 
 _log = logging.getLogger(__name__)
 
-INIT_TRIES = 3  # on a busy machine Ray's own start-up limit of 30 s can be too short
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
@@ -75,7 +75,8 @@ class RayConnection:
         if ray.is_initialized():
             return
         address = self._placement.address
-        tries = 1 if address is not None else INIT_TRIES
+        # On a busy machine Ray's own start-up limit of 30 s can be too short.
+        tries = 1 if address is not None else TRIES
         for left in reversed(range(tries)):
             try:
                 with _own_sigterm(), _without_command_line():

@@ -1,8 +1,8 @@
 """Workers as Ray actors, on this machine or on a cluster.
 
 Retries are the coordinator's: actors are never restarted and methods never repeated
-by Ray. A lost worker is replaced; three in a row that never became ready stop the
-study, because a fourth would not fare better.
+by Ray. A lost worker is replaced, unless ``start`` says that another would not fare
+better.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.cluster.ray_connection import Placement, RayConnection
+from evomerge.cluster.start import TRIES, Starts
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import (
     Assignment,
@@ -27,7 +28,6 @@ from evomerge.errors import WorkerError
 
 _log = logging.getLogger(__name__)
 
-START_TRIES = 3
 ANSWER_S = 20.0
 """Longest that an answer which is there may take to arrive."""
 
@@ -61,7 +61,7 @@ class RayPool:
         self._placement = placement
         self._slots: dict[str, _Slot] = {}
         self._n_started = 0
-        self._n_bad_starts = 0
+        self._starts = Starts()
         self._n_missing = 0
         self._ray = RayConnection(placement)
         self._gpus = 0.0
@@ -147,9 +147,8 @@ class RayPool:
             WorkerError: It died too often without a worker ready in between.
         """
         how = "Ray itself died on this machine"
-        self._n_bad_starts += 1
-        if self._n_bad_starts >= START_TRIES:
-            raise WorkerError(f"{how}, {START_TRIES} times before a worker was ready.")
+        if self._starts.failed():
+            raise WorkerError(f"{how}, {TRIES} times before a worker was ready.")
         _log.warning("%s; it is started anew.", how)
         lost = [
             WorkerLost(slot.name, slot.trial, slot.attempt, _failed(slot.name, how))
@@ -199,7 +198,7 @@ class RayPool:
             yield self._lost(slot, error)
             return
         if isinstance(event, WorkerReady):
-            self._n_bad_starts = 0
+            self._starts.succeeded()
             slot.state, slot.awaited = "idle", None
         elif isinstance(event, WorkerLost):
             event = self._gone(slot, event)
@@ -216,11 +215,12 @@ class RayPool:
 
     def _gone(self, slot: _Slot, lost: WorkerLost) -> WorkerLost:
         """Replace a lost worker, unless the next would not fare better."""
-        self._n_bad_starts += slot.state == "starting"
-        if lost.fatal or self._n_bad_starts >= START_TRIES:
+        if slot.state == "starting":
+            lost = self._starts.lost(lost)
+        if lost.fatal:
             self._slots.pop(slot.name)
             _kill(slot)
-            return replace(lost, fatal=True)
+            return lost
         self._replace(slot)
         return lost
 

@@ -117,6 +117,11 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.cause.words} ({self.blame}'s fault): {self.message}"
 
+    @property
+    def first_line(self) -> str:
+        """The same without what may follow, for example a traceback."""
+        return str(self).partition("\n")[0]
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
         return {

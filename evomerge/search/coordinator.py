@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 
 from evomerge.core.work import Pool
-from evomerge.errors import StaleAttemptError, StoreError, StoreUnreachableError
+from evomerge.errors import LeaseLostError, StoreError, StoreUnreachableError
 from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.outage import Outage, Patience
 from evomerge.search.plan import Plan
@@ -42,7 +42,7 @@ class Coordinator:
         self._owner = owner
         self._observer = observer or (lambda progress: None)
         self._outage = Outage(plan.name, patience or Patience())
-        self._tenure: StudyRun | None = None
+        self._study_run: StudyRun | None = None
 
     def run(self) -> str:
         """Search until the budget is used, and say what ended it.
@@ -51,7 +51,8 @@ class Coordinator:
 
         Raises:
             StudyLockedError: Another living coordinator has the study.
-            StaleAttemptError: Another coordinator took the study over.
+            LeaseLostError: Another coordinator took the study over.
+            StaleAttemptError: A running attempt was ended by hand.
             StoreUnreachableError: The database stayed away too long.
             ReplayError: The recorded history does not replay.
             SpecError: A task lacks a metric that an objective needs.
@@ -73,18 +74,19 @@ class Coordinator:
         study = self._store.study(self._plan.name)
         lease = self._store.lease(study.id, self._owner, LEASE_TTL_S)
         self._outage.over()
-        self._tenure = StudyRun(
-            self._plan, self._store, self._dispatcher, study, lease, self._observer
+        strays = () if self._study_run is None else self._study_run.in_flight
+        self._study_run = StudyRun(
+            self._plan, self._store, self._dispatcher, lease, self._observer, strays
         )
-        return self._tenure.search()
+        return self._study_run.search()
 
     def _leave(self) -> None:
         """Give the lease back; an error here must not hide why the run ended."""
-        if self._tenure is None:
+        if self._study_run is None:
             return
         try:
-            self._tenure.leave()
-        except StaleAttemptError:
+            self._study_run.leave()
+        except LeaseLostError:
             pass  # what is running belongs to the heir
         except StoreError as error:
             _log.warning("The lease was not given back and will expire: %s", error)

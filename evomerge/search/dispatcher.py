@@ -1,8 +1,7 @@
-"""The workers as the search sees them: who is up, and what each is at, until when.
+"""The workers as the search sees them: who is up, who is welcome, what they have said.
 
 A dispatcher outlives the hold of a lease: while the database is away its workers go on,
-and whoever is still at an attempt of before is given nothing new and is stopped in
-time.
+and what they say meanwhile is kept. What each is at is the lifecycle's to know.
 """
 
 from __future__ import annotations
@@ -10,35 +9,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-from evomerge.core.work import (
-    Assignment,
-    AttemptDone,
-    AttemptFailed,
-    Pool,
-    PoolEvent,
-    WorkerLost,
-    WorkerReady,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """An attempt that a worker is at.
-
-    Attributes:
-        deadline: When it has to be over, in seconds of the dispatcher's clock.
-    """
-
-    worker: str
-    trial: int
-    attempt: int
-    deadline: float
+from evomerge.core.work import Assignment, Pool, PoolEvent, WorkerLost, WorkerReady
 
 
 class Dispatcher:
-    """A pool, with what must be remembered of its workers between two events."""
+    """A pool and a clock, with what its workers said between two events."""
 
     def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -46,7 +22,6 @@ class Dispatcher:
         self._is_started = False
         self._ready: dict[str, WorkerReady] = {}
         self._welcome: set[str] = set()
-        self._sent: dict[str, InFlight] = {}
         self._inbox: deque[PoolEvent] = deque()
 
     @property
@@ -72,14 +47,12 @@ class Dispatcher:
         """Return the welcome workers that have nothing to do."""
         return [name for name in self._pool.free() if name in self._welcome]
 
+    def now(self) -> float:
+        """Return the time, in seconds."""
+        return self._clock()
+
     def submit(self, worker: str, assignment: Assignment) -> None:
-        """Hand work to a free worker; its time begins now."""
-        self._sent[worker] = InFlight(
-            worker,
-            assignment.trial,
-            assignment.attempt,
-            self._clock() + assignment.timeout_s,
-        )
+        """Hand work to a free worker."""
         self._pool.submit(worker, assignment)
 
     def events(self, timeout_s: float) -> Iterator[PoolEvent]:
@@ -95,21 +68,11 @@ class Dispatcher:
         while self._inbox:
             yield self._inbox.popleft()
 
-    def overdue(self) -> Sequence[InFlight]:
-        """Return the attempts whose deadline has passed."""
-        if not self._sent:
-            return ()
-        now = self._clock()
-        return [sent for sent in self._sent.values() if sent.deadline <= now]
-
-    def cancel(self, trial: int, attempt: int) -> None:
-        """Stop the worker at this attempt; the pool brings up another."""
+    def stop(self, worker: str, trial: int, attempt: int) -> None:
+        """Stop a worker at this attempt; the pool brings up another."""
         self._pool.cancel(trial, attempt)
-        for sent in list(self._sent.values()):
-            if (sent.trial, sent.attempt) == (trial, attempt):
-                del self._sent[sent.worker]
-                if sent.worker not in self._pool.workers():
-                    self._forget(sent.worker)
+        if worker not in self._pool.workers():
+            self._forget(worker)
 
     def close(self) -> None:
         """Stop every worker; idempotent."""
@@ -120,10 +83,7 @@ class Dispatcher:
             self._ready[event.worker] = event
         elif isinstance(event, WorkerLost):
             self._forget(event.worker)
-        elif isinstance(event, AttemptDone | AttemptFailed):
-            self._sent.pop(event.worker, None)
 
     def _forget(self, worker: str) -> None:
         self._ready.pop(worker, None)
         self._welcome.discard(worker)
-        self._sent.pop(worker, None)

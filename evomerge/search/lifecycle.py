@@ -1,146 +1,347 @@
-"""The life of the trials of one generation: events in, decisions out, no effects.
+"""The life of a generation's trials: events go in, instructions come out.
 
-The coordinator feeds what happened and carries out what is decided. Every rule about
-fencing, blame and retries is here, so it can be tested without a clock, a pool or a
-database.
+A pure machine, after that of the workers of Dask's ``distributed``: it has no store, no
+pool and no clock, and time comes in with events. So all that is decided about fencing,
+retries and reuse is tried in any order of events without the three. What an instruction
+asks for counts as done: ``executor`` carries out all that came of one event before the
+next goes in.
+
+**One trial, one object**, in one of three places::
+
+    pending: Trial --WorkerIdle--> active: Starting --all is known----> ended: Trial
+          ^                               | AttemptBegan                   ^
+          |                               v                                |
+          +----- a machine's fault --- active: Running ---- scored, or ----+
+                                                            at fault
+
+A *pending* trial is as the store has it. A *starting* one is chosen for a worker, and
+the store is asked: first what is known of its recipe and then, if that is not all, for
+an attempt. A *running* one holds everything of its attempt: the outcomes known so far,
+and its parts. An *ended* one is final. No trial is chosen while an active one has its
+recipe, as it will find the outcomes of that.
+
+**Parts.** An attempt is scored in parts, a worker each: the blocks that it has still to
+report, when it began, tokens and seconds so far. A block handed out is recorded once,
+or released when the attempt ends. A trial is scored because no required item lacks an
+outcome, whoever says that it is done. There is one part now. To share an attempt out is
+to make more of them in ``Starting.running``, to submit each, to end the attempt with
+the last of them instead of the first, and to add up their clocks and seconds.
+
+**Fencing.** An answer counts if its attempt is running and its worker has a part in
+that; all others are late. A machine lasts as long as a hold of the lease: after an
+outage the next is made of what the store holds. The workers go on meanwhile, so what
+they are at (``in_flight``) is handed on as *strays*. The answers of a stray are late,
+its worker gets work when the pool calls it idle, and is stopped when its time is over.
+
+**Refusals.** That the lease is lost, or that an attempt is over in the store and runs
+here, is no event: what is held here is wrong then, and the executor lets the error end
+the hold. Nor is a stop one. It ends the hold from outside, and the store makes all that
+is running pending in one transaction, whatever state this machine is in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from evomerge.core.cost import Meter
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    BlockScored,
+    WorkerLost,
+    WorkerReady,
+)
 from evomerge.errors import IllegalTransitionError
+from evomerge.search.attempt import Part, RetryPolicy, Running, Starting, judge
+from evomerge.search.messages import (
+    AttemptBegan,
+    BeginAttempt,
+    EndAttempt,
+    EndTrial,
+    Event,
+    GenerationBegan,
+    GiveUp,
+    Instruction,
+    OutcomesRead,
+    ReadOutcomes,
+    RecordBlock,
+    Reuse,
+    SpeedKnown,
+    StopWorker,
+    Submit,
+    TasksDescribed,
+    Tick,
+    WorkerIdle,
+)
+from evomerge.search.required_items import RequiredItems, Requirements
+from evomerge.store.base import Ending
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often a trial is tried when machines fail.
-
-    Attributes:
-        faults: Attempts that machines may spoil before a trial is quarantined.
-    """
-
-    faults: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of a trial after a failed attempt."""
-
-    state: TrialState
-    failure: Failure
-
-
-def judge(trial: Trial, failure: Failure, policy: RetryPolicy) -> Verdict:
-    """Decide what a failed attempt means for its trial.
-
-    The candidate's fault is final. A machine's fault is tried again, until machines
-    have spoilt ``policy.faults`` attempts; attempts that ended because a coordinator
-    died do not count. A timeout could be either: it is first put down to the machine,
-    and when it repeats, to the candidate.
-
-    Args:
-        trial: The running trial; its ``failure`` is that of the attempt before.
-        failure: What ended this attempt.
-        policy: The limits.
-    """
-    if failure.blame is Blame.CANDIDATE:
-        return Verdict(TrialState.FAILED, failure)
-    timed_out_before = (
-        trial.failure is not None and trial.failure.cause is Cause.TIMEOUT
-    )
-    if failure.cause is Cause.TIMEOUT and timed_out_before:
-        blamed = replace(
-            failure,
-            blame=Blame.CANDIDATE,
-            message=f"{failure.message} It had timed out before.",
-        )
-        return Verdict(TrialState.FAILED, blamed)
-    n_faults = trial.faults + 1
-    if n_faults >= policy.faults:
-        # In the first line: the lines after it may be a traceback.
-        head, line_end, rest = failure.message.partition("\n")
-        head += f" Machines failed {n_faults} times on this trial: not tried again."
-        tired = replace(failure, message=head + line_end + rest)
-        return Verdict(TrialState.QUARANTINED, tired)
-    return Verdict(TrialState.PENDING, failure)
+Answer = BlockScored | AttemptDone | AttemptFailed | WorkerLost
 
 
 class Lifecycle:
-    """The trials of one generation and where each stands; pure bookkeeping.
+    """Where every trial of a generation stands; owns all that it holds."""
 
-    A trial whose recipe is being scored by another is held back: when the other ends,
-    its outcomes are reused instead of being computed twice.
-    """
+    def __init__(
+        self,
+        timeout_s: float,
+        retries: RetryPolicy,
+        meter: Meter | None = None,
+        strays: Iterable[Part] = (),
+    ) -> None:
+        """Begin without trials.
 
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        ordered = sorted(trials, key=lambda trial: trial.number)
-        self._trials = {trial.number: trial for trial in ordered}
-        # Looked at after every event, so it must not hold what is over.
-        self._open = {t.number: t for t in ordered if not t.state.is_final}
-
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """Every trial, by number."""
-        return tuple(self._trials.values())
+        Args:
+            timeout_s: Longest that an attempt may take.
+            retries: How often it is repeated.
+            meter: Tells what candidates cost; None if nothing asks for it.
+            strays: What workers are still at from before.
+        """
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._required = Requirements(meter)
+        self._pending: dict[int, Trial] = {}  # by number
+        self._active: dict[int, Starting | Running] = {}
+        self._ended: dict[int, Trial] = {}
+        self._strays = {part.worker: part for part in strays}
 
     @property
     def is_complete(self) -> bool:
         """Every trial has reached a final state."""
-        return not self._open
+        return not self._pending and not self._active
 
     @property
-    def running(self) -> tuple[Trial, ...]:
-        """The trials that are being scored."""
-        return tuple(t for t in self._open.values() if t.state is TrialState.RUNNING)
+    def n_running(self) -> int:
+        """Trials that are being scored."""
+        return len(self._active)
 
-    def next_pending(self, avoid: str | None = None) -> Trial | None:
+    @property
+    def has_work(self) -> bool:
+        """Some worker that has nothing to do could be given something."""
+        return self._next(None) is not None
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial, by number."""
+        active = {number: now.trial for number, now in self._active.items()}
+        every = {**self._pending, **active, **self._ended}
+        return tuple(every[number] for number in sorted(every))
+
+    @property
+    def in_flight(self) -> tuple[Part, ...]:
+        """What workers are at, whether it still counts or not."""
+        running = (now for now in self._active.values() if isinstance(now, Running))
+        parts = {part.worker: part for now in running for part in now.parts.values()}
+        return tuple({**self._strays, **parts}.values())
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Let something happen.
+
+        Returns:
+            What is to be done now, in this order.
+
+        Raises:
+            IllegalTransitionError: A trial cannot take this step.
+        """
+        match event:
+            case BlockScored() | AttemptDone() | AttemptFailed() | WorkerLost():
+                return self._hear(event)
+            case Tick(now):
+                return self._stop_overdue(now)
+            case WorkerIdle():
+                return self._offer(event)
+            case OutcomesRead():
+                return self._choose(event)
+            case AttemptBegan():
+                return self._run(event)
+            case GenerationBegan(trials):
+                self._begin(trials)
+            case TasksDescribed(tasks):
+                self._required.items = RequiredItems(tasks)
+            case SpeedKnown(recipe, speed):
+                self._required.learn(recipe, speed)
+            case WorkerReady():
+                pass  # it is idle once it is welcome
+        return []
+
+    def _begin(self, trials: Sequence[Trial]) -> None:
+        self._strays = {part.worker: part for part in self.in_flight}
+        self._active = {}
+        ordered = sorted(trials, key=lambda trial: trial.number)
+        self._pending = {t.number: t for t in ordered if t.state is TrialState.PENDING}
+        self._ended = {t.number: t for t in ordered if t.state.is_final}
+        if len(self._pending) + len(self._ended) < len(ordered):
+            raise IllegalTransitionError(
+                "A generation begins with trials that are pending or final; what was "
+                "running must be made pending before."
+            )
+
+    # From an idle worker to an attempt.
+
+    def _next(self, avoid: str | None) -> Trial | None:
         """Return the first pending trial whose recipe nobody is scoring.
 
         Args:
             avoid: A worker; what failed there last is left for others.
         """
-        busy = {trial.candidate.recipe.digest for trial in self.running}
-        for trial in self._open.values():
-            if trial.state is not TrialState.PENDING:
-                continue
+        busy = {now.trial.candidate.recipe.digest for now in self._active.values()}
+        for trial in self._pending.values():
             failed_here = trial.failure is not None and trial.worker == avoid
             if not failed_here and trial.candidate.recipe.digest not in busy:
                 return trial
         return None
 
-    def is_current(self, number: int, attempt: int) -> bool:
-        """Tell whether an answer belongs to the attempt that is running now."""
-        trial = self._open.get(number)
-        return (
-            trial is not None
-            and trial.state is TrialState.RUNNING
-            and trial.attempt == attempt
+    def _offer(self, idle: WorkerIdle) -> list[Instruction]:
+        self._strays.pop(idle.worker, None)
+        if any(idle.worker in now.workers for now in self._active.values()):
+            return []
+        trial = self._next(None if idle.is_alone else idle.worker)
+        if trial is None:
+            return []
+        del self._pending[trial.number]
+        self._active[trial.number] = Starting(trial, idle)
+        recipe = trial.candidate.recipe
+        return [ReadOutcomes(trial.number, recipe, self._required.items)]
+
+    def _choose(self, event: OutcomesRead) -> list[Instruction]:
+        """Reuse what is known if that is all; else begin an attempt."""
+        starting, recipe = self._starting(event.trial)
+        blocks = self._required.blocks(recipe, event.known)
+        if blocks:
+            known = replace(starting, known=event.known, blocks=blocks)
+            self._active[event.trial] = known
+            return [BeginAttempt(event.trial, starting.idle.worker)]
+        scores = self._required.scores(recipe, event.known)
+        final = starting.reused(scores)
+        self._put(final)
+        done: list[Instruction] = [Reuse(event.trial, scores), EndTrial(final)]
+        return [*done, *self._offer(starting.idle)]
+
+    def _run(self, event: AttemptBegan) -> list[Instruction]:
+        starting, recipe = self._starting(event.trial)
+        self._active[event.trial] = starting.running(event.attempt, event.now)
+        assignment = Assignment(
+            trial=event.trial,
+            attempt=event.attempt,
+            recipe=recipe,
+            blocks=starting.blocks,
+            timeout_s=self._timeout_s,
         )
+        return [Submit(starting.idle.worker, assignment)]
 
-    def get(self, number: int) -> Trial:
-        """Return one trial."""
-        return self._trials[number]
-
-    def start(self, number: int, attempt: int, worker: str) -> None:
-        """A worker took the trial."""
-        trial = self._trials[number]
-        if attempt <= trial.attempt:
+    def _starting(self, number: int) -> tuple[Starting, Recipe]:
+        found = self._active.get(number)
+        if not isinstance(found, Starting):
             raise IllegalTransitionError(
-                f"Trial {number} had attempt {trial.attempt}; the next must be larger, "
-                f"not {attempt}."
+                f"Trial {number} is not being started: nothing was asked for it."
             )
-        state = trial.state.to(TrialState.RUNNING)
-        self._put(replace(trial, state=state, attempt=attempt, worker=worker))
+        return found, found.trial.candidate.recipe
 
-    def end(self, trial: Trial) -> None:
-        """The trial ended, or went back to pending, as ``trial`` says."""
-        known = self._trials[trial.number]
-        if known.state is not trial.state:
-            known.state.to(trial.state)
-        self._put(trial)
+    # From a worker's answers to the end of an attempt.
+
+    def _hear(self, event: Answer) -> list[Instruction]:
+        if isinstance(event, WorkerLost) and event.fatal:
+            return [GiveUp(event.failure.message)]
+        if event.trial is None:
+            _log.warning("%s", event.failure.first_line)
+            return []
+        running = self._active.get(event.trial)
+        if not isinstance(running, Running) or running.trial.attempt != event.attempt:
+            return self._drop(event)
+        part = running.parts.get(event.worker)
+        if part is None:
+            return self._drop(event)
+        match event:
+            case BlockScored():
+                return self._record(running, part, event)
+            case AttemptDone():
+                return self._complete(running, part, event)
+            case AttemptFailed(failure=failure) | WorkerLost(failure=failure):
+                return self._fail(running, failure)
+
+    def _drop(self, event: Answer) -> list[Instruction]:
+        _log.info("late answer for trial %s attempt %s", event.trial, event.attempt)
+        stray = self._strays.get(event.worker)
+        if stray is None or isinstance(event, BlockScored):
+            return []
+        if (stray.trial, stray.attempt) == (event.trial, event.attempt):
+            del self._strays[event.worker]
+        return []
+
+    def _record(
+        self, running: Running, part: Part, event: BlockScored
+    ) -> list[Instruction]:
+        fault = self._required.items.fault(event)
+        if fault is not None:
+            return [_stop(part), *self._fail(running, fault)]
+        if event.block not in part.left:
+            return self._drop(event)  # reported before
+        part.left.remove(event.block)
+        tokens = sum(outcome.tokens for outcome in event.outcomes)
+        part.clock = part.clock.plus(tokens, event.seconds)
+        found = running.known[event.block.task]
+        found.update({outcome.item: outcome for outcome in event.outcomes})
+        return [RecordBlock(event.trial, event.attempt, event.block, event.outcomes)]
+
+    def _complete(
+        self, running: Running, part: Part, event: AttemptDone
+    ) -> list[Instruction]:
+        if missing := self._required.items.missing(running.known):
+            failure = Failure(
+                Cause.ENGINE,
+                Blame.MACHINE,
+                f"{event.worker} said it was done, but never reported {missing[0]}.",
+            )
+            return self._fail(running, failure)
+        recipe = running.trial.candidate.recipe
+        self._required.learn(recipe.digest, part.clock.tokens_per_second)
+        scores = self._required.scores(recipe, running.known)
+        ending = Ending(TrialState.SCORED, scores=scores, seconds=event.seconds)
+        return self._end(running, ending)
+
+    def _fail(self, running: Running, failure: Failure) -> list[Instruction]:
+        verdict = judge(running.trial, failure, self._retries)
+        return self._end(running, Ending(verdict.state, failure=verdict.failure))
+
+    def _end(self, running: Running, ending: Ending) -> list[Instruction]:
+        ended = running.ended(ending)
+        self._put(ended)
+        done = EndAttempt(ended.number, ended.attempt, ending)
+        return [done, EndTrial(ended)] if ended.state.is_final else [done]
+
+    def _put(self, trial: Trial) -> None:
+        """Take a trial from its worker."""
+        del self._active[trial.number]
+        if trial.state.is_final:
+            self._ended[trial.number] = trial
+        else:
+            self._pending[trial.number] = trial
+            self._pending = dict(sorted(self._pending.items()))
+
+    def _stop_overdue(self, now: float) -> list[Instruction]:
+        overdue = [p for p in self.in_flight if p.began + self._timeout_s <= now]
+        # All are stopped before the store is asked for anything: it may be away.
+        done: list[Instruction] = [_stop(part) for part in overdue]
+        for part in overdue:
+            if self._strays.pop(part.worker, None) is part:
+                continue  # its trial has been tried again since
+            running = self._active[part.trial]
+            assert isinstance(running, Running)
+            failure = Failure(
+                Cause.TIMEOUT,
+                Blame.MACHINE,
+                f"Attempt {part.attempt} on {part.worker} took longer than "
+                f"{self._timeout_s:g} s and was stopped.",
+            )
+            done += self._fail(running, failure)
+        return done
 
     def validate(self) -> None:
         """Check this object's own invariants; for tests.
@@ -148,22 +349,23 @@ class Lifecycle:
         Raises:
             AssertionError: Names the trial and the broken rule.
         """
-        for trial in self._trials.values():
-            is_open = not trial.state.is_final
-            assert is_open == (self._open.get(trial.number) is trial), trial
+        places = [*self._pending, *self._active, *self._ended]
+        assert len(places) == len(set(places)), "a trial is in two states"
+        assert list(self._pending) == sorted(self._pending)
+        for trial in self.trials:
             assert (trial.scores is not None) == (trial.state is TrialState.SCORED), (
                 trial
             )
             if trial.state in (TrialState.FAILED, TrialState.QUARANTINED):
                 assert trial.failure is not None, trial
-            if trial.state is TrialState.RUNNING:
-                assert trial.attempt >= 1, trial
-        digests = [trial.candidate.recipe.digest for trial in self.running]
+            is_running = isinstance(self._active.get(trial.number), Running)
+            assert is_running == (trial.state is TrialState.RUNNING), trial
+        digests = [now.trial.candidate.recipe.digest for now in self._active.values()]
         assert len(set(digests)) == len(digests), "one recipe is scored twice at once"
+        workers = [name for now in self._active.values() for name in now.workers]
+        assert len(set(workers)) == len(workers), "a worker is at two attempts"
+        assert not self._strays.keys() & set(workers), "a stray's worker has new work"
 
-    def _put(self, trial: Trial) -> None:
-        self._trials[trial.number] = trial
-        if trial.state.is_final:
-            self._open.pop(trial.number, None)
-        else:
-            self._open[trial.number] = trial
+
+def _stop(part: Part) -> StopWorker:
+    return StopWorker(part.worker, part.trial, part.attempt)

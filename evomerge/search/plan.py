@@ -10,7 +10,7 @@ from evomerge.core.cost import Meter
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Candidate, Point
-from evomerge.search.lifecycle import RetryPolicy
+from evomerge.search.attempt import RetryPolicy
 from evomerge.specs.resolved import Baseline
 
 

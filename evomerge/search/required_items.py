@@ -1,10 +1,12 @@
-"""What a study's tasks ask of a trial: blocks, their items, and the mean of answers."""
+"""What a study's tasks ask of a trial (blocks, their items), and what they measure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
+from evomerge.core.cost import SPEED_MEASURE, Meter, is_cost
+from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import (
     BlockKey,
     ItemRole,
@@ -12,6 +14,8 @@ from evomerge.core.scoring_protocol import (
     TaskDescription,
     scores_of,
 )
+from evomerge.core.study import Constraint, Objective
+from evomerge.core.survey import ALWAYS
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import BlockScored
 
@@ -65,3 +69,66 @@ class RequiredItems:
     def scores(self, known: Mapping[str, Mapping[str, Outcome]]) -> dict[str, float]:
         """Average the outcomes of each task; see ``core.scoring_protocol``."""
         return scores_of(self.tasks, known)
+
+
+class Requirements:
+    """What a trial must have before it is scored: outcomes, and the costs asked for.
+
+    A recipe's speed is measured once, over all of its blocks, for one over some of them
+    could not be compared with one over others.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        """Begin without tasks; no meter means that nothing asks for costs."""
+        self.items = RequiredItems(())
+        self._meter = meter
+        self._is_timed = meter is not None and meter.is_timed
+        self._speeds: dict[str, float] = {}
+
+    def learn(self, recipe: str, tokens_per_second: float) -> None:
+        """Take a speed for that of a recipe, unless it has one."""
+        if self._is_timed:
+            self._speeds.setdefault(recipe, tokens_per_second)
+
+    def blocks(self, recipe: Recipe, known: Known) -> tuple[BlockKey, ...]:
+        """Return the blocks to score, in order."""
+        if self._is_timed and recipe.digest not in self._speeds:
+            return self.items.blocks
+        return self.items.missing(known)
+
+    def scores(self, recipe: Recipe, known: Known) -> dict[str, float]:
+        """Return the scores of a recipe of which no block is left to score."""
+        scores = self.items.scores(known)
+        if self._meter is not None:
+            scores |= self._meter.fixed(recipe)
+        if self._is_timed:
+            scores[SPEED_MEASURE] = self._speeds[recipe.digest]
+        return scores
+
+
+def missing_measures(
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    tasks: Sequence[TaskDescription],
+) -> tuple[list[str], str]:
+    """Compare what is wanted of tasks with what is offered; costs need no task.
+
+    Returns:
+        The wanted measures (``task/metric``) that no task offers, and all that are
+        offered, as one line of text.
+    """
+    offered = {
+        f"{task.manifest.task}/{metric}"
+        for task in tasks
+        for metric in (*task.metrics, *ALWAYS)
+    } | {
+        f"{share.group}/{metric}"
+        for task in tasks
+        for share in task.manifest.shares
+        for metric in (share.metric, *ALWAYS)
+    }
+    bounded = [constraint.objective for constraint in constraints]
+    wanted = {
+        str(m) for o in (*objectives, *bounded) for m in o.measures if not is_cost(m)
+    }
+    return sorted(wanted - offered), ", ".join(sorted(offered))

@@ -10,6 +10,11 @@ from evomerge.core.study import Budget, Constraint, Objective, objective_values
 from evomerge.core.trial import Record, TrialState
 from evomerge.strategies.ranks import losses
 
+SLOW_SHARE = 0.2
+"""Share of a generation's scoring time that asking for it may take."""
+NOTICED_S = 0.5
+"""Below this nobody minds, however fast the scoring."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -161,6 +166,17 @@ def is_feasible(
         for constraint in constraints
         if constraint.relative_to is None or constraint.relative_to in baselines
     )
+
+
+def is_outgrown(asked_s: float, n_candidates: int, trial_s: float) -> bool:
+    """Tell whether a strategy has become too slow for the study it serves.
+
+    Args:
+        asked_s: Seconds it took to ask for a generation.
+        n_candidates: Candidates in it.
+        trial_s: Wall seconds a trial takes, over all workers together.
+    """
+    return asked_s > max(NOTICED_S, SLOW_SHARE * trial_s * n_candidates)
 
 
 def _dominates(a: Standing, b: Standing) -> bool:

@@ -9,23 +9,30 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.scoring_protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
-from evomerge.core.work import PoolEvent, WorkerReady
+from evomerge.core.work import WorkerReady
 from evomerge.errors import Problem, SpecError, WorkerError
-from evomerge.search.ask_overhead import is_outgrown
-from evomerge.search.attempts import Attempts, Limits
+from evomerge.search.attempt import Part
 from evomerge.search.budget import BudgetWatch
 from evomerge.search.dispatcher import Dispatcher
+from evomerge.search.executor import Executor
 from evomerge.search.lifecycle import Lifecycle
-from evomerge.search.measure_checks import missing_measures
+from evomerge.search.messages import (
+    GenerationBegan,
+    SpeedKnown,
+    TasksDescribed,
+    Tick,
+    WorkerIdle,
+)
 from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
-from evomerge.search.scoreboard import Progress, Scoreboard
-from evomerge.store.base import Lease, Store, StoredStudy
+from evomerge.search.required_items import missing_measures
+from evomerge.search.scoreboard import Progress, Scoreboard, is_outgrown
+from evomerge.store.base import Lease, Store
 from evomerge.strategies.base import Proposal, Strategy, Told
 from evomerge.strategies.ranks import told
 from evomerge.strategies.registry import make_strategy
@@ -44,20 +51,27 @@ class StudyRun:
         plan: Plan,
         store: Store,
         dispatcher: Dispatcher,
-        study: StoredStudy,
         lease: Lease,
         observer: Observer,
+        strays: Iterable[Part] = (),
     ) -> None:
         self._plan = plan
         self._store = store
         self._dispatcher = dispatcher
-        self._study = study
+        self._study_id = lease.study_id
         self._lease = lease
         self._observer = observer
         self._board = Scoreboard(plan.objectives, plan.constraints)
-        self._budget = BudgetWatch(plan.budget, store, study.id)
-        limits = Limits(plan.timeout_s, plan.retries)
-        self._attempts = Attempts(store, dispatcher, lease, limits, plan.meter)
+        self._budget = BudgetWatch(plan.budget, store, self._study_id)
+        self._life = Lifecycle(plan.timeout_s, plan.retries, plan.meter, strays)
+        self._executor = Executor(
+            self._life, store, lease, dispatcher, self._board, self._budget
+        )
+
+    @property
+    def in_flight(self) -> Sequence[Part]:
+        """What workers are at, for the next hold to know of."""
+        return self._life.in_flight
 
     def search(self) -> str:
         """Take the study up where it stands; search until the budget is used.
@@ -66,7 +80,8 @@ class StudyRun:
             What ended it.
 
         Raises:
-            StaleAttemptError: Another coordinator took the study over.
+            LeaseLostError: Another coordinator took the study over.
+            StaleAttemptError: A running attempt was ended by hand.
             StoreUnreachableError: The database went away.
             ReplayError: The recorded history does not replay.
             SpecError: A task lacks a metric that an objective needs.
@@ -76,9 +91,9 @@ class StudyRun:
         self._store.set_finished(self._lease, None)
         if self._plan.allowance is not None:
             self._store.set_allowance(self._lease, self._plan.allowance)
-        recorded = self._store.tasks(self._study.id)
+        recorded = self._store.tasks(self._study_id)
         if recorded is not None:
-            self._attempts.expect(recorded)
+            self._executor.feed(TasksDescribed(tuple(recorded)))
         strategy = make_strategy(
             self._plan.strategy,
             self._plan.space,
@@ -94,22 +109,24 @@ class StudyRun:
         """Leave nothing running in the store, and give the lease back.
 
         Raises:
-            StaleAttemptError: The lease was lost.
+            LeaseLostError: Another coordinator took the study over.
         """
         self._store.recover(self._lease)
         self._renew()
         self._store.release(self._lease)
 
     def _take_up(self, strategy: Strategy) -> Replayed:
-        generations = self._store.generations(self._study.id)
+        generations = self._store.generations(self._study_id)
         if not generations:
             self._store.add_generation(self._lease, 0, self._plan.baselines(), {}, None)
         history: dict[int, list[Record]] = defaultdict(list)
-        for record in self._store.history(self._study.id):
+        for record in self._store.history(self._study_id):
             history[record.generation].append(record)
             if record.state.is_final:
                 self._board.add(record, is_new=False)
-                self._attempts.remember(record)
+                speed = (record.scores or {}).get(SPEED_MEASURE)
+                if speed is not None:
+                    self._executor.feed(SpeedKnown(record.recipe, speed))
         return replay(self._plan.name, strategy, generations, history, self._told)
 
     def _told(self, records: Sequence[Record]) -> list[Told]:
@@ -125,7 +142,7 @@ class StudyRun:
         ]
 
     def _generations(self, strategy: Strategy, at: Replayed) -> str:
-        if not self._drive(0, self._store.trials(self._study.id, 0)):
+        if not self._drive(0, self._store.trials(self._study_id, 0)):
             return "time budget used"
         self._check_baselines()
         number, proposal = at.last, at.open
@@ -134,7 +151,7 @@ class StudyRun:
             if proposal is not None:
                 if not self._drive(number, trials):
                     return self._budget.spent() or "budget used"
-                records = self._store.history(self._study.id, number)
+                records = self._store.history(self._study_id, number)
                 if len(records) < len(proposal.points):
                     return "trial budget used"
                 strategy.tell(number, proposal, self._told(records))
@@ -161,7 +178,7 @@ class StudyRun:
                 trial_s,
             )
             found = {"generation": number, "seconds": asked_s}
-            self._store.add_event(self._study.id, "slow_ask", found)
+            self._store.add_event(self._study_id, "slow_ask", found)
         return proposal
 
     def _added(self, number: int, proposal: Proposal) -> Sequence[Trial]:
@@ -174,7 +191,7 @@ class StudyRun:
 
     def _extended(self, number: int, proposal: Proposal) -> Sequence[Trial]:
         """Add what an earlier, smaller budget had cut off the last generation."""
-        recorded = self._store.trials(self._study.id, number)
+        recorded = self._store.trials(self._study_id, number)
         first, room = len(recorded), self._budget.room()
         points = proposal.points[first : None if room is None else first + room]
         if not points:
@@ -185,40 +202,38 @@ class StudyRun:
 
     def _drive(self, number: int, trials: Sequence[Trial]) -> bool:
         """Score a generation; False if the budget ran out before it was complete."""
-        life = Lifecycle(trials)
+        life = self._life
+        self._executor.feed(GenerationBegan(tuple(trials)))
         if not life.is_complete:
             self._dispatcher.start()
         while not life.is_complete:
             self._welcome_newcomers()
             # The budget is a question to the store: not asked after every block.
-            is_free = bool(self._dispatcher.free())
-            can_start = is_free and life.next_pending() is not None
-            if can_start or not life.running:
+            idle = self._dispatcher.free()
+            if (idle and life.has_work) or not life.n_running:
                 if self._budget.allows(number):
-                    self._score(self._attempts.hand_out(life))
-                elif not life.running:
+                    self._offer_work(idle)
+                elif not life.n_running:
                     return False
             for event in self._dispatcher.events(POLL_S):
-                self._handle(life, event)
-            self._score(self._attempts.stop_overdue(life))
-            self._tick()
-            self._observer(self._progress(number, len(life.running)))
+                self._executor.feed(event)
+            self._executor.feed(Tick(self._dispatcher.now()))
+            self._prolong()
+            self._observer(self._progress(number, life.n_running))
         self._observer(self._progress(number, 0))
         return True
 
-    def _handle(self, life: Lifecycle, event: PoolEvent) -> None:
-        final, n_items = self._attempts.handle(life, event)
-        self._board.add_items(n_items)
-        self._budget.note_items(n_items)
-        if final is not None:
-            self._score([final])
+    def _offer_work(self, idle: Sequence[str]) -> None:
+        is_alone = self._dispatcher.n_up == 1
+        for worker in idle:
+            self._executor.feed(WorkerIdle(worker, is_alone))
 
     def _welcome_newcomers(self) -> None:
         for event in self._dispatcher.newcomers():
             self._check_metrics(event.tasks)
             self._store.record_tasks(self._lease, event.tasks)
-            self._attempts.expect(event.tasks)
-            self._store.add_event(self._study.id, "worker", _facts(event))
+            self._executor.feed(TasksDescribed(event.tasks))
+            self._store.add_event(self._study_id, "worker", _facts(event))
             self._dispatcher.welcome(event.worker)
 
     def _check_metrics(self, tasks: Sequence[TaskDescription]) -> None:
@@ -260,10 +275,6 @@ class StudyRun:
                 ]
             )
 
-    def _score(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            self._board.add(trial.record())
-
     def _progress(self, generation: int, running: int) -> Progress:
         return self._board.progress(
             generation=generation,
@@ -272,7 +283,7 @@ class StudyRun:
             budget=self._plan.budget,
         )
 
-    def _tick(self) -> None:
+    def _prolong(self) -> None:
         if self._budget.unrecorded_s > self._lease.ttl_s / 3:
             self._renew()
 

@@ -53,7 +53,7 @@ class Store(Protocol):
 
     One transaction per call: it happened wholly or not at all, and what a call
     returned from survives any crash. Calls that take a lease raise
-    ``StaleAttemptError`` if another coordinator has taken over. Reads see committed
+    ``LeaseLostError`` if another coordinator has taken over. Reads see committed
     data only. A store may be used from one thread; several processes may share the
     database.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from evomerge.errors import (
-    StaleAttemptError,
+    LeaseLostError,
     StoreError,
     StudyLockedError,
     StudyNotFoundError,
@@ -108,12 +108,12 @@ def check_lease(connection: sa.Connection, lease: Lease) -> None:
 def refuse_stale(lease: Lease, epoch: int, until: float | None) -> None:
     """Raise unless the lease is the one recorded."""
     if epoch != lease.epoch:
-        raise StaleAttemptError(
+        raise LeaseLostError(
             f"Another coordinator has taken over this study (epoch {epoch}, ours was "
             f"{lease.epoch}); this one must stop."
         )
     if until is None:
-        raise StaleAttemptError(
+        raise LeaseLostError(
             "The study's lease was given back; take a new one before writing."
         )
 

@@ -132,7 +132,8 @@ def check_running(
     """Return the trial's row if it is running this very attempt.
 
     Raises:
-        StaleAttemptError: The attempt is over, or another coordinator took over.
+        LeaseLostError: Another coordinator took over.
+        StaleAttemptError: The attempt is over.
     """
     row = _step(connection, lease, number)
     if row.attempt != attempt or row.state != TrialState.RUNNING:

@@ -13,7 +13,7 @@ import pytest
 from evomerge.core.scoring_protocol import Manifest, TaskDescription
 from evomerge.core.trial import Trial
 from evomerge.errors import (
-    StaleAttemptError,
+    LeaseLostError,
     StoreError,
     StudyExistsError,
     StudyLockedError,
@@ -69,7 +69,7 @@ class StudyContract(StoreFixtures):
         assert not store.generations(study.id)
         assert not store.events(study.id)
         store.release(lease)
-        with pytest.raises(StaleAttemptError):
+        with pytest.raises(LeaseLostError):
             store.restart(lease, CONFIG, {}, 1)
 
     def test_a_study_that_had_a_worker_keeps_its_configuration(
@@ -143,7 +143,7 @@ class StudyContract(StoreFixtures):
         store.release(lease)
         second = store.lease(lease.study_id, ELSEWHERE, 60)
         assert second.epoch > lease.epoch
-        with pytest.raises(StaleAttemptError, match="taken over"):
+        with pytest.raises(LeaseLostError, match="taken over"):
             store.renew(lease, 1.0)
         store.release(lease)  # long lost: must not free the new holder's
         with pytest.raises(StudyLockedError):
@@ -151,7 +151,7 @@ class StudyContract(StoreFixtures):
 
     def test_a_released_lease_writes_no_more(self, store: Store, lease: Lease) -> None:
         store.release(lease)
-        with pytest.raises(StaleAttemptError, match="given back"):
+        with pytest.raises(LeaseLostError, match="given back"):
             store.set_finished(lease, "budget")
 
     def test_an_expired_lease_is_free_and_renewing_prolongs(self, store: Store) -> None:
@@ -185,7 +185,7 @@ class StudyContract(StoreFixtures):
     ) -> None:
         again = store.lease(lease.study_id, this_process(), 60)
         assert again.epoch > lease.epoch
-        with pytest.raises(StaleAttemptError, match="taken over"):
+        with pytest.raises(LeaseLostError, match="taken over"):
             store.renew(lease, 1.0)
         store.renew(again, 1.0)
 
@@ -233,7 +233,7 @@ class StudyContract(StoreFixtures):
             lambda: store.reuse(lease, 2, {"t/acc": 1.0}),
             lambda: store.recover(lease),
         ):
-            with pytest.raises(StaleAttemptError):
+            with pytest.raises(LeaseLostError):
                 write()
         assert store.trials(lease.study_id) == before
         assert len(store.generations(lease.study_id)) == 2

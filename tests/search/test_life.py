@@ -1,4 +1,4 @@
-"""Trials lived through attempts, lifecycle and store together, in any order of events.
+"""Trials lived through lifecycle, executor and store together, in any order of events.
 
 Real bookkeeping over a real database; only the workers are played. After every step
 the lifecycle holds what the store holds, and the store keeps all its promises.
@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from evomerge.core.study import Budget
 from evomerge.core.trial import Blame, Candidate, Cause, Failure, TrialState
 from evomerge.core.work import (
     AttemptDone,
@@ -24,10 +25,14 @@ from evomerge.core.work import (
     WorkerLost,
     WorkerReady,
 )
-from evomerge.errors import StaleAttemptError
-from evomerge.search.attempts import Attempts, Limits
+from evomerge.errors import LeaseLostError
+from evomerge.search.attempt import RetryPolicy
+from evomerge.search.budget import BudgetWatch
 from evomerge.search.dispatcher import Dispatcher
-from evomerge.search.lifecycle import Lifecycle, RetryPolicy
+from evomerge.search.executor import Executor
+from evomerge.search.lifecycle import Lifecycle
+from evomerge.search.messages import GenerationBegan, TasksDescribed, Tick, WorkerIdle
+from evomerge.search.scoreboard import Scoreboard
 from evomerge.store.base import Owner
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -109,7 +114,7 @@ class SearchLife(RuleBasedStateMachine):
         twin = Candidate(1, 3, first.recipe, {"w": 7})  # reused, or waits its turn
         new = [first, second, third, twin]
         self.trials = self.store.add_generation(self.lease, 1, new, {}, None)
-        self.life = Lifecycle(self.store.trials(self.study, 1))
+        self.take_up()
 
     def come_up(self):
         """What a coordinator does first: lease, recover, read."""
@@ -117,11 +122,19 @@ class SearchLife(RuleBasedStateMachine):
         self.store.recover(self.lease)
         self.pool = PlayedPool()
         self.crew = Dispatcher(self.pool, lambda: self.now)
-        limits = Limits(TIMEOUT_S, RetryPolicy())
-        self.attempts = Attempts(self.store, self.crew, self.lease, limits)
-        self.attempts.expect([task()])
+        self.life = Lifecycle(TIMEOUT_S, RetryPolicy())
+        board = Scoreboard([], [])
+        budget = BudgetWatch(Budget(), self.store, self.study)
+        self.executor = Executor(
+            self.life, self.store, self.lease, self.crew, board, budget
+        )
+        self.executor.feed(TasksDescribed((task(),)))
         self.crew.start()
-        self.life = Lifecycle(self.store.trials(self.study, 1))
+        self.take_up()
+
+    def take_up(self):
+        trials = tuple(self.store.trials(self.study, 1))
+        self.executor.feed(GenerationBegan(trials))
 
     def at_work(self, pick):
         """Choose a busy worker and its assignment."""
@@ -143,16 +156,16 @@ class SearchLife(RuleBasedStateMachine):
                 self.handle(event)
 
     def handle(self, event):
-        self.attempts.handle(self.life, event)
-        number = getattr(event, "trial", None)
+        self.executor.feed(event)
         if isinstance(event, BlockScored):
-            digest = self.life.get(number).candidate.recipe.digest
+            digest = self.trials[event.trial].candidate.recipe.digest
             self.known.setdefault(digest, set()).update(o.item for o in event.outcomes)
 
     @rule()
     def give_work(self):
         self.listen()
-        self.attempts.hand_out(self.life)
+        for worker in self.crew.free():
+            self.executor.feed(WorkerIdle(worker, self.crew.n_up == 1))
 
     @precondition(lambda self: self.pool.busy)
     @rule(pick=PICK, which=PICK)
@@ -208,7 +221,7 @@ class SearchLife(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.now += seconds
         self.listen()
-        self.attempts.stop_overdue(self.life)
+        self.executor.feed(Tick(self.now))
 
     @rule()
     def the_coordinator_dies_and_another_resumes(self):
@@ -219,14 +232,14 @@ class SearchLife(RuleBasedStateMachine):
     @rule()
     def another_one_takes_over_while_this_one_sleeps(self):
         """As after a clock that jumped; whatever the sleeper does then is refused."""
-        sleeper, old = self.attempts, self.lease
-        life = self.life
+        sleeper, old = self.executor, self.lease
+        parts = self.life.in_flight
         self.come_up()
-        for trial in life.running:
-            place = ("w0", trial.number, trial.attempt)
-            with pytest.raises(StaleAttemptError):
-                sleeper.handle(life, AttemptDone(*place, {}))
-        with pytest.raises(StaleAttemptError):
+        for part in parts:
+            done = AttemptDone(part.worker, part.trial, part.attempt, {})
+            with pytest.raises(LeaseLostError):
+                sleeper.feed(done)
+        with pytest.raises(LeaseLostError):
             self.store.recover(old)
 
     @invariant()

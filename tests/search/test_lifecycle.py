@@ -1,164 +1,486 @@
-"""Who is tried again, who is blamed, and which answers still count."""
+"""What comes of events: who gets work, which answers count, and what ends when."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from evomerge.core.flow.stacks import passthrough
+from evomerge.core.scoring_protocol import BlockKey, Outcome
 from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    AttemptFailed,
+    BlockScored,
+    WorkerLost,
+    WorkerReady,
+)
 from evomerge.errors import IllegalTransitionError
-from evomerge.search.lifecycle import Lifecycle, RetryPolicy, judge
+from evomerge.search.attempt import Part, RetryPolicy
+from evomerge.search.lifecycle import Lifecycle
+from evomerge.search.messages import (
+    AttemptBegan,
+    BeginAttempt,
+    EndAttempt,
+    EndTrial,
+    GenerationBegan,
+    GiveUp,
+    Instruction,
+    OutcomesRead,
+    ReadOutcomes,
+    RecordBlock,
+    Reuse,
+    StopWorker,
+    Submit,
+    TasksDescribed,
+    Tick,
+    WorkerIdle,
+)
+from evomerge.search.required_items import Known
+from evomerge.store.base import Ending
+from evomerge.testing.store_samples import N_BLOCKS, TASK, a_recipe, answers, task
+from evomerge.testing.store_samples import search_block as block
 
 POLICY = RetryPolicy(faults=3)
 LOST = Failure(Cause.WORKER_LOST, Blame.MACHINE, "gone")
-SLOW = Failure(Cause.TIMEOUT, Blame.MACHINE, "too slow")
 NAN = Failure(Cause.NON_FINITE, Blame.CANDIDATE, "NaN in lm_head.weight")
+TIMEOUT_S = 10.0
+BLOCKS = tuple(block(k) for k in range(N_BLOCKS))
+SCORES = {"t/acc": 1.0, "t/tokens": 7.0, "t/truncated": 1 / 6}
 
 
-def trial(number: int = 0, *, recipe: str = "a", attempt: int = 1) -> Trial:
-    merged = passthrough("a", recipe, 2, "float32")
-    return Trial(number, Candidate(1, number, merged), attempt=attempt)
+def trial(number: int = 0, *, weight: float = 0.5, **known: Any) -> Trial:
+    return Trial(number, Candidate(1, number, a_recipe(weight)), **known)
 
 
-def running(number: int = 0, *, attempt: int = 1) -> Trial:
-    return replace(trial(number, attempt=attempt), state=TrialState.RUNNING)
+def lifecycle(*trials: Trial, strays: Sequence[Part] = ()) -> Lifecycle:
+    life = Lifecycle(TIMEOUT_S, POLICY, strays=strays)
+    life.handle(TasksDescribed((task(),)))
+    life.handle(GenerationBegan(trials))
+    return life
 
 
-def test_the_candidates_own_fault_is_final_at_the_first_attempt() -> None:
-    assert judge(running(), NAN, POLICY).state is TrialState.FAILED
+def found(*blocks: BlockKey) -> Known:
+    return {TASK: {o.item: o for one in blocks for o in answers(one)}}
 
 
-def test_a_lost_worker_means_another_try() -> None:
-    verdict = judge(running(), LOST, POLICY)
-    assert verdict.state is TrialState.PENDING
-    assert verdict.failure == LOST
+def scored(one: BlockKey, worker: str = "w0", attempt: int = 1) -> BlockScored:
+    return BlockScored(worker, 0, attempt, one, tuple(answers(one)), 0.1)
 
 
-def test_a_trial_whose_machines_keep_failing_is_quarantined() -> None:
-    spoilt_twice = replace(running(attempt=3), faults=2)
-    verdict = judge(spoilt_twice, LOST, POLICY)
-    assert verdict.state is TrialState.QUARANTINED
-    assert "Machines failed 3 times" in verdict.failure.message
+def start(
+    life: Lifecycle, worker: str = "w0", *known: BlockKey, now: float = 0.0
+) -> Assignment:
+    """Give an idle worker its next trial."""
+    (asked,) = life.handle(WorkerIdle(worker, is_alone=True))
+    assert isinstance(asked, ReadOutcomes)
+    (begin,) = life.handle(OutcomesRead(asked.trial, found(*known)))
+    assert begin == BeginAttempt(asked.trial, worker)
+    attempt = life.trials[asked.trial].attempt + 1
+    (submit,) = life.handle(AttemptBegan(asked.trial, attempt, now))
+    assert isinstance(submit, Submit)
+    assert submit.worker == worker
+    return submit.assignment
 
 
-def test_attempts_that_ended_with_their_coordinator_quarantine_nothing() -> None:
-    assert judge(running(attempt=50), LOST, POLICY).state is TrialState.PENDING
+def test_an_idle_worker_gets_what_is_missing() -> None:
+    life = lifecycle(trial())
+    given = start(life, "w0", block(1))
+    assert given == Assignment(
+        0, 1, a_recipe(0.5), (block(0), block(2)), timeout_s=TIMEOUT_S
+    )
+    (running,) = life.trials
+    assert (running.state, running.attempt) == (TrialState.RUNNING, 1)
+    assert running.worker == "w0"
 
 
-def test_what_is_added_to_a_message_stands_before_its_traceback() -> None:
-    traced = replace(LOST, message="KeyError: 'a'\nTraceback:\n  line 1")
-    spoilt_twice = replace(running(attempt=3), faults=2)
-    message = judge(spoilt_twice, traced, POLICY).failure.message
-    head, _, rest = message.partition("\n")
-    assert head.startswith("KeyError: 'a' Machines failed 3 times")
-    assert rest == "Traceback:\n  line 1"
+def test_a_trial_of_which_all_is_known_is_reused_and_the_next_is_looked_at() -> None:
+    life = lifecycle(trial(), trial(1, weight=0.4))
+    life.handle(WorkerIdle("w0", is_alone=True))
+    reuse, end, asked = life.handle(OutcomesRead(0, found(*BLOCKS)))
+    assert reuse == Reuse(0, SCORES)
+    assert end == EndTrial(
+        replace(trial(), state=TrialState.SCORED, scores=SCORES, reused=True)
+    )
+    assert isinstance(asked, ReadOutcomes)
+    assert asked.trial == 1
 
 
-def test_a_first_timeout_is_tried_again_and_a_second_is_the_candidates_fault() -> None:
-    assert judge(running(), SLOW, POLICY).state is TrialState.PENDING
-    again = replace(running(attempt=2), failure=SLOW)
-    verdict = judge(again, SLOW, POLICY)
-    assert verdict.state is TrialState.FAILED
-    assert verdict.failure.blame is Blame.CANDIDATE
+def test_blocks_are_recorded_as_they_come_and_the_last_answer_ends_the_trial() -> None:
+    life = lifecycle(trial())
+    start(life)
+    for one in reversed(BLOCKS):
+        (record,) = life.handle(scored(one))
+        assert record == RecordBlock(0, 1, one, tuple(answers(one)))
+    end, final = life.handle(AttemptDone("w0", 0, 1, {"score": 0.3}))
+    ending = Ending(TrialState.SCORED, scores=SCORES, seconds={"score": 0.3})
+    assert end == EndAttempt(0, 1, ending)
+    assert final == EndTrial(life.trials[0])
+    assert life.is_complete
 
 
-def test_a_timeout_after_a_lost_worker_is_tried_again() -> None:
-    again = replace(running(attempt=2), failure=LOST)
-    assert judge(again, SLOW, POLICY).state is TrialState.PENDING
+def test_who_says_that_it_is_done_and_is_not_has_failed() -> None:
+    life = lifecycle(trial())
+    start(life)
+    life.handle(scored(block(0)))
+    (end,) = life.handle(AttemptDone("w0", 0, 1, {}))
+    assert isinstance(end, EndAttempt)
+    assert end.ending.state is TrialState.PENDING
+    assert end.ending.failure is not None
+    assert f"never reported {block(1)}" in end.ending.failure.message
 
 
-def test_an_answer_of_an_older_attempt_is_not_current() -> None:
-    life = Lifecycle([trial(0, attempt=0)])
-    life.start(0, 1, "w0")
-    life.end(replace(life.get(0), state=TrialState.PENDING, failure=LOST))
-    life.start(0, 2, "w1")
-    assert life.is_current(0, 2)
-    assert not life.is_current(0, 1)
-    assert not life.is_current(7, 1)
+def test_wrong_answers_stop_the_worker_and_are_not_recorded() -> None:
+    life = lifecycle(trial())
+    start(life)
+    nan = [Outcome(o.item, {"acc": math.nan}) for o in answers(block(0))]
+    wrong = replace(scored(block(0)), outcomes=tuple(nan))
+    stop, end, final = life.handle(wrong)
+    assert stop == StopWorker("w0", 0, 1)
+    assert isinstance(end, EndAttempt)
+    assert isinstance(final, EndTrial)
+    assert final.trial.state is TrialState.FAILED
+
+
+def test_a_block_that_comes_twice_is_recorded_once() -> None:
+    life = lifecycle(trial())
+    start(life)
+    assert len(life.handle(scored(block(0)))) == 1
+    assert life.handle(scored(block(0))) == []
+
+
+def test_an_answer_of_an_older_attempt_or_of_another_worker_is_late() -> None:
+    life = lifecycle(trial())
+    start(life)
+    life.handle(AttemptFailed("w0", 0, 1, LOST))
+    start(life, "w1")
+    assert life.handle(scored(block(0), attempt=1)) == []
+    assert life.handle(scored(block(0), worker="w0", attempt=2)) == []
+    assert life.handle(AttemptDone("w9", 7, 1, {})) == []
+    assert len(life.handle(scored(block(0), worker="w1", attempt=2))) == 1
 
 
 def test_an_attempt_number_never_repeats() -> None:
-    life = Lifecycle([trial(0, attempt=2)])
-    with pytest.raises(IllegalTransitionError, match="next must be larger"):
-        life.start(0, 2, "w0")
+    life = lifecycle(trial(attempt=2))
+    life.handle(WorkerIdle("w0", is_alone=True))
+    life.handle(OutcomesRead(0, found()))
+    with pytest.raises(IllegalTransitionError, match="the next must be larger"):
+        life.handle(AttemptBegan(0, 2, 0.0))
 
 
-def test_a_final_trial_cannot_be_started_again() -> None:
-    scored = replace(trial(0), state=TrialState.SCORED, scores={})
-    life = Lifecycle([scored])
-    with pytest.raises(IllegalTransitionError, match="final"):
-        life.start(0, 5, "w0")
+def test_what_nobody_asked_for_is_no_answer() -> None:
+    life = lifecycle(replace(trial(), state=TrialState.SCORED, scores={}))
+    for answer in (OutcomesRead(0, found()), AttemptBegan(0, 5, 0.0)):
+        with pytest.raises(IllegalTransitionError, match="nothing was asked for it"):
+            life.handle(answer)
+
+
+def test_a_generation_begins_with_nothing_running() -> None:
+    with pytest.raises(IllegalTransitionError, match="made pending before"):
+        lifecycle(trial(attempt=1, state=TrialState.RUNNING))
 
 
 def test_an_equal_recipe_waits_until_the_first_is_scored() -> None:
-    life = Lifecycle([trial(0, attempt=0), trial(1, attempt=0)])
-    life.start(0, 1, "w0")
-    assert life.next_pending() is None
-    life.end(replace(life.get(0), state=TrialState.SCORED, scores={}))
-    waiting = life.next_pending()
-    assert waiting is not None
-    assert waiting.number == 1
+    life = lifecycle(trial(), trial(1))
+    start(life)
+    assert not life.has_work
+    assert life.handle(WorkerIdle("w1", is_alone=False)) == []
+    for one in BLOCKS:
+        life.handle(scored(one))
+    life.handle(AttemptDone("w0", 0, 1, {}))
+    (waiting,) = life.handle(WorkerIdle("w1", is_alone=False))
+    assert isinstance(waiting, ReadOutcomes)
+    assert waiting.trial == 1
 
 
-def test_a_retry_is_left_for_another_worker() -> None:
-    life = Lifecycle([trial(0, attempt=0), trial(1, recipe="b", attempt=0)])
-    life.start(0, 1, "w0")
-    life.end(replace(life.get(0), state=TrialState.PENDING, failure=LOST))
-    elsewhere, here, anywhere = (life.next_pending(avoid=w) for w in ("w1", "w0", None))
-    assert [t and t.number for t in (elsewhere, here, anywhere)] == [0, 1, 0]
+@pytest.mark.parametrize(
+    ("worker", "is_alone", "number"),
+    [("w1", False, 0), ("w0", False, 1), ("w0", True, 0)],
+)
+def test_a_retry_is_left_for_another_worker(
+    worker: str, is_alone: bool, number: int
+) -> None:
+    life = lifecycle(trial(), trial(1, weight=0.4))
+    start(life)
+    (end,) = life.handle(WorkerLost("w0", 0, 1, LOST))
+    assert end == EndAttempt(0, 1, Ending(TrialState.PENDING, failure=LOST))
+    (asked,) = life.handle(WorkerIdle(worker, is_alone))
+    assert isinstance(asked, ReadOutcomes)
+    assert asked.trial == number
+
+
+def test_a_worker_at_work_is_given_nothing_more() -> None:
+    life = lifecycle(trial(), trial(1, weight=0.4))
+    start(life)
+    assert life.handle(WorkerIdle("w0", is_alone=True)) == []
+
+
+def test_who_takes_too_long_is_stopped_before_the_store_is_told_of_anybody() -> None:
+    life = lifecycle(trial(), trial(1, weight=0.4))
+    start(life, now=0.0)
+    start(life, "w1", now=1.0)
+    assert life.handle(Tick(9.9)) == []
+    assert len(life.handle(Tick(10.0))) == 2
+    again = lifecycle(trial(), trial(1, weight=0.4))
+    start(again, now=0.0)
+    start(again, "w1", now=1.0)
+    *stops, first, second = again.handle(Tick(11.0))
+    assert stops == [StopWorker("w0", 0, 1), StopWorker("w1", 1, 1)]
+    assert isinstance(first, EndAttempt)
+    assert isinstance(second, EndAttempt)
+    assert first.ending.failure is not None
+    assert first.ending.failure.cause is Cause.TIMEOUT
+
+
+def test_who_is_still_at_an_attempt_of_before_is_stopped_in_time() -> None:
+    before = lifecycle(trial())
+    start(before, now=3.0)
+    life = lifecycle(trial(attempt=1), strays=before.in_flight)
+    assert life.handle(scored(block(0))) == []
+    assert life.handle(Tick(12.9)) == []
+    assert life.handle(Tick(13.0)) == [StopWorker("w0", 0, 1)]
+    assert life.handle(Tick(14.0)) == []
+    assert life.trials == (trial(attempt=1),)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        AttemptDone("w0", 0, 1, {}),
+        WorkerLost("w0", 0, 1, LOST),
+        WorkerIdle("w0", False),
+    ],
+)
+def test_who_is_done_with_an_attempt_of_before_is_left_alone(over: Any) -> None:
+    before = lifecycle(trial())
+    start(before)
+    life = lifecycle(trial(attempt=1), strays=before.in_flight)
+    life.handle(over)
+    assert life.handle(Tick(99.0)) == []
+
+
+def test_a_loss_that_another_worker_would_share_ends_the_run() -> None:
+    life = lifecycle(trial())
+    fatal = WorkerLost("w0", None, None, LOST, fatal=True)
+    assert life.handle(fatal) == [GiveUp("gone")]
+    assert life.handle(replace(fatal, fatal=False)) == []
+    assert life.handle(WorkerReady("w1", (task(),), {})) == []
+
+
+WORKERS = ("w0", "w1", "w2")
+PICK = st.integers(0, 10**6)
+OUT, RECORDED, RELEASED = "handed out", "recorded", "released"
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Starts, answers, deaths and late answers in any order leave it valid."""
+    """The machine alone: store, pool and clock are played, and answer when they like.
+
+    Of four trials two have one recipe. The store is asked one thing at a time for each
+    trial, but answers those of several in any order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.life = Lifecycle(trial(n, recipe="abcc"[n], attempt=0) for n in range(4))
+        weights = (0.1, 0.2, 0.3, 0.3)
+        self.stored = [trial(n, weight=weight) for n, weight in enumerate(weights)]
+        self.known: dict[str, Known] = {
+            one.candidate.recipe.digest: found() for one in self.stored
+        }
+        self.questions: list[ReadOutcomes | BeginAttempt] = []
+        self.at: dict[str, Assignment] = {}
+        self.blocks: dict[tuple[int, int], dict[BlockKey, str]] = {}
+        self.told: list[Any] = []
+        self.counted: set[int] = set()
+        self.now = 0.0
+        self.life = lifecycle(*self.stored)
 
-    @precondition(lambda self: self.life.next_pending() is not None)
-    @rule()
-    def start(self) -> None:
-        pending = self.life.next_pending()
-        assert pending is not None
-        self.life.start(pending.number, pending.attempt + 1, "w")
+    def happen(self, event: Any) -> None:
+        for instruction in self.life.handle(event):
+            self.obey(instruction)
 
-    @precondition(lambda self: bool(self.life.running))
-    @rule(pick=st.integers(0, 3))
-    def score(self, pick: int) -> None:
-        one = self.life.running[pick % len(self.life.running)]
-        self.life.end(replace(one, state=TrialState.SCORED, scores={"t/acc": 1.0}))
+    def obey(self, instruction: Instruction) -> None:
+        match instruction:
+            case ReadOutcomes() | BeginAttempt():
+                assert self.stored[instruction.trial].state is TrialState.PENDING
+                asked = [question.trial for question in self.questions]
+                assert instruction.trial not in asked
+                self.questions.append(instruction)
+            case Submit(worker, assignment):
+                assert worker not in self.at, "a worker is at something else"
+                attempt = (assignment.trial, assignment.attempt)
+                assert attempt not in self.blocks, "an attempt is run twice"
+                self.at[worker] = assignment
+                self.blocks[attempt] = dict.fromkeys(assignment.blocks, OUT)
+            case RecordBlock(number, attempt, one, outcomes):
+                blocks = self.blocks[number, attempt]
+                assert blocks[one] == OUT, "not handed out, or recorded or released"
+                assert self.stored[number].attempt == attempt
+                blocks[one] = RECORDED
+                digest = self.stored[number].candidate.recipe.digest
+                self.known[digest][TASK].update({o.item: o for o in outcomes})
+            case StopWorker(worker, number, attempt):
+                work = self.at.pop(worker)
+                assert (work.trial, work.attempt) == (number, attempt)
+            case EndAttempt():
+                self.end(instruction)
+            case Reuse(number, scores):
+                self.put(number, TrialState.SCORED, scores=scores, reused=True)
+                self.put_failure(number, None)
+            case EndTrial(final):
+                assert final.number not in self.counted
+                self.counted.add(final.number)
+                assert final == self.stored[final.number]
 
-    @precondition(lambda self: bool(self.life.running))
-    @rule(pick=st.integers(0, 3), failure=st.sampled_from([LOST, SLOW, NAN]))
-    def fail(self, pick: int, failure: Failure) -> None:
-        one = self.life.running[pick % len(self.life.running)]
-        verdict = judge(one, failure, POLICY)
-        faults = one.faults + (verdict.failure.blame is Blame.MACHINE)
-        self.life.end(
-            replace(one, state=verdict.state, failure=verdict.failure, faults=faults)
+    def end(self, done: EndAttempt) -> None:
+        stored, ending = self.stored[done.trial], done.ending
+        assert (stored.state, stored.attempt) == (TrialState.RUNNING, done.attempt)
+        self.release(done.trial, done.attempt)
+        is_fault = ending.failure is not None and ending.failure.blame is Blame.MACHINE
+        self.put(
+            done.trial,
+            ending.state,
+            scores=ending.scores,
+            seconds=ending.seconds,
+            faults=stored.faults + is_fault,
         )
+        self.put_failure(done.trial, ending.failure)
 
-    @precondition(lambda self: bool(self.life.running))
-    @rule(pick=st.integers(0, 3))
-    def lose_the_coordinator(self, pick: int) -> None:
-        one = self.life.running[pick % len(self.life.running)]
-        self.life.end(replace(one, state=TrialState.PENDING))
+    def put(self, number: int, state: TrialState, **columns: Any) -> None:
+        stored = self.stored[number]
+        self.stored[number] = replace(stored, state=stored.state.to(state), **columns)
 
-    @rule(number=st.integers(0, 3))
-    def late_answer(self, number: int) -> None:
-        assert not self.life.is_current(number, self.life.get(number).attempt + 1)
+    def put_failure(self, number: int, failure: Failure | None) -> None:
+        self.stored[number] = replace(self.stored[number], failure=failure)
+
+    def release(self, number: int, attempt: int) -> None:
+        blocks = self.blocks[number, attempt]
+        for one, where in blocks.items():
+            blocks[one] = RELEASED if where == OUT else where
+
+    def tell(self, event: Any) -> None:
+        self.told.append(event)
+        self.happen(event)
+
+    def busy(self, pick: int) -> tuple[tuple[str, int, int], Assignment]:
+        worker = sorted(self.at)[pick % len(self.at)]
+        work = self.at[worker]
+        return (worker, work.trial, work.attempt), work
+
+    @rule(worker=st.sampled_from(WORKERS), is_alone=st.booleans())
+    def a_worker_is_idle(self, worker: str, is_alone: bool) -> None:
+        if worker not in self.at:
+            self.happen(WorkerIdle(worker, is_alone))
+
+    @precondition(lambda self: self.questions)
+    @rule(pick=PICK)
+    def the_store_answers(self, pick: int) -> None:
+        question = self.questions.pop(pick % len(self.questions))
+        number = question.trial
+        if isinstance(question, ReadOutcomes):
+            known = self.known[question.recipe.digest]
+            copy = {name: dict(of) for name, of in known.items()}
+            self.happen(OutcomesRead(number, copy))
+            return
+        attempt = self.stored[number].attempt + 1
+        self.put(number, TrialState.RUNNING, attempt=attempt, worker=question.worker)
+        self.happen(AttemptBegan(number, attempt, self.now))
+
+    @precondition(lambda self: self.at)
+    @rule(pick=PICK, which=PICK)
+    def a_block_is_scored(self, pick: int, which: int) -> None:
+        place, work = self.busy(pick)
+        one = work.blocks[which % len(work.blocks)]
+        self.tell(BlockScored(*place, one, tuple(answers(one)), 0.1))
+
+    @precondition(lambda self: self.at)
+    @rule(pick=PICK, which=PICK)
+    def a_block_has_other_items(self, pick: int, which: int) -> None:
+        place, work = self.busy(pick)
+        one = work.blocks[which % len(work.blocks)]
+        self.happen(BlockScored(*place, one, tuple(answers(one)[1:]), 0.1))
+
+    @precondition(lambda self: self.at)
+    @rule(pick=PICK, is_whole=st.booleans())
+    def an_attempt_is_done(self, pick: int, is_whole: bool) -> None:
+        place, work = self.busy(pick)
+        for one in work.blocks if is_whole else ():
+            self.tell(BlockScored(*place, one, tuple(answers(one)), 0.1))
+        del self.at[place[0]]
+        self.tell(AttemptDone(*place, {"score": 0.3}))
+
+    @precondition(lambda self: self.at)
+    @rule(pick=PICK, failure=st.sampled_from([LOST, NAN]), is_lost=st.booleans())
+    def an_attempt_fails(self, pick: int, failure: Failure, is_lost: bool) -> None:
+        place, _ = self.busy(pick)
+        del self.at[place[0]]
+        self.tell((WorkerLost if is_lost else AttemptFailed)(*place, failure))
+
+    @precondition(lambda self: self.told)
+    @rule(pick=PICK)
+    def an_answer_comes_again(self, pick: int) -> None:
+        event = self.told[pick % len(self.told)]
+        if isinstance(event, BlockScored) or event.worker not in self.at:
+            self.happen(event)
+
+    @rule(seconds=st.floats(0.1, TIMEOUT_S))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.happen(Tick(self.now))
+
+    @rule()
+    def the_next_hold_begins(self) -> None:
+        """After an outage; what was asked of the store is forgotten."""
+        self.questions.clear()
+        for stored in self.stored:
+            if stored.state is TrialState.RUNNING:
+                self.release(stored.number, stored.attempt)
+                self.put(stored.number, TrialState.PENDING)
+        self.life = lifecycle(*self.stored, strays=self.life.in_flight)
 
     @invariant()
-    def valid(self) -> None:
+    def the_machine_is_valid_and_holds_what_the_store_holds(self) -> None:
         self.life.validate()
-        for trial in self.life.trials:
-            assert trial.faults <= POLICY.faults
-            is_tired = trial.state is TrialState.QUARANTINED
-            assert is_tired == (
-                trial.faults == POLICY.faults and trial.state.is_final
-            ), trial
+        assert list(self.life.trials) == self.stored
+
+    @invariant()
+    def every_block_handed_out_is_still_out_or_recorded_or_released(self) -> None:
+        parts = {(part.trial, part.attempt): part for part in self.life.in_flight}
+        for (number, attempt), blocks in self.blocks.items():
+            stored, out = self.stored[number], {b for b in blocks if blocks[b] == OUT}
+            is_running = stored.state is TrialState.RUNNING
+            if is_running and stored.attempt == attempt:
+                assert parts[number, attempt].left == out
+            else:
+                assert not out
+
+    @invariant()
+    def whoever_is_at_something_will_be_stopped_in_time(self) -> None:
+        at = {(w, work.trial, work.attempt) for w, work in self.at.items()}
+        flying = {(p.worker, p.trial, p.attempt) for p in self.life.in_flight}
+        assert at == flying
+
+    @invariant()
+    def faults_and_states_agree(self) -> None:
+        for one in self.stored:
+            assert one.faults <= POLICY.faults
+            is_tired = one.state is TrialState.QUARANTINED
+            assert is_tired == (one.faults == POLICY.faults and one.state.is_final)
+
+    def teardown(self) -> None:
+        """If all goes well from here on, the generation ends."""
+        for _ in range(40):
+            while self.questions:
+                self.the_store_answers(0)
+            while self.at:
+                self.an_attempt_is_done(0, is_whole=True)
+            for worker in WORKERS:
+                self.happen(WorkerIdle(worker, is_alone=True))
+        assert self.life.is_complete
+        assert self.counted == {one.number for one in self.stored}
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -1,6 +1,6 @@
 """A strategy that holds the search up is noticed; one that does not is left alone."""
 
-from evomerge.search.ask_overhead import is_outgrown
+from evomerge.search.scoreboard import is_outgrown
 
 
 def test_asking_for_a_fifth_of_the_scoring_time_is_too_slow() -> None:

@@ -7,7 +7,7 @@ import pytest
 from support.searched import ask, by_hand
 
 from evomerge.core.study import Budget
-from evomerge.errors import StaleAttemptError, StudyLockedError
+from evomerge.errors import LeaseLostError, StudyLockedError
 from evomerge.search.coordinator import Coordinator
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -42,7 +42,7 @@ def test_after_a_jump_forward_the_heir_writes_and_the_old_one_does_not(
         lambda: store.recover(old),
         lambda: store.set_finished(old, "budget"),
     ):
-        with pytest.raises(StaleAttemptError, match="taken over"):
+        with pytest.raises(LeaseLostError, match="taken over"):
             write()
     assert store.recover(new) == [0]
     assert store.start_attempt(new, 0, "w") == 2
@@ -66,7 +66,7 @@ def test_a_search_whose_lease_went_with_a_jump_ends_and_leaves_all_to_the_heir(
             other.lease(study.id, ELSEWHERE, 60)
 
     plan, pool = small.plan(), small.pool(tmp_path)
-    with pytest.raises(StaleAttemptError, match="taken over"):
+    with pytest.raises(LeaseLostError, match="taken over"):
         Coordinator(plan, store, pool, this_process(), observe).run()
     assert ask(any_url, "SELECT lease_host FROM em_study") == ELSEWHERE.host
     with pytest.raises(StudyLockedError, match="process 1 on another-host"):
@@ -93,7 +93,7 @@ def test_after_a_jump_backward_a_dead_holder_blocks_no_longer_than_its_lease(
         store.lease(study.id, this_process(), 60)
     time.sleep(0.6)
     new = store.lease(study.id, this_process(), 60)
-    with pytest.raises(StaleAttemptError):
+    with pytest.raises(LeaseLostError):
         store.renew(old, 0.0)
     store.renew(new, 0.0)
     store.close()

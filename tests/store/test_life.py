@@ -15,6 +15,7 @@ from evomerge.core.scoring_protocol import scores_of
 from evomerge.core.trial import Blame, Cause, Failure, TrialState
 from evomerge.errors import (
     IllegalTransitionError,
+    LeaseLostError,
     StaleAttemptError,
     StudyLockedError,
 )
@@ -161,7 +162,7 @@ class StoreLife(RuleBasedStateMachine):
                 lambda old=old: self.store.end_attempt(old, number, attempt, ending),
                 lambda old=old: self.store.recover(old),
             ):
-                with pytest.raises(StaleAttemptError):
+                with pytest.raises(LeaseLostError):
                     write()
 
     @invariant()
