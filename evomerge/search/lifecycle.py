@@ -172,16 +172,15 @@ class Lifecycle:
         return []
 
     def _begin(self, trials: Sequence[Trial]) -> None:
-        self._strays = {part.worker: part for part in self.in_flight}
-        self._active = {}
         ordered = sorted(trials, key=lambda trial: trial.number)
-        self._pending = {t.number: t for t in ordered if t.state is TrialState.PENDING}
-        self._ended = {t.number: t for t in ordered if t.state.is_final}
-        if len(self._pending) + len(self._ended) < len(ordered):
+        pending = {t.number: t for t in ordered if t.state is TrialState.PENDING}
+        ended = {t.number: t for t in ordered if t.state.is_final}
+        if self._active or len(pending) + len(ended) < len(ordered):
             raise IllegalTransitionError(
                 "A generation begins with trials that are pending or final; what was "
-                "running must be made pending before."
+                "running must be ended or made pending before."
             )
+        self._pending, self._ended = pending, ended
 
     # From an idle worker to an attempt.
 

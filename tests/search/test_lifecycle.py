@@ -157,11 +157,11 @@ def test_an_answer_of_an_older_attempt_or_of_another_worker_is_late() -> None:
     life = lifecycle(trial())
     start(life)
     life.handle(AttemptFailed("w0", 0, 1, LOST))
-    start(life, "w1")
+    start(life)
     assert life.handle(scored(block(0), attempt=1)) == []
-    assert life.handle(scored(block(0), worker="w0", attempt=2)) == []
-    assert life.handle(AttemptDone("w9", 7, 1, {})) == []
-    assert len(life.handle(scored(block(0), worker="w1", attempt=2))) == 1
+    assert life.handle(scored(block(0), worker="w1", attempt=2)) == []
+    assert life.handle(AttemptDone("w0", 7, 2, {})) == []
+    assert len(life.handle(scored(block(0), attempt=2))) == 1
 
 
 def test_an_attempt_number_never_repeats() -> None:
@@ -182,6 +182,10 @@ def test_what_nobody_asked_for_is_no_answer() -> None:
 def test_a_generation_begins_with_nothing_running() -> None:
     with pytest.raises(IllegalTransitionError, match="made pending before"):
         lifecycle(trial(attempt=1, state=TrialState.RUNNING))
+    life = lifecycle(trial())
+    start(life)
+    with pytest.raises(IllegalTransitionError, match="must be ended"):
+        life.handle(GenerationBegan((trial(1),)))
 
 
 def test_an_equal_recipe_waits_until_the_first_is_scored() -> None:
