@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from evomerge.errors import (
     EvomergeError,
+    LeaseLostError,
     ReplayError,
     StaleAttemptError,
     StoreUnreachableError,
@@ -41,7 +42,8 @@ _OF_ERRORS: dict[type[EvomergeError], ExitCode] = {
     StudyLockedError: ExitCode.TRY_AGAIN,
     StoreUnreachableError: ExitCode.TRY_AGAIN,
     WorkerError: ExitCode.TRY_AGAIN,
-    StaleAttemptError: ExitCode.LEASE_LOST,
+    StaleAttemptError: ExitCode.TRY_AGAIN,
+    LeaseLostError: ExitCode.LEASE_LOST,
 }
 
 

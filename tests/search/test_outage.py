@@ -18,6 +18,7 @@ from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.trial import TrialState
 from evomerge.core.work import Assignment, AttemptDone, PoolEvent, WorkerReady
 from evomerge.errors import LeaseLostError, StoreUnreachableError
+from evomerge.exit_codes import ExitCode, exit_code_of
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.outage import Outage, Patience
@@ -272,8 +273,9 @@ def test_a_study_that_another_took_over_meanwhile_is_left_to_it(
                 store.lease(study.id, heir, 30)
             store.record_block(*arguments)
 
-    with pytest.raises(LeaseLostError, match="taken over"):
+    with pytest.raises(LeaseLostError, match="taken over") as raised:
         search(Watched(store), small, small.pool(tmp_path))
+    assert exit_code_of(raised.value) is ExitCode.LEASE_LOST
     assert decided(store)[0][2] is TrialState.RUNNING  # the heir's to recover
 
 
