@@ -17,13 +17,17 @@ import click
 from evomerge import __version__
 from evomerge.cli import databases, models, recipes, run, studies, tools
 from evomerge.errors import EvomergeError
+from evomerge.exit_codes import ExitCode, exit_code_of
 from evomerge.masking import hide_arguments, masked, masked_url
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
     epilog="A first run, from nothing: evomerge zoo demo/zoo && "
-    "evomerge run search_spaces/scalars.yaml",
+    "evomerge run search_spaces/scalars.yaml\n\n"
+    "Exit codes: 0 done, 1 a defect, 2 put right what is named, 3 what is recorded "
+    "does not hold, 75 try again later, 76 another process took the study over, 130 or "
+    "143 stopped.",
 )
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Tell routine steps too.")
@@ -94,8 +98,7 @@ class Stop:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process.
 
-    Exit codes: 0 done, 1 a defect of evomerge (with a traceback), 2 something the user
-    can put right, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+    Exit codes: those of ``ExitCode``; 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
     if arguments is None:
         arguments = sys.argv[1:]
@@ -113,16 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shown = io.StringIO()
         error.show(shown)
         click.echo(masked(shown.getvalue()), err=True, nl=False)
-        code = 2
+        code = ExitCode.PUT_RIGHT
     except EvomergeError as error:
         click.echo(f"Error: {error}", err=True)
-        code = 2
+        code = exit_code_of(error)
     except OSError as error:  # a folder that may not be written, a full disk
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"
         click.echo(f"Error: {masked(text)}", err=True)
-        code = 2
+        code = ExitCode.PUT_RIGHT
     except Exception:  # noqa: BLE001 - the outermost call: a defect, shown in full
         click.echo(masked(traceback.format_exc()), err=True)
-        code = 1
-    sys.exit(code or 0)
+        code = ExitCode.DEFECT
+    sys.exit(code or ExitCode.DONE)

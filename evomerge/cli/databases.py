@@ -10,9 +10,7 @@ import click
 from evomerge import api
 from evomerge.cli.options import db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
-
-FAULTY = 3
-"""Exit code of `db check` when the database breaks a promise."""
+from evomerge.exit_codes import ExitCode
 
 _MOST_SHOWN = 100
 
@@ -181,7 +179,7 @@ def check(db: str, as_json: bool) -> None:
         verdict = counted(n, "broken promise") if n else "every promise holds"
         click.echo(f"{size}: {verdict}")
     if found.faults:
-        raise SystemExit(FAULTY)
+        raise SystemExit(ExitCode.RECORD_BROKEN)
 
 
 class _progress:  # noqa: N801 - reads as the statement it stands in

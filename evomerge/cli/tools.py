@@ -9,6 +9,7 @@ import click
 from evomerge import api
 from evomerge.cli.options import cache_dir, db_option, json_option
 from evomerge.cli.tables import print_json, print_table
+from evomerge.exit_codes import ExitCode
 
 
 @click.command(
@@ -115,4 +116,4 @@ def doctor(
     else:
         print_table("", ("", "", ""), [(f.name, f.value, f.verdict) for f in found])
     if any(f.verdict == "bad" for f in found):
-        raise SystemExit(2)
+        raise SystemExit(ExitCode.PUT_RIGHT)

@@ -1,13 +1,16 @@
 """How commands end, which database they use, and what they never print."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from support.study_files import simulated_study, write_study
 
+from evomerge import errors
 from evomerge.cli import studies
 from evomerge.cli.app import app
+from evomerge.errors import EvomergeError, Problem, SpecError
 from evomerge.store.sql import open_store
 
 SECRET = "hunter2"
@@ -62,6 +65,32 @@ def test_a_folder_that_cannot_be_used_is_code_2_and_named(call, failing) -> None
     ended = call(failing(PermissionError(13, "Permission denied", "/data/x.db")))
     assert ended.code == 2
     assert "Error: /data/x.db: Permission denied" in ended.err
+
+
+def every_error(kind: type[EvomergeError]) -> Iterator[type[EvomergeError]]:
+    yield kind
+    for more in kind.__subclasses__():
+        if more.__module__ == errors.__name__:
+            yield from every_error(more)
+
+
+CODES = {
+    errors.ReplayError: 3,
+    errors.StudyLockedError: 75,
+    errors.StoreUnreachableError: 75,
+    errors.WorkerError: 75,
+    errors.SelfTestError: 75,
+    errors.StaleAttemptError: 76,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(every_error(EvomergeError), key=str))
+def test_an_error_says_in_its_code_what_to_do_next(call, failing, kind) -> None:
+    told = [Problem("study.yaml", "it is so")] if kind is SpecError else "it is so"
+    ended = call(failing(kind(told)))
+    assert ended.code == CODES.get(kind, 2)
+    assert ended.err.startswith("Error: ")
+    assert ended.err.endswith("it is so\n")
 
 
 def test_a_defect_is_code_1_with_its_traceback_but_no_password(call, failing) -> None:

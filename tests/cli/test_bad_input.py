@@ -242,7 +242,7 @@ def test_a_study_that_another_coordinator_holds_is_refused(call, done: Path) -> 
             store.study("mine").id, Owner("another-host", 4711, "99"), 60.0
         )
         ended = call("resume", "mine", "--trials", "9", "--in-process")
-        assert ended.code == 2
+        assert ended.code == 75
         assert "4711 on another-host" in ended.err
         assert "Traceback" not in ended.err
         assert call("status", "mine").code == 0

@@ -232,7 +232,7 @@ def test_a_second_search_of_one_study_is_refused_while_the_first_lives(
     wait_until_scored(first, folder, 1)
     second = start(folder, "resume", "mine", "--in-process")
     _, err = second.communicate(timeout=100)
-    assert second.returncode == 2
+    assert second.returncode == 75
     assert f"process {first.pid}" in err
     assert first.poll() is None
     first.kill()

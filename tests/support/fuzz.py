@@ -32,7 +32,7 @@ SECONDS = 60.0
 """Processor time that no command may take."""
 _PATIENCE = 4
 """So many times as long may it take where others are at work."""
-CODES = frozenset({0, 2, 3})
+CODES = frozenset({0, 2, 3, 75})
 _TOLD = 1500
 
 
