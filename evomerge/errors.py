@@ -23,6 +23,7 @@
     │   ├── JobExistsError       the name is taken by another job; says the differences
     │   ├── JobStateError        not in the state the job is in
     │   └── ClaimLostError       another supervisor has the job
+    ├── NotInstalledError    a package that an extra brings is not there
     └── StoreError
         ├── StudyExistsError     the name is taken by another configuration
         ├── StudyNotFoundError
@@ -121,6 +122,10 @@ class ReplayError(EvomergeError):
 
 class ExportError(EvomergeError):
     """A result could not be written; nothing half-written is left behind."""
+
+
+class NotInstalledError(EvomergeError):
+    """A package is not installed that an extra of evomerge brings; says which."""
 
 
 class StageError(EvomergeError):

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from evomerge import __version__
+from evomerge import __version__, extras
 from evomerge.cli import databases, models, recipes, run, studies, tools
 from evomerge.errors import EvomergeError
 from evomerge.exit_codes import ExitCode, exit_code_of
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         masked_url(word)  # learns what must not be told of it
     stop = Stop()
     try:
-        with stop.once():
+        with stop.once(), extras.named():
             code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
     except click.exceptions.Abort:  # what click makes of Ctrl-C
         click.echo("Stopped.", err=True)

@@ -21,6 +21,7 @@ from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.nearest import suggestion
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
+from evomerge.extras import installing
 from evomerge.scoring.stacks.slots import slot_kinds
 
 CPU_CACHE_BYTES = 64 << 20
@@ -66,8 +67,8 @@ def prepare_environment() -> None:
             [
                 Problem(
                     "engine.kind",
-                    "vLLM is not installed; install evomerge[cpu] or evomerge[gpu], or "
-                    "choose engine.kind: hf.",
+                    f"vLLM is not installed: {installing('vllm')}; or choose "
+                    "engine.kind: hf.",
                 )
             ]
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from evomerge import extras
 from evomerge.errors import SchemaError, StoreError
 from evomerge.masking import masked_url
 from evomerge.store.databases.backend import Backend, file_of, parse
@@ -227,7 +228,8 @@ def backend(url: str) -> Backend:
     """Choose the backend of a URL.
 
     Raises:
-        StoreError: The URL cannot be used, or its driver is not installed.
+        StoreError: The URL cannot be used.
+        NotInstalledError: Its driver is not installed.
     """
     parsed = parse(url)
     shown = masked_url(url)
@@ -237,10 +239,5 @@ def backend(url: str) -> Backend:
         return Sqlite(file_of(parsed), shown)
     from evomerge.store.databases.postgres import Postgres
 
-    try:
+    with extras.named():
         return Postgres(parsed, shown)
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            "PostgreSQL needs a driver that is not installed: "
-            "pip install 'evomerge[postgres]'."
-        ) from error

