@@ -80,7 +80,8 @@ CODES = {
     errors.StoreUnreachableError: 75,
     errors.WorkerError: 75,
     errors.SelfTestError: 75,
-    errors.StaleAttemptError: 76,
+    errors.StaleAttemptError: 75,
+    errors.LeaseLostError: 76,
 }
 
 
