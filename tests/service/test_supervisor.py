@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.jobs import due_now, run_out, submission
+from support.jobs import bundle, due_now, run_out, submission
 
 from evomerge.errors import StoreUnreachableError
 from evomerge.service.processes import Command
@@ -286,3 +287,22 @@ def test_files_are_placed_whole_and_once(tmp_path: Path) -> None:
     assert not folder.is_symlink()
     assert (away / "more").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["away", "bundle"]
+
+
+def test_a_study_that_cannot_run_has_failed_with_what_is_wrong_in_it(
+    machine: Machine,
+) -> None:
+    machine.queue.want("ann", "a", Wanted.CANCEL)
+    machine.queue.submit("ann", submission("b", bundle=bundle("name: b\nodd: 1\n")))
+    site = Site(machine.url, machine.folder / "spool")
+    supervisor = Supervisor(open_queue(machine.url), site, "real")
+    end = time.monotonic() + 50
+    while not machine.state("b").is_final:
+        supervisor.step()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    job = machine.queue.get("ann", "b")
+    assert (job.state, job.starts) == (S.FAILED, 1)
+    assert job.why is not None
+    assert job.why.startswith("its study cannot run: study.yaml")
+    assert "odd" in job.why
