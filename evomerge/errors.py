@@ -11,6 +11,7 @@
     ├── CandidateError       the candidate's own fault: final
     ├── WorkerError          the machine's fault: worth another try
     │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
+    ├── SetupError           no worker can ever be what a study asks for
     ├── RequestError         a prompt no engine of this size can answer
     ├── IllegalTransitionError   a trial cannot take that step
     ├── ReplayError          the recorded history and the strategy disagree
@@ -106,6 +107,10 @@ class WorkerError(EvomergeError):
 
 class SelfTestError(WorkerError):
     """An engine does not reproduce a cold load, so it refuses to score anything."""
+
+
+class SetupError(EvomergeError):
+    """No worker can start as the study says, here or elsewhere, now or later."""
 
 
 class RequestError(EvomergeError):

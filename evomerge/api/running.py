@@ -144,6 +144,7 @@ def search(
     Raises:
         StudyLockedError: Another coordinator is at it.
         ReplayError: The recorded history does not replay.
+        SetupError: No worker can ever be what the study asks for.
         WorkerError: No worker could be brought up.
     """
     study = prepared.study

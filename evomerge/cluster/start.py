@@ -35,7 +35,7 @@ class Starts:
 
 
 def failed_start(worker: str, error: Exception) -> WorkerLost:
-    """Say whether another worker would fail alike.
+    """Say whether another worker would fail alike, now and later.
 
     It would where the study, its models or its tasks are at fault, or the engine is
     not true to its weights. It need not where memory or disk ran out, or the engine
@@ -48,4 +48,4 @@ def failed_start(worker: str, error: Exception) -> WorkerLost:
     is_fatal = is_ours and failure.cause is Cause.ENGINE
     message = f"The worker could not start: {failure.message}"
     lost = Failure(failure.cause, failure.blame, message)
-    return WorkerLost(worker, None, None, lost, fatal=is_fatal)
+    return WorkerLost(worker, None, None, lost, fatal=is_fatal, futile=is_fatal)

@@ -205,6 +205,7 @@ class WorkerLost:
     Attributes:
         fatal: A new one would fail the same way, for example because its self-test
             refused, or too many in a row never became ready; the study must stop.
+        futile: It would at any other time too: what the study asks for is at fault.
     """
 
     worker: str
@@ -212,6 +213,7 @@ class WorkerLost:
     attempt: int | None
     failure: Failure
     fatal: bool = False
+    futile: bool = False
 
 
 PoolEvent = WorkerReady | BlockScored | AttemptDone | AttemptFailed | WorkerLost

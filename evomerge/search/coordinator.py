@@ -55,7 +55,9 @@ class Coordinator:
             StaleAttemptError: A running attempt was ended by hand.
             StoreUnreachableError: The database stayed away too long.
             ReplayError: The recorded history does not replay.
-            SpecError: A task lacks a metric that an objective needs.
+            SpecError: A task lacks a metric that an objective needs, or there are no
+                scores of a baseline that a constraint needs.
+            SetupError: No worker can ever be what the study asks for.
             WorkerError: No worker could be brought up.
         """
         try:

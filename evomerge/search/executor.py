@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.errors import WorkerError
+from evomerge.errors import SetupError, WorkerError
 from evomerge.search.budget import BudgetWatch
 from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.lifecycle import Lifecycle
@@ -64,6 +64,7 @@ class Executor:
             LeaseLostError: Another coordinator took the study over.
             StaleAttemptError: A running attempt was ended by hand.
             StoreUnreachableError: The database went away.
+            SetupError: No worker can ever be what the study asks for.
             WorkerError: Workers cannot be brought up.
         """
         events: deque[Event] = deque([event])
@@ -92,8 +93,8 @@ class Executor:
                 self._board.add(final.record())
             case StopWorker(worker, trial, attempt):
                 self._dispatcher.stop(worker, trial, attempt)
-            case GiveUp(reason):
-                raise WorkerError(reason)
+            case GiveUp(reason, is_futile):
+                raise SetupError(reason) if is_futile else WorkerError(reason)
         return None
 
     def _record(self, done: RecordBlock) -> None:

@@ -247,7 +247,7 @@ class Lifecycle:
 
     def _hear(self, event: Answer) -> list[Instruction]:
         if isinstance(event, WorkerLost) and event.fatal:
-            return [GiveUp(event.failure.message)]
+            return [GiveUp(event.failure.message, event.futile)]
         if event.trial is None:
             _log.warning("%s", event.failure.first_line)
             return []

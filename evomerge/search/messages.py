@@ -165,9 +165,10 @@ class StopWorker:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """End the run: workers cannot be brought up."""
+    """End the run: workers cannot be brought up, now or (``is_futile``) ever."""
 
     reason: str
+    is_futile: bool = False
 
 
 Instruction = (

@@ -15,7 +15,7 @@ from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.scoring_protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
 from evomerge.core.work import WorkerReady
-from evomerge.errors import Problem, SpecError, WorkerError
+from evomerge.errors import Problem, SpecError
 from evomerge.search.attempt import Part
 from evomerge.search.budget import BudgetWatch
 from evomerge.search.dispatcher import Dispatcher
@@ -84,7 +84,9 @@ class StudyRun:
             StaleAttemptError: A running attempt was ended by hand.
             StoreUnreachableError: The database went away.
             ReplayError: The recorded history does not replay.
-            SpecError: A task lacks a metric that an objective needs.
+            SpecError: A task lacks a metric that an objective needs, or there are no
+                scores of a baseline that a constraint needs.
+            SetupError: No worker can ever be what the study asks for.
             WorkerError: No worker could be brought up.
         """
         self._store.recover(self._lease)
@@ -253,9 +255,14 @@ class StudyRun:
         for constraint in self._plan.constraints:
             label = constraint.relative_to
             if label is not None and label not in self._board.baselines:
-                raise WorkerError(
-                    f"A constraint is relative to baseline {label!r}, but that could "
-                    "not be scored; see `evomerge trials`."
+                raise SpecError(
+                    [
+                        Problem(
+                            f"study {self._plan.name!r}",
+                            f"a constraint is relative to baseline {label!r}, but that "
+                            "could not be scored; see `evomerge trials`.",
+                        )
+                    ]
                 )
         self._check_speeds()
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.study_files import simulated_study, without_lines, write_study
 
+from evomerge.errors import CheckpointError, SelfTestError, WorkerError
 from evomerge.store.base import Owner
 from evomerge.store.sql import open_store
 from evomerge.testing.models import tiny_model
@@ -233,6 +234,29 @@ def test_more_trials_or_workers_are_no_other_configuration(
     assert call("run", "mine.yaml", "--in-process").code == 0
     rows = json.loads(call("trials", "mine", "--json").out)
     assert len(rows) == 11
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CheckpointError("shard 1 is corrupt"), 2),
+        (SelfTestError("the engine answers as before the swap"), 2),
+        (WorkerError("the device is busy"), 75),
+        (OSError(28, "No space left on device"), 75),
+    ],
+)
+def test_workers_that_cannot_start_say_whether_to_try_again(
+    call, here: Path, models: Path, monkeypatch: pytest.MonkeyPatch, error, code
+) -> None:
+    def fail(setup: object) -> None:
+        raise error
+
+    monkeypatch.setattr("evomerge.api.running.Evaluator", fail)
+    write_study(here / "mine.yaml", simulated_study(models))
+    ended = call("run", "mine.yaml", "--in-process")
+    assert ended.code == code
+    assert "Error: The worker could not start: " in ended.err
+    assert str(error) in ended.err
 
 
 def test_a_study_that_another_coordinator_holds_is_refused(call, done: Path) -> None:

@@ -28,6 +28,7 @@ from evomerge.errors import (
 def test_what_would_fail_alike_everywhere_is_fatal(error: Exception) -> None:
     lost = failed_start("w0", error)
     assert lost.fatal
+    assert lost.futile
     assert str(error) in lost.failure.message
 
 
@@ -76,6 +77,7 @@ def starts_of(make: NeverReady, n_polls: int) -> list[Any]:
 def test_the_third_start_in_a_row_that_fails_in_this_process_is_the_last() -> None:
     lost = starts_of(NeverReady(MemoryError()), 3)
     assert [event.fatal for event in lost] == [False, False, True]
+    assert not lost[-1].futile
     assert lost[-1].failure.cause is Cause.OUT_OF_MEMORY
 
 
