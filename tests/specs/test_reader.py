@@ -69,6 +69,15 @@ def test_a_task_that_an_evaluator_file_lacks_is_refused(
         load_study(write(minimal))
 
 
+def test_a_list_where_a_task_of_an_evaluator_file_is_named_is_refused(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    write({"tasks": {"copy": {"metric": "acc"}}}, "tasks.yaml")
+    minimal["evaluators"] = [{"file": "tasks.yaml", "only": [["copy"]]}]
+    with pytest.raises(SpecError, match=r"evaluators\.0\.only\.0"):
+        load_study(write(minimal))
+
+
 def test_mistakes_of_an_evaluator_file_bear_its_name(
     minimal: dict[str, Any], write: Write
 ) -> None:

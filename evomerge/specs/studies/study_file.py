@@ -249,12 +249,11 @@ def _chosen(
 ) -> list[str]:
     if not isinstance(only, list):
         return list(found)
-    for name in only:
+    names = [name for name in only if isinstance(name, str)]  # models judge the rest
+    for name in names:
         if found and name not in found:
-            mistakes.add(
-                key, f"unknown task {name!r}{did_you_mean(str(name), list(found))}"
-            )
-    return [name for name in only if name in found]
+            mistakes.add(key, f"unknown task {name!r}{did_you_mean(name, list(found))}")
+    return [name for name in names if name in found]
 
 
 def _rooted(task: Any, folder: Path) -> Any:
