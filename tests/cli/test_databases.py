@@ -131,7 +131,7 @@ def test_delete_refuses_a_study_that_is_being_run(call, searched: str) -> None:
     store = open_store(searched)
     lease = store.lease(store.study("small").id, ELSEWHERE, 60)
     ended = call("delete", "small", "--yes", "--db", searched)
-    assert ended.code == 2
+    assert ended.code == 75
     assert "process 1 on another-host" in ended.err
     assert len(store.trials(lease.study_id)) == 10
     store.renew(lease, 1.0)  # still the holder's
