@@ -20,8 +20,7 @@ from evomerge.core.work import Assignment, AttemptDone, PoolEvent, WorkerReady
 from evomerge.errors import LeaseLostError, StoreUnreachableError
 from evomerge.exit_codes import ExitCode, exit_code_of
 from evomerge.scoring.evaluator import Evaluator
-from evomerge.search.coordinator import Coordinator
-from evomerge.search.outage import Outage, Patience
+from evomerge.search.coordinator import Coordinator, Outage, Patience
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store

@@ -18,8 +18,7 @@ from evomerge.core.trial import TrialState
 from evomerge.core.work import BlockScored, PoolEvent
 from evomerge.errors import StoreUnreachableError
 from evomerge.scoring.evaluator import Evaluator
-from evomerge.search.coordinator import Coordinator
-from evomerge.search.outage import Patience
+from evomerge.search.coordinator import Coordinator, Patience
 from evomerge.search.plan import Plan
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
