@@ -110,7 +110,7 @@ class SelfTestError(WorkerError):
 
 
 class SetupError(EvomergeError):
-    """No worker can start as the study says, here or elsewhere, now or later."""
+    """What is asked cannot be done as it is said, on this machine or on any."""
 
 
 class RequestError(EvomergeError):

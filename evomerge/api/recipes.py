@@ -137,7 +137,7 @@ def merge(
         RecipeError: The models do not fit the recipe.
         CandidateError: The merged weights are not finite, or not defined.
         ExportError: The folder exists, or cannot be written.
-        WorkerError: There is no such device, or not enough memory.
+        SetupError: There is no such device, or not enough memory.
     """
     means = means or Means()
     # Fingerprints are hashed outside of the interpreter: torch loads in the meantime.

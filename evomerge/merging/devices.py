@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from evomerge.errors import WorkerError
+from evomerge.errors import SetupError
 
 _NO_LIMIT = 1 << 60
 """What a control group without a limit says it has, or more."""
@@ -27,7 +27,7 @@ def check_device(device: str) -> None:
     """Make sure that tensors can be put on a device.
 
     Raises:
-        WorkerError: There is no such device here.
+        SetupError: There is no such device here.
     """
     try:
         kind = torch.device(device).type
@@ -36,7 +36,7 @@ def check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         said = str(error).splitlines()[0]
-        raise WorkerError(
+        raise SetupError(
             f"Device {device!r} cannot be used: {said}. Use cpu, or cuda on a machine "
             "where torch finds one."
         ) from error

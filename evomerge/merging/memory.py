@@ -17,7 +17,7 @@ from evomerge.core.recipes.recipe import (
     Recipe,
     Slot,
 )
-from evomerge.errors import WorkerError
+from evomerge.errors import SetupError
 from evomerge.merging.devices import available_memory
 from evomerge.merging.sources import TORCH_DTYPES, Sources
 from evomerge.merging.views.merged import Merged
@@ -59,7 +59,7 @@ def check_memory(recipe: Recipe, sources: Sources, limit: int | None) -> None:
         limit: Most bytes to use; None takes what is free.
 
     Raises:
-        WorkerError: There is not.
+        SetupError: There is not.
     """
     found = available_memory() if limit is None else limit
     if found is None or sources.device.type != "cpu":
@@ -67,7 +67,7 @@ def check_memory(recipe: Recipe, sources: Sources, limit: int | None) -> None:
     needed = needed_memory(recipe, sources)
     if needed > found:
         where = "are free" if limit is None else "may be used"
-        raise WorkerError(
+        raise SetupError(
             f"Not enough memory: the merge may need {needed / 1e9:.2f} GB, for all "
             f"inputs of its largest tensor and {SCRATCH_BYTES / 1e9:.2f} GB of "
             f"scratch, but {found / 1e9:.2f} GB {where}. Free some memory, merge fewer "
@@ -80,7 +80,7 @@ def saying_memory_ran_out() -> Iterator[None]:
     """Put what the system and torch say of too little memory in our words.
 
     Raises:
-        WorkerError: Memory ran out.
+        SetupError: Memory ran out.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def saying_memory_ran_out() -> Iterator[None]:
         said = str(error).lower()
         if not isinstance(error, MemoryError) and not any(x in said for x in _SAID):
             raise
-        raise WorkerError(
+        raise SetupError(
             "Memory ran out during the merge; what was written is removed. Free some "
             "memory, or merge fewer inputs at a time."
         ) from error

@@ -17,7 +17,7 @@ from evomerge.core.recipes.recipe import (
     Recipe,
     Slot,
 )
-from evomerge.errors import WorkerError
+from evomerge.errors import SetupError
 from evomerge.merging.devices import available_memory
 from evomerge.merging.memory import (
     SCRATCH_BYTES,
@@ -108,14 +108,14 @@ def test_a_merge_is_refused_where_it_may_not_use_what_it_needs(
     recipe = merge(Checkpoint(a), Checkpoint(b))
     needed = needed_memory(recipe, opened)
     check_memory(recipe, opened, needed)
-    with pytest.raises(WorkerError, match=r"may need 0\.27 GB.*0\.27 GB may be used"):
+    with pytest.raises(SetupError, match=r"may need 0\.27 GB.*0\.27 GB may be used"):
         check_memory(recipe, opened, needed - 1)
 
 
 def test_what_torch_says_of_too_little_memory_is_put_in_our_words() -> None:
-    with pytest.raises(WorkerError, match="Memory ran out"), saying_memory_ran_out():
+    with pytest.raises(SetupError, match="Memory ran out"), saying_memory_ran_out():
         torch.empty(1 << 60)
-    with pytest.raises(WorkerError, match="Memory ran out"), saying_memory_ran_out():
+    with pytest.raises(SetupError, match="Memory ran out"), saying_memory_ran_out():
         bytearray(1 << 62)
     with pytest.raises(RuntimeError, match="size"), saying_memory_ran_out():
         torch.ones(2) + torch.ones(3)
