@@ -169,8 +169,16 @@ def normal(shape, seed, dtype=torch.float32):
 
 
 @METHODS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(40, 33), (300, 257)], ids=["small", "blocks"])
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (torch.float32, (40, 33)),
+        (torch.float32, (300, 257)),  # in one pass, and in blocks
+        (torch.bfloat16, (40, 33)),
+        # Compiles a form of its own for each.
+        pytest.param(torch.bfloat16, (300, 257), marks=pytest.mark.long),
+    ],
+)
 def test_the_stages_of_a_named_method_give_its_bytes(name, named, stages, dtype, shape):
     tensors, base = normal(shape, 3, dtype)
     expected = apply(operation(name, 3, **named), tensors, base, "w")
