@@ -385,3 +385,12 @@ def test_recipes_in_each_other_are_bounded(moved: bool) -> None:
     assert Recipe.from_json(json.loads(recipe.text)) == recipe
     with pytest.raises(RecipeError, match="at most 10 recipes in each other, got 11"):
         over(Nested(recipe))
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [0.5], []])
+@pytest.mark.parametrize("where", ["shared", "each"])
+def test_a_knob_that_is_a_list_or_a_mapping_is_refused(where, value):
+    data = {"operator": "ties", "inputs": ["a"]}
+    data[where] = {"density": value if where == "shared" else [value]}
+    with pytest.raises(RecipeError, match="Knob 'density': expected numbers, words"):
+        Operation.from_json(data)

@@ -92,3 +92,10 @@ def test_too_many_merges_to_score_first_are_refused(
     )
     with pytest.raises(SpecError, match=f"baselines: expected at most 1000 .*{said}"):
         read_study(write_study(tmp_path / "s.yaml", study))
+
+
+@pytest.mark.parametrize("unit", ["minutes", "hours"])
+def test_a_time_beyond_all_numbers_is_told(tmp_path: Path, unit: str) -> None:
+    study = simulated_study(write_models(tmp_path), budget={unit: 1e307})
+    with pytest.raises(SpecError, match=f"{unit} are more seconds than a number holds"):
+        read_study(write_study(tmp_path / "study.yaml", study))

@@ -188,6 +188,10 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
         ["UPDATE em_generation SET size = 5 WHERE number = 2"],
         ["study 'small': 10 trials are not the 11 that its generations hold"],
     ),
+    "a generation larger than its trials, beyond all bounds": (
+        ["UPDATE em_generation SET size = 2000000000 WHERE number = 2"],
+        ["study 'small': 10 trials are not the 2000000006 that its generations hold"],
+    ),
     "a generation missing": (
         ["DELETE FROM em_generation WHERE number = 1"],
         [

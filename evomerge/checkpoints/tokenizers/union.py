@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.checkpoints.tokenizers.canonical_form import pairs
-from evomerge.checkpoints.tokenizers.tokenizer import LISTED, Vocabulary
+from evomerge.checkpoints.tokenizers.tokenizer import LISTED, Vocabulary, readable
 from evomerge.errors import CheckpointError
 
 _MUST_AGREE = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
@@ -145,13 +145,18 @@ def _take_ordinary(out: Union, other: Vocabulary, ordinary: Sequence[str]) -> No
         scores = {piece[0]: float(piece[1]) for piece in model["vocab"]}
         out.scores |= {token: scores[token] for token in ordinary}
     known = out.first.ids.keys() | out.new.keys()
-    own = set(pairs(out.first.data["model"].get("merges") or ())) | set(out.merges)
+    own = set(_merges(out.first)) | set(out.merges)
     prefix = model.get("continuing_subword_prefix") or ""
-    for pair in pairs(model.get("merges") or ()):
+    for pair in _merges(other):
         left, right = pair
         joined = left + right.removeprefix(prefix)
         if pair not in own and {left, right, joined} <= known:
             out.merges.append(pair)
+
+
+def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    with readable(vocabulary.file):
+        return pairs(vocabulary.data["model"].get("merges") or ())
 
 
 def _merged(own: Sequence[Any], further: Sequence[tuple[str, str]]) -> list[Any]:

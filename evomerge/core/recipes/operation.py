@@ -81,11 +81,23 @@ class Operation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Operation:
-        """Read the plain form."""
+        """Read the plain form.
+
+        Raises:
+            RecipeError: A knob's value is no number, word, or true or false.
+        """
+        shared = tuple(data.get("shared", {}).items())
+        each = tuple((k, tuple(v)) for k, v in data.get("each", {}).items())
+        for name, values in (*((k, (v,)) for k, v in shared), *each):
+            if any(isinstance(value, dict | list) for value in values):
+                raise RecipeError(
+                    f"Knob {name!r}: expected numbers, words, or true or false, got "
+                    f"{str(values)[:80]}."
+                )
         return cls(
             operator=data["operator"],
             inputs=tuple(data["inputs"]),
             base=data.get("base"),
-            shared=tuple(data.get("shared", {}).items()),
-            each=tuple((k, tuple(v)) for k, v in data.get("each", {}).items()),
+            shared=shared,
+            each=each,
         )

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -282,6 +283,8 @@ class BudgetSpec(Spec):
             raise ValueError(
                 f"expected one unit of time, got {' and '.join(times)}; keep one"
             )
+        if times and not math.isfinite(self.total_seconds or 0.0):
+            raise ValueError(f"{times[0]} are more seconds than a number holds")
         if self.trials is None and self.items is None and not times:
             raise ValueError(
                 "expected at least one of trials, items, seconds, minutes, hours"
