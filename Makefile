@@ -59,7 +59,7 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 .PHONY: check
-check: setup ## Format, lint, types, import contract and the quick tests (under 3 min)
+check: setup ## Format, lint, types, import contract and the quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -23,6 +23,7 @@ from evomerge.core.work import (
 )
 from evomerge.scoring.simulated.landscape import uniform
 from evomerge.search.coordinator import Coordinator
+from evomerge.search.scoreboard import Progress
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -62,12 +63,14 @@ class DoomedPool(RayPool):
         super().close()
 
 
-def search(tmp_path: Path, small: SmallStudy, pool: DoomedPool) -> None:
+def search(tmp_path: Path, small: SmallStudy, pool: DoomedPool) -> list[Progress]:
+    seen: list[Progress] = []
     store = open_store(f"sqlite:///{tmp_path}/study.db")
     plan = small.plan()
     store.create_study(plan.name, small.config, {}, plan.seed)
-    Coordinator(plan, store, pool, this_process()).run()
+    Coordinator(plan, store, pool, this_process(), seen.append).run()
     store.close()
+    return seen
 
 
 def doomed_pool(tmp_path: Path, small: SmallStudy) -> DoomedPool:
@@ -140,7 +143,7 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
     options = {f"{kind}_if": value for kind, value in share.items()}
     small = replace(SMALL, options=options, timeout_s=4.0)
     pool = doomed_pool(tmp_path, small)
-    search(tmp_path, small, pool)
+    seen = search(tmp_path, small, pool)
 
     url = f"sqlite:///{tmp_path}/study.db"
     rows = {row.recipe: row for row in api.trials("small", db=url)}
@@ -161,6 +164,7 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
     assert status.causes == {"worker lost": 1, "timed out": 1}
     assert status.counts["scored"] == 6
     assert pool.n_at_end == N_WORKERS
+    assert max(progress.workers for progress in seen) == N_WORKERS
 
 
 def test_three_workers_in_a_row_that_never_became_ready_stop_the_study(
