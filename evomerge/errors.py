@@ -19,11 +19,14 @@
     ├── ExportError          a result cannot be written
     ├── ServiceError         a service does not do what was asked of it
     │   ├── TokenError           nobody's token, or one that holds no more
+    │   ├── ForbiddenError       a token or a role that does not allow it
     │   ├── UserError            no such user, or one of that name already
     │   ├── JobNotFoundError
     │   ├── JobExistsError       the name is taken by another job; says the differences
     │   ├── JobStateError        not in the state the job is in
-    │   └── ClaimLostError       another supervisor has the job
+    │   ├── ClaimLostError       another supervisor has the job
+    │   ├── ClusterUnreachableError  no replica answers now; one may again
+    │   └── RemoteError          what a cluster says that nothing here stands for
     ├── NotInstalledError    a package that an extra brings is not there
     └── StoreError
         ├── StudyExistsError     the name is taken by another configuration
@@ -145,6 +148,10 @@ class TokenError(ServiceError):
     """A token that nobody was given, or one that has expired or was revoked."""
 
 
+class ForbiddenError(ServiceError):
+    """The caller's role, or the scopes of the token shown, do not allow it."""
+
+
 class UserError(ServiceError):
     """There is no such user or token, or there is one of that name already."""
 
@@ -167,6 +174,18 @@ class JobStateError(ServiceError):
 
 class ClaimLostError(ServiceError):
     """A job was claimed by another supervisor, or ended, since it was claimed."""
+
+
+class ClusterUnreachableError(ServiceError):
+    """No replica of a cluster answers now; what one had confirmed is not lost."""
+
+
+class RemoteError(ServiceError):
+    """A cluster says an error that no class here stands for; carries its exit code."""
+
+    def __init__(self, said: str, code: int) -> None:
+        self.code = code
+        super().__init__(said)
 
 
 class StoreError(EvomergeError):

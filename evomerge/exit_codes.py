@@ -10,8 +10,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 from evomerge.errors import (
+    ClusterUnreachableError,
     EvomergeError,
     LeaseLostError,
+    RemoteError,
     ReplayError,
     StaleAttemptError,
     StoreUnreachableError,
@@ -42,6 +44,7 @@ _OF_ERRORS: dict[type[EvomergeError], ExitCode] = {
     StudyLockedError: ExitCode.TRY_AGAIN,
     StoreUnreachableError: ExitCode.TRY_AGAIN,
     WorkerError: ExitCode.TRY_AGAIN,
+    ClusterUnreachableError: ExitCode.TRY_AGAIN,
     StaleAttemptError: ExitCode.TRY_AGAIN,
     LeaseLostError: ExitCode.LEASE_LOST,
 }
@@ -49,5 +52,7 @@ _OF_ERRORS: dict[type[EvomergeError], ExitCode] = {
 
 def exit_code_of(error: EvomergeError) -> ExitCode:
     """Return the code of an error: its class's or the nearest base's, else 2."""
+    if isinstance(error, RemoteError) and error.code in set(ExitCode) - {0}:
+        return ExitCode(error.code)
     known = (_OF_ERRORS[kind] for kind in type(error).__mro__ if kind in _OF_ERRORS)
     return next(known, ExitCode.PUT_RIGHT)
