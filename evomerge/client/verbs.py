@@ -86,7 +86,9 @@ class ExportJob:
         trial: Which; None for the best of the first objective.
         is_scored: Whether it is scored on held-out items for its card.
         why: What it failed by, None if it did not.
-        bytes: Of the archive to be downloaded; 0 before it is finished.
+        bytes: Of the archive to be downloaded, a plain tar without compression whose
+            members are the files of the model folder; 0 before it is finished.
+        fingerprint: Of the model folder's content, once it is finished.
     """
 
     id: str
@@ -96,6 +98,7 @@ class ExportJob:
     state: ExportState
     why: str | None
     bytes: int
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, slots=True)
