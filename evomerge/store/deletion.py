@@ -19,15 +19,17 @@ from evomerge.store.tables.schema import (
     generation,
     manifest,
     outcome_block,
+    part,
     protocol,
     recipe,
     study,
     task,
     trial,
+    worker,
 )
 from evomerge.store.values import Deleted, Lease
 
-_OF_TRIALS = (artifact, event, attempt, trial, generation)
+_OF_TRIALS = (artifact, event, part, attempt, trial, generation)
 
 
 def deletion(connection: sa.Connection, study_id: int) -> Deleted:
@@ -61,11 +63,16 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
     """
     check_lease(connection, lease)
     n_trials = 0
-    for part in (*_OF_TRIALS, task):
+    for table in (*_OF_TRIALS, task):
         gone = connection.execute(
-            sa.delete(part).where(part.c.study_id == lease.study_id)
+            sa.delete(table).where(table.c.study_id == lease.study_id)
         )
-        n_trials = gone.rowcount if part is trial else n_trials
+        n_trials = gone.rowcount if table is trial else n_trials
+    connection.execute(
+        sa.update(worker)
+        .where(worker.c.study_id == lease.study_id)
+        .values(study_id=None)
+    )
     connection.execute(
         sa.update(outcome_block)
         .where(outcome_block.c.charged_to == lease.study_id)
@@ -133,8 +140,8 @@ def restart(
             f"Study {name!r} has had a worker, so it may have results; its "
             "configuration stays. Give the other one another name."
         )
-    for part in _OF_TRIALS:
-        connection.execute(sa.delete(part).where(part.c.study_id == lease.study_id))
+    for table in _OF_TRIALS:
+        connection.execute(sa.delete(table).where(table.c.study_id == lease.study_id))
     forget_unnamed(connection)
     change(
         connection,

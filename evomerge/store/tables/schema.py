@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-VERSIONS = ("0001", "0002", "0003")
+VERSIONS = ("0001", "0002", "0003", "0004")
 """Every schema version there was, oldest first; the last is the one used here."""
 
 VERSION_TABLE = "em_alembic_version"
@@ -155,6 +155,27 @@ attempt = sa.Table(
     sa.ForeignKeyConstraint(["study_id", "trial"], [trial.c.study_id, trial.c.number]),
 )
 
+part = sa.Table(
+    "em_part",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("worker", sa.Text, nullable=False),
+    # What was handed out, as [[task, index], ...].
+    sa.Column("blocks", sa.Text, nullable=False),
+    sa.Column("began", sa.Double, nullable=False),
+    # Null while it runs; the words of the attempt's.
+    sa.Column("ended", sa.Double),
+    sa.Column("end", _WORD),
+    sa.Column("cause", _WORD),
+    sa.ForeignKeyConstraint(
+        ["study_id", "trial", "attempt"],
+        [attempt.c.study_id, attempt.c.trial, attempt.c.attempt],
+    ),
+)
+
 outcome_block = sa.Table(
     "em_outcome_block",
     metadata,
@@ -275,6 +296,23 @@ job_event = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("kind", _WORD, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
+)
+
+worker = sa.Table(
+    "em_worker",
+    metadata,
+    # Unlike any other's, whatever study it works for.
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("node_id", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("ip", sa.Text, nullable=False),
+    sa.Column("versions", sa.Text, nullable=False),
+    sa.Column("resources", sa.Text, nullable=False),
+    sa.Column("state", _WORD, nullable=False),
+    sa.Column("study_id", sa.ForeignKey(study.c.id)),
+    sa.Column("setup_digest", _DIGEST),
+    sa.Column("since", sa.Double, nullable=False),
+    sa.Column("seen", sa.Double, nullable=False),
 )
 
 _STEPS = Path(__file__).parents[1] / "migrations"
