@@ -7,7 +7,8 @@
     ├── SpaceError           a point does not belong to its search space
     ├── RecipeError          a recipe contradicts itself or its sources
     ├── CheckpointError      a model folder is missing, corrupt or refused
-    │   └── HubError         the hub does not give a model
+    │   ├── HubError         the hub does not give a model
+    │   └── NotAllowedError  the operator does not let studies read, run or fetch it
     ├── CandidateError       the candidate's own fault: final
     ├── WorkerError          the machine's fault: worth another try
     │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
@@ -98,6 +99,10 @@ class CheckpointError(EvomergeError):
 
 class HubError(CheckpointError):
     """A hub does not know a model, does not give it, or does not answer."""
+
+
+class NotAllowedError(CheckpointError):
+    """A policy in force does not let a study read, run or fetch this."""
 
 
 class CandidateError(EvomergeError):
