@@ -27,7 +27,9 @@ _HOME = "expected no `~`: it is the home folder of whoever runs the service"
 class Ground(Protocol):
     """Where the paths of a file start; ``folder`` is a place in it."""
 
-    policy: Policy
+    @property
+    def policy(self) -> Policy:
+        """What is permitted."""
 
     def permits(self, folder: str, written: str) -> bool:
         """Tell whether a path may be read."""
@@ -224,10 +226,10 @@ def option_refusal(policy: Policy, name: str, value: Any) -> str | None:
 
 def _over_limits(data: Mapping[str, Any], policy: Policy) -> Iterator[tuple[str, str]]:
     """Judge budgets: of all stages together, where there are stages."""
-    workers = data.get("workers")
+    workers = _number(data.get("workers"))
     most = policy.max_workers
-    if most is not None and _is_number(workers) and workers > most:
-        yield "workers", f"expected at most {most} here, got {workers}."
+    if most is not None and workers is not None and workers > most:
+        yield "workers", f"expected at most {most} here, got {workers:g}."
     stages = [s for _, s in _items(data.get("stages")) if isinstance(s, Mapping)]
     budgets = [stage.get("budget", data.get("budget")) for stage in stages]
     for limit in _LIMITS:
@@ -244,20 +246,20 @@ def _over_limits(data: Mapping[str, Any], policy: Policy) -> Iterator[tuple[str,
 
 
 def _amount(budget: Any, limit: str) -> float | None:
-    """Return a limit as a budget says it; 0 for what is no number."""
+    """Return a limit as a budget says it, None if it does not."""
     if not isinstance(budget, Mapping):
         return None
     if limit != "minutes":
-        found = budget.get(limit)
-        return None if found is None else float(found) if _is_number(found) else 0.0
+        return _number(budget.get(limit))
     for unit, seconds in _SECONDS.items():
-        if _is_number(found := budget.get(unit)):
-            return float(found) * seconds / 60
+        if (found := _number(budget.get(unit))) is not None:
+            return found * seconds / 60
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_one else None
 
 
 def _is_hub_id(written: str) -> bool:
