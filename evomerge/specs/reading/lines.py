@@ -26,6 +26,11 @@ class Lines:
         self._known: dict[int, dict[str, tuple[int, yaml.Node]]] = {}
         self._taken: list[tuple[Collection[str], Lines]] = []
 
+    @property
+    def root(self) -> yaml.Node:
+        """The document as it is written."""
+        return self._root
+
     def take(self, other: Lines, keys: Collection[str]) -> None:
         """Look in another file too, for what is below these outermost keys.
 
