@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evomerge.checkpoints.finite import non_finite
 from evomerge.core.flow.stacks import passthrough
+from evomerge.core.policy import in_force
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import SpecError, StudyExistsError, StudyNotFoundError
@@ -143,4 +144,5 @@ def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
         cache_dir=str(cache_dir),
         origins=origins_of(models),
         stand_ins=stand_ins,
+        policy=in_force(),
     )

@@ -12,6 +12,7 @@ from evomerge.api.resolving import setup_of
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.cluster.ray_connection import Placement
 from evomerge.cluster.ray_pool import RayPool
+from evomerge.core.policy import Policy, in_force
 from evomerge.core.work import Pool
 from evomerge.errors import Problem, SpecError
 from evomerge.masking import masked
@@ -19,6 +20,7 @@ from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
 from evomerge.search.scoreboard import Progress
+from evomerge.specs.permitted import amount_refusals, option_refusals
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -99,12 +101,36 @@ def ready(
         db: Database URL.
         where: Where to run; what it leaves open is as in the run before.
         earlier: Where it ran before, as plain data.
+
+    Raises:
+        SpecError: The policy in force does not permit it.
     """
     placed = where.after(earlier)
+    if (policy := in_force()) is not None:
+        placed = _permitted(study, placed, policy)
     # A look inside this process is not where the study lives.
     kept = earlier if where.in_process else placed.remembered()
     allowance = {**study.allowance, "placement": dict(kept)}
     return Prepared(study.name, _names(study), db, placed, study, allowance)
+
+
+def _permitted(study: ResolvedStudy, where: Where, policy: Policy) -> Where:
+    """Hold a study, whether from a file or as recorded, against a policy."""
+    budget = study.budget
+    amounts = {
+        "trials": budget.trials,
+        "items": budget.items,
+        "minutes": None if budget.seconds is None else budget.seconds / 60,
+    }
+    found = [*option_refusals(policy, study.engine.options, "engine.options")]
+    found += amount_refusals(policy, amounts)
+    most = policy.max_workers
+    asked = where.workers or study.workers
+    if most is not None and asked is not None and asked > most:
+        found.append(("workers", f"expected at most {most} here, got {asked}."))
+    if found:
+        raise SpecError(study.problem(key, said) for key, said in found)
+    return where if most is None or asked is not None else replace(where, workers=most)
 
 
 def _names(study: ResolvedStudy) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from evomerge.checkpoints.tokenizers.tokenizer import (
     TOKENIZER_FILES,
 )
 from evomerge.checkpoints.weights import PICKLES
+from evomerge.core.policy import refuse_hub
 from evomerge.errors import CheckpointError, HubError
 
 SCHEME = "hf://"
@@ -116,8 +117,10 @@ def fetch(wanted: HubId) -> Snapshot:
     Raises:
         HubError: The hub does not know the model or revision, does not give it to this
             user, or cannot be asked and the cache does not have it.
+        NotAllowedError: The policy in force forbids it.
         CheckpointError: The model's weights are not safetensors.
     """
+    refuse_hub(str(wanted))
     snapshot = _snapshot(wanted)
     if not any(snapshot.folder.glob("*.safetensors")):
         _refuse_weights(snapshot.pinned)
@@ -130,6 +133,7 @@ def look_up(wanted: HubId) -> None:
     Raises:
         HubError: As for ``fetch``.
     """
+    refuse_hub(str(wanted))
     _refuse_bad_address()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled

@@ -14,6 +14,7 @@ from evomerge.cli.options import (
     db_option,
     json_option,
     merge_options,
+    policy_option,
     profile_option,
     shard_option,
     strict_option,
@@ -51,6 +52,7 @@ _GIGA = 10**9
 )
 @click.option("--replace", is_flag=True, help="Replace OUT if it was exported before.")
 @shard_option
+@policy_option
 @db_option
 @json_option
 def export(

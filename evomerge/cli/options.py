@@ -32,6 +32,33 @@ def json_option(command: _F) -> _F:
     )(command)
 
 
+def policy_option(command: _F) -> _F:
+    """Add ``--policy``: all that the command does is held to it."""
+
+    def confine(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+        if file is None:
+            return
+        from evomerge.core.policy import confined
+        from evomerge.service.policy import read_policy
+
+        policy = read_policy(file)
+        study = context.params.get("study")  # known before, since it is eager
+        if isinstance(study, Path):  # its own files may be read
+            policy = policy.with_roots(study.absolute().parent)
+        context.with_resource(confined(policy))
+
+    return click.option(
+        "--policy",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        envvar="EVOMERGE_POLICY",
+        expose_value=False,
+        callback=confine,
+        help="A cluster.yaml that says what a stranger's study may do. Default: "
+        "$EVOMERGE_POLICY, else it may do all.",
+    )(command)
+
+
 def shard_option(command: _F) -> _F:
     """Add ``--shard-size``, in gigabytes."""
     return click.option(

@@ -19,6 +19,7 @@ from evomerge.cli.options import (
     db_option,
     json_option,
     placement_options,
+    policy_option,
 )
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.masking import masked_url
@@ -34,8 +35,9 @@ LINE_EVERY_S = 15.0
     epilog="Example: evomerge run search_spaces/scalars.yaml --workers 2",
     short_help="Search as a study file says.",
 )
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=click.Path(path_type=Path), is_eager=True)
 @placement_options
+@policy_option
 @db_option
 @json_option
 def run(
@@ -63,6 +65,7 @@ def run(
 @click.argument("name")
 @budget_options
 @placement_options
+@policy_option
 @db_option
 @json_option
 def resume(

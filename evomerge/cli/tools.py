@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from evomerge import api
-from evomerge.cli.options import cache_dir, db_option, json_option
+from evomerge.cli.options import cache_dir, db_option, json_option, policy_option
 from evomerge.cli.tables import print_json, print_table
 from evomerge.exit_codes import ExitCode
 
@@ -16,12 +16,13 @@ from evomerge.exit_codes import ExitCode
     epilog="Example: evomerge check search_spaces/scalars.yaml",
     short_help="Validate a study file and estimate what it costs.",
 )
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=click.Path(path_type=Path), is_eager=True)
 @click.option(
     "--dry-run/--no-dry-run",
     default=True,
     help="Start the engine and score an item a task, to estimate time (default: yes).",
 )
+@policy_option
 @db_option
 @json_option
 def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from evomerge.core.policy import Policy
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, Share, TaskDescription
 from evomerge.core.trial import Failure
@@ -116,6 +117,7 @@ class WorkerSetup:
             machine that lacks their folder fetches them.
         stand_ins: Name of a frame or probe that is no folder as it stands, to the
             recipe it is written by before the engine starts.
+        policy: What the study may do there, for one of a stranger's; None for all.
     """
 
     engine: EngineSettings
@@ -126,6 +128,7 @@ class WorkerSetup:
     cache_dir: str
     origins: Mapping[str, str] = field(default_factory=dict)
     stand_ins: Mapping[str, Recipe] = field(default_factory=dict)
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Which engine kinds there are, each loaded only when it is asked for."""
 
+from evomerge.core.policy import in_force
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.engine import Engine
+from evomerge.specs.permitted import option_refusals
 
 KINDS = ("vllm", "hf", "simulated")
 
@@ -12,11 +14,15 @@ def open_engine(setup: WorkerSetup) -> Engine:
 
     Raises:
         SpecError: There is no such engine, its library is missing, or it does not
-            know one of the options.
+            know one of the options, or the policy in force forbids one.
         CheckpointError: The frame cannot be loaded.
         WorkerError: The engine or machine failed.
     """
     kind = setup.engine.kind
+    if (policy := in_force()) is not None:
+        found = option_refusals(policy, setup.engine.options, "engine.options")
+        if problems := [Problem(key, said) for key, said in found]:
+            raise SpecError(problems)
     if kind == "vllm":
         from evomerge.scoring.vllm.engine import VllmEngine
 

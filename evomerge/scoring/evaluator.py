@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evomerge.core.policy import Policy, confined
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Blame, Cause, Failure
@@ -52,6 +53,10 @@ class Evaluator:
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
+        with confined(_policy_of(setup)):
+            self._start(setup)
+
+    def _start(self, setup: WorkerSetup) -> None:
         started = time.perf_counter()
         _refuse_equal_names(setup.tasks)
         if any(settings.task != landscape.TASK for settings in setup.tasks):
@@ -244,6 +249,14 @@ class _Attempt:
         }
         number, attempt = self._assignment.trial, self._assignment.attempt
         return AttemptDone(self._worker, number, attempt, seconds)
+
+
+def _policy_of(setup: WorkerSetup) -> Policy | None:
+    """Return what a study may do here; its task files were looked at by who sent it."""
+    if setup.policy is None:
+        return None
+    own = (task.include_path for task in setup.tasks)
+    return setup.policy.with_roots(*(path for path in own if path is not None))
 
 
 def _refuse_non_finite(task: str, outcomes: Sequence[Outcome]) -> None:

@@ -196,10 +196,8 @@ class _Study:
 
     def _engine(self, engine: Any, key: str) -> Iterator[tuple[str, str]]:
         options = engine.get("options") if isinstance(engine, Mapping) else None
-        for name, value in _items(options):
-            said = option_refusal(self._policy, str(name), value)
-            if said is not None:
-                yield f"{key}.{name}", said
+        if isinstance(options, Mapping):
+            yield from option_refusals(self._policy, options, key)
 
     def _starts(self, starts: Any, key: str) -> Iterator[tuple[str, str]]:
         for i, start in _items(starts):
@@ -207,8 +205,16 @@ class _Study:
                 yield from self._path(f"{key}.{i}.recipe", start.get("recipe"))
 
 
-def option_refusal(policy: Policy, name: str, value: Any) -> str | None:
-    """Say why an option of an engine is refused; None if it is not."""
+def option_refusals(
+    policy: Policy, options: Mapping[str, Any], key: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the options of an engine that are refused, and why."""
+    for name, value in options.items():
+        if (said := _option_refusal(policy, str(name), value)) is not None:
+            yield f"{key}.{name}", said
+
+
+def _option_refusal(policy: Policy, name: str, value: Any) -> str | None:
     if not policy.permits_option(name):
         if name == REMOTE_CODE:
             return (
@@ -232,17 +238,29 @@ def _over_limits(data: Mapping[str, Any], policy: Policy) -> Iterator[tuple[str,
         yield "workers", f"expected at most {most} here, got {workers:g}."
     stages = [s for _, s in _items(data.get("stages")) if isinstance(s, Mapping)]
     budgets = [stage.get("budget", data.get("budget")) for stage in stages]
+    totals: dict[str, float | None] = {}
     for limit in _LIMITS:
-        most = getattr(policy, f"max_{limit}")
-        if most is None:
-            continue
-        amounts = [_amount(one, limit) for one in budgets or [data.get("budget")]]
-        total = sum(amount for amount in amounts if amount is not None)
-        if None in amounts or total > most:
-            got = "none" if None in amounts else f"{total:g}"
-            every = " over all stages" if budgets else ""
-            said = f"expected {limit}, at most {most:g}{every} here, got {got}."
-            yield "budget", said
+        found = [_amount(one, limit) for one in budgets or [data.get("budget")]]
+        known = [amount for amount in found if amount is not None]
+        totals[limit] = sum(known) if len(known) == len(found) else None
+    yield from amount_refusals(policy, totals)
+
+
+def amount_refusals(
+    policy: Policy, amounts: Mapping[str, float | None]
+) -> Iterator[tuple[str, str]]:
+    """Yield what a budget has too much of, or does not limit at all.
+
+    Args:
+        policy: What is permitted.
+        amounts: ``trials``, ``items`` and ``minutes`` over all stages; None for no
+            limit.
+    """
+    for limit in _LIMITS:
+        most, amount = getattr(policy, f"max_{limit}"), amounts[limit]
+        if most is not None and (amount is None or amount > most):
+            got = "no limit" if amount is None else f"{amount:g}"
+            yield "budget", f"expected at most {most:g} {limit} here, got {got}."
 
 
 def _amount(budget: Any, limit: str) -> float | None:

@@ -14,6 +14,7 @@ from evomerge.checkpoints import (
 )
 from evomerge.checkpoints.adapted import fold
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
+from evomerge.core.policy import in_force, refuse_outside
 from evomerge.core.recipes.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.reading.mistakes import Mistakes
@@ -25,6 +26,16 @@ UNKNOWN_LAYERS = 128
 def source_folder(written: str, base_dir: Path) -> Path:
     """Return the folder meant: ``~`` unfolded, relative to ``base_dir``."""
     return (base_dir / Path(written).expanduser()).absolute()
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder; of what may not be read here, nothing is told."""
+    return _may_look(path) and path.is_dir()
+
+
+def _may_look(path: Path) -> bool:
+    policy = in_force()
+    return policy is None or policy.is_within(path)
 
 
 def open_source(
@@ -72,7 +83,7 @@ def split(written: str, base_dir: Path) -> tuple[str, str | None]:
     or anything with a slash.
     """
     places = [place for place, sign in enumerate(written) if sign == "+"]
-    if not places or source_folder(written, base_dir).is_dir():
+    if not places or is_folder(source_folder(written, base_dir)):
         return written, None
     pairs = [(written[:place], written[place + 1 :]) for place in reversed(places)]
     pairs = [(base.strip(), added.strip()) for base, added in pairs]
@@ -85,11 +96,11 @@ def split(written: str, base_dir: Path) -> tuple[str, str | None]:
 
 
 def _is_folder_pair(base: str, added: str, base_dir: Path) -> bool:
-    return all(source_folder(part, base_dir).is_dir() for part in (base, added))
+    return all(is_folder(source_folder(part, base_dir)) for part in (base, added))
 
 
 def _is_likely_pair(base: str, added: str, base_dir: Path) -> bool:
-    return "/" in added or source_folder(added, base_dir).is_dir()
+    return "/" in added or is_folder(source_folder(added, base_dir))
 
 
 def missing(written: str, base_dir: Path) -> str | None:
@@ -103,12 +114,13 @@ def missing(written: str, base_dir: Path) -> str | None:
 
 def _missing(written: str, base_dir: Path, what: str) -> str | None:
     folder = source_folder(written, base_dir)
-    if folder.is_dir():
+    if is_folder(folder):
         return None
     article = "an" if what == "adapter" else "a"
     try:
         wanted = _hub_id(written, folder)
         if wanted is None:
+            refuse_outside(folder)
             return (
                 f"expected {article} {what} folder, got {written!r}, which does not "
                 "exist."
@@ -124,6 +136,7 @@ def _find(written: str, base_dir: Path, what: str) -> tuple[Path, str | None]:
     folder = source_folder(written, base_dir)
     wanted = _hub_id(written, folder)
     if wanted is None:
+        refuse_outside(folder)
         if not folder.exists():
             raise CheckpointError(
                 f"{folder}: does not exist. Give the folder of {what}, or a hub id as "
@@ -138,7 +151,7 @@ def _find(written: str, base_dir: Path, what: str) -> tuple[Path, str | None]:
 
 
 def _hub_id(written: str, folder: Path) -> hub.HubId | None:
-    if folder.exists() and not written.startswith(hub.SCHEME):
+    if _may_look(folder) and folder.exists() and not written.startswith(hub.SCHEME):
         return None
     return hub.parse(written)
 

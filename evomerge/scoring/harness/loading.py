@@ -16,8 +16,9 @@ from typing import Any
 import datasets
 import jinja2
 
+from evomerge.core.policy import in_force, refuse_code, refuse_outside
 from evomerge.core.work import TaskSettings
-from evomerge.errors import Problem, SpecError
+from evomerge.errors import NotAllowedError, Problem, SpecError
 from evomerge.scoring.harness.internals import (
     ConfigurableTask,
     TaskManager,
@@ -27,6 +28,7 @@ from evomerge.scoring.harness.internals import (
     missing_metrics,
 )
 from evomerge.scoring.harness.limited import LimitError
+from evomerge.scoring.harness.permitted_data import permitted_data
 from evomerge.scoring.harness.task_files import (
     CodeRefusedError,
     point_at_data,
@@ -83,6 +85,7 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
         CodeRefusedError: It would run code without permission.
     """
     calm()
+    _refuse_what_is_not_allowed(settings)
     path = find(settings)
     config = _read(settings, path)
     _look_through(settings, "its group", settings.overrides)
@@ -93,6 +96,8 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
         said = f"{settings.task!r} executes code that models write (unsafe_code)."
         raise _refused(settings, [said])
     try:
+        if (policy := in_force()) is not None and _is_strangers(settings):
+            permitted_data(config, path.parent, policy)
         point_at_data(config, path.parent, cache_dir)
     except SpecError as error:
         raise wrong(settings, str(error)) from None
@@ -108,6 +113,23 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
             "use a task with acc or exact_match.",
         )
     return task
+
+
+def _refuse_what_is_not_allowed(settings: TaskSettings) -> None:
+    """Hold what a study says of a task against the policy in force."""
+    try:
+        if settings.trust_code:
+            refuse_code("trust_code")
+        if settings.include_path is not None:
+            refuse_outside(settings.include_path)
+    except NotAllowedError as error:
+        raise wrong(settings, str(error)) from None
+
+
+def _is_strangers(settings: TaskSettings) -> bool:
+    """Tell whether a study says which data a task has; else lm-eval does."""
+    said = {"dataset_path", "dataset_kwargs"} & settings.overrides.keys()
+    return settings.include_path is not None or bool(said)
 
 
 def _refused(settings: TaskSettings, said: list[str]) -> CodeRefusedError:

@@ -20,6 +20,7 @@ from evomerge.errors import CheckpointError
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.sources import (
     input_of,
+    is_folder,
     missing,
     open_pair,
     source_folder,
@@ -70,7 +71,7 @@ class Places:
         if text in self.names:
             return []
         found = (source_folder(text, folder) for folder in self.folders)
-        return list(dict.fromkeys(folder for folder in found if folder.is_dir()))
+        return list(dict.fromkeys(folder for folder in found if is_folder(folder)))
 
     def split(self, text: str) -> tuple[str, str | None]:
         """Tell a model from the adapter that may be written after it."""
@@ -275,7 +276,7 @@ class Named:
                 continue
             parts = [str(part) for part in reference.parts]
             base, added, folder = parts[0], parts[1:], self.file.parent
-            here = all(source_folder(part, folder).is_dir() for part in parts)
+            here = all(is_folder(source_folder(part, folder)) for part in parts)
             try:
                 if sound or here:
                     models[name] = open_pair(base, next(iter(added), None), folder)

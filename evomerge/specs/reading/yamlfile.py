@@ -22,6 +22,7 @@ from yaml.resolver import Resolver
 from yaml.scanner import Scanner
 
 from evomerge.checkpoints.documents import read_bytes
+from evomerge.core.policy import refuse_outside
 from evomerge.errors import CheckpointError, Problem, SpecError
 from evomerge.specs.reading.lines import Document, Lines
 
@@ -139,6 +140,7 @@ def read_documents(path: Path) -> list[Document]:
 def _text(path: Path) -> str:
     file = path.name
     try:
+        refuse_outside(path)
         text = read_bytes(path, MAX_BYTES).decode("utf-8")
     except CheckpointError as error:
         where, _, said = str(error).partition(": ")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.nearest import did_you_mean
+from evomerge.core.policy import in_force
 from evomerge.core.recipes.recipe import VERSION
 from evomerge.core.survey import Survey
 from evomerge.errors import Problem, SpecError
@@ -17,6 +18,7 @@ from evomerge.specs.completing.measures import tasks_of
 from evomerge.specs.completing.resolve import check_names
 from evomerge.specs.completing.stage import Part
 from evomerge.specs.mergekit import other_file
+from evomerge.specs.permitted import OnDisk, refusals
 from evomerge.specs.reading.lines import Document, Lines, placed, placing
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.yamlfile import read_yaml
@@ -77,6 +79,9 @@ def _parts_of(
     if said := other_file(data):
         mistakes.add("", said)
         mistakes.stop_if_any()
+    if (policy := in_force()) is not None:
+        mistakes.found += refusals(data, OnDisk(policy, file.parent))
+        mistakes.stop_if_any()  # nothing that it names is looked at
     data.setdefault("name", file.stem)
     _refuse_secrets(data, "", mistakes)
     _take_evaluators(data, file.parent, mistakes)
