@@ -6,6 +6,7 @@ something is read, fetched, run or started.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def read_policy(path: Path) -> Policy:
         max_items=spec.max_items,
         max_minutes=spec.max_minutes,
     )
+
+
+def write_policy(policy: Policy, file: Path) -> None:
+    """Write a policy as ``read_policy`` reads it, for a process that is held to it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    file.write_text(json.dumps(policy.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_readable(policy: Policy, ours: Iterable[tuple[str, Path]]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from evomerge.service.environment import passed_on
+
 _SHIM = Path(__file__).with_name("die_with_parent.py")
 _TAIL_BYTES = 4096
 _LONGEST = 1000
@@ -31,8 +33,8 @@ class Command:
         words: The program and its arguments; no shell reads them.
         folder: Where it runs.
         log: What it writes is added to this file.
-        environment: Variables beside those of this process: secrets are no arguments,
-            which every user of the machine can see.
+        environment: Variables beside those that ``passed_on`` gives: secrets are no
+            arguments, which every user of the machine can see.
     """
 
     words: Sequence[str]
@@ -114,9 +116,10 @@ def _start(command: Command, log: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*shim, *command.words],
         cwd=command.folder,
-        env={**os.environ, **command.environment},
+        env={**passed_on(), **command.environment},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
+        umask=0o077,
     )

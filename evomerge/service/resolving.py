@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.client.verbs import Checked
-from evomerge.core.policy import OFFLINE, Policy
+from evomerge.core.policy import Policy
 from evomerge.errors import ClusterUnreachableError, Problem, SpecError
 from evomerge.sandbox import Limits
+from evomerge.service.environment import hub_home, of_look
 from evomerge.specs.permitted import InBundle, refusals
 from evomerge.specs.reading.yamlfile import parse_yaml
 from evomerge.store.queue.bundle import STUDY_FILE, Bundle
@@ -33,11 +34,6 @@ MAX_ANSWER = 4 << 20
 """Bytes that are read of what the child answers."""
 AT_ONCE = 2
 """Studies that one process looks at, at a time."""
-_PLAIN = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS")
-_OF_HUB = (
-    *("HF_ENDPOINT", "HF_TOKEN", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
-)
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -121,31 +117,6 @@ def look_at_words(files: Mapping[str, bytes], policy: Policy) -> Checked:
     return Checked(name, tuple(problems))
 
 
-def child_environment(work: Path, policy: Policy) -> dict[str, str]:
-    """Return all that the child knows of this process's environment, and no secret.
-
-    Args:
-        work: A folder of its own.
-        policy: Whether it may ask a hub; only then it has the token for it.
-    """
-    kept = (*_PLAIN, *(_OF_HUB if policy.hub else ()))
-    homes = {name: str(work) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
-    return {
-        **{name: os.environ[name] for name in kept if name in os.environ},
-        **homes,
-        "HF_HOME": str(_hub_home() if policy.hub else work),
-        "PYTHONSAFEPATH": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        **({} if policy.hub else OFFLINE),
-    }
-
-
-def _hub_home() -> Path:
-    """Return where models that were fetched are kept."""
-    home = os.environ.get("HF_HOME")
-    return Path(home) if home else Path.home() / ".cache" / "huggingface"
-
-
 def _resolved(
     bundle: Bundle, policy: Policy, work: Path, cache: Path | None, bounds: Bounds
 ) -> Checked:
@@ -155,12 +126,12 @@ def _resolved(
     bundle.write(work / "bundle")
     request = {
         "bundle": str(work / "bundle"),
-        "writable": [str(own), str(kept), *([str(_hub_home())] if policy.hub else [])],
+        "writable": [str(own), str(kept), *([str(hub_home())] if policy.hub else [])],
         "cache": str(kept),
         "policy": {**asdict(policy), "engine_options": sorted(policy.engine_options)},
         "limits": asdict(bounds.limits),
     }
-    lines, code = _asked(request, child_environment(own, policy), own, bounds)
+    lines, code = _asked(request, of_look(own, policy), own, bounds)
     answers = [answer for line in lines if (answer := _answer(line)) is not None]
     if code == 0 and answers:
         return answers[-1]

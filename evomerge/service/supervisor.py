@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.core.policy import Policy
 from evomerge.errors import (
     ClaimLostError,
     SpecError,
@@ -24,6 +25,8 @@ from evomerge.errors import (
     StoreUnreachableError,
 )
 from evomerge.exit_codes import ExitCode
+from evomerge.service.environment import of_coordinator
+from evomerge.service.policy import write_policy
 from evomerge.service.processes import ChildProcess, Command, Process
 from evomerge.store.queue.bundle import STUDY_FILE, Bundle
 from evomerge.store.queue.ending import ProcessEnd
@@ -38,6 +41,7 @@ POLL_S = 0.5
 
 _STOPPING = (JobState.PAUSING, JobState.CANCELLING)
 _LOG = "coordinator.log"
+_POLICY = "policy.yaml"
 _logger = logging.getLogger(__name__)
 
 
@@ -51,12 +55,15 @@ class Site:
             same path on every machine that has supervisors of one database.
         options: Of ``evomerge run`` and ``resume``: ``--in-process``, or ``--address``.
         capacity: Jobs at once.
+        policy: What studies may do; None lets them do all, which is for studies of
+            one's own.
     """
 
     url: str
     spool: Path
     options: Sequence[str] = ("--in-process",)
     capacity: int = 4
+    policy: Policy | None = None
 
     def folder(self, job: Job) -> Path:
         """Return a job's folder."""
@@ -165,8 +172,10 @@ class Supervisor:
 
     def _command(self, job: Job) -> Command:
         """Write a job's files, and say what to run."""
+        policy = self._site.policy
         folder = self._site.folder(job)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (self._site.spool, folder.parent, folder):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         place_files(self._queue.bundle(job), folder / "bundle")
         workers = job.place.get("workers")
         options = [*self._site.options]
@@ -178,11 +187,15 @@ class Supervisor:
                 words += [f"--{key}", str(value)]
         else:
             words = ["run", str(folder / "bundle" / STUDY_FILE)]
+        if policy is not None:
+            file = folder / _POLICY
+            write_policy(policy.with_roots(folder / "bundle"), file)
+            options += ["--policy", str(file)]
         return Command(
             [sys.executable, "-m", "evomerge", *words, *options],
             folder,
             folder / _LOG,
-            {"EVOMERGE_DB": self._site.url},
+            {**of_coordinator(policy), "EVOMERGE_DB": self._site.url},
         )
 
     def _beat(self) -> None:

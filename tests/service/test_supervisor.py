@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from support.jobs import bundle, due_now, run_out, submission
 
+from evomerge.core.policy import OFFLINE, Policy
 from evomerge.errors import StoreUnreachableError
+from evomerge.service.environment import of_coordinator, passed_on
+from evomerge.service.policy import read_policy
 from evomerge.service.processes import Command
 from evomerge.service.supervisor import (
     BEAT_S,
@@ -66,8 +69,8 @@ class Machine:
     processes: list[Pretended] = field(default_factory=list)
     fails: OSError | None = None
 
-    def supervisor(self, name: str = "one", **settings: int) -> Supervisor:
-        site = Site(self.url, self.folder / "spool", **settings)
+    def supervisor(self, name: str = "one", capacity: int = 4) -> Supervisor:
+        site = Site(self.url, self.folder / "spool", capacity=capacity)
         queue = open_queue(self.url)
         return Supervisor(queue, site, name, start=self.start, clock=lambda: self.now)
 
@@ -115,6 +118,30 @@ def test_a_job_is_run_from_its_files_to_its_end(machine: Machine) -> None:
     supervisor.step()
     assert machine.state() is S.FINISHED
     assert len(machine.processes) == 1
+
+
+def test_a_strangers_study_is_held_to_the_operators_policy(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("CLOUD_PASSWORD", "secret")
+    models = machine.folder / "models"
+    models.mkdir()
+    site = Site(
+        machine.url, machine.folder / "spool", policy=Policy(roots=(str(models),))
+    )
+    supervisor = Supervisor(
+        open_queue(machine.url), site, "one", start=machine.start, clock=lambda: 0.0
+    )
+    supervisor.step()
+    command = machine.processes[0].command
+    *_, option, file = command.words
+    assert option == "--policy"
+    bundle = str(command.folder / "bundle")
+    assert read_policy(Path(file)) == Policy(roots=(str(models), bundle))
+    assert command.environment == {"EVOMERGE_DB": machine.url, **OFFLINE}
+    assert not {"HF_TOKEN", "CLOUD_PASSWORD"} & passed_on().keys()
+    assert of_coordinator(Policy(hub=True)) == {"HF_TOKEN": "hf_secret"}
 
 
 def test_a_larger_budget_goes_on_with_the_study_there_is(machine: Machine) -> None:
