@@ -61,6 +61,7 @@ class Status:
         causes: Cause of failure, in words, to number of trials that ended by it.
         faults: Attempts that machines spoilt, whatever became of their trials.
         used: Budget used, in words.
+        allowed: How many trials the budget allows; None for any number.
         openings: How often the held-out items were scored.
         repeats: How often the strategy proposed a merge again.
     """
@@ -74,6 +75,7 @@ class Status:
     faults: int
     used: str
     trials: int
+    allowed: int | None
     items: int
     seconds: float
     front_size: int
@@ -152,6 +154,7 @@ def status(name: str, *, db: str) -> Status:
             used=f"{usage.trials} trials, {usage.items} items, {usage.seconds:.0f} s"
             f" (allowed: {_allowed(stored)})",
             trials=usage.trials,
+            allowed=stored.allowance.get("budget", {}).get("trials"),
             items=usage.items,
             seconds=usage.seconds,
             front_size=standings.front_size,
