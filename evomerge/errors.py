@@ -188,7 +188,7 @@ class ClusterUnreachableError(ServiceError):
 class RemoteError(ServiceError):
     """A cluster says an error that no class here stands for; carries its exit code."""
 
-    def __init__(self, said: str, code: int) -> None:
+    def __init__(self, said: str, code: int = 2) -> None:
         self.code = code
         super().__init__(said)
 

@@ -33,6 +33,8 @@ class ExitCode(IntEnum):
     """Put right what the message names; to try again as it is changes nothing."""
     RECORD_BROKEN = 3
     """Restore the database from a copy: what is recorded contradicts itself."""
+    STOPPED = 4
+    """Nothing: somebody cancelled or paused the job that was waited for."""
     TRY_AGAIN = 75
     """Try again later: somebody or something else was in the way."""
     LEASE_LOST = 76

@@ -16,6 +16,7 @@ import click
 
 from evomerge import __version__, extras
 from evomerge.cli import databases, models, recipes, run, studies, tools
+from evomerge.cli.verbs import following, jobs, login
 from evomerge.errors import EvomergeError
 from evomerge.exit_codes import ExitCode, exit_code_of
 from evomerge.masking import hide_arguments, masked, masked_url
@@ -26,8 +27,8 @@ from evomerge.masking import hide_arguments, masked, masked_url
     epilog="A first run, from nothing: evomerge zoo demo/zoo && "
     "evomerge run search_spaces/scalars.yaml\n\n"
     "Exit codes: 0 done, 1 a defect, 2 put right what is named, 3 what is recorded "
-    "does not hold, 75 try again later, 76 another process took the study over, 130 or "
-    "143 stopped.",
+    "does not hold, 4 the job was cancelled or paused, 75 try again later, 76 another "
+    "process took the study over, 130 or 143 stopped.",
 )
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Tell routine steps too.")
@@ -51,6 +52,14 @@ for _command in (
     recipes.recipe,
     databases.delete,
     databases.db,
+    login.login,
+    jobs.submit,
+    jobs.ps,
+    jobs.cancel,
+    jobs.pause,
+    following.logs,
+    following.events,
+    following.wait,
     tools.check,
     tools.zoo,
     tools.doctor,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 from evomerge import api
-from evomerge.cli.options import db_option, json_option
-from evomerge.cli.tables import counted, print_json, print_table
+from evomerge.cli.options import cluster_option, db_option, json_option
+from evomerge.cli.tables import counted, plain, print_json, print_table
+from evomerge.cli.verbs.meant import clean, meant, remote, understood
 from evomerge.exit_codes import ExitCode
 
 _MOST_SHOWN = 100
@@ -89,30 +91,43 @@ def _words(found: api.Removal) -> str:
 )
 @click.argument("name")
 @click.option("--trial", type=click.IntRange(0), help="Only this trial.")
+@cluster_option
 @db_option
 @json_option
-def attempts(name: str, trial: int | None, db: str, as_json: bool) -> None:
+def attempts(
+    name: str, trial: int | None, cluster: str | None, db: str, as_json: bool
+) -> None:
     """List every attempt at the trials of NAME: where, when, and how it ended.
 
     Ends: scored; failed, by the candidate's fault; fault, by a machine's; interrupted,
     when the search stopped or died; unknown, before this was remembered.
     """
-    rows = api.attempts(name, db=db, trial=trial)
+    if (urls := meant(cluster)) is not None:
+        with remote(urls) as asked:
+            rows = asked.attempts(name)
+        if trial is not None:
+            rows = [row for row in rows if row["trial"] == trial]
+    else:
+        rows = plain(api.attempts(name, db=db, trial=trial))
     if as_json:
         print_json(rows)
-        return
+    else:
+        understood(lambda rows: _print_attempts(name, rows), rows)
+
+
+def _print_attempts(name: str, rows: list[dict[str, Any]]) -> None:
     print_table(
         f"attempts of {name}",
         ("trial", "attempt", "worker", "began", "ended", "end", "cause"),
         [
             (
-                row.trial,
-                row.attempt,
-                row.worker,
-                row.began and row.began[:19].replace("T", " "),
-                row.ended and row.ended[:19].replace("T", " "),
-                row.end,
-                (row.failure or "").partition("\n")[0],
+                row["trial"],
+                row["attempt"],
+                row["worker"],
+                row["began"] and row["began"][:19].replace("T", " "),
+                row["ended"] and row["ended"][:19].replace("T", " "),
+                row["end"],
+                clean((row["failure"] or "").partition("\n")[0]),
             )
             for row in rows
         ],

@@ -11,6 +11,7 @@ import click
 from evomerge import api
 from evomerge.cli.options import (
     cache_dir,
+    cluster_option,
     db_option,
     json_option,
     merge_options,
@@ -20,6 +21,8 @@ from evomerge.cli.options import (
     strict_option,
 )
 from evomerge.cli.tables import counted, print_json
+from evomerge.cli.verbs.exporting import export_remote
+from evomerge.cli.verbs.meant import meant, refuse_options
 from evomerge.cli.verdicts import (
     print_baselines,
     print_bounds,
@@ -53,6 +56,10 @@ _GIGA = 10**9
 @click.option("--replace", is_flag=True, help="Replace OUT if it was exported before.")
 @shard_option
 @policy_option
+@click.option(
+    "--remote", is_flag=True, help="Only from a cluster, as --cluster alone says too."
+)
+@cluster_option
 @db_option
 @json_option
 def export(
@@ -62,6 +69,8 @@ def export(
     is_scored: bool,
     replace: bool,
     shard_gb: float,
+    remote: bool,
+    cluster: str | None,
     db: str,
     as_json: bool,
 ) -> None:
@@ -69,7 +78,16 @@ def export(
 
     The trial, the baselines and the user's starts are scored on items the search never
     saw; the table gives 95 % intervals and the paired difference to each.
+
+    With a cluster the folder is written there and then fetched: what a cut connection
+    interrupts goes on where it was, and the folder is whole or absent.
     """
+    if (urls := meant(cluster)) is not None:
+        refuse_options(("shard_gb",))
+        export_remote(name, out, trial, is_scored, replace, urls, as_json)
+        return
+    if remote:
+        raise click.UsageError("Expected --cluster URL, or it in EVOMERGE_CLUSTER.")
     wanted = api.Export(trial, out, is_scored, replace, int(shard_gb * _GIGA))
     with _progress("writing") as progress:
         done = api.export(name, wanted, db=db, cache_dir=cache_dir(), progress=progress)

@@ -25,6 +25,17 @@ def db_option(command: _F) -> _F:
     )(command)
 
 
+def cluster_option(command: _F) -> _F:
+    """Add ``--cluster``; the variable EVOMERGE_CLUSTER stands in."""
+    return click.option(
+        "--cluster",
+        metavar="URL",
+        envvar="EVOMERGE_CLUSTER",
+        help="Ask this cluster instead of the database; replicas parted by commas. "
+        "Default: $EVOMERGE_CLUSTER, if --db is not given.",
+    )(command)
+
+
 def json_option(command: _F) -> _F:
     """Add ``--json``."""
     return click.option(

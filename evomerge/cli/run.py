@@ -16,12 +16,15 @@ from evomerge import api
 from evomerge.cli.options import (
     budget_options,
     cache_dir,
+    cluster_option,
     db_option,
     json_option,
     placement_options,
     policy_option,
 )
 from evomerge.cli.tables import counted, print_json, print_table
+from evomerge.cli.verbs.jobs import resume_job
+from evomerge.cli.verbs.meant import meant, refuse_options
 from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
@@ -66,6 +69,12 @@ def run(
 @budget_options
 @placement_options
 @policy_option
+@click.option(
+    "--priority",
+    type=click.IntRange(-10, 10),
+    help="Of a cluster's job: the higher goes first among your own.",
+)
+@cluster_option
 @db_option
 @json_option
 def resume(
@@ -76,6 +85,8 @@ def resume(
     workers: int | None,
     address: str | None,
     in_process: bool,
+    priority: int | None,
+    cluster: str | None,
     db: str,
     as_json: bool,
 ) -> None:
@@ -83,7 +94,17 @@ def resume(
 
     Budget and workers may change; what a budget says holds for the whole study. Stages
     of a study are called STUDY.STAGE; each has a budget of its own.
+
+    With a cluster, its job NAME is queued again, and goes on there.
     """
+    if (urls := meant(cluster)) is not None:
+        refuse_options(("workers", "address", "in_process"))
+        given = {"trials": trials, "items": items, "minutes": minutes}
+        more = {key: value for key, value in given.items() if value is not None}
+        resume_job(name, more, priority, urls, as_json)
+        return
+    if priority is not None:
+        raise click.UsageError("--priority is for a job of a cluster; give --cluster.")
     where = api.Where(workers, address, in_process, cache_dir())
     seconds = None if minutes is None else minutes * 60
     budget = api.Budget(trials, items, seconds)

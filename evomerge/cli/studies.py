@@ -1,74 +1,96 @@
-"""`evomerge status`, `front` and `trials`: read what the database holds."""
+"""`evomerge status`, `front` and `trials`: how a study stands, here or on a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from evomerge import api
-from evomerge.cli.options import db_option, json_option
-from evomerge.cli.tables import counted, print_json, print_table
+from evomerge.cli.options import cluster_option, db_option, json_option
+from evomerge.cli.tables import counted, plain, print_json, print_table
+from evomerge.cli.verbs.meant import clean, meant, remote, understood
 
 NOTE_LENGTH = 110
 """Most characters of a failure that a table shows; --json has it whole."""
+
+_Row = dict[str, Any]
 
 
 @click.command(
     epilog="Example: evomerge status scalars", short_help="Show how a study stands."
 )
 @click.argument("name")
+@cluster_option
 @db_option
 @json_option
-def status(name: str, db: str, as_json: bool) -> None:
+def status(name: str, cluster: str | None, db: str, as_json: bool) -> None:
     """Show how the study NAME stands; of one with stages, how each of them does."""
-    if stages := api.stages(name, db=db):
-        _print_stages(name, stages, as_json)
-        return
-    found = api.status(name, db=db)
+    if (urls := meant(cluster)) is not None:
+        with remote(urls) as asked:
+            found = asked.status(name)
+    else:
+        found = plain(api.stages(name, db=db) or api.status(name, db=db))
     if as_json:
         print_json(found)
-        return
+    elif isinstance(found, list):
+        understood(lambda rows: _print_stages(name, rows), found)
+    else:
+        understood(lambda found: _print_status(name, found), found)
+
+
+def _print_status(name: str, found: _Row) -> None:
     rows: list[tuple[str, object]] = [
-        ("state", found.state),
-        ("created", found.created),
-        ("generation", found.generation),
-        *((f"trials {state}", count) for state, count in found.counts.items()),
-        ("budget used", found.used),
-        ("merges proposed again", found.repeats),
-        ("front", counted(found.front_size, "trial")),
+        ("state", found["state"]),
+        ("created", found["created"]),
+        ("generation", found["generation"]),
+        *((f"trials {state}", count) for state, count in found["counts"].items()),
+        ("budget used", found["used"]),
+        ("merges proposed again", _repeats(found["repeats"])),
+        ("front", counted(found["front_size"], "trial")),
         *(
             (
-                f"best {best.objective}",
-                f"{best.value:.4g} (trial {best.trial}; {best.direction.words})",
+                f"best {best['objective']}",
+                f"{_best(best)[:-1]}; {_way(best['direction'])})",
             )
-            for best in found.best
+            for best in found["best"]
         ),
-        *((f"not scored: {cause}", count) for cause, count in found.causes.items()),
-        *([("attempts spoilt by machines", found.faults)] if found.faults else []),
-        ("report items opened", counted(found.openings, "time")),
+        *((f"not scored: {cause}", n) for cause, n in found["causes"].items()),
+        *([("attempts spoilt by machines", n)] if (n := found["faults"]) else []),
+        ("report items opened", counted(found["openings"], "time")),
     ]
-    print_table(f"study {name}", ("", ""), [(key, str(value)) for key, value in rows])
+    print_table(
+        f"study {name}", ("", ""), [(key, clean(str(value))) for key, value in rows]
+    )
 
 
-def _print_stages(name: str, rows: Sequence[api.StageRow], as_json: bool) -> None:
-    if as_json:
-        print_json(rows)
-        return
+def _best(best: _Row) -> str:
+    return f"{best['value']:.4g} (trial {best['trial']})"
+
+
+def _repeats(found: _Row) -> str:
+    again = found["asked"] - found["distinct"]
+    return f"{again} of {found['asked']} ({found['share']:.1%})"
+
+
+def _way(direction: str) -> str:
+    from evomerge.core.study import Direction  # costs --help milliseconds
+
+    return Direction(direction).words
+
+
+def _print_stages(name: str, rows: list[_Row]) -> None:
     print_table(
         f"study {name}",
         ("stage", "state", "trials", "front", "best", "takes"),
         [
             (
-                row.name,
-                row.state,
-                f"{row.trials}" + (f" of {row.allowed}" if row.allowed else ""),
-                row.front_size,
-                "; ".join(
-                    f"{best.objective} {best.value:.4g} (trial {best.trial})"
-                    for best in row.best
-                ),
-                "; ".join(f"{name} ({origin})" for name, origin in row.takes.items()),
+                row["name"],
+                clean(row["state"]),
+                f"{row['trials']}" + (f" of {n}" if (n := row["allowed"]) else ""),
+                row["front_size"],
+                "; ".join(f"{best['objective']} {_best(best)}" for best in row["best"]),
+                "; ".join(f"{name} ({of})" for name, of in row["takes"].items()),
             )
             for row in rows
         ],
@@ -80,37 +102,46 @@ def _print_stages(name: str, rows: Sequence[api.StageRow], as_json: bool) -> Non
     short_help="List the best trials of a study.",
 )
 @click.argument("name")
+@cluster_option
 @db_option
 @json_option
-def front(name: str, db: str, as_json: bool) -> None:
+def front(name: str, cluster: str | None, db: str, as_json: bool) -> None:
     """List the feasible trials of NAME that no other dominates.
 
     Scores are those the search saw, on the items it selected on; `evomerge export`
     scores a trial on sealed items.
     """
-    rows = api.front(name, db=db)
+    if (urls := meant(cluster)) is not None:
+        with remote(urls) as asked:
+            rows = asked.front(name)
+    else:
+        rows = plain(api.front(name, db=db))
     if as_json:
         print_json(rows)
-        return
-    names = list(rows[0].values) if rows else []
-    ways = (
-        [f"{k}: {way.words}" for k, way in rows[0].directions.items()] if rows else []
-    )
+    else:
+        understood(lambda rows: _print_front(name, rows), rows)
+
+
+def _print_front(name: str, rows: list[_Row]) -> None:
+    names = list(rows[0]["values"]) if rows else []
+    directions = rows[0]["directions"].items() if rows else ()
+    ways = [f"{k}: {_way(way)}" for k, way in directions]
     print_table(
         f"front of {name} ({'; '.join(['scores on search items', *ways])})",
         ("trial", "label", *names),
-        [(row.number, row.label, *row.values.values()) for row in rows],
+        [(row["number"], row["label"], *row["values"].values()) for row in rows],
     )
 
 
-def _note(row: api.TrialRow) -> str:
+def _note(row: _Row) -> str:
     """Say in one line what is special about a trial; --json has it whole."""
-    words = [row.label, _cut(row.failure or ""), "reused" if row.reused else ""]
+    reused = "reused" if row["reused"] else ""
+    words = [row["label"], _cut(row["failure"] or ""), reused]
     return "; ".join(word for word in words if word)
 
 
 def _cut(message: str) -> str:
-    first = message.partition("\n")[0]
+    first = clean(message.partition("\n")[0])
     return first if len(first) <= NOTE_LENGTH else f"{first[: NOTE_LENGTH - 1]}…"
 
 
@@ -119,30 +150,39 @@ def _cut(message: str) -> str:
     short_help="List every trial of a study.",
 )
 @click.argument("name")
+@cluster_option
 @db_option
 @json_option
-def trials(name: str, db: str, as_json: bool) -> None:
+def trials(name: str, cluster: str | None, db: str, as_json: bool) -> None:
     """List every trial of NAME: what was tried, how it ended, what it scored.
 
     Attempts count every start; faults are those that a machine spoilt.
     """
-    rows = api.trials(name, db=db)
+    if (urls := meant(cluster)) is not None:
+        with remote(urls) as asked:
+            rows = asked.trials(name)
+    else:
+        rows = plain(api.trials(name, db=db))
     if as_json:
         print_json(rows)
-        return
-    names = list(rows[0].values) if rows else []
+    else:
+        understood(lambda rows: _print_trials(name, rows), rows)
+
+
+def _print_trials(name: str, rows: list[_Row]) -> None:
+    names = list(rows[0]["values"]) if rows else []
     print_table(
         f"trials of {name}",
         ("trial", "gen", "state", "attempt", "faults", "recipe", *names, "note"),
         [
             (
-                row.number,
-                row.generation,
-                row.state,
-                row.attempt,
-                row.faults,
-                row.recipe[:10],
-                *(row.values.get(objective) for objective in names),
+                row["number"],
+                row["generation"],
+                row["state"],
+                row["attempt"],
+                row["faults"],
+                row["recipe"][:10],
+                *(row["values"].get(objective) for objective in names),
                 _note(row),
             )
             for row in rows

@@ -7,8 +7,16 @@ from pathlib import Path
 import click
 
 from evomerge import api
-from evomerge.cli.options import cache_dir, db_option, json_option, policy_option
+from evomerge.cli.options import (
+    cache_dir,
+    cluster_option,
+    db_option,
+    json_option,
+    policy_option,
+)
 from evomerge.cli.tables import print_json, print_table
+from evomerge.cli.verbs.checking import check_remote
+from evomerge.cli.verbs.meant import meant, refuse_options
 from evomerge.exit_codes import ExitCode
 
 
@@ -23,10 +31,20 @@ from evomerge.exit_codes import ExitCode
     help="Start the engine and score an item a task, to estimate time (default: yes).",
 )
 @policy_option
+@cluster_option
 @db_option
 @json_option
-def check(study: Path, dry_run: bool, db: str, as_json: bool) -> None:
-    """Validate a STUDY file, its sources and tasks, and estimate what it costs."""
+def check(
+    study: Path, dry_run: bool, cluster: str | None, db: str, as_json: bool
+) -> None:
+    """Validate a STUDY file, its sources and tasks, and estimate what it costs.
+
+    With a cluster it is looked at there, where its models are; nothing is estimated.
+    """
+    if (urls := meant(cluster)) is not None:
+        refuse_options(("dry_run",))
+        check_remote(study, urls, as_json)
+        return
     found = api.check(study, db=db, cache_dir=cache_dir(), dry_run=dry_run)
     if as_json:
         print_json(found)

@@ -49,6 +49,11 @@ class RemoteService:
     def __repr__(self) -> str:
         return f"RemoteService({self._transport.shown})"
 
+    @property
+    def shown(self) -> str:
+        """The URLs of its replicas, as messages name them."""
+        return self._transport.shown
+
     def me(self) -> Me:
         """Return who asks."""
         return self._get("/v1/me", values.me_from)

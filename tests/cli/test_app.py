@@ -78,6 +78,7 @@ CODES = {
     errors.ReplayError: 3,
     errors.StudyLockedError: 75,
     errors.StoreUnreachableError: 75,
+    errors.ClusterUnreachableError: 75,
     errors.WorkerError: 75,
     errors.SelfTestError: 75,
     errors.StaleAttemptError: 75,

@@ -76,8 +76,9 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 
 def test_all_commands_are_there() -> None:
     promised = (
-        "attempts, check, db check, db upgrade, delete, doctor, export, front, merge, "
-        "recipe, resume, run, status, studies, trials, zoo"
+        "attempts, cancel, check, db check, db upgrade, delete, doctor, events, "
+        "export, front, login, logs, merge, pause, ps, recipe, resume, run, status, "
+        "studies, submit, trials, wait, zoo"
     )
     assert promised.split(", ") == COMMANDS
 
