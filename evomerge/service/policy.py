@@ -77,6 +77,7 @@ def write_policy(policy: Policy, file: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
+    file.touch(mode=0o600)
     file.write_text(json.dumps(policy.to_json(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ def _problems(files: Mapping[str, bytes]) -> Iterator[Problem]:
         return
     if sum(map(len, files.values())) > MAX_BYTES:
         yield Problem("bundle", f"is too large; {_TOO_LARGE}")
+    alike: dict[str, str] = {}
     for name in files:
         refusal = _refusal(name)
         if refusal is not None:
@@ -154,6 +156,10 @@ def _problems(files: Mapping[str, bytes]) -> Iterator[Problem]:
         folders = (str(path) for path in Path(name).parents)
         if (folder := next((f for f in folders if f in files), None)) is not None:
             yield Problem(name, f"lies in {folder!r}, which is a file")
+        # One file on a disk that does not tell letters apart.
+        first = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if first != name:
+            yield Problem(name, f"is {first!r} in other letters; rename one of them")
 
 
 def _refusal(name: str) -> str | None:

@@ -114,6 +114,11 @@ def submit(connection: sa.Connection, owner: str, new: Submission) -> tuple[Job,
                 problems,
             )
         return found, False
+    if _is_another_ones(connection, new.study):
+        raise JobExistsError(
+            f"Study {new.study!r} is in this database and no job's; give yours another "
+            "name."
+        )
     digest = new.bundle.digest
     row = {
         "digest": digest,
@@ -144,6 +149,16 @@ def submit(connection: sa.Connection, owner: str, new: Submission) -> tuple[Job,
     queued = find(connection, owner, new.name)
     record_event(connection, queued.id, "submitted", {"bundle": digest})
     return queued, True
+
+
+def _is_another_ones(connection: sa.Connection, name: str) -> bool:
+    """Tell whether a study, or stages of it, were recorded without a job."""
+    is_stage = study.c.name.startswith(f"{name}.", autoescape=True)
+    found = connection.scalar(
+        sa.select(study.c.id).where((study.c.name == name) | is_stage).limit(1)
+    )
+    jobs = sa.select(job.c.id).where(job.c.study == name)
+    return found is not None and connection.scalar(jobs) is None
 
 
 def find(

@@ -32,6 +32,7 @@ STUDY = {"study.yaml": b"name: x\n"}
         ("n" * 256, "is too long"),
         ("/".join(["n" * 200] * 6), "is too long"),
         ("study.yaml/a", "lies in 'study.yaml', which is a file"),
+        ("Study.YAML", "is 'study.yaml' in other letters"),
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(name: str, said: str) -> None:

@@ -70,6 +70,19 @@ def test_another_under_the_name_is_refused_with_the_differences(
         queue.submit("eve", submission("a", study="c"))
 
 
+@pytest.mark.parametrize("recorded", ["a", "a.ps"])
+def test_a_study_that_no_job_recorded_is_not_taken_over(
+    queue: JobQueue, any_url: str, recorded: str
+) -> None:
+    store = open_store(any_url)
+    store.create_study(recorded, {"secret": "s3"}, {}, 1)
+    store.close()
+    with pytest.raises(JobExistsError, match="'a' is in this database") as error:
+        queue.submit("ann", submission("a"))
+    assert "s3" not in str(error.value)
+    assert queue.submit("ann", submission("b"))[1]
+
+
 def test_a_submission_is_looked_at_whole() -> None:
     with pytest.raises(SpecError) as error:
         submission("../a", study="", priority=11, place={"workers": 0, "gpus": 1})
