@@ -1,0 +1,327 @@
+"""The kinds of faults: each strikes once, and says whom it hit and how it is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import psycopg
+from faults.stage import Replica, Stage, Standing
+
+from evomerge.errors import StudyLockedError
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
+
+CLAIM_S = 15.0
+LEASE_S = 30.0
+_HOUR_S = 3600.0
+
+
+@dataclass
+class Strike:
+    """A fault that struck.
+
+    Attributes:
+        kind: Its kind's name.
+        victims: Jobs that must get on again.
+        undo: What ends it: the disk is free again, the server back.
+        undo_at: When, on the monotonic clock.
+        healed_at: When it was over: recovery is counted from here.
+        before: Progress of each victim when it was over.
+        took_s: Seconds until all of them got on; None as long as one has not.
+    """
+
+    kind: str
+    victims: Collection[str]
+    undo: Callable[[], None] | None = None
+    undo_at: float = 0.0
+    healed_at: float | None = None
+    before: dict[str, int] = field(default_factory=dict)
+    took_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a kind of fault has to choose from.
+
+    Attributes:
+        unhurt: Studies at work that nothing struck alone that they did not get over.
+    """
+
+    stage: Stage
+    standings: Sequence[Standing]
+    rng: np.random.Generator
+    unhurt: Sequence[Standing]
+
+    def one(self) -> Standing | None:
+        """Choose a study at work."""
+        return self.pick([s for s in self.unhurt if s.pid is not None])
+
+    def replica(self) -> tuple[Replica, list[str]] | None:
+        """Choose a replica that has jobs, and is not frozen; return them too."""
+        held: dict[str, list[str]] = {}
+        for standing in self.unhurt:
+            if standing.replica is not None:
+                held.setdefault(standing.replica, []).append(standing.name)
+        found = [r for r in self.stage.replicas if r.name in held]
+        chosen = self.pick(found)
+        return None if chosen is None else (chosen, held[chosen.name])
+
+    def all(self) -> list[str]:
+        """Return every job at work."""
+        return [s.name for s in self.standings if s.state == "running"]
+
+    def pick(self, among: Sequence[object]) -> object | None:
+        """Draw one; None of none."""
+        return among[int(self.rng.integers(len(among)))] if among else None
+
+
+def later(scene: Scene, low_s: float, high_s: float) -> float:
+    """Return a time between so many seconds from now."""
+    return time.monotonic() + float(scene.rng.uniform(low_s, high_s))
+
+
+def coordinator_killed(scene: Scene) -> Strike | None:
+    """SIGKILL to the process that has a study's lease."""
+    return _signalled(scene, "coordinator killed", signal.SIGKILL)
+
+
+def coordinator_told_to_end(scene: Scene) -> Strike | None:
+    """SIGTERM to it, by nobody who knows of the job."""
+    return _signalled(scene, "coordinator told to end", signal.SIGTERM)
+
+
+def _signalled(scene: Scene, kind: str, number: signal.Signals) -> Strike | None:
+    victim = scene.one()
+    if victim is None:
+        return None
+    os.kill(victim.pid, number)
+    return Strike(kind, [victim.name])
+
+
+def lease_stolen(scene: Scene) -> Strike | None:
+    """Another process takes the study's lease while its coordinator lives."""
+    victim = scene.one()
+    if victim is None:
+        return None
+    scene.stage.execute(
+        "UPDATE em_study SET lease_until = lease_until - 100 WHERE id = %s",
+        victim.study,
+    )
+    _steal(scene.stage, victim)
+    return Strike("lease stolen", [victim.name])
+
+
+def coordinator_frozen(scene: Scene) -> Strike | None:
+    """SIGSTOP until the lease has run out and was another's; then it wakes up."""
+    victim = scene.one()
+    if victim is None:
+        return None
+    os.kill(victim.pid, signal.SIGSTOP)
+
+    def wake() -> None:
+        _steal(scene.stage, victim)
+        with suppress(ProcessLookupError):
+            os.kill(victim.pid, signal.SIGCONT)
+
+    end = time.monotonic() + LEASE_S + 2
+    return Strike("coordinator frozen past its lease", [victim.name], wake, end)
+
+
+def _steal(stage: Stage, victim: Standing) -> None:
+    store = open_store(stage.url, create=False)
+    try:
+        lease = store.lease(victim.study, this_process(), LEASE_S)
+        store.release(lease)
+    except StudyLockedError:
+        pass  # its coordinator was faster, and has it anew
+    finally:
+        store.close()
+
+
+def replica_killed(scene: Scene) -> Strike | None:
+    """SIGKILL to a replica; another one is started some seconds later."""
+    return _replaced(scene, "replica killed", signal.SIGKILL)
+
+
+def replica_told_to_end(scene: Scene) -> Strike | None:
+    """SIGTERM to a replica: it drains."""
+    return _replaced(scene, "replica told to end", signal.SIGTERM)
+
+
+def clock_of_replica_wrong(scene: Scene) -> Strike | None:
+    """A replica is killed, and replaced by one whose clock is an hour off."""
+    off_s = float(scene.rng.choice([-_HOUR_S, _HOUR_S]))
+    return _replaced(
+        scene, "clock of a replica wrong by an hour", signal.SIGKILL, off_s
+    )
+
+
+def clock_of_database_set_back(scene: Scene) -> Strike | None:
+    """Every time that was to come is an hour further off; then a replica is killed."""
+    strike = _replaced(scene, "clock of the database set back", signal.SIGKILL)
+    if strike is None:
+        return None
+    for statement in (
+        "UPDATE em_job SET claim_until = claim_until + 3600",
+        "UPDATE em_study SET lease_until = lease_until + 3600",
+    ):
+        scene.stage.execute(statement)
+    return strike
+
+
+def _replaced(
+    scene: Scene, kind: str, number: signal.Signals, clock_s: float = 0.0
+) -> Strike | None:
+    chosen = scene.replica()
+    if chosen is None:
+        return None
+    replica, held = chosen
+    scene.stage.replicas.remove(replica)
+    replica.process.send_signal(number)
+
+    def replace() -> None:
+        replica.process.wait()
+        scene.stage.start_replica(clock_s=clock_s)
+
+    return Strike(kind, held, replace, later(scene, 0, 4))
+
+
+def replica_frozen(scene: Scene) -> Strike | None:
+    """SIGSTOP to a replica until its claims are others', which it then learns."""
+    chosen = scene.replica()
+    if chosen is None:
+        return None
+    replica, held = chosen
+    scene.stage.replicas.remove(replica)
+    replica.process.send_signal(signal.SIGSTOP)
+
+    def wake() -> None:
+        replica.process.send_signal(signal.SIGCONT)
+        scene.stage.replicas.append(replica)
+
+    end = time.monotonic() + CLAIM_S + 4
+    return Strike("replica frozen past its claims", held, wake, end)
+
+
+def replica_of_another_version(scene: Scene) -> Strike | None:
+    """A replica that knows another schema is started; it must refuse to work."""
+    stage = scene.stage
+    replica = stage.start_replica(version="9999")
+
+    def look() -> None:
+        if replica.process.wait(60) != 0:
+            stage.refused += 1
+
+    return Strike("replica of another version", [], look, time.monotonic() + 1)
+
+
+def database_killed(scene: Scene) -> Strike:
+    """SIGKILL to the server's postmaster; it is started up to 3 s later."""
+    scene.stage.server.kill()
+    start = scene.stage.server.start
+    return Strike("database killed", scene.all(), start, later(scene, 0, 3))
+
+
+def database_restarted(scene: Scene) -> Strike:
+    """The server is shut down, and started up to 3 s later."""
+    scene.stage.server.stop()
+    start = scene.stage.server.start
+    return Strike("database restarted", scene.all(), start, later(scene, 0, 3))
+
+
+def connections_cut(scene: Scene) -> Strike:
+    """Every connection to the database is ended by the server."""
+    scene.stage.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+        "current_database() AND pid <> pg_backend_pid()"
+    )
+    return Strike("connections cut", scene.all())
+
+
+def spool_full(scene: Scene) -> Strike | None:
+    """The replicas' disk is full, and a coordinator must be started on it."""
+    victim = scene.one()
+    if victim is None or not os.path.ismount(scene.stage.spool):
+        return None
+    ballast = scene.stage.spool / "ballast"
+    with ballast.open("wb") as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+    os.kill(victim.pid, signal.SIGKILL)
+    end = later(scene, 3, 8)
+    return Strike("spool full", [victim.name], ballast.unlink, end)
+
+
+def machine_lost(scene: Scene) -> Strike | None:
+    """A replica, its coordinators and the database die in one moment."""
+    chosen = scene.replica()
+    if chosen is None:
+        return None
+    replica, held = chosen
+    scene.stage.replicas.remove(replica)
+    replica.process.kill()
+    for standing in scene.standings:
+        if standing.name in held and standing.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(standing.pid, signal.SIGKILL)
+    scene.stage.server.kill()
+
+    def back() -> None:
+        scene.stage.server.start()
+        replica.process.wait()
+        scene.stage.start_replica()
+
+    kind = "replica, coordinators and database at once"
+    return Strike(kind, scene.all(), back, later(scene, 0, 3))
+
+
+def worker_killed(scene: Scene) -> Strike | None:
+    """SIGKILL to a worker on Ray, which need not be at a trial."""
+    victim = scene.one()
+    if victim is None:
+        return None
+    with psycopg.connect(scene.stage.url) as connection:
+        found = connection.execute(
+            "SELECT data::json->>'pid' FROM em_event WHERE kind = 'worker' AND "
+            "study_id = %s ORDER BY id DESC LIMIT 3",
+            [victim.study],
+        ).fetchall()
+    for (pid,) in found:
+        with suppress(OSError, TypeError):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+                if b"ray::" not in file.read():
+                    continue
+            os.kill(int(pid), signal.SIGKILL)
+            return Strike("worker killed", [victim.name])
+    return None
+
+
+Kind = Callable[[Scene], Strike | None]
+
+IN_PROCESS: Mapping[Kind, float] = {
+    coordinator_killed: 7,
+    coordinator_told_to_end: 3,
+    lease_stolen: 4,
+    coordinator_frozen: 1.5,
+    replica_killed: 2.5,
+    replica_told_to_end: 1.5,
+    replica_frozen: 1.5,
+    replica_of_another_version: 1,
+    clock_of_replica_wrong: 1.5,
+    clock_of_database_set_back: 1.5,
+    database_killed: 2.5,
+    database_restarted: 1.5,
+    connections_cut: 2.5,
+    spool_full: 2,
+    machine_lost: 1,
+}
+"""Kinds of faults, and how often each strikes against the others."""
+
+ON_RAY: Mapping[Kind, float] = {worker_killed: 8, coordinator_killed: 1}
