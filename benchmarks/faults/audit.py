@@ -57,7 +57,7 @@ def audit(stage: Stage) -> Audit:
     for standing in stage.standings():
         names.append((standing.user, standing.name))
         if standing.state != "finished":
-            lost.append(f"{standing.name} is {standing.state}")
+            lost.append(f"{standing.name} is {standing.state}: {standing.why}")
             continue
         calm = _calm(stage, standing.name)
         found = contents(stage.url, standing.name)

@@ -50,7 +50,7 @@ _right, _off = time.time, float(os.environ["WRONG_CLOCK_S"])
 time.time = lambda: _right() + _off
 """
 _STANDINGS = """
-SELECT j.name, u.name, j.state, j.claim_by, s.lease_pid, s.id,
+SELECT j.name, u.name, j.state, j.why, j.claim_by, s.lease_pid, s.id,
   coalesce(s.n_items, 0) + (
     SELECT count(*) FROM em_attempt a WHERE a.study_id = s.id AND a.ended IS NOT NULL
     AND a.end <> 'interrupted')
@@ -71,6 +71,7 @@ class Standing:
     name: str
     user: str
     state: str
+    why: str | None
     replica: str | None
     pid: int | None
     study: int | None

@@ -33,7 +33,7 @@ class Sweep:
     kinds: Mapping[Kind, float]
     rng: np.random.Generator
     n_running: int = 6
-    pause_s: float = 1.2
+    pause_s: float = 2.0
     strikes: list[Strike] = field(default_factory=list)
     _open: list[Strike] = field(default_factory=list)
     _standings: list[Standing] = field(default_factory=list)

@@ -1,0 +1,27 @@
+"""One stand for all drills, and what they measured."""
+
+from collections.abc import Iterator
+
+import pytest
+from support.machines.namespaces import refusal
+from support.machines.stand import Stand, stand
+
+_measured: list[tuple[str, float]] = []
+
+
+@pytest.fixture(scope="session")
+def the_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """Give the one cluster of all drills."""
+    if (why := refusal()) is not None:
+        pytest.skip(f"machines cannot be pretended here: {why}")
+    with stand(tmp_path_factory.mktemp("stand")) as made:
+        yield made
+        _measured.extend(made.measured)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured, as rows of a table."""
+    if _measured:
+        terminalreporter.section("seconds")
+        for what, seconds in _measured:
+            terminalreporter.write_line(f"| {what} | {seconds:.1f} |")

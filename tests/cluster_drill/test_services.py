@@ -1,0 +1,81 @@
+"""Parts of the service fail, and a study goes on and ends as an undisturbed one."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.machines.stand import Stand
+
+pytestmark = [pytest.mark.drill, pytest.mark.ray, pytest.mark.timeout(900)]
+AWAY_S = 5.0
+
+
+def test_the_database_is_killed_and_comes_back(
+    the_stand: Stand, tmp_path: Path
+) -> None:
+    drill = the_stand.begin("database")
+    drill.at_work()
+    coordinator = the_stand.service.coordinator("database")
+    the_stand.server.kill()
+    time.sleep(AWAY_S)
+    the_stand.server.start()
+    back_s = drill.goes_on()
+    the_stand.took(f"database back after {AWAY_S:.0f} s: two trials ended", back_s)
+    assert the_stand.service.coordinator("database") == coordinator
+    drill.ends_as_undisturbed(tmp_path)
+
+
+def test_a_coordinator_is_killed(the_stand: Stand, tmp_path: Path) -> None:
+    drill = the_stand.begin("coordinator")
+    drill.at_work()
+    os.kill(the_stand.service.coordinator("coordinator"), signal.SIGKILL)
+    back_s = drill.goes_on()
+    the_stand.took("coordinator killed: another one has ended two trials", back_s)
+    drill.ends_as_undisturbed(tmp_path)
+
+
+def test_a_replica_is_killed_and_another_one_takes_over(
+    the_stand: Stand, tmp_path: Path
+) -> None:
+    service = the_stand.service
+    drill = the_stand.begin("replica")
+    drill.at_work()
+    holder = drill.now.replica
+    assert holder is not None
+    service.start_replica()
+    service.replicas.pop(holder).kill()
+    taken_s = drill.until(lambda now: now.replica not in (None, holder))
+    the_stand.took("replica killed: another one has its job", taken_s)
+    back_s = taken_s + drill.goes_on()
+    the_stand.took("replica killed: two trials ended", back_s)
+    drill.ends_as_undisturbed(tmp_path)
+    kinds = [event.kind for event in service.events("replica")]
+    assert kinds.count("claimed") == 2
+    assert kinds.count("supervisor_lost") == 1
+
+
+def test_the_way_back_from_a_worker_is_lost_for_a_while(
+    the_stand: Stand, tmp_path: Path
+) -> None:
+    deaf, serving = the_stand.workers[0], the_stand.serving
+    drill = the_stand.begin("way-back")
+    drill.at_work()
+    deaf.block(serving)
+    drill.goes_on(by=3)
+    time.sleep(4 * AWAY_S)
+    deaf.unblock(serving)
+    back_s = drill.until(lambda now: now.at_work == 2 or now.state == "finished")
+    the_stand.took("way back open again: two workers are at work", back_s)
+    drill.ends_as_undisturbed(tmp_path)
+
+
+def test_the_disk_of_a_worker_is_full(the_stand: Stand, tmp_path: Path) -> None:
+    worker = the_stand.workers[0]
+    drill = the_stand.begin("disk")
+    drill.at_work()
+    worker.fill_disk()
+    drill.goes_on(by=4)
+    worker.free_disk()
+    drill.ends_as_undisturbed(tmp_path)

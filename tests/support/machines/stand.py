@@ -1,0 +1,61 @@
+"""A cluster to strike at: a head, a service's machine, two workers, a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.machines.cluster import Cluster
+from support.machines.drill import Drill, study
+from support.machines.machine import Machine
+from support.machines.service import Service
+from support.postgres import Server, running
+from support.study_files import write_models
+
+
+@dataclass
+class Stand:
+    """Where drills take place; each leaves it as it found it.
+
+    Attributes:
+        head: The machine of Ray's head.
+        serving: The machine of the service, whose raylet has no cores to lend.
+        workers: Two machines with one core each.
+        measured: What took how long.
+    """
+
+    cluster: Cluster
+    server: Server
+    service: Service
+    head: Machine
+    serving: Machine
+    workers: list[Machine]
+    models: Path
+    measured: list[tuple[str, float]] = field(default_factory=list)
+
+    def begin(self, name: str, block_s: float = 0.2) -> Drill:
+        """Submit a study, of which nothing but its name and pace is peculiar."""
+        disturbed, calm = (study(self.models, name, s) for s in (block_s, 0.0))
+        return Drill(self.service, disturbed, calm)
+
+    def took(self, what: str, seconds: float) -> None:
+        """Note how long something took."""
+        self.measured.append((what, seconds))
+
+
+@contextmanager
+def stand(folder: Path) -> Iterator[Stand]:
+    """Give a cluster with two worker machines and a service with one replica."""
+    with ExitStack() as stack:
+        server = stack.enter_context(running())
+        cluster = stack.enter_context(Cluster())
+        head, serving, *workers = map(cluster.machine, ("head", "serving", "w1", "w2"))
+        cluster.start_head(head)
+        for machine, n_cpus in ((serving, 0), *((worker, 1) for worker in workers)):
+            cluster.join(machine, n_cpus)
+        service = Service(cluster, serving, server.database())
+        service.start_replica()
+        models = write_models(folder / "models")
+        yield Stand(cluster, server, service, head, serving, workers, models)
