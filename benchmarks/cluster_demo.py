@@ -17,10 +17,11 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -210,7 +211,7 @@ class Demo:
             row = connection.execute(_STANDING, [NAME]).fetchone()
         return (0, 0, None) if row is None else row
 
-    def _until(self, is_so: object) -> None:
+    def _until(self, is_so: Callable[[int, int, int | None], bool]) -> None:
         until(lambda: is_so(*self._standing()), PATIENCE_S)
 
     def _holder(self) -> str:
@@ -249,8 +250,6 @@ def _is_ready(url: str, replica: Program) -> bool:
 
 
 def _evomerge(words: list[str], environment: dict[str, str]) -> str:
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-m", "evomerge", *words],
         env=environment,

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from support.machines.namespaces import ip, name_of
@@ -36,17 +35,16 @@ while True:
 """
 
 
-@dataclass
 class Running:
-    """A process on a machine.
+    """A process on a machine, which was let in by another one that waits for it."""
 
-    Attributes:
-        pid: Its number as this process sees it.
-    """
+    def __init__(self, entry: subprocess.Popen[bytes]) -> None:
+        self._entry = entry
 
-    pid: int
-    log: Path
-    _entry: subprocess.Popen[bytes]
+    @property
+    def pid(self) -> int:
+        """Its number as this process sees it; of one that has not ended."""
+        return _child_of(self._entry.pid)
 
     def poll(self) -> int | None:
         """Return its exit code, None while it runs."""
@@ -58,12 +56,12 @@ class Running:
 
     def kill(self) -> None:
         """End it at once."""
-        with suppress(ProcessLookupError):
+        with suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """Ask it to end."""
-        with suppress(ProcessLookupError):
+        with suppress(OSError):
             os.kill(self.pid, signal.SIGTERM)
 
 
@@ -122,8 +120,7 @@ class Machine:
             log: Name of the file in its folder to which the program's words are added.
             environment: Beside this process's own.
         """
-        file = self.folder / log
-        with file.open("ab") as out:
+        with (self.folder / log).open("ab") as out:
             entry = subprocess.Popen(
                 ["nsenter", "-t", str(self._init), "-n", "-m", "-p", "-u", *words],
                 cwd=self.folder,
@@ -134,7 +131,7 @@ class Machine:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        return Running(_child_of(entry.pid), file, entry)
+        return Running(entry)
 
     def pids(self) -> list[int]:
         """Return its processes, as this process numbers them."""
