@@ -64,20 +64,32 @@ check: setup ## Format, lint, types, import contract and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu)"
+	$(PYTEST) -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu or drill)"
 
 .PHONY: test
 test: setup ## Every test but the GPU ones and the long sweeps (about 22 min)
-	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long)"
+	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long or drill)"
 
 .PHONY: test-long
 test-long: setup ## The long sweeps
 	$(PYTEST) -m long --timeout 7200
 
+.PHONY: test-cluster
+test-cluster: setup ## Strike at the machines of a pretended cluster; needs root, Linux (about 15 min)
+	$(PYTEST) -m drill
+
 .PHONY: gpu-check
 gpu-check: ## The checks that need a GPU, with the Python given
 	PYTHONPATH=tests $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs \
 	  -c /dev/null --rootdir . --confcutdir tests/gpu tests/gpu
+
+.PHONY: cluster-demo
+cluster-demo: setup ## The whole service on this machine, struck twice (under 20 min)
+	PYTHONPATH=tests $(BIN)/python benchmarks/cluster_demo.py --folder $(DEMO)/cluster
+
+.PHONY: fault-sweep
+fault-sweep: setup ## Strike at replicas and their database at random; see benchmarks/RESULTS.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/fault_sweep.py --minutes 20
 
 .PHONY: bench
 bench: setup ## Measure; see benchmarks/RESULTS.md
@@ -98,7 +110,7 @@ docs: setup ## API pages in docs/api
 
 .PHONY: golden
 golden: setup ## Rewrite the golden files; review the difference
-	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -m "not (gpu or long)" -k golden
+	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -m "not (gpu or long or drill)" -k golden
 
 .PHONY: defaults
 defaults: setup ## Read anew what transformers takes for granted of its families

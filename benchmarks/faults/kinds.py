@@ -250,6 +250,8 @@ def spool_full(scene: Scene) -> Strike | None:
     if victim is None or not os.path.ismount(scene.stage.spool):
         return None
     ballast = scene.stage.spool / "ballast"
+    if ballast.exists():
+        return None
     with ballast.open("wb") as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 16))

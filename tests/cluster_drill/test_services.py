@@ -60,13 +60,13 @@ def test_the_way_back_from_a_worker_is_lost_for_a_while(
     the_stand: Stand, tmp_path: Path
 ) -> None:
     deaf, serving = the_stand.workers[0], the_stand.serving
-    drill = the_stand.begin("way-back")
+    drill = the_stand.begin("way-back", trials=48)
     drill.at_work()
     deaf.block(serving)
     drill.goes_on(by=3)
     time.sleep(4 * AWAY_S)
     deaf.unblock(serving)
-    back_s = drill.until(lambda now: now.at_work == 2 or now.state == "finished")
+    back_s = drill.until(lambda now: now.at_work == 2)
     the_stand.took("way back open again: two workers are at work", back_s)
     drill.ends_as_undisturbed(tmp_path)
 

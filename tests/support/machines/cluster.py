@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -140,12 +139,9 @@ class Cluster:
         self._start_ray(machine, words)
 
     def kill_ray(self, machine: Machine) -> None:
-        """Kill everything of Ray on a machine; nothing starts it again."""
-        self._raylets.pop(machine.name).kill()
-        for part in ("gcs_server", "raylet", "ray start", "ray::"):
-            for pid in machine.named(part):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        """Kill every program of a machine; nothing starts Ray again there."""
+        del self._raylets[machine.name]
+        machine.kill_all()
 
     def _start_ray(self, machine: Machine, words: list[str]) -> None:
         ray = Path(sys.executable).with_name("ray")

@@ -13,16 +13,16 @@ from support.machines.service import Service, Standing
 from support.study_files import simulated_study
 
 PATIENCE_S = 300.0
-TRIALS = 24
 
 
-def study(models: Path, name: str, block_s: float) -> dict[str, Any]:
+def study(models: Path, name: str, block_s: float, trials: int) -> dict[str, Any]:
     """Return a study of made-up tasks, eight blocks a trial; its name draws its seed.
 
     Args:
         models: Folder that ``write_models`` filled.
         name: Its name.
         block_s: Seconds that a block takes.
+        trials: Its budget.
     """
     seed = sum(name.encode())
     options = {"items": 16, "sleep_s": block_s, "optimum": 0.2 + seed / 1e4}
@@ -35,7 +35,7 @@ def study(models: Path, name: str, block_s: float) -> dict[str, Any]:
         objectives=[{"name": "score", "measure": "one/acc"}],
         items={"blocks": 4},
         strategy={"kind": "cma", "generation_size": 4},
-        budget={"trials": TRIALS},
+        budget={"trials": trials},
     )
 
 

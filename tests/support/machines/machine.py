@@ -155,6 +155,14 @@ class Machine:
                     found.append(pid)
         return found
 
+    def kill_all(self) -> None:
+        """Kill every program on it; the machine stays on."""
+        while left := [pid for pid in self.pids() if pid != self._init]:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
     def power_off(self) -> None:
         """Take its power away: every process of it is gone; idempotent."""
         if self._shell is not None:

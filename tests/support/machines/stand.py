@@ -35,9 +35,9 @@ class Stand:
     models: Path
     measured: list[tuple[str, float]] = field(default_factory=list)
 
-    def begin(self, name: str, block_s: float = 0.2) -> Drill:
-        """Submit a study, of which nothing but its name and pace is peculiar."""
-        disturbed, calm = (study(self.models, name, s) for s in (block_s, 0.0))
+    def begin(self, name: str, trials: int = 24, block_s: float = 0.2) -> Drill:
+        """Submit a study; see ``drill.study``."""
+        disturbed, calm = (study(self.models, name, s, trials) for s in (block_s, 0.0))
         return Drill(self.service, disturbed, calm)
 
     def took(self, what: str, seconds: float) -> None:
