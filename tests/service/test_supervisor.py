@@ -24,6 +24,7 @@ from evomerge.service.supervisor import (
     place_files,
 )
 from evomerge.store.queue.accounts import open_accounts
+from evomerge.store.queue.ending import MAX_IN_THE_WAY
 from evomerge.store.queue.job_queue import JobQueue, open_queue
 from evomerge.store.queue.values import JobState, Wanted
 from evomerge.store.sql import open_store
@@ -233,7 +234,7 @@ def test_an_end_that_comes_after_the_claim_was_lost_says_nothing(
 
 def test_restarts_that_bear_no_fruit_end_with_the_cause(machine: Machine) -> None:
     supervisor = machine.supervisor()
-    for start in range(5):
+    for start in range(MAX_IN_THE_WAY):
         supervisor.step()
         assert len(machine.processes) == start + 1
         machine.processes[-1].code = 75
@@ -245,7 +246,7 @@ def test_restarts_that_bear_no_fruit_end_with_the_cause(machine: Machine) -> Non
     assert job.why is not None
     assert job.why.endswith("something was in the way: Ray is away")
     supervisor.step()
-    assert len(machine.processes) == 5
+    assert len(machine.processes) == MAX_IN_THE_WAY
 
 
 def test_what_cannot_be_started_is_tried_again(machine: Machine) -> None:

@@ -14,6 +14,9 @@ from evomerge.store.queue.values import Job, JobState, Wanted
 
 MAX_FRUITLESS = 5
 """After so many starts in a row without progress a job has failed."""
+MAX_IN_THE_WAY = 15
+"""The same where the last one says that something else was in the way: with the pauses
+between them ten minutes, which Ray's head, a disk or a database may be away."""
 LONGEST_PAUSE_S = 60.0
 
 _HOPELESS = (ExitCode.PUT_RIGHT, ExitCode.RECORD_BROKEN)
@@ -84,7 +87,8 @@ def after(job: Job, end: ProcessEnd, progress: int) -> Next:
     if end.asked:  # a supervisor that is drained, or a pause that was taken back
         return Next(JobState.QUEUED, job.fruitless)
     fruitless = fruitless_after(job, progress)
-    if fruitless >= MAX_FRUITLESS:
+    is_elsewhere = end.code == ExitCode.TRY_AGAIN
+    if fruitless >= (MAX_IN_THE_WAY if is_elsewhere else MAX_FRUITLESS):
         why = f"{fruitless} starts in a row came to nothing; the last: {end.cause}"
         return Next(JobState.FAILED, fruitless, why=why)
     pause_s = min(LONGEST_PAUSE_S, 2.0 ** max(1, fruitless))

@@ -58,11 +58,17 @@ def test_an_exit_code_says_what_becomes_of_a_job(
 
 def test_pauses_double_up_to_a_minute_and_progress_ends_them() -> None:
     end = ProcessEnd(75)
-    pauses = [after(replace(JOB, fruitless=n), end, 10).pause_s for n in range(4)]
-    assert pauses == [2, 4, 8, 16]
-    assert after(replace(JOB, fruitless=4), end, 10).state is S.FAILED
+    pauses = [after(replace(JOB, fruitless=n), end, 10).pause_s for n in range(14)]
+    assert pauses == [2, 4, 8, 16, 32, *[60] * 9]
     then = after(replace(JOB, fruitless=4), end, 11)
     assert (then.state, then.pause_s, then.fruitless) == (S.WAITING, 2, 0)
+
+
+def test_what_was_in_the_way_is_waited_for_ten_minutes_and_a_crash_is_not() -> None:
+    for code, most in ((75, 15), (1, 5), (-9, 5), (76, 5)):
+        end = ProcessEnd(code)
+        assert after(replace(JOB, fruitless=most - 2), end, 10).state is S.WAITING
+        assert after(replace(JOB, fruitless=most - 1), end, 10).state is S.FAILED
 
 
 def test_the_cause_is_told_in_words() -> None:

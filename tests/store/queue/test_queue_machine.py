@@ -61,7 +61,7 @@ class Model:
             self.fruitless += 1
             self.state = S.QUEUED if lost else S.WAITING
             self.is_due = lost
-            if self.fruitless == 5:
+            if self.fruitless >= (15 if code == 75 and not lost else 5):
                 self.state, self.is_due = S.FAILED, True
 
     def want(self, wanted: Wanted) -> bool:

@@ -18,7 +18,7 @@ from support.machines.namespaces import PREFIX, ip, name_of, sweep
 PORT = 6379
 _PLACE = Path("/tmp")  # short: the path of a socket has 107 characters at most
 _NET = "10.99.0"
-_START_S = 240.0
+_START_S = 420.0
 _UP = "Ray runtime started"
 # A lost machine is noticed in about 8 s; a head that is back within three minutes is
 # the one that was there.
@@ -31,7 +31,7 @@ RAY = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_storage": "rocksdb",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
-    "RAY_raylet_start_wait_time_s": "60",
+    "RAY_raylet_start_wait_time_s": "45",
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
 }
