@@ -21,6 +21,7 @@
     ├── ServiceError         a service does not do what was asked of it
     │   ├── TokenError           nobody's token, or one that holds no more
     │   ├── ForbiddenError       a token or a role that does not allow it
+    │   ├── BusyError            too much is asked at once; later it is answered
     │   ├── UserError            no such user, or one of that name already
     │   ├── JobNotFoundError
     │   ├── JobExistsError       the name is taken by another job; says the differences
@@ -155,6 +156,10 @@ class TokenError(ServiceError):
 
 class ForbiddenError(ServiceError):
     """The caller's role, or the scopes of the token shown, do not allow it."""
+
+
+class BusyError(ServiceError):
+    """Too much is asked of a service at once; later it is answered."""
 
 
 class UserError(ServiceError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from evomerge.errors import (
+    BusyError,
     ClusterUnreachableError,
     EvomergeError,
     LeaseLostError,
@@ -46,6 +47,7 @@ _OF_ERRORS: dict[type[EvomergeError], ExitCode] = {
     StudyLockedError: ExitCode.TRY_AGAIN,
     StoreUnreachableError: ExitCode.TRY_AGAIN,
     WorkerError: ExitCode.TRY_AGAIN,
+    BusyError: ExitCode.TRY_AGAIN,
     ClusterUnreachableError: ExitCode.TRY_AGAIN,
     StaleAttemptError: ExitCode.TRY_AGAIN,
     LeaseLostError: ExitCode.LEASE_LOST,

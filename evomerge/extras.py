@@ -16,10 +16,12 @@ _LOCAL = (
     "safetensors sqlalchemy tokenizers torch transformers"
 )
 _ENGINES = "lm_eval ray vllm"
+_SERVICE = "fastapi prometheus_client starlette uvicorn"
 
 EXTRAS = {
     **dict.fromkeys(_LOCAL.split(), "local"),
     **dict.fromkeys(_ENGINES.split(), "cpu"),
+    **dict.fromkeys(_SERVICE.split(), "service"),
     "psycopg": "postgres",
 }
 """The extra that brings a module; the smallest, if there are several."""

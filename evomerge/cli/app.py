@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from evomerge import __version__, extras
-from evomerge.cli import databases, models, recipes, run, studies, tools
+from evomerge.cli import databases, models, recipes, run, service, studies, tools
 from evomerge.cli.verbs import following, jobs, login
 from evomerge.errors import EvomergeError
 from evomerge.exit_codes import ExitCode, exit_code_of
@@ -60,6 +60,9 @@ for _command in (
     following.logs,
     following.events,
     following.wait,
+    service.serve,
+    service.user,
+    service.token,
     tools.check,
     tools.zoo,
     tools.doctor,

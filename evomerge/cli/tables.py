@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evomerge.api.plain import plain
 from evomerge.masking import masked_by_form
 
 if TYPE_CHECKING:
@@ -16,20 +16,6 @@ if TYPE_CHECKING:
 
 _NO_WRAP = 10_000
 """Columns where nobody looks at the width."""
-
-
-def plain(value: Any) -> Any:
-    """Turn values of ours into plain data, without what looks like a secret."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return masked_by_form(value) if isinstance(value, str) else value
 
 
 def print_json(value: Any) -> None:

@@ -32,6 +32,9 @@ _STATUS: dict[type[EvomergeError], HTTPStatus] = {
     errors.StudyExistsError: HTTPStatus.CONFLICT,
     errors.StudyLockedError: HTTPStatus.CONFLICT,
     errors.UserError: HTTPStatus.CONFLICT,
+    errors.ExportError: HTTPStatus.CONFLICT,
+    errors.BusyError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.SchemaError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ClusterUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -40,7 +40,8 @@ KILL_AFTER_S = 20.0
 POLL_S = 0.5
 
 _STOPPING = (JobState.PAUSING, JobState.CANCELLING)
-_LOG = "coordinator.log"
+LOG = "coordinator.log"
+"""What a job's processes say, in its folder; only ever added to."""
 _POLICY = "policy.yaml"
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +107,14 @@ class Supervisor:
         self._clock = clock
         self._children: list[_Child] = []
         self._next_beat = clock()
+        self._looked_at = clock()
         self._draining = threading.Event()
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether it looks after the queue: within three beats; from any thread."""
+        is_late = self._clock() - self._looked_at > 3 * BEAT_S
+        return not is_late and not self._draining.is_set()
 
     def drain(self) -> None:
         """Claim no more, stop every process, and end ``run``; from any thread."""
@@ -153,8 +161,9 @@ class Supervisor:
         while len(self._children) < self._site.capacity and not self._draining.is_set():
             claim = self._queue.claim(self._name)
             if claim is None:
-                return
+                break
             self._begin(claim)
+        self._looked_at = self._clock()
 
     def _begin(self, claim: Claim) -> None:
         try:
@@ -194,7 +203,7 @@ class Supervisor:
         return Command(
             [sys.executable, "-m", "evomerge", *words, *options],
             folder,
-            folder / _LOG,
+            folder / LOG,
             {**of_coordinator(policy), "EVOMERGE_DB": self._site.url},
         )
 

@@ -119,6 +119,11 @@ class Database:
         with explained(self._backend), self._writer.transaction() as connection:
             yield connection
 
+    def seconds(self) -> float:
+        """Return the database's clock, seconds since 1970."""
+        with self.reading() as connection:
+            return float(connection.scalar(sa.select(NOW)) or 0.0)
+
     def _prepare(self, *, create: bool) -> None:
         with self.reading() as connection:
             version = _version(connection, self._backend)

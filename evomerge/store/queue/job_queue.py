@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.store.databases.database import Database
@@ -15,7 +15,14 @@ from evomerge.store.queue import claims, jobs
 from evomerge.store.queue.bundle import Bundle
 from evomerge.store.queue.ending import ProcessEnd
 from evomerge.store.queue.submission import Submission
-from evomerge.store.queue.values import Claim, Job, JobEvent, JobState, Wanted
+from evomerge.store.queue.values import (
+    Claim,
+    Head,
+    Job,
+    JobEvent,
+    JobState,
+    Wanted,
+)
 
 _ROUNDS = 3
 
@@ -126,6 +133,21 @@ class JobQueue:
         """
         with self._database.writing() as connection:
             return jobs.resume(connection, user, name, budget or {}, priority)
+
+    def delete(self, user: str, name: str) -> None:
+        """Forget a job that has ended, with its events; not the study.
+
+        Raises:
+            JobNotFoundError: There is none of this name.
+            JobStateError: It has not ended.
+        """
+        with self._database.writing() as connection:
+            jobs.delete(connection, user, name)
+
+    def heads(self, ids: Collection[int]) -> Mapping[int, Head]:
+        """Return how far jobs are, by their keys; those that are gone are left out."""
+        with self._database.reading() as connection:
+            return jobs.heads(connection, ids)
 
     def claim(self, by: str) -> Claim | None:
         """Claim the job whose turn it is; None if none is due, or others were faster.

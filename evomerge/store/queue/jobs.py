@@ -5,7 +5,7 @@ Functions take a connection inside a transaction; ``JobQueue`` opens it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +25,7 @@ from evomerge.store.queue.submission import (
     budget_problems,
     priority_problems,
 )
-from evomerge.store.queue.values import Job, JobEvent, JobState, Wanted
+from evomerge.store.queue.values import Head, Job, JobEvent, JobState, Wanted
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import decoder, mapping, unpack
 from evomerge.store.tables.dialects import NOW, insert_absent
@@ -240,6 +240,33 @@ def resume(
         _step(connection, found, JobState.QUEUED, Wanted.RUN)
         return by_id(connection, found.id)
     return want(connection, owner, name, Wanted.RUN)
+
+
+def delete(connection: sa.Connection, owner: str, name: str) -> None:
+    """Forget a job that has ended, with what only it has."""
+    found = find(connection, owner, name, locked=True)
+    if not found.state.is_final:
+        raise JobStateError(f"Job {name!r} is {found.state}; it cannot be deleted.")
+    connection.execute(sa.delete(job_event).where(job_event.c.job_id == found.id))
+    connection.execute(sa.delete(job).where(job.c.id == found.id))
+    is_used = sa.exists().where(job.c.bundle_digest == bundle.c.digest)
+    connection.execute(
+        sa.delete(bundle).where(bundle.c.digest == found.bundle_digest, ~is_used)
+    )
+
+
+def heads(connection: sa.Connection, ids: Collection[int]) -> dict[int, Head]:
+    """Return how far jobs are; those that are gone are left out."""
+    last = sa.func.coalesce(sa.func.max(job_event.c.number), 0).label("last")
+    query = (
+        sa.select(job.c.id, job.c.state, last)
+        .join(job_event, job_event.c.job_id == job.c.id, isouter=True)
+        .where(job.c.id.in_(ids))
+        .group_by(job.c.id, job.c.state)
+    )
+    return {
+        row.id: Head(row.last, JobState(row.state)) for row in connection.execute(query)
+    }
 
 
 def record_event(

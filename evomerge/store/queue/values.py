@@ -115,6 +115,18 @@ class JobEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """How far a job is.
+
+    Attributes:
+        last: Number of its last event.
+    """
+
+    last: int
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The right to start a job's process and to say how it ended.
 

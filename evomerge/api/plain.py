@@ -1,0 +1,23 @@
+"""Rows as plain data, as ``--json`` prints them and a service answers with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.masking import masked_by_form
+
+
+def plain(value: Any) -> Any:
+    """Turn values of ours into plain data, without what looks like a secret."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return masked_by_form(value) if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""The service over HTTP: routes, errors as problem+json, streams of events."""

@@ -1,0 +1,97 @@
+"""What a service reads and writes for those who ask, and how many do so at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from evomerge.errors import BusyError
+from evomerge.store.databases.database import Database
+from evomerge.store.queue.accounts import Accounts
+from evomerge.store.queue.job_queue import JobQueue
+
+AT_ONCE = 6
+"""Requests of one process that are at the database at the same time: each keeps a
+connection to read and one to write."""
+PATIENCE_S = 20.0
+
+
+class Records:
+    """Jobs and accounts over one connection to a database; one thread's at a time.
+
+    Args:
+        url: Of the database.
+        create: Make its tables where there are none.
+
+    Raises:
+        StoreError: It cannot be used.
+    """
+
+    def __init__(self, url: str, *, create: bool = False) -> None:
+        self._database = Database(url, create=create)
+        self.queue = JobQueue(self._database)
+        self.accounts = Accounts(self._database)
+
+    def seconds(self) -> float:
+        """Return the database's clock, seconds since 1970.
+
+        Raises:
+            StoreUnreachableError: It does not answer.
+        """
+        return self._database.seconds()
+
+    def close(self) -> None:
+        """Close the database; idempotent."""
+        self._database.close()
+
+
+class RecordsPool:
+    """Lends ``Records`` to threads, to so many at once.
+
+    Args:
+        url: Of the database; nothing is opened before it is needed.
+        at_once: How many are lent at the same time.
+        patience_s: How long a thread waits for its turn.
+    """
+
+    def __init__(
+        self, url: str, at_once: int = AT_ONCE, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._url = url
+        self._patience_s = patience_s
+        self._turns = threading.BoundedSemaphore(at_once)
+        self._idle: queue.SimpleQueue[Records] = queue.SimpleQueue()
+
+    @contextmanager
+    def lend(self) -> Iterator[Records]:
+        """Lend records while the block lasts.
+
+        Raises:
+            BusyError: Too many others have some.
+            StoreError: The database cannot be used.
+        """
+        if not self._turns.acquire(timeout=self._patience_s):
+            raise BusyError(
+                "Too many requests wait for the database; try again in a moment."
+            )
+        try:
+            try:
+                records = self._idle.get_nowait()
+            except queue.Empty:
+                records = Records(self._url)
+            try:
+                yield records
+            finally:
+                self._idle.put(records)
+        finally:
+            self._turns.release()
+
+    def close(self) -> None:
+        """Close what is not lent."""
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except queue.Empty:
+                return
