@@ -16,7 +16,7 @@ _LOCAL = (
     "safetensors sqlalchemy tokenizers torch transformers"
 )
 _ENGINES = "lm_eval ray vllm"
-_SERVICE = "fastapi prometheus_client starlette uvicorn"
+_SERVICE = "fastapi jinja2 prometheus_client uvicorn"
 
 EXTRAS = {
     **dict.fromkeys(_LOCAL.split(), "local"),

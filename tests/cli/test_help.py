@@ -29,7 +29,7 @@ def leaves(group: click.Group, *words: str) -> dict[str, click.Command]:
 
 LEAVES = leaves(app)
 COMMANDS = sorted(LEAVES)
-PAGES = ("", "db", *COMMANDS)
+PAGES = ("", "db", "token", "user", *COMMANDS)
 HEAVY = (
     "torch",
     "ray",
@@ -77,8 +77,9 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 def test_all_commands_are_there() -> None:
     promised = (
         "attempts, cancel, check, db check, db upgrade, delete, doctor, events, "
-        "export, front, login, logs, merge, pause, ps, recipe, resume, run, status, "
-        "studies, submit, trials, wait, zoo"
+        "export, front, login, logs, merge, pause, ps, recipe, resume, run, serve, "
+        "status, studies, submit, token add, token list, token revoke, trials, "
+        "user add, user list, wait, zoo"
     )
     assert promised.split(", ") == COMMANDS
 
@@ -101,7 +102,7 @@ def test_every_option_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_prints_a_table_prints_json_as_well(name: str) -> None:
-    writes_no_table = {"merge", "zoo"}
+    writes_no_table = {"merge", "zoo", "serve", "token add", "token revoke"}
     options = {o for p in LEAVES[name].params for o in p.opts}
     assert ("--json" in options) is (name not in writes_no_table)
 

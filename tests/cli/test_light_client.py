@@ -29,6 +29,9 @@ COMMANDS = (
     "db check",
     "check study.yaml",
     "zoo out",
+    "serve",
+    "user list",
+    "token list ann",
     "doctor",
 )
 
@@ -79,7 +82,8 @@ def test_a_command_that_needs_more_says_which_extra_to_install(light: Path) -> N
     ).items():
         assert (code, out) == (2, ""), (words, out, err)
         assert err.startswith("Error: This needs "), words
-        assert err.endswith(": pip install 'evomerge[local]'.\n"), words
+        extra = "service" if words == "serve" else "local"
+        assert err.endswith(f": pip install 'evomerge[{extra}]'.\n"), words
     assert not (light / "out").exists()
 
 
@@ -93,7 +97,7 @@ def test_the_command_line_loads_click_and_nothing_else(light: Path) -> None:
 def test_every_package_of_an_extra_is_named_with_it() -> None:
     in_extras = {
         name.replace("-", "_"): extra
-        for extra in ("local", "cpu", "postgres")
+        for extra in ("service", "local", "cpu", "postgres")
         for name in requirements(extra)
     }
     del in_extras["evomerge"]
