@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from evomerge import api
+from evomerge.api.plain import plain
 from evomerge.cli.options import cluster_option, db_option, json_option
-from evomerge.cli.tables import counted, plain, print_json, print_table
+from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
 from evomerge.exit_codes import ExitCode
 
