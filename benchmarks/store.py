@@ -44,6 +44,7 @@ from evomerge.core.work import (
     AttemptDone,
     BlockScored,
     PoolEvent,
+    Roster,
     WorkerReady,
 )
 from evomerge.search import study_run
@@ -149,6 +150,10 @@ class InstantPool:
     def workers(self) -> Sequence[str]:
         """Return all workers."""
         return tuple(self._free)
+
+    def roster(self) -> Roster:
+        """Return how many there are, and are to be."""
+        return Roster(len(self._free), len(self._free))
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Answer at once."""

@@ -7,8 +7,10 @@ interrupted from here; the worker's own deadline is checked between blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from evomerge.cluster.report import report_here
 from evomerge.cluster.start import Starts, failed_start
 from evomerge.core.work import (
     Assignment,
@@ -16,6 +18,7 @@ from evomerge.core.work import (
     AttemptFailed,
     BlockScored,
     PoolEvent,
+    Roster,
     WorkerReady,
 )
 
@@ -59,6 +62,10 @@ class InProcessPool:
         """Return the worker's name if it is up."""
         return () if self._scorer is None else (self._name,)
 
+    def roster(self) -> Roster:
+        """Return that one worker is wanted, and whether it is up."""
+        return Roster(wanted=1, up=len(self.workers()))
+
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Take an assignment; it is worked on in ``poll``."""
         if self._scorer is None or self._work is not None:
@@ -98,4 +105,4 @@ class InProcessPool:
             return (self._starts.lost(failed_start(self._name, error)),)
         self._starts.succeeded()
         self._scorer = scorer
-        return (ready,)
+        return (replace(ready, facts={**ready.facts, **report_here()}),)

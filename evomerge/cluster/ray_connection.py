@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cluster.leftovers import TEMP_PREFIX, end_processes, sweep
+from evomerge.cluster.nodes import START_PATIENCE_S
 from evomerge.cluster.start import TRIES
 from evomerge.errors import WorkerError
 
@@ -27,7 +28,6 @@ ENTRYPOINT = "evomerge"
 _VITAL = ("raylet", "gcs_server")
 _COORDINATORS = ("EVOMERGE_DB", "PGPASSWORD")
 """Variables that a worker has no use for, since it never sees the database."""
-WORKER_BYTES = 3 * 2**30  # on a CPU: about 2 GiB of libraries, and a small model
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,14 @@ class Placement:
 
     Attributes:
         run_dir: Folder for this run's Ray token.
-        n_workers: How many; on a cluster they wait for free resources. None means
-            one per GPU, or without GPUs as many as cores and memory carry.
+        n_workers: Most at once; they wait for free resources. None means as many as
+            the cluster carries at the time: one per GPU (or per ``gpus``), or without
+            GPUs by cores and memory.
         address: Of a running Ray; None starts one on this machine.
-        gpus: GPUs (or a share of one) each worker reserves; None means one where
-            there are any.
+        gpus: GPUs (or a share of one) each worker reserves, of one node; None means
+            one where there are any.
         cpus: Cores each worker reserves.
+        start_patience_s: How long to wait for a node where none is left to run on.
         env: Further environment variables of the workers.
     """
 
@@ -50,6 +52,7 @@ class Placement:
     address: str | None = None
     gpus: float | None = None
     cpus: float = 1.0
+    start_patience_s: float = START_PATIENCE_S
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,16 +97,6 @@ class RayConnection:
                 ) from error
             self._is_ours = True
             return
-
-    def share_out(self) -> tuple[float, int]:
-        """Return the GPUs each worker gets, and how many workers there are."""
-        import ray
-
-        found = ray.cluster_resources()
-        asked = self._placement.gpus
-        has_gpus = found.get("GPU", 0.0) > 0
-        gpus = float(has_gpus) if asked is None else asked
-        return gpus, self._placement.n_workers or _as_many_as_fit(found)
 
     def close(self) -> None:
         """Leave Ray, and stop it if it was started here; idempotent."""
@@ -182,13 +175,6 @@ def _without_command_line() -> Iterator[None]:
     finally:
         utils.get_entrypoint_name = before
         os.environ.update(kept)
-
-
-def _as_many_as_fit(found: Mapping[str, float]) -> int:
-    if n_gpus := int(found.get("GPU", 0)):
-        return n_gpus
-    by_memory = int(found.get("memory", 0) // WORKER_BYTES)
-    return max(1, min(int(found.get("CPU", 1)), by_memory))
 
 
 def _stay_on_loopback() -> None:

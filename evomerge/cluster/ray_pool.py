@@ -1,25 +1,34 @@
 """Workers as Ray actors, on this machine or on a cluster.
 
 Retries are the coordinator's: actors are never restarted and methods never repeated
-by Ray. A lost worker is replaced, unless ``start`` says that another would not fare
-better.
+by Ray. A lost worker is replaced, unless ``nodes`` says that another would not fare
+better. How many there are follows the cluster: each that is wanted is an actor, which
+waits with Ray for a node that has room for it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from evomerge.cluster import actors
+from evomerge.cluster.actors import Share, failed, failure_of
+from evomerge.cluster.nodes import Nodes
 from evomerge.cluster.ray_connection import Placement, RayConnection
+from evomerge.cluster.report import difference, needed, node_of, report_here
 from evomerge.cluster.start import TRIES, Starts
+from evomerge.cluster.watch import Seen, Watch
 from evomerge.core.trial import Blame, Cause, Failure
 from evomerge.core.work import (
     Assignment,
     BlockScored,
+    Node,
+    NodeSetAside,
     PoolEvent,
+    Roster,
     WorkerLost,
     WorkerReady,
     WorkerSetup,
@@ -30,27 +39,27 @@ _log = logging.getLogger(__name__)
 
 ANSWER_S = 20.0
 """Longest that an answer which is there may take to arrive."""
-
-# Set before vLLM or torch is imported in a worker.
-WORKER_ENV = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TQDM_DISABLE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-}
+CALL_BACK_S = 20.0
+"""Longest that a worker may take to reach the coordinator on the way of results."""
+PLACING_S = 15.0
+"""After this time a worker that has not answered counts as waiting for a place."""
+_UP = ("idle", "busy")
 
 
 @dataclass(slots=True)
 class _Slot:
     name: str
     actor: Any
-    state: Literal["starting", "idle", "busy"]
-    awaited: Any  # an object reference while starting, a stream of them while busy
+    awaited: Any  # an object reference, or while calling and busy a stream of them
+    since: float
+    state: Literal["placing", "calling", "starting", "idle", "busy"] = "placing"
+    report: Mapping[str, Any] = field(default_factory=dict)
     trial: int | None = None
     attempt: int | None = None
+
+    @property
+    def node(self) -> Node | None:
+        return node_of(self.report) if self.report else None
 
 
 class RayPool:
@@ -61,17 +70,24 @@ class RayPool:
         self._placement = placement
         self._slots: dict[str, _Slot] = {}
         self._n_started = 0
-        self._starts = Starts()
-        self._n_missing = 0
+        self._starts = Starts()  # of Ray itself
+        self._is_dead = False
         self._ray = RayConnection(placement)
-        self._gpus = 0.0
+        self._share = Share(placement.cpus, 0.0)
+        self._nodes = Nodes(placement.start_patience_s)
+        self._watch = Watch(actors.look)
+        self._ours = report_here()
 
     def start(self) -> None:
         """Connect to Ray, or start one here, and bring the workers up."""
         self._ray.connect()
-        self._gpus, n_workers = self._ray.share_out()
-        for _ in range(n_workers):
-            self._add()
+        self._watch = Watch(actors.look)
+        self._watch.start()
+        gpus = self._placement.gpus
+        if gpus is None:
+            gpus = float(any(m.gpus for m in self._watch.seen.machines.values()))
+        self._share = Share(self._placement.cpus, gpus)
+        self._fill()
 
     def free(self) -> Sequence[str]:
         """Return the names of the workers that are up and idle."""
@@ -79,7 +95,29 @@ class RayPool:
 
     def workers(self) -> Sequence[str]:
         """Return the names of the workers that are up."""
-        return [n for n, slot in self._slots.items() if slot.state != "starting"]
+        return [name for name, slot in self._slots.items() if slot.state in _UP]
+
+    def roster(self) -> Roster:
+        """Return how many workers there are, and how many there are to be."""
+        now = time.monotonic()
+        waits = any(
+            slot.state == "placing" and now - slot.since > PLACING_S
+            for slot in self._slots.values()
+        )
+        waits_for = None
+        if self._watch.is_away:
+            waits_for = "the head of the cluster"
+        elif not self._usable():
+            waits_for = f"a node that has {self._share.words}"
+        elif waits:
+            waits_for = self._share.words
+        n_up = len(self.workers())
+        return Roster(
+            wanted=max(n_up, self._wanted()),
+            up=n_up,
+            waits_for=waits_for,
+            n_aside=len(self._nodes.aside),
+        )
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Send an assignment to an idle worker."""
@@ -87,27 +125,25 @@ class RayPool:
         if slot.state != "idle":
             raise RuntimeError(f"worker {worker!r} is {slot.state}, not idle")
         stream = slot.actor.run.options(num_returns="streaming")
-        slot.awaited = stream.remote(assignment)
-        slot.state = "busy"
+        self._enter(slot, "busy", stream.remote(assignment))
         slot.trial, slot.attempt = assignment.trial, assignment.attempt
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Wait for an answer from any worker.
 
         Raises:
-            WorkerError: Ray itself died on this machine, and another does not start.
+            WorkerError: Ray itself died on this machine, and another does not start;
+                or there was no node to run on for too long.
         """
         import ray
 
-        if self._n_missing:
+        if self._is_dead:
             self._start_anew()
         if self._ray.has_died():
             return self._all_lost()
-        waiting = {
-            slot.name: slot.awaited
-            for slot in self._slots.values()
-            if slot.state != "idle"
-        }
+        self._nodes.wait(self._watch.now, self._usable(), len(self.workers()))
+        self._fill()
+        waiting = {s.name: s.awaited for s in self._slots.values() if s.state != "idle"}
         if not waiting:
             return ()
         refs = list(waiting.values())
@@ -115,19 +151,23 @@ class RayPool:
         if not ready:
             ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         names = [name for name, ref in waiting.items() if ref in ready]
-        return [event for name in names for event in self._read(self._slots[name])]
+        events = [event for name in names for event in self._read(name)]
+        events += self._cut_off()
+        self._fill()
+        return events
 
     def cancel(self, trial: int, attempt: int) -> None:
         """Kill the worker at this attempt and bring up another."""
         for slot in list(self._slots.values()):
             if (slot.trial, slot.attempt) == (trial, attempt):
-                self._replace(slot)
+                self._drop(slot)
+        self._fill()
 
     def close(self) -> None:
         """Stop every worker, and leave Ray; idempotent."""
-        for slot in self._slots.values():
-            _kill(slot)
-        self._slots.clear()
+        for slot in list(self._slots.values()):
+            self._drop(slot)
+        self._watch.stop()
         self._ray.close()
 
     def pids(self) -> Mapping[str, int]:
@@ -140,6 +180,176 @@ class RayPool:
             if slot.state == "idle"
         }
 
+    # How many workers there are to be.
+
+    @property
+    def _seen(self) -> Seen:
+        return self._watch.seen
+
+    def _usable(self) -> frozenset[str]:
+        fits = self._share.fits
+        found = self._seen.machines.items()
+        return frozenset(key for key, machine in found if fits(machine))
+
+    def _wanted(self) -> int:
+        if self._placement.n_workers is not None:
+            return self._placement.n_workers
+        aside = self._nodes.aside
+        found = self._seen.machines.items()
+        fitting = sum(self._share.number_on(m) for key, m in found if key not in aside)
+        return max(1, fitting)  # one that waits asks for a node
+
+    def _fill(self) -> None:
+        """Bring up what is missing, and take away what is too many and idle."""
+        if self._watch.is_away:
+            return
+        machines = self._seen.machines
+        there = [
+            slot
+            for slot in self._slots.values()
+            if slot.node is None or slot.node.id in machines
+        ]
+        surplus = len(there) - self._wanted()
+        for state in ("placing", "calling", "starting", "idle"):
+            for slot in reversed(there):
+                if surplus > 0 and slot.state == state:
+                    self._drop(slot)
+                    surplus -= 1
+        for _ in range(-surplus):
+            self._add()
+
+    def _add(self) -> None:
+        name = f"w{self._n_started}"
+        self._n_started += 1
+        actor = actors.make(name, self._share, self._placement.env, self._nodes.aside)
+        awaited = actor.report.remote()
+        self._slots[name] = _Slot(name, actor, awaited, time.monotonic())
+
+    def _drop(self, slot: _Slot) -> None:
+        self._slots.pop(slot.name)
+        actors.kill(slot.actor)
+
+    # What workers answer.
+
+    def _enter(self, slot: _Slot, state: Any, awaited: Any) -> None:
+        slot.state, slot.awaited, slot.since = state, awaited, time.monotonic()
+        slot.trial = slot.attempt = None
+
+    def _read(self, name: str) -> Iterator[PoolEvent]:
+        import ray
+        from ray.exceptions import RayError
+
+        slot = self._slots.get(name)
+        if slot is None:
+            return  # taken away with its node
+        is_stream = slot.state in ("calling", "busy")
+        try:
+            awaited = next(slot.awaited) if is_stream else slot.awaited
+            answer = ray.get(awaited, timeout=ANSWER_S)
+        except (RayError, StopIteration) as error:
+            yield from self._died(slot, error)
+            return
+        match slot.state:
+            case "placing":
+                yield from self._compare(slot, answer)
+            case "calling":
+                if answer:  # the last
+                    self._enter(slot, "starting", slot.actor.start.remote(self._setup))
+            case "starting":
+                yield from self._started(slot, answer)
+            case _:
+                if not isinstance(answer, BlockScored):
+                    self._enter(slot, "idle", None)
+                yield answer
+
+    def _compare(self, slot: _Slot, report: Mapping[str, Any]) -> Iterator[PoolEvent]:
+        """Look whether a node has what the study needs, before its first work."""
+        slot.report = report
+        other = difference(self._ours, report, needed(self._setup))
+        if other is not None:
+            message = f"The worker was not started on {slot.node}: {other}"
+            yield from self._refuse(slot, message, "versions", futile=True)
+            return
+        kept = self._ours["versions"]
+        self._ours["versions"] = {
+            name: kept[name] or found for name, found in report["versions"].items()
+        }
+        stream = slot.actor.call_back.options(num_returns="streaming")
+        self._enter(slot, "calling", stream.remote())
+
+    def _cut_off(self) -> Iterator[PoolEvent]:
+        """Tell of workers whose results do not arrive."""
+        now = time.monotonic()
+        for slot in list(self._slots.values()):
+            if slot.state == "calling" and now - slot.since > CALL_BACK_S:
+                message = (
+                    f"Workers on {slot.node} cannot call back to the coordinator at "
+                    f"{actors.own_address()}: no result within {CALL_BACK_S:g} s. "
+                    "Start Ray on the coordinator's machine with --node-ip-address set "
+                    "to an address that they reach, and open its ports to them."
+                )
+                yield from self._refuse(slot, message, "call_back")
+
+    def _started(
+        self, slot: _Slot, answer: WorkerReady | WorkerLost
+    ) -> Iterator[PoolEvent]:
+        if isinstance(answer, WorkerLost):
+            yield from self._unready(slot, answer)
+            return
+        self._starts.succeeded()
+        self._nodes.succeeded(slot.node)
+        self._enter(slot, "idle", None)
+        yield replace(answer, facts={**answer.facts, **slot.report})
+
+    def _died(self, slot: _Slot, error: BaseException) -> Iterator[PoolEvent]:
+        if slot.state == "placing" and actors.is_foreign(error):
+            message = (
+                f"The node's evomerge does not answer as this one does. Install there "
+                f"what the coordinator has.\n{error}"
+            )
+            yield from self._refuse(slot, message, "versions", futile=True)
+            return
+        failure = failure_of(slot.name, error)
+        lost = WorkerLost(slot.name, slot.trial, slot.attempt, failure, kind="died")
+        # While the head is away, a start that fails says nothing of its node.
+        if slot.state in _UP or self._watch.is_away:
+            self._drop(slot)
+            yield lost
+        else:
+            yield from self._unready(slot, lost)
+
+    def _refuse(
+        self, slot: _Slot, message: str, kind: str, *, futile: bool = False
+    ) -> Iterator[PoolEvent]:
+        failure = Failure(Cause.ENGINE, Blame.MACHINE, message)
+        lost = WorkerLost(slot.name, None, None, failure, True, futile, kind)
+        yield from self._unready(slot, lost)
+
+    def _unready(self, slot: _Slot, lost: WorkerLost) -> Iterator[PoolEvent]:
+        """Tell of a worker that never became ready, and what that means."""
+        node = slot.node or self._place(slot)
+        self._drop(slot)
+        usable = self._usable() | ({node.id} if node is not None else set())
+        for event in self._nodes.failed(node, lost, usable):
+            if isinstance(event, NodeSetAside):
+                self._leave(event.node)
+            yield event
+
+    def _place(self, slot: _Slot) -> Node | None:
+        """Return where an actor was that did not live to say so, if it can be told."""
+        key = self._seen.places.get(actors.id_of(slot.actor))
+        machine = None if key is None else self._seen.machines.get(key)
+        return None if machine is None else machine.node
+
+    def _leave(self, node: Node) -> None:
+        """Take away what starts on a node, or still might."""
+        for slot in list(self._slots.values()):
+            is_there = slot.node is None or slot.node.id == node.id
+            if is_there and slot.state not in _UP:
+                self._drop(slot)
+
+    # A Ray of this machine that died.
+
     def _all_lost(self) -> Sequence[WorkerLost]:
         """Say that Ray itself died; the next poll, when that is known, starts another.
 
@@ -151,120 +361,15 @@ class RayPool:
             raise WorkerError(f"{how}, {TRIES} times before a worker was ready.")
         _log.warning("%s; it is started anew.", how)
         lost = [
-            WorkerLost(slot.name, slot.trial, slot.attempt, _failed(slot.name, how))
+            WorkerLost(slot.name, slot.trial, slot.attempt, failed(slot.name, how))
             for slot in self._slots.values()
         ]
-        self._n_missing = len(lost)
+        self._is_dead = True
         self._slots.clear()
         return lost
 
     def _start_anew(self) -> None:
+        self._watch.stop()
         self._ray.close()
-        self._ray.connect()
-        for _ in range(self._n_missing):
-            self._add()
-        self._n_missing = 0
-
-    def _add(self) -> None:
-        import ray
-
-        from evomerge.cluster.worker import Worker
-
-        name = f"w{self._n_started}"
-        self._n_started += 1
-        actor = (
-            ray.remote(Worker)
-            .options(
-                num_cpus=self._placement.cpus,
-                num_gpus=self._gpus,
-                max_restarts=0,
-                max_task_retries=0,
-                runtime_env={"env_vars": {**WORKER_ENV, **self._placement.env}},
-            )
-            .remote(name, self._setup)
-        )
-        self._slots[name] = _Slot(name, actor, "starting", actor.start.remote())
-
-    def _read(self, slot: _Slot) -> Iterator[PoolEvent]:
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            if slot.state == "starting":
-                event = ray.get(slot.awaited, timeout=ANSWER_S)
-            else:
-                event = ray.get(next(slot.awaited), timeout=ANSWER_S)
-        except (RayError, StopIteration) as error:
-            yield self._lost(slot, error)
-            return
-        if isinstance(event, WorkerReady):
-            self._starts.succeeded()
-            slot.state, slot.awaited = "idle", None
-        elif isinstance(event, WorkerLost):
-            event = self._gone(slot, event)
-        elif not isinstance(event, BlockScored):
-            slot.state, slot.awaited = "idle", None
-            slot.trial = slot.attempt = None
-        yield event
-
-    def _lost(self, slot: _Slot, error: BaseException) -> WorkerLost:
-        failure = _failure(slot.name, error)
-        return self._gone(
-            slot, WorkerLost(slot.name, slot.trial, slot.attempt, failure)
-        )
-
-    def _gone(self, slot: _Slot, lost: WorkerLost) -> WorkerLost:
-        """Replace a lost worker, unless the next would not fare better."""
-        if slot.state == "starting":
-            lost = self._starts.lost(lost)
-        if lost.fatal:
-            self._slots.pop(slot.name)
-            _kill(slot)
-            return lost
-        self._replace(slot)
-        return lost
-
-    def _replace(self, slot: _Slot) -> None:
-        self._slots.pop(slot.name)
-        _kill(slot)
-        self._add()
-
-
-def _kill(slot: _Slot) -> None:
-    import ray
-
-    with suppress(Exception):  # it may be dead already, or Ray itself
-        ray.kill(slot.actor, no_restart=True)
-
-
-# What Ray's account of a death means, first match first.
-_DEATHS = (
-    ("killed by `ray.kill`", "its actor was killed by hand"),
-    ("exit code", "its process ended by itself"),
-    ("its node has died", "its machine was lost"),
-    ("node was terminated", "its machine was lost"),
-)
-_KILLED = "its process was killed, possibly for memory, or crashed"
-
-
-def _failure(name: str, error: BaseException) -> Failure:
-    """Say how a worker died; Ray's own account follows in further lines."""
-    from ray.exceptions import ActorDiedError, OutOfMemoryError
-
-    account = str(error).strip()
-    if isinstance(error, OutOfMemoryError):
-        cause, how = Cause.OUT_OF_MEMORY, "it was killed, for memory ran out"
-    elif isinstance(error, ActorDiedError):
-        fits = (how for sign, how in _DEATHS if sign in account)
-        cause, how = Cause.WORKER_LOST, next(fits, _KILLED)
-    else:
-        head = account.partition("\n")[0]
-        cause, how = Cause.WORKER_LOST, head or type(error).__name__
-    return _failed(name, how, cause, account)
-
-
-def _failed(
-    name: str, how: str, cause: Cause = Cause.WORKER_LOST, account: str = ""
-) -> Failure:
-    message = f"Worker {name} was lost: {how}.\n{account}".rstrip()
-    return Failure(cause, Blame.MACHINE, message)
+        self._is_dead = False
+        self.start()

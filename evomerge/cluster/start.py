@@ -48,4 +48,7 @@ def failed_start(worker: str, error: Exception) -> WorkerLost:
     is_fatal = is_ours and failure.cause is Cause.ENGINE
     message = f"The worker could not start: {failure.message}"
     lost = Failure(failure.cause, failure.blame, message)
-    return WorkerLost(worker, None, None, lost, fatal=is_fatal, futile=is_fatal)
+    kind = type(error).__name__
+    return WorkerLost(
+        worker, None, None, lost, fatal=is_fatal, futile=is_fatal, kind=kind
+    )

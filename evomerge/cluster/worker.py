@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from evomerge.cluster.report import report_of_worker
 from evomerge.cluster.start import failed_start
 from evomerge.core.work import (
     Assignment,
@@ -20,24 +22,34 @@ from evomerge.core.work import (
 class Worker:
     """Runs in a process of its own; Ray makes an actor of it.
 
-    Heavy libraries load in ``start``, after Ray has set the process's environment.
+    First it is asked for its report, which any version of evomerge can give and read,
+    then for a call back. Heavy libraries load in ``start``, after Ray has set the
+    process's environment.
     """
 
-    def __init__(self, name: str, setup: WorkerSetup) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._setup = setup
 
-    def start(self) -> WorkerReady | WorkerLost:
+    def report(self) -> Mapping[str, Any]:
+        """Say what this node has; see ``report``."""
+        return report_of_worker()
+
+    def call_back(self) -> Iterator[int]:
+        """Answer twice, on the way that results take."""
+        yield 0
+        yield 1
+
+    def start(self, setup: WorkerSetup) -> WorkerReady | WorkerLost:
         """Bring the engine up and describe the tasks.
 
         Returns:
-            ``WorkerLost`` if it failed; with ``fatal`` set if another worker would
-            fail alike.
+            ``WorkerLost`` if it failed; with ``futile`` set if another worker here
+            would fail alike.
         """
         from evomerge.scoring.evaluator import Evaluator
 
         try:
-            self._evaluator = Evaluator(self._setup)
+            self._evaluator = Evaluator(setup)
             return self._evaluator.ready(self._name)
         except Exception as error:  # noqa: BLE001 - a worker's outermost call
             return failed_start(self._name, error)

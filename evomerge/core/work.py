@@ -209,6 +209,7 @@ class WorkerLost:
         fatal: A new one would fail the same way, for example because its self-test
             refused, or too many in a row never became ready; the study must stop.
         futile: It would at any other time too: what the study asks for is at fault.
+        kind: What sort of failure it was; losses of one kind are alike.
     """
 
     worker: str
@@ -217,9 +218,57 @@ class WorkerLost:
     failure: Failure
     fatal: bool = False
     futile: bool = False
+    kind: str = ""
 
 
-PoolEvent = WorkerReady | BlockScored | AttemptDone | AttemptFailed | WorkerLost
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of a cluster, or a container that is one to it.
+
+    Attributes:
+        id: The cluster's name for it; another each time it joins.
+        host: Its host name.
+        ip: Its address in the cluster.
+    """
+
+    id: str
+    host: str
+    ip: str
+
+    def __str__(self) -> str:
+        """Return what a person finds it by."""
+        return f"{self.host} ({self.ip})"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSetAside:
+    """A node gets no more workers of this pool, and why; the others go on."""
+
+    node: Node
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """How many workers there are, and how many there are to be.
+
+    Attributes:
+        wanted: As many as the limit and the cluster allow.
+        up: Those that are ready.
+        waits_for: What those lack that are not, such as ``a GPU``; None if they are
+            only starting, or none is missing.
+        n_aside: Nodes that were set aside.
+    """
+
+    wanted: int
+    up: int
+    waits_for: str | None = None
+    n_aside: int = 0
+
+
+PoolEvent = (
+    WorkerReady | BlockScored | AttemptDone | AttemptFailed | WorkerLost | NodeSetAside
+)
 
 
 class Pool(Protocol):
@@ -227,7 +276,8 @@ class Pool(Protocol):
 
     Calls come from one thread. Events of one attempt arrive in order: its blocks,
     then exactly one of AttemptDone, AttemptFailed or WorkerLost. A pool replaces lost
-    workers by itself, unless the loss was fatal. Worker names are never used again.
+    workers by itself, unless the loss was fatal, and takes idle ones away when there
+    are more than are wanted. Worker names are never used again.
     """
 
     def start(self) -> None:
@@ -238,6 +288,9 @@ class Pool(Protocol):
 
     def workers(self) -> Sequence[str]:
         """Return the names of the workers that are ready, whether free or at work."""
+
+    def roster(self) -> Roster:
+        """Return how many workers there are, and how many there are to be."""
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to a free worker."""

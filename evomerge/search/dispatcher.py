@@ -10,7 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from evomerge.core.work import Assignment, Pool, PoolEvent, WorkerLost, WorkerReady
+from evomerge.core.work import (
+    Assignment,
+    Pool,
+    PoolEvent,
+    Roster,
+    WorkerLost,
+    WorkerReady,
+)
 
 
 class Dispatcher:
@@ -27,7 +34,11 @@ class Dispatcher:
     @property
     def n_up(self) -> int:
         """Workers that are ready and welcome."""
-        return len(self._welcome)
+        return sum(name in self._welcome for name in self._pool.workers())
+
+    def roster(self) -> Roster:
+        """Return how many workers there are, and how many there are to be."""
+        return self._pool.roster()
 
     def start(self) -> None:
         """Bring the pool up, once."""
@@ -37,7 +48,9 @@ class Dispatcher:
 
     def newcomers(self) -> Sequence[WorkerReady]:
         """Return what the workers said that are ready and not yet welcome."""
-        return [e for name, e in self._ready.items() if name not in self._welcome]
+        there = self._pool.workers()
+        known = self._ready.items()
+        return [e for name, e in known if name in there and name not in self._welcome]
 
     def welcome(self, worker: str) -> None:
         """Let a worker have work from now on."""

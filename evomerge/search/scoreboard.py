@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from evomerge.core.study import Budget, Constraint, Objective, objective_values
 from evomerge.core.trial import Record, TrialState
+from evomerge.core.work import Roster
 from evomerge.strategies.ranks import losses
 
 SLOW_SHARE = 0.2
 """Share of a generation's scoring time that asking for it may take."""
 NOTICED_S = 0.5
 """Below this nobody minds, however fast the scoring."""
+NO_ROSTER = Roster(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Progress:
         failed: Of these, how many failed or were quarantined.
         reused: Trials that cost nothing because their outcomes were known.
         running: Trials being scored.
-        workers: Workers that are ready.
+        workers: Workers that are ready and welcome.
+        roster: How many of them there are to be, and what they wait for.
         best: The best standing of each objective, in order; None before the first.
         front_size: Feasible trials that no other dominates.
         items_per_s: Items scored per second in this run.
@@ -63,6 +66,7 @@ class Progress:
     seconds: float
     trial_s: float | None
     left_s: float | None
+    roster: Roster = NO_ROSTER
 
 
 class Scoreboard:
@@ -124,7 +128,13 @@ class Scoreboard:
         self._front = [o for o in self._front if not _dominates(new, o)] + [new]
 
     def progress(
-        self, *, generation: int, running: int, workers: int, budget: Budget
+        self,
+        *,
+        generation: int,
+        running: int,
+        workers: int,
+        roster: Roster = NO_ROSTER,
+        budget: Budget,
     ) -> Progress:
         """Return how the study stands now."""
         seconds = self._clock() - self._began
@@ -141,6 +151,7 @@ class Scoreboard:
             seconds=seconds,
             trial_s=seconds / self._fresh_done if self._fresh_done else None,
             left_s=self._left(budget, seconds),
+            roster=roster,
         )
 
     def _left(self, budget: Budget, seconds: float) -> float | None:

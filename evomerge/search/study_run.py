@@ -10,11 +10,12 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.scoring_protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
-from evomerge.core.work import WorkerReady
+from evomerge.core.work import NodeSetAside, WorkerReady
 from evomerge.errors import Problem, SpecError
 from evomerge.search.attempt import Part
 from evomerge.search.budget import BudgetWatch
@@ -218,7 +219,10 @@ class StudyRun:
                 elif not life.n_running:
                     return False
             for event in self._dispatcher.events(POLL_S):
-                self._executor.feed(event)
+                if isinstance(event, NodeSetAside):
+                    self._note_aside(event)
+                else:
+                    self._executor.feed(event)
             self._executor.feed(Tick(self._dispatcher.now()))
             self._prolong()
             self._observer(self._progress(number, life.n_running))
@@ -237,6 +241,11 @@ class StudyRun:
             self._executor.feed(TasksDescribed(event.tasks))
             self._store.add_event(self._study_id, "worker", _facts(event))
             self._dispatcher.welcome(event.worker)
+
+    def _note_aside(self, event: NodeSetAside) -> None:
+        _log.warning("Node %s is set aside: %s", event.node, event.reason)
+        found = {**asdict(event.node), "reason": event.reason}
+        self._store.add_event(self._study_id, "node_set_aside", found)
 
     def _check_metrics(self, tasks: Sequence[TaskDescription]) -> None:
         missing, offered = missing_measures(
@@ -287,6 +296,7 @@ class StudyRun:
             generation=generation,
             running=running,
             workers=self._dispatcher.n_up,
+            roster=self._dispatcher.roster(),
             budget=self._plan.budget,
         )
 

@@ -18,6 +18,7 @@ from evomerge.core.work import (
     BlockScored,
     Pool,
     PoolEvent,
+    Roster,
     WorkerLost,
     WorkerReady,
     WorkerSetup,
@@ -74,6 +75,21 @@ class PoolContract:
             seen = until(pool, WorkerReady)
             names = [e.worker for e in seen if isinstance(e, WorkerReady)]
             assert names == list(pool.free()) == list(pool.workers())
+        finally:
+            pool.close()
+
+    def test_its_roster_says_who_is_missing(
+        self, make_pool: MakePool, tmp_path: Path
+    ) -> None:
+        """One worker is wanted from the start, and is up once it is ready."""
+        pool = make_pool(SmallStudy().setup(tmp_path))
+        try:
+            pool.start()
+            assert (pool.roster().wanted, pool.roster().up) == (1, 0)
+            (ready,) = (e for e in until(pool, WorkerReady))
+            assert pool.roster() == Roster(wanted=1, up=1)
+            assert isinstance(ready, WorkerReady)
+            assert {"host", "pid", "python", "versions", "code"} <= ready.facts.keys()
         finally:
             pool.close()
 

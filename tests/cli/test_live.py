@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from evomerge.cli.run import LINE_EVERY_S, describe, live_view
+from evomerge.core.work import Roster
 from evomerge.search.scoreboard import Progress, Standing
 
 PROGRESS = Progress(
@@ -49,6 +50,29 @@ def test_a_short_time_left_is_minutes_and_seconds() -> None:
 def test_while_workers_come_up_nothing_else_is_told() -> None:
     waiting = dataclasses.replace(PROGRESS, workers=0, seconds=12.3)
     assert describe(waiting, NAMES) == "waiting for workers (12 s)"
+
+
+@pytest.mark.parametrize(
+    ("n_up", "roster", "words"),
+    [
+        (0, Roster(4, 0), "waiting for workers (70 s)"),
+        (0, Roster(4, 0, "a GPU"), "0 of 4 workers, waiting for a GPU (70 s)"),
+        (3, Roster(4, 3, "a GPU"), "| 3 of 4 workers, waiting for a GPU |"),
+        (3, Roster(4, 3), "| 3 of 4 workers |"),
+        (1, Roster(1, 1, None, 2), "| 2 nodes set aside |"),
+        (0, Roster(1, 0, "a core", 1), "waiting for a core, 1 node set aside (70 s)"),
+    ],
+)
+def test_workers_that_are_missing_are_told_with_what_they_wait_for(
+    n_up: int, roster: Roster, words: str
+) -> None:
+    said = describe(dataclasses.replace(PROGRESS, workers=n_up, roster=roster), NAMES)
+    assert words in said
+
+
+def test_of_workers_that_are_all_there_nothing_is_said() -> None:
+    there = dataclasses.replace(PROGRESS, roster=Roster(2, 2))
+    assert describe(there, NAMES) == describe(PROGRESS, NAMES)
 
 
 def test_without_a_terminal_a_line_comes_with_each_generation_and_now_and_then(

@@ -22,6 +22,7 @@ from evomerge.core.work import (
     AttemptDone,
     AttemptFailed,
     BlockScored,
+    Roster,
     WorkerLost,
     WorkerReady,
 )
@@ -69,6 +70,9 @@ class PlayedPool:
 
     def free(self):
         return tuple(name for name in self.names if name not in self.busy)
+
+    def roster(self):
+        return Roster(len(self.names), len(self.names))
 
     def submit(self, worker, assignment):
         assert worker in self.free()

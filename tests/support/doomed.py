@@ -20,7 +20,7 @@ import numpy as np
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.space import FloatAxis, SearchSpace
 from evomerge.core.study import Budget, Constraint, StrategySettings
-from evomerge.core.work import Assignment, PoolEvent
+from evomerge.core.work import Assignment, PoolEvent, Roster
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
@@ -129,6 +129,10 @@ class Crowd:
     def workers(self) -> Sequence[str]:
         """Return who is up."""
         return [name for pool in self._pools.values() for name in pool.workers()]
+
+    def roster(self) -> Roster:
+        """Return how many there are, and are to be."""
+        return Roster(len(self._pools), len(self.workers()))
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to one of them."""
