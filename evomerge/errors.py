@@ -12,6 +12,7 @@
     ├── CandidateError       the candidate's own fault: final
     ├── WorkerError          the machine's fault: worth another try
     │   └── SelfTestError    an engine does not reproduce a cold load: it refuses work
+    ├── NodeError            a machine lacks what a study needs, and cannot be given it
     ├── SetupError           no worker can ever be what a study asks for
     ├── RequestError         a prompt no engine of this size can answer
     ├── IllegalTransitionError   a trial cannot take that step
@@ -116,6 +117,10 @@ class WorkerError(EvomergeError):
 
 class SelfTestError(WorkerError):
     """An engine does not reproduce a cold load, so it refuses to score anything."""
+
+
+class NodeError(EvomergeError):
+    """A machine lacks what a study needs, and cannot be given it."""
 
 
 class SetupError(EvomergeError):

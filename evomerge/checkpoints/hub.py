@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -144,6 +145,17 @@ def look_up(wanted: HubId) -> None:
         _explain(wanted, error)
     except (HTTPError, OfflineModeIsEnabled):
         _snapshot(wanted, from_cache=True)
+
+
+def wanted_files(folder: Path) -> dict[str, int]:
+    """Return which files of a model's or adapter's folder a merge reads, in bytes."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        is_wanted = any(fnmatch(name, pattern) for pattern in _FILES)
+        if is_wanted and not any(fnmatch(name, pattern) for pattern in _NOT_THESE):
+            found[name] = path.stat().st_size
+    return found
 
 
 def _snapshot(wanted: HubId, *, from_cache: bool = False) -> Snapshot:

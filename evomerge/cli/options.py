@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from evomerge.caches import cache_dir as cache_dir
 
 DEFAULT_DB = "sqlite:///evomerge.db"
 
@@ -173,9 +174,3 @@ def budget_options(command: _F) -> _F:
         help="Wall time in all, from now on.",
     )
     return trials(items(minutes(command)))
-
-
-def cache_dir() -> Path:
-    """Return where things that can be made again are kept."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "evomerge"

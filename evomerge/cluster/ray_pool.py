@@ -16,7 +16,10 @@ from typing import Any, Literal
 
 from evomerge.cluster import actors
 from evomerge.cluster.actors import Share, failed, failure_of
+from evomerge.cluster.courier import open_courier
+from evomerge.cluster.goods import Stock, stock_of
 from evomerge.cluster.nodes import Nodes
+from evomerge.cluster.on_node import Lacking
 from evomerge.cluster.ray_connection import Placement, RayConnection
 from evomerge.cluster.report import difference, needed, node_of, report_here
 from evomerge.cluster.start import TRIES, Starts
@@ -77,6 +80,8 @@ class RayPool:
         self._nodes = Nodes(placement.start_patience_s)
         self._watch = Watch(actors.look)
         self._ours = report_here()
+        self._stock: Stock | None = None
+        self._courier: Any = None
 
     def start(self) -> None:
         """Connect to Ray, or start one here, and bring the workers up."""
@@ -87,6 +92,8 @@ class RayPool:
         if gpus is None:
             gpus = float(any(m.gpus for m in self._watch.seen.machines.values()))
         self._share = Share(self._placement.cpus, gpus)
+        if self._placement.address is not None:
+            self._stock = stock_of(self._setup)
         self._fill()
 
     def free(self) -> Sequence[str]:
@@ -167,6 +174,9 @@ class RayPool:
         """Stop every worker, and leave Ray; idempotent."""
         for slot in list(self._slots.values()):
             self._drop(slot)
+        if self._courier is not None:
+            actors.kill(self._courier)
+            self._courier = None
         self._watch.stop()
         self._ray.close()
 
@@ -254,7 +264,7 @@ class RayPool:
                 yield from self._compare(slot, answer)
             case "calling":
                 if answer:  # the last
-                    self._enter(slot, "starting", slot.actor.start.remote(self._setup))
+                    self._begin(slot, None)
             case "starting":
                 yield from self._started(slot, answer)
             case _:
@@ -290,9 +300,19 @@ class RayPool:
                 )
                 yield from self._refuse(slot, message, "call_back")
 
+    def _begin(self, slot: _Slot, courier: Any) -> None:
+        ready = slot.actor.start.remote(self._setup, self._stock, courier)
+        self._enter(slot, "starting", ready)
+
     def _started(
-        self, slot: _Slot, answer: WorkerReady | WorkerLost
+        self, slot: _Slot, answer: WorkerReady | WorkerLost | Lacking
     ) -> Iterator[PoolEvent]:
+        if isinstance(answer, Lacking):
+            _log.info("%s fetches %s.", slot.node, ", ".join(answer.what))
+            if self._courier is None and self._stock is not None:
+                self._courier = open_courier(self._stock)
+            self._begin(slot, self._courier)
+            return
         if isinstance(answer, WorkerLost):
             yield from self._unready(slot, answer)
             return

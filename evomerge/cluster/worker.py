@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.cluster.report import report_of_worker
 from evomerge.cluster.start import failed_start
@@ -17,6 +17,10 @@ from evomerge.core.work import (
     WorkerReady,
     WorkerSetup,
 )
+
+if TYPE_CHECKING:
+    from evomerge.cluster.goods import Stock
+    from evomerge.cluster.on_node import Lacking
 
 
 class Worker:
@@ -39,16 +43,31 @@ class Worker:
         yield 0
         yield 1
 
-    def start(self, setup: WorkerSetup) -> WorkerReady | WorkerLost:
+    def start(
+        self, setup: WorkerSetup, stock: Stock | None = None, courier: Any = None
+    ) -> WorkerReady | WorkerLost | Lacking:
         """Bring the engine up and describe the tasks.
+
+        Args:
+            setup: What it is made of, as the coordinator's machine has it.
+            stock: What this node can be brought of it; None on that machine itself.
+            courier: The actor that brings it, if it was asked for before.
 
         Returns:
             ``WorkerLost`` if it failed; with ``futile`` set if another worker here
-            would fail alike.
+            would fail alike. ``Lacking`` if a courier is needed.
         """
+        from evomerge.cluster.courier import fetch_by
+        from evomerge.cluster.on_node import Lacking, settle
         from evomerge.scoring.evaluator import Evaluator
 
         try:
+            if stock is not None:
+                fetch = None if courier is None else fetch_by(courier)
+                settled = settle(setup, stock, fetch)
+                if isinstance(settled, Lacking):
+                    return settled
+                setup = settled
             self._evaluator = Evaluator(setup)
             return self._evaluator.ready(self._name)
         except Exception as error:  # noqa: BLE001 - a worker's outermost call
