@@ -164,7 +164,7 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
     assert status.causes == {"worker lost": 1, "timed out": 1}
     assert status.counts["scored"] == 6
     assert pool.n_at_end == N_WORKERS
-    assert max(progress.workers for progress in seen) == N_WORKERS
+    assert {progress.roster.wanted for progress in seen} == {N_WORKERS}
 
 
 def test_three_workers_in_a_row_that_never_became_ready_stop_the_study(
