@@ -56,7 +56,7 @@ def told(error: BaseException, address: str | None) -> EvomergeError:
     if "ersion mismatch" in words:
         return SetupError(
             f"The Ray at {address} is of other versions than this process: "
-            f"{' '.join(words.split())} Install the same Ray and Python on all machines."
+            f"{' '.join(words.split())} Install the same Ray and Python everywhere."
         )
     return WorkerError(
         f"Could not reach or start Ray at {address or 'this machine'}: {error}. Check "
@@ -83,11 +83,11 @@ def _require_token() -> None:
 
 
 def _require_node(address: str) -> None:
+    import ray
     from ray._private import services
-    from ray._raylet import GcsClient
 
     try:
-        found = GcsClient(address=address).get_all_node_info(timeout=_ASK_S)
+        found = ray._raylet.GcsClient(address=address).get_all_node_info(timeout=_ASK_S)
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones here
         raise told(error, address) from None
     alive = {node.node_id.hex() for node in found.values() if node.state == 0}
