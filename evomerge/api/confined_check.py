@@ -31,20 +31,17 @@ def main() -> None:
     """Answer the request on the standard input.
 
     It has ``bundle`` and ``cache``, folders; ``writable``, those it may write in;
-    ``policy``, as ``Policy`` takes it; and ``limits``, those of ``Limits``.
+    ``policy``, as ``Policy.from_json`` takes it, or None for a study of one's own; and
+    ``limits``, those of ``Limits``.
     """
     request = json.loads(sys.stdin.buffer.read())
     bundle, cache = Path(request["bundle"]), Path(request["cache"])
-    policy = Policy(
-        **{
-            **request["policy"],
-            "roots": tuple(request["policy"]["roots"]),
-            "engine_options": frozenset(request["policy"]["engine_options"]),
-        }
-    ).with_roots(bundle)
     limit(Limits(**request["limits"]))
-    readable = [Path(root) for root in policy.roots]
-    wall_in(readable, map(Path, request["writable"]), network=policy.hub)
+    policy = None
+    if request["policy"] is not None:
+        policy = Policy.from_json(request["policy"]).with_roots(bundle)
+        readable, writable = map(Path, policy.roots), map(Path, request["writable"])
+        wall_in(readable, writable, network=policy.hub)
     with confined(policy):
         _look(bundle / STUDY, cache)
 

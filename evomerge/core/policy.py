@@ -103,6 +103,18 @@ class Policy:
             **{name: value for name, value in given.items() if value is not None},
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Policy:
+        """Return what ``to_json`` gave."""
+        return cls(
+            **{
+                **data,
+                "roots": tuple(data["roots"]),
+                "hub": data["hub"] == "allow",
+                "engine_options": frozenset(data["engine_options"]),
+            }
+        )
+
 
 _in_force: Policy | None = None
 

@@ -51,22 +51,22 @@ def of_coordinator(policy: Policy | None) -> dict[str, str]:
     return {name: os.environ[name] for name in _TOKENS if name in os.environ}
 
 
-def of_look(work: Path, policy: Policy) -> dict[str, str]:
+def of_look(work: Path, *, has_hub: bool) -> dict[str, str]:
     """Return what a process gets that resolves a study, and asks nobody but a hub.
 
     Args:
         work: A folder of its own.
-        policy: Whether it may ask a hub; only then it has the token for it.
+        has_hub: Whether it may ask a hub; only then it has the token for it.
     """
-    kept = (*_PLAIN, *(_OF_HUB if policy.hub else ()))
+    kept = (*_PLAIN, *(_OF_HUB if has_hub else ()))
     homes = {name: str(work) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         **homes,
-        "HF_HOME": str(hub_home() if policy.hub else work),
+        "HF_HOME": str(hub_home() if has_hub else work),
         "PYTHONSAFEPATH": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        **({} if policy.hub else OFFLINE),
+        **({} if has_hub else OFFLINE),
     }
 
 

@@ -58,7 +58,7 @@ class Bounds:
 
 def check(
     files: Mapping[str, bytes],
-    policy: Policy,
+    policy: Policy | None,
     *,
     cache: Path | None = None,
     bounds: Bounds = Bounds(),
@@ -67,7 +67,7 @@ def check(
 
     Args:
         files: Relative name to content; ``study.yaml`` is the study file.
-        policy: What the study may do.
+        policy: What the study may do; None for all, which is for one's own.
         cache: Folder in which fingerprints of sources and prepared data are kept
             between looks; None keeps nothing.
         bounds: How much it may take.
@@ -95,7 +95,7 @@ def check(
         _turns.release()
 
 
-def look_at_words(files: Mapping[str, bytes], policy: Policy) -> Checked:
+def look_at_words(files: Mapping[str, bytes], policy: Policy | None) -> Checked:
     """Hold the words of a study against a policy; nothing but the files is read."""
     try:
         bundle = Bundle(files)
@@ -105,7 +105,9 @@ def look_at_words(files: Mapping[str, bytes], policy: Policy) -> Checked:
     except UnicodeDecodeError:
         said = "expected text in UTF-8; save the file as such."
         return Checked(None, (Problem(STUDY_FILE, said),))
-    problems = refusals(data, InBundle(policy, bundle.files))
+    problems = []
+    if policy is not None:
+        problems += refusals(data, InBundle(policy, bundle.files))
     name = data.get("name")
     if not isinstance(name, str):
         said = "expected a name: studies of all users are kept in one database."
@@ -118,20 +120,25 @@ def look_at_words(files: Mapping[str, bytes], policy: Policy) -> Checked:
 
 
 def _resolved(
-    bundle: Bundle, policy: Policy, work: Path, cache: Path | None, bounds: Bounds
+    bundle: Bundle,
+    policy: Policy | None,
+    work: Path,
+    cache: Path | None,
+    bounds: Bounds,
 ) -> Checked:
+    has_hub = policy is None or policy.hub
     own, kept = work / "own", cache or work / "own" / "cache"
     own.mkdir(mode=0o700)
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     bundle.write(work / "bundle")
     request = {
         "bundle": str(work / "bundle"),
-        "writable": [str(own), str(kept), *([str(hub_home())] if policy.hub else [])],
+        "writable": [str(own), str(kept), *([str(hub_home())] if has_hub else [])],
         "cache": str(kept),
-        "policy": {**asdict(policy), "engine_options": sorted(policy.engine_options)},
+        "policy": None if policy is None else policy.to_json(),
         "limits": asdict(bounds.limits),
     }
-    lines, code = _asked(request, of_look(own, policy), own, bounds)
+    lines, code = _asked(request, of_look(own, has_hub=has_hub), own, bounds)
     answers = [answer for line in lines if (answer := _answer(line)) is not None]
     if code == 0 and answers:
         return answers[-1]

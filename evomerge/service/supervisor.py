@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evomerge.core.policy import Policy
 from evomerge.errors import (
@@ -186,7 +187,7 @@ class Supervisor:
         for each in (self._site.spool, folder.parent, folder):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         place_files(self._queue.bundle(job), folder / "bundle")
-        workers = job.place.get("workers")
+        workers = _at_most(job.place.get("workers"), policy)
         options = [*self._site.options]
         if workers is not None and "--in-process" not in options:
             options += ["--workers", str(workers)]
@@ -253,6 +254,11 @@ class Supervisor:
             _logger.warning("%s", error)
             return
         _logger.info("Job %s is %s", job.address, job.state)
+
+
+def _at_most(workers: Any, policy: Policy | None) -> Any:
+    most = None if policy is None else policy.max_workers
+    return workers if None in (workers, most) else min(workers, most)
 
 
 def place_files(files: Bundle, folder: Path) -> None:

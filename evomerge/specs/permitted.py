@@ -136,7 +136,9 @@ class _Study:
         """Judge a path; one of another kind is judged elsewhere."""
         if not isinstance(written, str):
             return
-        if written.lstrip().startswith("~"):
+        if any(
+            part.startswith("~") for part in PurePosixPath(written.strip()).parts[:1]
+        ):
             yield key, f"{_HOME}, got {written!r:.200}."
         elif "\0" in written or not self._ground.permits(folder, written.strip()):
             yield (

@@ -99,6 +99,8 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"start": [{"name": "a", "recipe": "FAR/x"}]}, f"start.0.recipe: {OUTSIDE}"),
     ({"sources": {"base": "~/model"}}, "sources.base: expected no `~`"),
     ({"sources": {"base": "~root"}}, "sources.base: expected no `~`"),
+    ({"sources": {"base": "./~"}}, "sources.base: expected no `~`"),
+    ({"evaluators": [".//~/x"]}, "evaluators.0: expected no `~`"),
     ({"sources": {"base": "MODELS/base+FAR"}}, f"sources.base: {OUTSIDE}"),
     ({"sources": {"base": "FAR+MODELS/base"}}, f"sources.base: {OUTSIDE}"),
     ({"sources": {"base": "MODELS/base+org/name"}}, "sources.base: expected a folder"),
@@ -429,8 +431,13 @@ def test_only_who_may_ask_a_hub_gets_its_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    assert "HF_TOKEN" not in of_look(tmp_path, Policy())
-    assert of_look(tmp_path, Policy(hub=True))["HF_TOKEN"] == "hf_x"
+    assert "HF_TOKEN" not in of_look(tmp_path, has_hub=False)
+    assert of_look(tmp_path, has_hub=True)["HF_TOKEN"] == "hf_x"
+
+
+def test_a_study_of_ones_own_may_have_all(place: Place) -> None:
+    own = {"sources": {"base": "/etc"}, **engine(model="/x"), **task(trust_code=True)}
+    assert look_at_words(place.bundle(own), None) == Checked("mine")
 
 
 # 4. Where it is run.

@@ -40,6 +40,8 @@ MEMORY_BYTES = 1 << 30
 """Address space of the process."""
 ANSWER_BYTES = 16 << 20
 """Longest text a template may make, in bytes."""
+_ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH")
+"""Variables that the process has: none that may be a secret."""
 _WHAT = {"render": "template", "chat": "chat template"}
 _KEPT = 4096
 _KEPT_BYTES = 16 << 10
@@ -236,6 +238,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env={k: v for k, v in os.environ.items() if k in _ENVIRONMENT},
             )
         return self._child
 
