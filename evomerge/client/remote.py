@@ -19,7 +19,6 @@ from evomerge.client.verbs import (
     PAGE,
     Checked,
     ExportJob,
-    ExportState,
     LogPart,
     Me,
     NewToken,
@@ -30,7 +29,14 @@ from evomerge.errors import ExportError, Problem, RemoteError, SpecError
 from evomerge.exit_codes import ExitCode
 from evomerge.store.queue.bundle import Bundle
 from evomerge.store.queue.submission import name_problems
-from evomerge.store.queue.values import Job, JobEvent, JobState, Token, User
+from evomerge.store.queue.values import (
+    ExportState,
+    Job,
+    JobEvent,
+    JobState,
+    Token,
+    User,
+)
 
 _T = TypeVar("_T")
 _CREATED = 201

@@ -8,9 +8,10 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, TypeVar
 
-from evomerge.client.verbs import Checked, ExportJob, ExportState, Me, WorkerRow
+from evomerge.client.verbs import Checked, ExportJob, Me, WorkerRow
 from evomerge.errors import Problem
 from evomerge.store.queue.values import (
+    ExportState,
     Job,
     JobEvent,
     JobState,

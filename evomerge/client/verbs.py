@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from evomerge.errors import Problem
 from evomerge.store.queue.values import (
+    ExportState,
     Job,
     JobEvent,
     JobState,
@@ -34,20 +34,6 @@ LOG_PAGE = 1 << 20
 """Bytes of a log that are told at a time at most."""
 MAX_BODY = 12 << 20
 """Largest request in bytes: a bundle's files in base 64."""
-
-
-class ExportState(StrEnum):
-    """Where an export stands: ``queued -> running -> finished | failed``."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing happens to it any more."""
-        return self in (ExportState.FINISHED, ExportState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)

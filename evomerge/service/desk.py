@@ -7,6 +7,7 @@ database. Whoever asks sees their own jobs; operators and admins see everybody's
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any
 from evomerge import __version__
 from evomerge.api import housekeeping, progress, reading
 from evomerge.api.plain import plain
+from evomerge.client.downloads import Archive, unpack
 from evomerge.client.values import matches
 from evomerge.client.verbs import (
     EVENTS_PAGE,
@@ -32,6 +34,7 @@ from evomerge.client.verbs import (
 )
 from evomerge.core.policy import Policy
 from evomerge.errors import (
+    ExportError,
     ForbiddenError,
     JobExistsError,
     JobNotFoundError,
@@ -40,12 +43,15 @@ from evomerge.errors import (
     StudyNotFoundError,
 )
 from evomerge.service import resolving
+from evomerge.service.exporter import archive_of
 from evomerge.service.records import Records
 from evomerge.service.supervisor import LOG, Site
 from evomerge.store.queue.bundle import Bundle
+from evomerge.store.queue.exports import Order
 from evomerge.store.queue.submission import Submission
 from evomerge.store.queue.values import (
     Caller,
+    ExportState,
     Job,
     JobEvent,
     JobState,
@@ -74,6 +80,7 @@ class Desk:
     def __init__(self, records: Records, site: Site, caller: Caller) -> None:
         self._queue = records.queue
         self._accounts = records.accounts
+        self._exports = records.exports
         self._site = site
         self._caller = caller
 
@@ -234,20 +241,51 @@ class Desk:
         self, name: str, trial: int | None = None, *, is_scored: bool = True
     ) -> ExportJob:
         """Ask for a trial to be written as a model folder; see ``Verbs``."""
-        raise NotImplementedError
+        address = self._to_change(name)
+        return exported(self._exports.ask(*address, trial, is_scored))
+
+    def exports(self, name: str) -> Sequence[ExportJob]:
+        """Return the exports of a job, oldest first."""
+        self._need(Scope.READ)
+        return [exported(o) for o in self._exports.of_job(*self._address(name))]
 
     def export_state(self, name: str, id: str) -> ExportJob:
         """Return how an export stands."""
-        raise NotImplementedError
+        return exported(self._order(name, id))
+
+    def archive(self, name: str, id: str) -> Path:
+        """Return the archive of a finished export.
+
+        Raises:
+            ExportError: It is not finished.
+        """
+        order = self._order(name, id)
+        if order.state is not ExportState.FINISHED:
+            why = f": {order.why}" if order.why else ""
+            raise ExportError(f"Export {id} of {name} is {order.state}{why}.")
+        archive = archive_of(self._site, order)
+        if not archive.is_file():
+            raise ExportError(
+                f"The archive of export {id} of {name} is not in the spool folder of "
+                "this service. All services of a database share that folder."
+            )
+        return archive
 
     def download(
         self,
         name: str,
         id: str,
         folder: Path,
+        *,
+        replaced: bool = False,
     ) -> Path:
-        """Copy a finished export into a new folder; see ``Verbs``."""
-        raise NotImplementedError
+        """Unpack a finished export into a new folder; see ``Verbs``."""
+        archive, order = self.archive(name, id), self._order(name, id)
+        known = Archive(id, order.size_bytes, order.fingerprint)
+        with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as work:
+            link = Path(work) / "model.tar"
+            link.symlink_to(archive)  # one that is refused is removed
+            return unpack(link, folder, known, replaced=replaced)
 
     def workers(self) -> Sequence[WorkerRow]:
         """Return the workers of the cluster."""
@@ -332,6 +370,13 @@ class Desk:
             self._need(Scope.OPERATE)
         return user, own
 
+    def _order(self, name: str, id: str) -> Order:
+        self._need(Scope.READ)
+        user, own = self._address(name)
+        if not (id.isascii() and id.isdecimal() and len(id) < 10):
+            raise JobNotFoundError(f"Job {own!r} has no export {id!r:.80}.")
+        return self._exports.get(user, own, int(id))
+
     def _place(self, after: str | None) -> tuple[str, str] | None:
         return None if after is None else self._address(after)
 
@@ -373,6 +418,20 @@ def look(files: Mapping[str, bytes], site: Site) -> Checked:
     """
     cache = site.spool / "cache"
     return resolving.check(Bundle(files).files, policy_of(site), cache=cache)
+
+
+def exported(order: Order) -> ExportJob:
+    """Return an export as it is told."""
+    return ExportJob(
+        id=str(order.number),
+        name=order.job.address,
+        trial=order.trial,
+        is_scored=order.is_scored,
+        state=order.state,
+        why=order.why,
+        bytes=order.size_bytes,
+        fingerprint=order.fingerprint,
+    )
 
 
 def is_at_rest(job: Job) -> bool:

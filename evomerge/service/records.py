@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from evomerge.errors import BusyError
 from evomerge.store.databases.database import Database
 from evomerge.store.queue.accounts import Accounts
+from evomerge.store.queue.exports import Exports
 from evomerge.store.queue.job_queue import JobQueue
 
 AT_ONCE = 6
@@ -19,7 +20,7 @@ PATIENCE_S = 20.0
 
 
 class Records:
-    """Jobs and accounts over one connection to a database; one thread's at a time.
+    """Jobs, exports and accounts over one database; one thread's at a time.
 
     Args:
         url: Of the database.
@@ -33,6 +34,7 @@ class Records:
         self._database = Database(url, create=create)
         self.queue = JobQueue(self._database)
         self.accounts = Accounts(self._database)
+        self.exports = Exports(self._database)
 
     def seconds(self) -> float:
         """Return the database's clock, seconds since 1970.

@@ -22,6 +22,7 @@ from typing import Any
 import uvicorn
 
 from evomerge.errors import SetupError
+from evomerge.service.exporter import Exporter
 from evomerge.service.http.app import make_app
 from evomerge.service.http.asking import Counter
 from evomerge.service.http.operating import Replica
@@ -124,7 +125,11 @@ def serve(
     """
     _prepare(site)
     supervisor = Supervisor(open_queue(site.url), site, _name())
-    thread = threading.Thread(target=supervisor.run, name="supervisor", daemon=True)
+    exporter = Exporter(Records(site.url).exports, site, _name())
+    threads = [
+        threading.Thread(target=work.run, name=type(work).__name__, daemon=True)
+        for work in (supervisor, *([exporter] if site.capacity else []))
+    ]
     bound = _bind(listening)
 
     def drain() -> None:
@@ -132,18 +137,22 @@ def serve(
 
     def end() -> None:
         supervisor.drain()
+        exporter.drain()
         app.state.watch.close()
 
     counter = Counter(RecordsPool(site.url), site)
     app = make_app(counter, Replica(lambda: supervisor.is_claiming, drain))
     url = _url(listening, bound)
     server = _Server(_config(app, listening), lambda: ready(url), end)
-    thread.start()
+    for thread in threads:
+        thread.start()
     try:
         server.run([bound])
     finally:
         supervisor.drain()
-        thread.join(KILL_AFTER_S + 10.0)
+        exporter.drain()
+        for thread in threads:
+            thread.join(KILL_AFTER_S + 10.0)
 
 
 def _config(app: Any, listening: Listening) -> uvicorn.Config:

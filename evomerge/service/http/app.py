@@ -9,7 +9,15 @@ from fastapi import FastAPI
 
 from evomerge import __version__
 from evomerge.client.problems import MEDIA_TYPE
-from evomerge.service.http import bodies, operating, people, problems, streams, studies
+from evomerge.service.http import (
+    bodies,
+    exports,
+    operating,
+    people,
+    problems,
+    streams,
+    studies,
+)
 from evomerge.service.http.asking import Counter
 from evomerge.service.http.bounds import Bounds
 from evomerge.service.http.following import Watch
@@ -55,7 +63,7 @@ def make_app(counter: Counter, replica: Replica) -> FastAPI:
     app.state.counter = counter
     app.state.replica = replica
     problems.install(app)
-    for part in (studies, streams, people, operating):
+    for part in (studies, streams, exports, people, operating):
         app.include_router(part.router)
     app.add_middleware(Bounds)
     _describe(app)

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from evomerge.client.verbs import ExportState
-from evomerge.store.queue.values import JobState, Role, Scope, Wanted
+from evomerge.store.queue.values import ExportState, JobState, Role, Scope, Wanted
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]

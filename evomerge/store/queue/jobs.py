@@ -29,7 +29,7 @@ from evomerge.store.queue.values import Head, Job, JobEvent, JobState, Wanted
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import decoder, mapping, unpack
 from evomerge.store.tables.dialects import NOW, insert_absent
-from evomerge.store.tables.schema import bundle, job, job_event, study, user
+from evomerge.store.tables.schema import bundle, export, job, job_event, study, user
 
 _SELECT = sa.select(job, user.c.name.label("user")).join(user)
 _S = JobState
@@ -247,7 +247,8 @@ def delete(connection: sa.Connection, owner: str, name: str) -> None:
     found = find(connection, owner, name, locked=True)
     if not found.state.is_final:
         raise JobStateError(f"Job {name!r} is {found.state}; it cannot be deleted.")
-    connection.execute(sa.delete(job_event).where(job_event.c.job_id == found.id))
+    for table in (job_event, export):
+        connection.execute(sa.delete(table).where(table.c.job_id == found.id))
     connection.execute(sa.delete(job).where(job.c.id == found.id))
     is_used = sa.exists().where(job.c.bundle_digest == bundle.c.digest)
     connection.execute(

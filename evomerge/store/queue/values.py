@@ -141,6 +141,20 @@ class Claim:
     epoch: int
 
 
+class ExportState(StrEnum):
+    """Where an export stands: ``queued -> running -> finished | failed``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing happens to it any more."""
+        return self in (ExportState.FINISHED, ExportState.FAILED)
+
+
 class Role(StrEnum):
     """What a user is to the service."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema version there was, oldest first; the last is the one used here."""
 
 VERSION_TABLE = "em_alembic_version"
@@ -313,6 +313,28 @@ worker = sa.Table(
     sa.Column("setup_digest", _DIGEST),
     sa.Column("since", sa.Double, nullable=False),
     sa.Column("seen", sa.Double, nullable=False),
+)
+
+export = sa.Table(
+    "em_export",
+    metadata,
+    sa.Column("job_id", sa.ForeignKey(job.c.id), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    # Null for the best, of what was recorded when it was asked for.
+    sa.Column("trial", sa.Integer),
+    sa.Column("is_scored", sa.Boolean, nullable=False),
+    sa.Column("progress", sa.BigInteger, nullable=False),
+    sa.Column("state", _WORD, nullable=False),
+    sa.Column("why", sa.Text),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("fingerprint", sa.Text),
+    # The claim: free while claim_until is null.
+    sa.Column("claim_by", sa.Text),
+    sa.Column("claim_until", sa.Double),
+    sa.Column("starts", sa.Integer, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("changed", sa.Double, nullable=False),
+    sa.Index(None, "state"),
 )
 
 _STEPS = Path(__file__).parents[1] / "migrations"
