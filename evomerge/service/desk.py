@@ -32,7 +32,6 @@ from evomerge.client.verbs import (
     NewUser,
     WorkerRow,
 )
-from evomerge.core.policy import Policy
 from evomerge.errors import (
     ExportError,
     ForbiddenError,
@@ -100,7 +99,7 @@ class Desk:
         """Queue a study; see ``Verbs``."""
         self._need(Scope.WRITE)
         bundle = Bundle(files)
-        seen = resolving.look_at_words(files, policy_of(self._site))
+        seen = resolving.look_at_words(files, self._site.policy)
         if seen.study is None or seen.problems:
             raise SpecError(seen.problems)
         wanted = Submission(
@@ -400,15 +399,6 @@ _ABOVE = {
 }
 
 
-_EVERYTHING = Policy(True, True, ("/",), hub=True)
-"""For studies of one's own."""
-
-
-def policy_of(site: Site) -> Policy:
-    """Return what studies may do at a site."""
-    return site.policy or _EVERYTHING
-
-
 def look(files: Mapping[str, bytes], site: Site) -> Checked:
     """Look at files as they would run; takes seconds, and needs no database.
 
@@ -417,7 +407,7 @@ def look(files: Mapping[str, bytes], site: Site) -> Checked:
         ClusterUnreachableError: Too many others are looked at.
     """
     cache = site.spool / "cache"
-    return resolving.check(Bundle(files).files, policy_of(site), cache=cache)
+    return resolving.check(Bundle(files).files, site.policy, cache=cache)
 
 
 def exported(order: Order) -> ExportJob:

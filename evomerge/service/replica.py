@@ -126,10 +126,8 @@ def serve(
     _prepare(site)
     supervisor = Supervisor(open_queue(site.url), site, _name())
     exporter = Exporter(Records(site.url).exports, site, _name())
-    threads = [
-        threading.Thread(target=work.run, name=type(work).__name__, daemon=True)
-        for work in (supervisor, *([exporter] if site.capacity else []))
-    ]
+    runs = [supervisor.run, *([exporter.run] if site.capacity else [])]
+    threads = [threading.Thread(target=run, daemon=True) for run in runs]
     bound = _bind(listening)
 
     def drain() -> None:
