@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import threading
@@ -32,10 +33,19 @@ from evomerge.masking import hide_arguments, masked, masked_url
 )
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Tell routine steps too.")
-def app(verbose: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["plain", "json"]),
+    envvar="EVOMERGE_LOG",
+    default="plain",
+    show_default=True,
+    help="Lines for people, or a JSON object a line; also of every process started.",
+)
+def app(verbose: bool, log_format: str) -> None:
     """Search for the best way to merge language models."""
     from evomerge.logs import set_up
 
+    os.environ["EVOMERGE_LOG"] = log_format  # of every process that is started
     set_up(verbose=verbose)
 
 
@@ -107,6 +117,15 @@ class Stop:
         raise KeyboardInterrupt
 
 
+def _tell(error: EvomergeError) -> None:
+    from evomerge import logs
+
+    if logs.is_json():
+        logs.tell(str(error), "error")
+    else:
+        click.echo(f"Error: {error}", err=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process.
 
@@ -130,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(masked(shown.getvalue()), err=True, nl=False)
         code = ExitCode.PUT_RIGHT
     except EvomergeError as error:
-        click.echo(f"Error: {error}", err=True)
         code = exit_code_of(error)
+        _tell(error)
     except OSError as error:  # a folder that may not be written, a full disk
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"

@@ -182,7 +182,13 @@ def live_view(objectives: tuple[str, ...]) -> Iterator[Callable[[Progress], None
         is_due = time.monotonic() - last[0] >= LINE_EVERY_S
         if is_due or progress.generation != last[1]:
             last[:] = [time.monotonic(), progress.generation]
-            click.echo(describe(progress, objectives), err=True)
+            from evomerge import logs
+
+            text = describe(progress, objectives)
+            if logs.is_json():
+                logs.tell(text)
+            else:
+                click.echo(text, err=True)
 
     yield line
 

@@ -118,6 +118,12 @@ class Evaluator:
                 failure.blame,
                 error,
                 exc_info=error if failure.cause is not Cause.NON_FINITE else None,
+                extra={
+                    "trial": assignment.trial,
+                    "attempt": assignment.attempt,
+                    "worker": worker,
+                    "cause": failure.cause,
+                },
             )
             yield attempt.failed(failure)
             return

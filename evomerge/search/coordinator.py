@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from evomerge import logs
 from evomerge.core.work import Pool
 from evomerge.errors import LeaseLostError, StoreError, StoreUnreachableError
 from evomerge.search.dispatcher import Dispatcher
@@ -127,6 +128,10 @@ class Coordinator:
             SetupError: No worker can ever be what the study asks for.
             WorkerError: No worker could be brought up.
         """
+        with logs.about(study=self._plan.name):
+            return self._run()
+
+    def _run(self) -> str:
         try:
             while True:
                 try:

@@ -114,6 +114,11 @@ class Executor:
                 done.attempt,
                 ending.failure.first_line,  # the rest is stored with the trial
                 ending.state,
+                extra={
+                    "trial": done.trial,
+                    "attempt": done.attempt,
+                    "cause": ending.failure.cause,
+                },
             )
         self._store.end_attempt(self._lease, done.trial, done.attempt, ending)
 

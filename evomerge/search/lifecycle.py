@@ -249,7 +249,8 @@ class Lifecycle:
         if isinstance(event, WorkerLost) and event.fatal:
             return [GiveUp(event.failure.message, event.futile)]
         if event.trial is None:
-            _log.warning("%s", event.failure.first_line)
+            about = {"worker": event.worker, "cause": event.failure.cause}
+            _log.warning("%s", event.failure.first_line, extra=about)
             return []
         running = self._active.get(event.trial)
         if not isinstance(running, Running) or running.trial.attempt != event.attempt:
@@ -266,7 +267,10 @@ class Lifecycle:
                 return self._fail(running, failure)
 
     def _drop(self, event: Answer) -> list[Instruction]:
-        _log.info("late answer for trial %s attempt %s", event.trial, event.attempt)
+        about = {a: getattr(event, a) for a in ("trial", "attempt", "worker")}
+        _log.info(
+            "late answer for trial %(trial)s attempt %(attempt)s", about, extra=about
+        )
         stray = self._strays.get(event.worker)
         if stray is None or isinstance(event, BlockScored):
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -100,7 +101,10 @@ class ChildProcess:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
-        """Return its last error as it was told, or else the last line."""
+        """Return its last error as it was told, or else the last line.
+
+        Where lines are JSON, the message of one.
+        """
         with self._log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._begin, size - _TAIL_BYTES))
@@ -108,7 +112,20 @@ class ChildProcess:
         start = text.rfind(f"\n{_ERROR}") + 1
         if text.startswith(_ERROR, start):
             return text[start + len(_ERROR) :][:_LONGEST]
-        return text.rpartition("\n")[2][:_LONGEST]
+        lines = [_line(line) for line in text.splitlines()] or [("", "")]
+        errors = [message for level, message in lines if level == "error"]
+        return (errors or [lines[-1][1]])[-1][:_LONGEST]
+
+
+def _line(text: str) -> tuple[str, str]:
+    """Return level and message of a line; of one that is not JSON, the line."""
+    if not text.startswith("{"):
+        return "", text
+    try:
+        found = json.loads(text)
+        return str(found["level"]), str(found["message"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "", text
 
 
 def _start(command: Command, log: int) -> subprocess.Popen[bytes]:

@@ -218,7 +218,8 @@ class Supervisor:
         try:
             state = say(child.claim)
         except ClaimLostError as error:
-            _logger.warning("%s Its process is stopped.", error)
+            about = _about(child.claim.job)
+            _logger.warning("%s Its process is stopped.", error, extra=about)
             child.is_lost = True
             self._stop(child)
             return
@@ -251,9 +252,9 @@ class Supervisor:
         try:
             job = self._queue.ended(claim, end)
         except ClaimLostError as error:
-            _logger.warning("%s", error)
+            _logger.warning("%s", error, extra=_about(claim.job))
             return
-        _logger.info("Job %s is %s", job.address, job.state)
+        _logger.info("Job %s is %s", job.address, job.state, extra=_about(job))
 
 
 def _at_most(workers: Any, policy: Policy | None) -> Any:
@@ -279,3 +280,8 @@ def place_files(files: Bundle, folder: Path) -> None:
         elif folder.exists():
             shutil.rmtree(folder)
         (Path(work) / "bundle").replace(folder)
+
+
+def _about(job: Job) -> dict[str, str]:
+    """Say what a line of the log is about."""
+    return {"job": job.address, "study": job.study}
