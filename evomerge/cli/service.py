@@ -74,6 +74,12 @@ _ROLES = ("user", "operator", "admin")
     is_flag=True,
     help="A proxy in front does TLS: listen beyond this machine without.",
 )
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Tell numbers for Prometheus there, to whoever reaches it: for example "
+    "127.0.0.1:7078.",
+)
 @db_option
 def serve(
     listen: str,
@@ -85,6 +91,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
+    metrics: str | None,
     db: str,
 ) -> None:
     """Take studies that are submitted, and run them, until it is stopped.
@@ -95,24 +102,26 @@ def serve(
     """
     from evomerge.core.policy import Policy
     from evomerge.service import replica
+    from evomerge.service.metrics import Place
     from evomerge.service.policy import read_policy
     from evomerge.service.supervisor import Site
 
-    host, port = _host_and_port(listen)
+    host, port = _host_and_port("--listen", listen)
+    place = None if metrics is None else Place(*_host_and_port("--metrics", metrics))
     options = ["--in-process"] if in_process else []
     if address is not None:
         options += ["--address", address]
     policy = Policy() if config is None else read_policy(config)
     site = Site(db, spool.absolute(), options, capacity, policy)
     listening = replica.Listening(host, port, tls_cert, tls_key, behind_proxy)
-    replica.serve(site, listening, lambda url: click.echo(f"Answers at {url}"))
+    replica.serve(site, listening, lambda url: click.echo(f"Answers at {url}"), place)
 
 
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
+def _host_and_port(option: str, given: str) -> tuple[str, int]:
+    host, colon, port = given.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise click.UsageError(
-            f"Expected --listen HOST:PORT, for example 127.0.0.1:7077, got {listen!r}."
+            f"Expected {option} HOST:PORT, for example 127.0.0.1:7077, got {given!r}."
         )
     return host, int(port)
 

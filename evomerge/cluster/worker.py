@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from evomerge import logs
 from evomerge.cluster.report import report_of_worker
 from evomerge.cluster.start import failed_start
 from evomerge.core.work import (
@@ -57,6 +58,8 @@ class Worker:
             ``WorkerLost`` if it failed; with ``futile`` set if another worker here
             would fail alike. ``Lacking`` if a courier is needed.
         """
+        if logs.is_json():
+            logs.set_up()  # the plain lines are those of a process without any
         from evomerge.cluster.courier import fetch_by
         from evomerge.cluster.on_node import Lacking, settle
         from evomerge.scoring.evaluator import Evaluator

@@ -11,7 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -23,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.process_collector import ProcessCollector
 
 from evomerge.errors import SetupError, StoreError
-from evomerge.store.meter import NOBODY, Meter, Reading, Tally
+from evomerge.store.meter import NOBODY, Meter, Reading, Tally, open_meter
 
 FRESH_S = 5.0
 """Who asks sooner again is told the same."""
@@ -182,6 +184,20 @@ class Place:
 
     host: str = "127.0.0.1"
     port: int = 7078
+
+
+@contextmanager
+def telling(place: Place | None, url: str) -> Iterator[None]:
+    """Tell the numbers of a database while the block lasts; nothing without a place.
+
+    Raises:
+        SetupError: The address is taken.
+    """
+    if place is None:
+        yield
+        return
+    with MetricsServer(place, partial(open_meter, url)):
+        yield
 
 
 class MetricsServer:

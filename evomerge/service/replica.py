@@ -26,6 +26,8 @@ from evomerge.service.exporter import Exporter
 from evomerge.service.http.app import make_app
 from evomerge.service.http.asking import Counter
 from evomerge.service.http.operating import Replica
+from evomerge.service.metrics import Place, telling
+from evomerge.service.page import routes as page
 from evomerge.service.policy import refuse_readable
 from evomerge.service.records import Records, RecordsPool
 from evomerge.service.supervisor import KILL_AFTER_S, Site, Supervisor
@@ -109,7 +111,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    site: Site, listening: Listening, ready: Callable[[str], None] = lambda _: None
+    site: Site,
+    listening: Listening,
+    ready: Callable[[str], None] = lambda _: None,
+    metrics: Place | None = None,
 ) -> None:
     """Answer and run jobs until SIGTERM or Ctrl-C; jobs are given back then.
 
@@ -117,6 +122,7 @@ def serve(
         site: Where jobs run; its database gets tables if it has none.
         listening: Where it answers.
         ready: Told the URL when it answers.
+        metrics: Where numbers are told; nowhere if not given.
 
     Raises:
         StoreError: The database cannot be used, or is of another version.
@@ -140,12 +146,14 @@ def serve(
 
     counter = Counter(RecordsPool(site.url), site)
     app = make_app(counter, Replica(lambda: supervisor.is_claiming, drain))
+    page.install(app)
     url = _url(listening, bound)
     server = _Server(_config(app, listening), lambda: ready(url), end)
     for thread in threads:
         thread.start()
     try:
-        server.run([bound])
+        with telling(metrics, site.url):
+            server.run([bound])
     finally:
         supervisor.drain()
         exporter.drain()

@@ -312,12 +312,12 @@ def _read(
     shared = {(row.number, row.attempt) for row in shares}
     attempts = connection.execute(_ATTEMPTS, key).all()
     whole = [row for row in attempts if (row.number, row.attempt) not in shared]
-    for row in attempts:
-        if row.end in _BLAME and row.cause in _CAUSES:
-            faults = tallies[row.generation < settled_to].faults
-            faults[row.cause, _BLAME[AttemptEnd(row.end)]] += 1
-    for row in (*shares, *whole):
-        _count_time(tallies[row.generation < settled_to], row, gpus)
+    for one in attempts:
+        if one.end in _BLAME and one.cause in _CAUSES:
+            faults = tallies[one.generation < settled_to].faults
+            faults[one.cause, _BLAME[AttemptEnd(one.end)]] += 1
+    for span in (*shares, *whole):
+        _count_time(tallies[span.generation < settled_to], span, gpus)
     at_work = {row.worker for row in (*shares, *whole) if row.ended is None}
     known.busy = frozenset(at_work) if found.is_led else frozenset()
     known.settled.add(tallies[True])

@@ -43,8 +43,9 @@ def given_to_ann(url: str, study: str = "small") -> None:
     accounts.add_user("ann")
     accounts.close()
     queue = open_queue(url)
-    queue.submit("ann", submission("job", study=study))
+    queue.submit("ann", submission("job"))
     queue.close()
+    by_hand(url, f"UPDATE em_job SET study = '{study}'")
 
 
 def expected(url: str) -> Tally:

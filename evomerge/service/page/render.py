@@ -20,13 +20,13 @@ def shell() -> str:
 
 
 def studies_part(
-    rows: Sequence[tuple[Job, Progress]], following: str | None = None
+    rows: Sequence[tuple[Job, Progress]], following: int | None = None
 ) -> str:
-    """Return jobs at a glance, newest first.
+    """Return jobs at a glance.
 
     Args:
         rows: Jobs with how far they are.
-        following: The address after which older ones are, None if there are none.
+        following: Number of the page with older ones, None if there is none.
     """
     return _template("studies.html").render(rows=rows, next=following)
 

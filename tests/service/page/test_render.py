@@ -115,7 +115,7 @@ def test_a_job_that_has_not_begun_says_so() -> None:
 
 def test_texts_of_strangers_are_shown_and_never_obeyed() -> None:
     html = study_part(evil_page())
-    html += studies_part([(evil_page().job, Progress(1, None, (EVIL,)))], EVIL)
+    html += studies_part([(evil_page().job, Progress(1, None, (EVIL,)))], 2)
     html += workers_part(evil_page().workers)
     page = Read(html)
     assert page.all("script") == []
