@@ -19,7 +19,6 @@ from evomerge.core.policy import Policy, confined
 from evomerge.errors import EvomergeError, NotInstalledError, Problem, SpecError
 from evomerge.sandbox import Limits, limit, wall_in
 
-STUDY = "study.yaml"
 MOST_TOLD = 200
 """Mistakes and warnings told at most."""
 LONGEST = 2000
@@ -30,20 +29,20 @@ UNMADE = "tasks are looked at where workers run: lm-eval is not installed here"
 def main() -> None:
     """Answer the request on the standard input.
 
-    It has ``bundle`` and ``cache``, folders; ``writable``, those it may write in;
+    It has ``study``, a file; ``cache``, a folder; ``writable``, those it may write in;
     ``policy``, as ``Policy.from_json`` takes it, or None for a study of one's own; and
     ``limits``, those of ``Limits``.
     """
     request = json.loads(sys.stdin.buffer.read())
-    bundle, cache = Path(request["bundle"]), Path(request["cache"])
+    study, cache = Path(request["study"]), Path(request["cache"])
     limit(Limits(**request["limits"]))
     policy = None
     if request["policy"] is not None:
-        policy = Policy.from_json(request["policy"]).with_roots(bundle)
+        policy = Policy.from_json(request["policy"]).with_roots(study.parent)
         readable, writable = map(Path, policy.roots), map(Path, request["writable"])
         wall_in(readable, writable, network=policy.hub)
     with confined(policy):
-        _look(bundle / STUDY, cache)
+        _look(study, cache)
 
 
 def _look(file: Path, cache: Path) -> None:

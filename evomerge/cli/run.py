@@ -25,6 +25,7 @@ from evomerge.cli.options import (
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.jobs import resume_job
 from evomerge.cli.verbs.meant import meant, refuse_options
+from evomerge.core.policy import in_force
 from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ def run(
     a study with stages, one after another is searched.
     """
     where = api.Where(workers, address, in_process, cache_dir())
+    if (policy := in_force()) is not None:
+        from evomerge.service.resolving import refuse
+
+        refuse(study, policy, cache_dir())  # before it is read beside secrets
     _search(api.prepare(study, db=db, where=where), as_json)
 
 

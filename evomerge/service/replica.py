@@ -21,7 +21,9 @@ from typing import Any
 
 import uvicorn
 
+from evomerge.caches import cache_dir
 from evomerge.errors import SetupError
+from evomerge.service.environment import hub_home
 from evomerge.service.exporter import Exporter
 from evomerge.service.http.app import make_app
 from evomerge.service.http.asking import Counter
@@ -36,6 +38,7 @@ from evomerge.store.queue.job_queue import open_queue
 SKEW_S = 5.0
 """How far a clock may be from the database's before it is told."""
 _CLOSING_S = 10
+_SQLITE = "sqlite:///"
 _logger = logging.getLogger(__name__)
 
 
@@ -129,7 +132,7 @@ def serve(
         SetupError: The address is taken.
         OSError: The spool folder cannot be written.
     """
-    _prepare(site)
+    _prepare(site, listening)
     supervisor = Supervisor(open_queue(site.url), site, _name())
     exporter = Exporter(Records(site.url).exports, site, _name())
     runs = [supervisor.run, *([exporter.run] if site.capacity else [])]
@@ -174,11 +177,11 @@ def _config(app: Any, listening: Listening) -> uvicorn.Config:
     )
 
 
-def _prepare(site: Site) -> None:
+def _prepare(site: Site, listening: Listening) -> None:
     """Refuse at once what would fail later."""
     site.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     if site.policy is not None:
-        refuse_readable(site.policy, [("the spool folder", site.spool)])
+        refuse_readable(site.policy, _own_files(site, listening))
     records = Records(site.url, create=True)
     try:
         skew_s = time.time() - records.seconds()
@@ -193,6 +196,25 @@ def _prepare(site: Site) -> None:
         )
     # What goes wrong in a server is told as everything else is.
     logging.getLogger("uvicorn").handlers = logging.getLogger("evomerge").handlers
+
+
+def _own_files(site: Site, listening: Listening) -> list[tuple[str, Path]]:
+    """Return what no study may read, and what it is."""
+    files = [
+        ("the spool folder", site.spool),
+        ("the cache folder", cache_dir()),
+        ("the hub's token", hub_home() / "token"),
+    ]
+    if site.url.startswith(_SQLITE):
+        file = site.url.removeprefix(_SQLITE).partition("?")[0]
+        files.append(("the database", Path(file)))
+    for what, path in (
+        ("the key for TLS", listening.tls_key),
+        ("Ray's token", os.environ.get("RAY_AUTH_TOKEN_PATH")),
+    ):
+        if path is not None:
+            files.append((what, Path(path)))
+    return files
 
 
 def _name() -> str:

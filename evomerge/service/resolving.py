@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ MAX_ANSWER = 4 << 20
 """Bytes that are read of what the child answers."""
 AT_ONCE = 2
 """Studies that one process looks at, at a time."""
+_LONG_S = 900.0
+"""Seconds for a look where nobody waits for the answer."""
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -90,7 +92,9 @@ def check(
         with tempfile.TemporaryDirectory(
             prefix="evomerge-check-", ignore_cleanup_errors=True
         ) as work:
-            return _resolved(Bundle(files), policy, Path(work), cache, bounds)
+            bundle = Path(work) / "bundle"
+            Bundle(files).write(bundle)
+            return look_at(bundle / STUDY_FILE, policy, cache=cache, bounds=bounds)
     finally:
         _turns.release()
 
@@ -119,30 +123,57 @@ def look_at_words(files: Mapping[str, bytes], policy: Policy | None) -> Checked:
     return Checked(name, tuple(problems))
 
 
-def _resolved(
-    bundle: Bundle,
+def look_at(
+    study: Path,
     policy: Policy | None,
-    work: Path,
-    cache: Path | None,
-    bounds: Bounds,
+    *,
+    cache: Path | None = None,
+    bounds: Bounds = Bounds(),
 ) -> Checked:
+    """Resolve a study file, with those beside it, in a process of its own.
+
+    Args:
+        study: The file; its folder may be read.
+        policy: What the study may do; None for all, which is for one's own.
+        cache: Folder in which fingerprints of sources and prepared data are kept
+            between looks; None keeps nothing.
+        bounds: How much it may take.
+    """
     has_hub = policy is None or policy.hub
-    own, kept = work / "own", cache or work / "own" / "cache"
-    own.mkdir(mode=0o700)
-    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-    bundle.write(work / "bundle")
-    request = {
-        "bundle": str(work / "bundle"),
-        "writable": [str(own), str(kept), *([str(hub_home())] if has_hub else [])],
-        "cache": str(kept),
-        "policy": None if policy is None else policy.to_json(),
-        "limits": asdict(bounds.limits),
-    }
-    lines, code = _asked(request, of_look(own, has_hub=has_hub), own, bounds)
+    with tempfile.TemporaryDirectory(
+        prefix="evomerge-look-", ignore_cleanup_errors=True
+    ) as work:
+        own, kept = Path(work), cache or Path(work) / "cache"
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        homes = [str(hub_home())] if has_hub else []
+        request = {
+            "study": str(study.absolute()),
+            "writable": [work, str(kept), *homes],
+            "cache": str(kept),
+            "policy": None if policy is None else policy.to_json(),
+            "limits": asdict(bounds.limits),
+        }
+        lines, code = _asked(request, of_look(own, has_hub=has_hub), own, bounds)
+    return _conclusion(lines, code, bounds)
+
+
+def refuse(study: Path, policy: Policy, cache: Path) -> None:
+    """Refuse a study file that a process of its own finds wrong, or cannot resolve.
+
+    For a process that goes on to resolve it with more at hand: secrets, a database.
+
+    Raises:
+        SpecError: Every mistake.
+    """
+    found = look_at(study, policy, cache=cache, bounds=Bounds(seconds=_LONG_S))
+    if found.problems:
+        raise SpecError(found.problems)
+
+
+def _conclusion(lines: Sequence[bytes], code: int, bounds: Bounds) -> Checked:
     answers = [answer for line in lines if (answer := _answer(line)) is not None]
-    if code == 0 and answers:
-        return answers[-1]
-    if answers and not answers[-1].problems:  # its sources are large
+    # One without problems that was not the last: its sources are large.
+    if answers and (code == 0 or not answers[-1].problems):
         return answers[-1]
     why = (
         f"took more than {bounds.seconds:.0f} s, or more memory than is allowed"

@@ -141,7 +141,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
 def test_what_a_study_may_not_have_is_told_by_its_words(
     place: Place, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "_resolved", None)  # no process is started
+    monkeypatch.setattr(resolving, "look_at", None)  # no process is started
     found = check(place.bundle(changes), place.policy)
     assert said in told(found).replace("study.yaml:1: ", "")
     assert all(
