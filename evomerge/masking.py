@@ -44,6 +44,7 @@ _FORMS = (
     re.compile(rf"(?is)(?P<head>(['\"])(?:{_NAME})\2\s*:\s*)(?P<rest>{_QUOTED})"),
     re.compile(r"(?i)(?P<head>\b(?:bearer|basic)\s+)(?P<rest>[\w.~+/=%-]{12,})"),
     re.compile(r"(?P<head>\b(?:hf|api_org)_)(?P<rest>[A-Za-z0-9]{16,})"),
+    re.compile(r"(?P<head>\bemk_)(?P<rest>[\w-]{16,})"),  # of a service of ours
 )
 _CLOSING = re.compile(r"['\")\],.;:]*\Z")
 """What follows a secret in a sentence rather than being of it."""

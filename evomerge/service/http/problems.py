@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from evomerge.api.plain import plain
 from evomerge.client.problems import MEDIA_TYPE, problem_of, status_of
 from evomerge.errors import EvomergeError, Problem, SpecError, UserError
 from evomerge.exit_codes import ExitCode
@@ -79,7 +80,7 @@ def _answer(
         more["Retry-After"] = str(RETRY_AFTER_S)
     if status is HTTPStatus.UNAUTHORIZED:
         more["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(said, status, more, media_type=MEDIA_TYPE)
+    return JSONResponse(plain(said), status, more, media_type=MEDIA_TYPE)
 
 
 def _misfits(found: Sequence[Any]) -> list[Problem]:
