@@ -11,9 +11,10 @@ from typing import Any
 from evomerge.api.housekeeping import opened, state_of
 from evomerge.core.study import Constraint, Direction, Objective
 from evomerge.core.trial import Record, Repeats, TrialState
+from evomerge.core.work import NODE_SET_ASIDE, ROSTER, Roster
 from evomerge.errors import SchemaError
 from evomerge.specs.completing.measures import goals
-from evomerge.store.base import Store, StoredStudy
+from evomerge.store.base import Overview, Store, StoredStudy
 
 REPORT_OPENED = "report_opened"
 """The kind of event that remembers an opening of held-out items."""
@@ -64,6 +65,9 @@ class Status:
         allowed: How many trials the budget allows; None for any number.
         openings: How often the held-out items were scored.
         repeats: How often the strategy proposed a merge again.
+        workers: How many workers are up and what is missing, in words; None when nobody
+            searches.
+        aside: Nodes that its search has set aside, each with its reason.
     """
 
     name: str
@@ -82,6 +86,8 @@ class Status:
     best: tuple[Best, ...]
     openings: int
     repeats: Repeats
+    workers: str | None
+    aside: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,7 @@ def status(name: str, *, db: str) -> Status:
         standings = _standings(every, objectives, constraints)
         (entry,) = store.overview(stored.id)
         usage = entry.usage
+        roster, aside = _roster(store, entry)
         failures = [t.failure for t in every if t.state.is_final and t.failure]
         return Status(
             name=name,
@@ -161,6 +168,8 @@ def status(name: str, *, db: str) -> Status:
             best=standings.best,
             openings=len(store.events(stored.id, REPORT_OPENED)),
             repeats=repeats_of(every),
+            workers=None if roster is None else _workers(roster),
+            aside=aside,
         )
 
 
@@ -206,6 +215,23 @@ def read_bests(
 ) -> Standings:
     """Return front and best of a study that is open."""
     return _standings(store.history(stored.id), objectives, constraints)
+
+
+def _roster(store: Store, entry: Overview) -> tuple[Roster | None, tuple[str, ...]]:
+    """Return who works for a study now, and which nodes must not."""
+    noted = store.events(entry.study.id, ROSTER) if entry.holder is not None else ()
+    if not noted:
+        return None, ()
+    roster = Roster(**noted[-1].data)
+    gone = store.events(entry.study.id, NODE_SET_ASIDE)
+    last = gone[len(gone) - roster.n_aside :]
+    return roster, tuple(
+        f"{e.data['host']} ({e.data['ip']}): {e.data['reason']}" for e in last
+    )
+
+
+def _workers(roster: Roster) -> str:
+    return roster.missing if roster.up < roster.wanted else f"{roster.up} up"
 
 
 def repeats_of(every: Sequence[Record]) -> Repeats:

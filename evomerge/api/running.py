@@ -220,5 +220,8 @@ def make_pool(study: ResolvedStudy, where: Where) -> Pool:
             run_dir=str(where.cache_dir / "ray"),
             n_workers=where.workers or study.workers,
             address=where.address,
+            gpus=study.engine.gpus,
+            cpus=study.engine.cpus,
+            start_patience_s=study.start_patience_s,
         ),
     )

@@ -201,7 +201,9 @@ def live_view(objectives: tuple[str, ...]) -> Iterator[Callable[[Progress], None
 def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
     """Put a study's progress into one line."""
     if progress.workers == 0:
-        words = _workers(progress) or "waiting for workers"
+        roster = progress.roster
+        is_known = roster.waits_for is not None or roster.n_aside > 0
+        words = roster.missing if is_known else "waiting for workers"
         return f"{words} ({progress.seconds:.0f} s)"
     best = ", ".join(
         f"best {name} {standing.values[k]:.4g} (trial {standing.number})"
@@ -217,22 +219,10 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
         best,
         f"front {progress.front_size}",
         f"{progress.items_per_s:.0f} items/s",
-        _workers(progress),
+        progress.roster.missing,
         f"{_clock(progress.left_s)} left" if progress.left_s is not None else "",
     ]
     return " | ".join(part for part in parts if part)
-
-
-def _workers(progress: Progress) -> str:
-    """Say what workers are missing and why, if that is known."""
-    roster = progress.roster
-    aside = f"{counted(roster.n_aside, 'node')} set aside" if roster.n_aside else ""
-    is_short = progress.workers < roster.wanted
-    n_of = f"{progress.workers} of {counted(roster.wanted, 'worker')}"
-    waits = f"waiting for {roster.waits_for}" if roster.waits_for else ""
-    if not is_short or not (progress.workers or waits):
-        return aside
-    return ", ".join(part for part in (n_of, waits, aside) if part)
 
 
 def _clock(seconds: float) -> str:

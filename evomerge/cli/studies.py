@@ -44,6 +44,8 @@ def _print_status(name: str, found: _Row) -> None:
     rows: list[tuple[str, object]] = [
         ("state", found["state"]),
         ("created", found["created"]),
+        *([("workers", words)] if (words := found.get("workers")) else []),
+        *(("node set aside", words) for words in found.get("aside", ())),
         ("generation", found["generation"]),
         *((f"trials {state}", count) for state, count in found["counts"].items()),
         ("budget used", found["used"]),

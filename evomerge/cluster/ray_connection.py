@@ -25,16 +25,9 @@ QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 OBJECT_STORE_BYTES = 100 * 2**20  # only recipes and outcomes travel
 NAMESPACE = "evomerge"
 ENTRYPOINT = "evomerge"
-STEADY = {
-    # A machine that is cut off is lost after 9 s instead of 65 s; for heads.
-    "RAY_health_check_initial_delay_ms": "2000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-    # A head may be away for three minutes before Ray ends this process.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
-}
-"""Ray's own settings that a search wants, unless the user has set them."""
+RECONNECT = ("RAY_gcs_rpc_server_reconnect_timeout_s", "180")
+"""How long the head of a cluster may be away before Ray ends this process; one that
+was started here is started anew much sooner."""
 _VITAL = ("raylet", "gcs_server")
 _COORDINATORS = ("EVOMERGE_DB", "PGPASSWORD")
 """Variables that a worker has no use for, since it never sees the database."""
@@ -83,6 +76,8 @@ class RayConnection:
         """
         if self._placement.address is None:
             _stay_on_loopback()
+        else:
+            os.environ.setdefault(*RECONNECT)
         _prepare_environment(Path(self._placement.run_dir))
         import ray
 
@@ -201,8 +196,6 @@ def _prepare_environment(run_dir: Path) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     # Ray gives its workers what the machine's other programs leave (nice 15).
     os.environ.setdefault("RAY_worker_niceness", "0")
-    for name, value in STEADY.items():
-        os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ or "RAY_AUTH_TOKEN" in os.environ:
         return
     if "ray" in sys.modules:

@@ -15,6 +15,9 @@ from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, Share, TaskDescription
 from evomerge.core.trial import Failure
 
+NODE_SET_ASIDE, ROSTER = "node_set_aside", "workers"
+"""Kinds of the events by which a study's record tells of its nodes and workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -33,6 +36,9 @@ class EngineSettings:
         slots: Layers the engine has room for; None takes the frame's own number.
         slot_kinds: Kind of attention to the number of slots for it, where layers
             differ; empty gives every kind of the frame ``slots``.
+        gpus: GPUs it reserves, of one machine, perhaps a share of one; None is one
+            where there are any.
+        cpus: Cores it reserves.
         in_place: Keep weights as they are stored, on devices that would pack them: a
             stack is exchanged several times faster, and computes slower.
     """
@@ -47,6 +53,8 @@ class EngineSettings:
     slots: int | None = None
     slot_kinds: Mapping[str, int] = field(default_factory=dict)
     in_place: bool = False
+    gpus: float | None = None
+    cpus: float = 1.0
 
     @property
     def stacks(self) -> bool:
@@ -264,6 +272,18 @@ class Roster:
     up: int
     waits_for: str | None = None
     n_aside: int = 0
+
+    @property
+    def missing(self) -> str:
+        """Say which workers are missing and why; empty if none is."""
+        parts = [f"waiting for {self.waits_for}"] if self.waits_for else []
+        if self.n_aside:
+            nodes = "1 node" if self.n_aside == 1 else f"{self.n_aside} nodes"
+            parts.append(f"{nodes} set aside")
+        if self.up < self.wanted:
+            noun = "worker" if self.wanted == 1 else "workers"
+            parts.insert(0, f"{self.up} of {self.wanted} {noun}")
+        return ", ".join(parts)
 
 
 PoolEvent = (

@@ -38,7 +38,7 @@ class Dispatcher:
 
     def roster(self) -> Roster:
         """Return how many workers there are, and how many there are to be."""
-        return self._pool.roster()
+        return self._pool.roster() if self._is_started else Roster(0, 0)
 
     def start(self) -> None:
         """Bring the pool up, once."""

@@ -7,6 +7,7 @@ the database goes away, and the next one begins afresh.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,13 @@ from dataclasses import asdict
 from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.scoring_protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
-from evomerge.core.work import NodeSetAside, WorkerReady
+from evomerge.core.work import (
+    NODE_SET_ASIDE,
+    ROSTER,
+    NodeSetAside,
+    Roster,
+    WorkerReady,
+)
 from evomerge.errors import Problem, SpecError
 from evomerge.search.attempt import Part
 from evomerge.search.budget import BudgetWatch
@@ -42,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 Observer = Callable[[Progress], None]
 POLL_S = 0.2
+ROSTER_EVERY_S = 5.0
+"""Changes in the number of workers are recorded no more often."""
 
 
 class StudyRun:
@@ -65,6 +74,8 @@ class StudyRun:
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, self._study_id)
         self._life = Lifecycle(plan.timeout_s, plan.retries, plan.meter, strays)
+        self._roster: Roster | None = None
+        self._roster_at = -math.inf
         self._executor = Executor(
             self._life, store, lease, dispatcher, self._board, self._budget
         )
@@ -224,6 +235,7 @@ class StudyRun:
                 else:
                     self._executor.feed(event)
             self._executor.feed(Tick(self._dispatcher.now()))
+            self._note_roster()
             self._prolong()
             self._observer(self._progress(number, life.n_running))
         self._observer(self._progress(number, 0))
@@ -245,7 +257,15 @@ class StudyRun:
     def _note_aside(self, event: NodeSetAside) -> None:
         _log.warning("Node %s is set aside: %s", event.node, event.reason)
         found = {**asdict(event.node), "reason": event.reason}
-        self._store.add_event(self._study_id, "node_set_aside", found)
+        self._store.add_event(self._study_id, NODE_SET_ASIDE, found)
+
+    def _note_roster(self) -> None:
+        """Record how many workers there are, for those who look from elsewhere."""
+        roster = self._dispatcher.roster()
+        now = self._dispatcher.now()
+        if roster != self._roster and now - self._roster_at >= ROSTER_EVERY_S:
+            self._roster, self._roster_at = roster, now
+            self._store.add_event(self._study_id, ROSTER, asdict(roster))
 
     def _check_metrics(self, tasks: Sequence[TaskDescription]) -> None:
         missing, offered = missing_measures(

@@ -27,11 +27,14 @@ RECIPE_VERSION = "recipe_version"
 one have none, and mean the first."""
 LATER = "later"
 """Key of an allowance that holds the stages to come, which may change until then."""
-PLACEMENT = ("max_num_seqs", "kv_cache_mib", "options", "profile", "slots")
+PLACEMENT = (
+    *("max_num_seqs", "kv_cache_mib", "options", "profile", "slots"),
+    *("gpus", "cpus"),
+)
 """Settings of the engine that may change on resume."""
 _NO_PART = (
     *("version", "sources", "evaluators", "stages"),
-    *("budget", "workers", "timeout_s"),
+    *("budget", "workers", "start_patience_s", "timeout_s"),
 )
 """Keys of a study file that are kept otherwise, or may change."""
 _ONLY_IF_WRITTEN = (
@@ -120,6 +123,7 @@ def allowance_of(
                 "seconds": budget.total_seconds,
             },
             "workers": spec.workers,
+            "start_patience_s": spec.start_patience_s,
             "timeout_s": spec.timeout_s,
             "engine": {key: getattr(spec.engine, key) for key in PLACEMENT},
             # A hub's model with its commit, so a branch that moves changes nothing.

@@ -44,7 +44,7 @@ class ResolvedStudy:
         probe: Name of the source that the self-test swaps in; None with one source.
         dtype: Element type of merged weights.
         baselines: Generation 0: parents, the uniform blend, further ones, starts.
-        workers: Engines at once; None means one per GPU.
+        workers: Most engines at once; None means as many as the cluster carries.
         timeout_s: Longest one attempt may take, in seconds.
         n_blocks: Blocks a trial is scored in, over all tasks.
         config: What may not change when the study is resumed; plain JSON data.
@@ -52,6 +52,7 @@ class ResolvedStudy:
         warnings: What the user must see although nothing is refused.
         items: Task to its number of search and of report items; empty where tasks were
             not looked at.
+        start_patience_s: How long to wait for a machine where none is left to run on.
         lines: Where the keys of its file stand, if it was read from one.
     """
 
@@ -78,6 +79,7 @@ class ResolvedStudy:
     allowance: Mapping[str, Any]
     warnings: tuple[Problem, ...] = ()
     items: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    start_patience_s: float = 600.0
     lines: Lines | None = field(default=None, compare=False, repr=False)
 
     def problem(self, key: str, message: str) -> Problem:

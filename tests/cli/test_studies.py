@@ -1,10 +1,15 @@
 """A study from file to tables: check, run, resume, status, front, trials, export."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from support.study_files import simulated_study, write_study
+
+from evomerge.core.work import NODE_SET_ASIDE, ROSTER, Roster
+from evomerge.store.owner import this_process
+from evomerge.store.sql import open_store
 
 TWO = [
     {"name": "one", "measure": "one/acc"},
@@ -279,3 +284,23 @@ def test_doctor_names_libraries_and_the_database(call, done: Path) -> None:
     assert by_name["database"]["value"].endswith("1 study")
     assert by_name["torch"]["verdict"] == "ok"
     assert "python" in call("doctor").out
+
+
+def test_status_tells_who_works_for_a_study_and_which_nodes_do_not(
+    call, done: Path
+) -> None:
+    node = {"id": "n1", "host": "box", "ip": "10.0.0.7", "reason": "it has no models."}
+    store = open_store(f"sqlite:///{done}/evomerge.db")
+    found = store.study("mine").id
+    store.add_event(found, NODE_SET_ASIDE, {**node, "host": "of a run before"})
+    store.add_event(found, NODE_SET_ASIDE, node)
+    store.add_event(found, ROSTER, asdict(Roster(4, 3, "a GPU", 1)))
+    before = json.loads(call("status", "mine", "--json").out)
+    assert (before["workers"], before["aside"]) == (None, [])  # nobody searches
+    lease = store.lease(found, this_process(), 60)
+    said = call("status", "mine").out
+    assert "3 of 4 workers, waiting for a GPU, 1 node set aside" in said
+    assert "box (10.0.0.7): it has no models." in said
+    assert "of a run before" not in said
+    store.release(lease)
+    store.close()

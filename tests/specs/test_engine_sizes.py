@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 
 from evomerge.specs.completing.engine_sizes import EngineSize, StackFacts, choose_room
+from evomerge.specs.schema.study import EngineSpec
 
 DEEP = StackFacts(depth=6, in_order=False, distinct=8, layer_bytes=100)
 MERGED = StackFacts(depth=6, in_order=False, distinct=None)
@@ -56,3 +59,24 @@ def test_profile_that_cannot_run_the_space_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         choose_room(facts, profile=profile, slots=slots)
+
+
+@pytest.mark.parametrize("gpus", ["auto", 0, 0.5, 1])
+def test_an_engine_reserves_a_share_of_a_gpu_or_one(gpus: Any) -> None:
+    assert EngineSpec(kind="hf", gpus=gpus).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpus", "says"),
+    [
+        ("vllm", 1.5, "a share below 1 or a whole number, got 1.5"),
+        ("hf", 2, "expected at most 1 with hf, got 2: only vllm"),
+        ("vllm", -1, "greater than or equal to 0"),
+        ("vllm", "all", "'auto'"),
+    ],
+)
+def test_gpus_that_no_engine_can_use_are_refused(
+    kind: str, gpus: Any, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        EngineSpec.model_validate({"kind": kind, "gpus": gpus})

@@ -27,6 +27,9 @@ from evomerge.scoring.stacks.slots import slot_kinds
 CPU_CACHE_BYTES = 64 << 20
 """Least memory for the key-value cache on CPU, where vLLM would take most of it."""
 
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory that vLLM takes where it has one for itself."""
+
 _STACK_OPTIONS = (
     "enforce_eager",
     "hf_overrides",
@@ -129,13 +132,27 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         overrides |= found["hf_overrides"]
     if overrides:
         found["hf_overrides"] = overrides
-    if int(settings.options.get("tensor_parallel_size", 1)) > 1:
+    found |= _share_arguments(settings)
+    asked_parts = {**found, **settings.options}.get("tensor_parallel_size", 1)
+    if int(asked_parts) > 1:
         # Inside a Ray actor vLLM would start Ray workers of its own.
         found["distributed_executor_backend"] = "mp"
     options = dict(settings.options)
     if isinstance(asked := options.get("hf_overrides"), Mapping):
         options["hf_overrides"] = {**overrides, **asked}
     return found | options
+
+
+def _share_arguments(settings: EngineSettings) -> dict[str, Any]:
+    """Return what an engine takes of the GPUs that are reserved for it."""
+    gpus = settings.gpus
+    if gpus is None or is_cpu():
+        return {}
+    if gpus > 1:
+        return {"tensor_parallel_size": int(gpus)}
+    if 0 < gpus < 1:
+        return {"gpu_memory_utilization": round(MEMORY_SHARE * gpus, 3)}
+    return {}
 
 
 def _stack_arguments(setup: WorkerSetup) -> dict[str, Any]:

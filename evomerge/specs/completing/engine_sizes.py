@@ -112,6 +112,8 @@ def engine_of(
         max_model_len=spec.max_model_len,
         max_num_seqs=spec.max_num_seqs,
         kv_cache_bytes=None if spec.kv_cache_mib is None else spec.kv_cache_mib * MIB,
+        gpus=None if spec.gpus == "auto" else spec.gpus,
+        cpus=spec.cpus,
         options=spec.options,
         profile=room.profile,
         slots=room.slots,

@@ -202,6 +202,7 @@ class _Resolver:
             strategy=_strategy(spec),
             workers=None if spec.workers == "auto" else spec.workers,
             timeout_s=spec.timeout_s,
+            start_patience_s=spec.start_patience_s,
             budget=Budget(
                 spec.budget.trials, spec.budget.items, spec.budget.total_seconds
             ),

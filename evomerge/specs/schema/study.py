@@ -143,6 +143,17 @@ class StrategySpec(Spec):
     )
 
 
+def _workers(value: Any) -> str:
+    return "<word>" if isinstance(value, str) else "<number>"
+
+
+Gpus = Annotated[
+    Annotated[Literal["auto"], Tag("<word>")]
+    | Annotated[float, Field(ge=0.0, le=64), Tag("<number>")],
+    Discriminator(_workers),
+]
+
+
 class EngineSpec(Spec):
     """What runs the candidates."""
 
@@ -174,13 +185,32 @@ class EngineSpec(Spec):
         description="Most layers of a stack that the engine has room for; as many as "
         "the space needs if not given.",
     )
+    gpus: Gpus = Field(
+        default="auto",
+        description="GPUs that each engine reserves, of one machine: a share such as "
+        "0.5, several, 0 for none; `auto` is one where there are any.",
+    )
+    cpus: float = Field(
+        default=1.0, gt=0.0, le=1024, description="Cores that each engine reserves."
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the engine."
     )
 
-
-def _workers(value: Any) -> str:
-    return "<word>" if isinstance(value, str) else "<number>"
+    @model_validator(mode="after")
+    def _gpus_it_can_use(self) -> Self:
+        if self.gpus == "auto" or self.gpus < 1:
+            return self
+        if self.gpus != round(self.gpus):
+            raise ValueError(
+                f"gpus: expected a share below 1 or a whole number, got {self.gpus:g}"
+            )
+        if self.gpus > 1 and self.kind != "vllm":
+            raise ValueError(
+                f"gpus: expected at most 1 with {self.kind}, got {self.gpus:g}: only "
+                "vllm spreads a model over several"
+            )
+        return self
 
 
 Workers = Annotated[
@@ -310,7 +340,15 @@ class StudySpec(Spec):
         default_factory=EngineSpec, description="What runs the candidates."
     )
     workers: Workers = Field(
-        default="auto", description="How many engines at once; `auto` is one per GPU."
+        default="auto",
+        description="Most engines at once; `auto` is one per GPU, also of machines "
+        "that come later.",
+    )
+    start_patience_s: float = Field(
+        default=600.0,
+        gt=0.0,
+        description="How long to wait for a machine when there is none left to run "
+        "on, in seconds.",
     )
     timeout_s: float = Field(
         default=1800.0, gt=0.0, description="Longest a candidate may take, in seconds."

@@ -101,6 +101,8 @@ def written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str
     study["budget"] = {k: v for k, v in allowance["budget"].items() if v is not None}
     study["workers"] = allowance["workers"]
     study["timeout_s"] = allowance["timeout_s"]
+    if "start_patience_s" in allowance:  # not in those of earlier versions
+        study["start_patience_s"] = allowance["start_patience_s"]
     study["engine"] |= allowance["engine"]
     for start in study["start"]:
         if start["name"] in config["recipes"]:
