@@ -12,7 +12,7 @@ from evomerge.core.work import WorkerSetup
 from evomerge.errors import SpecError, StudyExistsError, StudyNotFoundError
 from evomerge.logs import say
 from evomerge.scoring.survey import Surveyor
-from evomerge.specs.persistence import diff, recipe_version_of
+from evomerge.specs.persistence import cut_of, diff, recipe_version_of
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of, origins_of
 from evomerge.specs.studies.study_file import read_studies
@@ -46,12 +46,14 @@ def as_recorded(
     study_file: Path,
     cache_dir: Path,
 ) -> tuple[ResolvedStudy, ...]:
-    """Return a file's studies with recipes of the version they are recorded with."""
+    """Return a file's studies with recipes and blocks as they are recorded with."""
     try:
-        version = recipe_version_of(store.study(studies[0].name).config)
+        recorded = store.study(studies[0].name).config
     except StudyNotFoundError:
         return studies
-    if version == recipe_version_of(studies[0].config):
+    version, cut = recipe_version_of(recorded), cut_of(recorded)
+    config = studies[0].config
+    if (version, cut) == (recipe_version_of(config), cut_of(config)):
         return studies
     return read_studies(
         study_file,
@@ -59,6 +61,7 @@ def as_recorded(
         judge=problems,
         survey=Surveyor(cache_dir),
         recipe_version=version,
+        cut=cut,
     )
 
 

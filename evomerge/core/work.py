@@ -81,7 +81,8 @@ class TaskSettings:
         report_items: Explicit ids or positions held out for the report.
         search_split: Dataset split searched on; None takes the task's own.
         report_split: Dataset split held out for the report; None splits by hash.
-        n_blocks: Blocks the search items are scored in.
+        n_blocks: Most blocks the search items are scored in.
+        block_items: Fewest items of a block, where there are so many.
         trust_code: The operator allows this task to run code.
         options: Settings of a simulated task.
         overrides: What a group lays over the task's own config.
@@ -103,6 +104,7 @@ class TaskSettings:
     search_split: str | None = None
     report_split: str | None = None
     n_blocks: int = 1
+    block_items: int = 1
     trust_code: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -141,14 +143,16 @@ class WorkerSetup:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One attempt at one trial.
+    """One worker's part of an attempt at a trial.
 
     Attributes:
         trial: Its number within the study.
         attempt: The fencing token; answers carry it back.
         recipe: What to swap in.
-        blocks: What is still to be scored, in order.
-        timeout_s: Longest the attempt may take, in seconds.
+        blocks: What is to be scored, in order.
+        timeout_s: Longest it may take, in seconds.
+        calls: How many blocks the engine is asked at a time, in order; empty asks it
+            all at once. Blocks are answered when their call is.
     """
 
     trial: int
@@ -156,6 +160,7 @@ class Assignment:
     recipe: Recipe
     blocks: tuple[BlockKey, ...]
     timeout_s: float
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,11 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class BlockScored:
-    """The outcomes of one block, in the manifest's order."""
+    """The outcomes of one block, in the manifest's order.
+
+    Attributes:
+        seconds: The first block of a call has those of all of it.
+    """
 
     worker: str
     trial: int

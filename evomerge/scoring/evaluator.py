@@ -30,7 +30,7 @@ from evomerge.core.work import (
     WorkerSetup,
 )
 from evomerge.errors import CandidateError, Problem, SpecError, WorkerError
-from evomerge.scoring.engine import Engine
+from evomerge.scoring.engine import Engine, SwapReport
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.failures import failure_from
 from evomerge.scoring.localise import at_hand
@@ -63,6 +63,7 @@ class Evaluator:
             # Another version of lm-eval is told now, not after the engine's start.
             import evomerge.scoring.harness.internals  # noqa: F401
         setup = at_hand(setup)
+        self._held: str | None = None
         self._engine = open_engine(setup)
         try:
             self_test = self._engine.self_test()
@@ -91,24 +92,29 @@ class Evaluator:
     def run(
         self, worker: str, assignment: Assignment
     ) -> Iterator[BlockScored | AttemptDone | AttemptFailed]:
-        """Work on an assignment; each block is answered as it ends.
+        """Work on an assignment; blocks are answered as each call of the engine ends.
 
         The last event is AttemptDone or AttemptFailed, never an exception. The time
-        limit is looked at between blocks; a block that hangs is for the pool to kill.
+        limit is looked at between calls; one that hangs is for the pool to kill. What
+        was swapped in last and nothing failed on is not swapped in again.
         """
         attempt = _Attempt(worker, assignment)
         is_scoring = False
         try:
-            report = self._engine.swap(assignment.recipe)
+            report = self._swap(assignment.recipe)
             is_scoring = True
-            for block in assignment.blocks:
+            for blocks in self._tasks.calls(assignment):
                 if attempt.is_late:
                     yield attempt.failed(attempt.timeout())
                     return
                 began = time.perf_counter()
-                outcomes = self._tasks.score(assignment.recipe, block)
-                yield attempt.scored(block, outcomes, time.perf_counter() - began)
+                found = self._tasks.score(assignment.recipe, blocks)
+                seconds = time.perf_counter() - began
+                for block, outcomes in zip(blocks, found, strict=True):
+                    yield attempt.scored(block, outcomes, seconds)
+                    seconds = 0.0
         except Exception as error:  # noqa: BLE001 - the worker's outermost call
+            self._held = None
             failure = failure_from(error, scoring=is_scoring)
             _log.warning(
                 "trial %d, attempt %d failed (%s, fault of the %s): %s",
@@ -139,9 +145,13 @@ class Evaluator:
             CandidateError: The merged weights or the scores are not finite.
             WorkerError: The engine or machine failed.
         """
+        self._held = None
         self._engine.swap(recipe)
         return tuple(
-            outcome for block in blocks for outcome in self._tasks.score(recipe, block)
+            outcome
+            for block in blocks
+            for outcomes in self._tasks.score(recipe, (block,))
+            for outcome in outcomes
         )
 
     def score_items(self, recipe: Recipe, task: str, n: int) -> int:
@@ -167,6 +177,14 @@ class Evaluator:
         """Free the engine; idempotent."""
         self._engine.close()
 
+    def _swap(self, recipe: Recipe) -> SwapReport:
+        if self._held == recipe.digest:
+            return SwapReport(0.0, 0.0, 0)
+        self._held = None
+        report = self._engine.swap(recipe)
+        self._held = recipe.digest
+        return report
+
 
 class _Tasks:
     """Sends every block to the kind of task it belongs to."""
@@ -180,6 +198,9 @@ class _Tasks:
             for settings in setup.tasks
             if settings.task == landscape.TASK
         }
+        # Its numbers differ in their last bits by who else is in a batch, and that
+        # would be the cut's and the workers' doing. Its batches are its own anyway.
+        self._joins = engine.facts["kind"] != "hf"
         real = [s for s in setup.tasks if s.task != landscape.TASK]
         self._real = None
         if real:
@@ -193,15 +214,31 @@ class _Tasks:
             found |= {d.manifest.task: d for d in self._real.describe()}
         return tuple(found[name] for name in self._order)
 
-    def score(self, recipe: Recipe, block: BlockKey) -> tuple[Outcome, ...]:
-        if block.task in self._simulated:
-            outcomes = self._simulated[block.task].score(recipe, block)
+    def calls(self, assignment: Assignment) -> Iterator[tuple[BlockKey, ...]]:
+        """Yield what is scored together."""
+        first = 0
+        for n in assignment.calls or (len(assignment.blocks),):
+            blocks = assignment.blocks[first : first + n]
+            first += n
+            if self._joins and not any(b.task in self._simulated for b in blocks):
+                yield blocks
+            else:
+                yield from ((block,) for block in blocks)
+
+    def score(
+        self, recipe: Recipe, blocks: tuple[BlockKey, ...]
+    ) -> tuple[tuple[Outcome, ...], ...]:
+        """Score blocks of one kind of task, for each the outcomes of its items."""
+        first = blocks[0]
+        if first.task in self._simulated:
+            found = (self._simulated[first.task].score(recipe, first),)
         elif self._real is not None:
-            outcomes = self._real.score(block)
+            found = self._real.score_together(blocks)
         else:
-            raise WorkerError(f"This worker has no task {block.task!r}.")
-        _refuse_non_finite(block.task, outcomes)
-        return outcomes
+            raise WorkerError(f"This worker has no task {first.task!r}.")
+        for block, outcomes in zip(blocks, found, strict=True):
+            _refuse_non_finite(block.task, outcomes)
+        return found
 
     def score_first(self, recipe: Recipe, task: str, n: int) -> tuple[Outcome, ...]:
         if task in self._simulated:

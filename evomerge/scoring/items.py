@@ -82,7 +82,11 @@ def split_items(
             "num_fewshot: 0.",
         )
     return (
-        *_blocks(search, ItemRole.SEARCH, settings.n_blocks),
+        *_blocks(
+            search,
+            ItemRole.SEARCH,
+            min(settings.n_blocks, len(search) // settings.block_items),
+        ),
         *_blocks(report, ItemRole.REPORT, 1),
     )
 
@@ -156,7 +160,7 @@ def _refuse_overlap(
 
 def _blocks(ids: Sequence[str], role: ItemRole, n_blocks: int) -> list[Item]:
     """Cut ordered ids into contiguous groups whose sizes differ by at most one."""
-    n = min(n_blocks, len(ids))
+    n = max(min(n_blocks, len(ids)), 1)
     return [Item(name, role, place * n // len(ids)) for place, name in enumerate(ids)]
 
 

@@ -25,6 +25,8 @@ VERSION = 1
 RECIPE_VERSION = "recipe_version"
 """Key of the version of a study's recipes; those recorded before there was another
 one have none, and mean the first."""
+CUT_VERSION = "cut"
+"""Key of the version of the cut of its items into blocks; without it, the first."""
 LATER = "later"
 """Key of an allowance that holds the stages to come, which may change until then."""
 PLACEMENT = (
@@ -140,6 +142,12 @@ def allowance_of(
 def recipe_version_of(config: Mapping[str, Any]) -> int:
     """Return the version of the recipes that a recorded study's points become."""
     version: int = config.get(RECIPE_VERSION, 1)
+    return version
+
+
+def cut_of(config: Mapping[str, Any]) -> int:
+    """Return the version of the cut into blocks that a recorded study has."""
+    version: int = config.get(CUT_VERSION, 1)
     return version
 
 

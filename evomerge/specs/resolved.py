@@ -46,7 +46,7 @@ class ResolvedStudy:
         baselines: Generation 0: parents, the uniform blend, further ones, starts.
         workers: Most engines at once; None means as many as the cluster carries.
         timeout_s: Longest one attempt may take, in seconds.
-        n_blocks: Blocks a trial is scored in, over all tasks.
+        n_blocks: Most blocks a trial is scored in, over all tasks.
         config: What may not change when the study is resumed; plain JSON data.
         allowance: What may: budget, workers, paths, placement; plain JSON data.
         warnings: What the user must see although nothing is refused.

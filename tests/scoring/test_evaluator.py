@@ -82,6 +82,20 @@ def test_blocks_before_a_machine_fault_are_kept(tmp_path):
     assert failed.failure.blame is Blame.MACHINE
 
 
+def test_what_was_swapped_in_and_nothing_failed_on_is_not_swapped_in_again(tmp_path):
+    worker = evaluator(tmp_path, break_if=1.0, fault_block=1, fault_times=1)
+    swaps = []
+    swap = worker._engine.swap
+    worker._engine.swap = lambda recipe: swaps.append(recipe) or swap(recipe)
+    given = assignment(worker)
+    for number, n_swaps in ((1, 1), (2, 2), (3, 2)):  # the first attempt breaks
+        *_, last = worker.run("w", replace(given, attempt=number))
+        assert isinstance(last, AttemptFailed if number == 1 else AttemptDone)
+        assert len(swaps) == n_swaps
+    worker.score(RECIPE, given.blocks[:1])
+    assert len(swaps) == 3
+
+
 def test_time_limit_is_seen_between_blocks(tmp_path):
     worker = evaluator(tmp_path, sleep_s=0.05)
     first, failed = worker.run("w", assignment(worker, timeout_s=0.02))

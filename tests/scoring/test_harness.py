@@ -93,6 +93,24 @@ def test_every_item_scores_as_in_lm_eval(name, engine, cache):
     assert len({o.metrics[description.metrics[0]] for o in ours.values()}) == 2
 
 
+def test_blocks_asked_together_are_answered_as_each_alone(engine, cache):
+    calls = []
+    generate = engine.generate
+    engine.generate = lambda requests: calls.append(len(requests)) or generate(requests)
+    names = ("sums", "first_sums", "pets")
+    tasks = LmEvalTasks([settings(name, n_blocks=3) for name in names], engine, cache)
+    blocks = [
+        block
+        for description in tasks.describe()
+        for block in description.manifest.blocks(ItemRole.SEARCH)
+    ]
+    alone = tuple(tasks.score(block) for block in blocks)
+    n_alone = len(calls)
+    assert tasks.score_together(blocks) == alone
+    assert len(calls) == n_alone + 1
+    assert tasks.score_together(blocks[::-1]) == alone[::-1]
+
+
 @pytest.mark.parametrize("name", ["sums", "first_sums", "endings"])
 def test_means_are_those_of_lm_eval(name, engine, cache):
     wanted = settings(name, search_fraction=1.0)

@@ -79,6 +79,19 @@ def test_fewer_items_than_blocks_make_no_empty_block():
     assert [item.block for item in items] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("n_items", "sizes"), [(9, [9]), (19, [19]), (20, [10, 10]), (45, [12, 11, 11, 11])]
+)
+def test_a_block_has_so_many_items_before_there_is_another(
+    n_items: int, sizes: list[int]
+) -> None:
+    wanted = settings(n_blocks=4, block_items=10, search_fraction=1.0)
+    ids = [f"{n:032x}" for n in range(n_items)]
+    manifest = Manifest("sums", split_items(wanted, ids))
+    blocks = manifest.blocks(ItemRole.SEARCH)
+    assert [len(manifest.ids(block)) for block in blocks] == sizes
+
+
 def test_explicit_items_are_taken_by_id_or_position():
     wanted = settings(search_items=("0", IDS[5]), report_items=("7",))
     items = split_items(wanted, IDS)

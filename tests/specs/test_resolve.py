@@ -38,7 +38,8 @@ def test_a_minimal_study_has_sensible_answers(
     assert [b.label for b in study.baselines] == ["base", "ja", "math", "uniform"]
     assert [str(m) for m in study.objectives[0].measures] == ["add/acc"]
     assert study.workers is None
-    assert study.n_blocks == sum(task.n_blocks for task in study.tasks) == 8
+    assert study.n_blocks == sum(task.n_blocks for task in study.tasks) == 32
+    assert {task.block_items for task in study.tasks} == {10}
     assert axis_names(study) == ["weight.ja", "weight.math"]
 
 
@@ -233,6 +234,7 @@ def test_a_tasks_own_items_replace_those_of_the_study(
     }
     listed, plain = read_study(write(minimal)).tasks
     assert (plain.search_fraction, plain.limit, plain.n_blocks) == (0.3, 90, 2)
+    assert plain.block_items == 1  # as it is written
     assert (listed.search_items, listed.report_items) == (("0", "1"), ("2",))
     assert (listed.search_fraction, listed.limit) == (0.5, 90)
 

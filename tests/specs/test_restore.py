@@ -131,6 +131,22 @@ def test_recipes_of_a_study_stay_of_the_version_it_was_recorded_with(
         restore(config | {"recipe_version": 3}, allowance)
 
 
+def test_a_study_keeps_the_cut_into_blocks_it_was_recorded_with(
+    study: ResolvedStudy, minimal: dict[str, Any], write: Write
+) -> None:
+    config, allowance = stored(study)
+    assert config["cut"] == 2
+    old = read_studies(write(minimal), cut=1)[0]
+    before, allowed = stored(old)
+    assert "cut" not in before
+    again = restore(before, allowed)
+    cuts = [(t.n_blocks, t.block_items) for s in (study, again) for t in s.tasks]
+    assert cuts == [(16, 10), (16, 10), (4, 1), (4, 1)]
+    assert again.config == old.config != study.config
+    with pytest.raises(SpecError, match="a cut into blocks of version 1 or 2, got 3"):
+        restore(config | {"cut": 3}, allowance)
+
+
 def test_a_bad_allowance_is_refused_by_key(study: ResolvedStudy) -> None:
     config, allowance = stored(study)
     allowance["budget"] = {"trials": 0}

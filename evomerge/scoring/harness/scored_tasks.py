@@ -46,8 +46,8 @@ class LmEvalTasks:
     def __init__(
         self, settings: Sequence[TaskSettings], engine: Engine, cache_dir: str
     ) -> None:
-        lm = EngineLM(engine)
-        self._tasks = {s.name: _Task(s, engine, lm, cache_dir) for s in settings}
+        self._lm = EngineLM(engine)
+        self._tasks = {s.name: _Task(s, engine, self._lm, cache_dir) for s in settings}
 
     def describe(self) -> tuple[TaskDescription, ...]:
         """Return items, protocol and metrics of every task, in the order given."""
@@ -63,9 +63,29 @@ class LmEvalTasks:
             CandidateError: The model's numbers are not finite.
             WorkerError: The engine failed, or there is no such task here.
         """
-        if block.task not in self._tasks:
-            raise WorkerError(f"This worker has no task {block.task!r}.")
-        return self._tasks[block.task].score(block)
+        return self.score_together([block])[0]
+
+    def score_together(
+        self, blocks: Sequence[BlockKey]
+    ) -> tuple[tuple[Outcome, ...], ...]:
+        """Answer blocks in one call of the engine for each kind of request.
+
+        Returns:
+            For each block, in order, what ``score`` returns.
+
+        Raises:
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine failed, or there is no such task here.
+        """
+        for block in blocks:
+            if block.task not in self._tasks:
+                raise WorkerError(f"This worker has no task {block.task!r}.")
+        asked = [self._tasks[block.task].asked(block) for block in blocks]
+        completions = _answer(self._lm, [i for one in asked for i in _instances(one)])
+        return tuple(
+            self._tasks[block.task].outcomes(one, completions)
+            for block, one in zip(blocks, asked, strict=True)
+        )
 
     def score_first(self, task: str, n: int) -> tuple[Outcome, ...]:
         """Answer a task's first n search items, to prove and time it.
@@ -77,7 +97,8 @@ class LmEvalTasks:
         if task not in self._tasks:
             raise WorkerError(f"This worker has no task {task!r}.")
         ids = self._tasks[task].description.manifest.ids_of(ItemRole.SEARCH)
-        return self._tasks[task].score_items(ids[:n])
+        asked = self._tasks[task].questions(ids[:n])
+        return self._tasks[task].outcomes(asked, _answer(self._lm, _instances(asked)))
 
 
 class _Task:
@@ -103,22 +124,27 @@ class _Task:
             metrics=tuple(self._metrics),
         )
 
-    def score(self, block: BlockKey) -> tuple[Outcome, ...]:
-        return self.score_items(self.description.manifest.ids(block))
+    def asked(self, block: BlockKey) -> dict[str, Question]:
+        """Return the questions of a block, by item, in the manifest's order."""
+        return self.questions(self.description.manifest.ids(block))
 
-    def score_items(self, ids: Sequence[str]) -> tuple[Outcome, ...]:
-        asked = [self._questions[name] for name in ids]
-        instances = [i for question in asked for i in question.instances]
-        completions = _answer(self._lm, instances)
+    def questions(self, ids: Sequence[str]) -> dict[str, Question]:
+        return {name: self._questions[name] for name in ids}
+
+    def outcomes(
+        self,
+        asked: Mapping[str, Question],
+        completions: Mapping[int, list[Completion]],
+    ) -> tuple[Outcome, ...]:
+        """Measure what the engine answered."""
         try:
-            filtered(self._task, instances)
+            filtered(self._task, _instances(asked))
             return tuple(
                 self._outcome(name, question, completions)
-                for name, question in zip(ids, asked, strict=True)
+                for name, question in asked.items()
             )
         except LimitError as error:
-            place = self._place(error, dict(zip(ids, asked, strict=True)))
-            raise error.at(place) from None
+            raise error.at(self._place(error, asked)) from None
         except (EvomergeError, MemoryError, OSError):
             raise
         except Exception as error:  # what the task does with answers may raise anything
@@ -172,6 +198,10 @@ class _Task:
                 self._lm.prompt(*first.args)
             except (TypeError, ValueError) as error:
                 raise wrong(settings, f"gen_kwargs: {error}") from error
+
+
+def _instances(asked: Mapping[str, Question]) -> list[Instance]:
+    return [i for question in asked.values() for i in question.instances]
 
 
 def _answer(lm: EngineLM, instances: Sequence[Instance]) -> dict[int, list[Completion]]:

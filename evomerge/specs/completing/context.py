@@ -13,6 +13,7 @@ from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.core.survey import Surveyed
 from evomerge.specs.completing.stage import Stage
+from evomerge.specs.schema.measures import CUT
 
 Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
 """Lists what is wrong with a strategy, given the space and the number of objectives."""
@@ -33,6 +34,7 @@ class Surroundings:
             them is told, not refused.
         later: The stages after it, as they are kept until they begin.
         recipe_version: Of the recipes that its points become.
+        cut: Version of the cut of its items into blocks.
         surveyed: What is known of the tasks.
     """
 
@@ -45,6 +47,7 @@ class Surroundings:
     accepted: bool = False
     later: tuple[Mapping[str, Any], ...] = ()
     recipe_version: int = VERSION
+    cut: int = CUT
     surveyed: Surveyed = field(default_factory=Surveyed)
 
     def allowed(self, written: Collection[str] | None) -> Collection[str]:

@@ -15,7 +15,8 @@ from evomerge.errors import RecipeError
 from evomerge.specs.completing.directions import Senses
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.schema.measures import (
-    DEFAULT_BLOCKS,
+    CUT,
+    CUTS,
     ConstraintSpec,
     ItemsSpec,
     ObjectiveSpec,
@@ -29,21 +30,26 @@ _OVERALL = ObjectiveSpec(name="score", mean_of=(EVERY_TASK,))
 
 
 def tasks_of(
-    spec: StudySpec, groups: Mapping[str, tuple[Member, ...]] = {}
+    spec: StudySpec,
+    groups: Mapping[str, tuple[Member, ...]] = {},
+    cut: int = CUT,
 ) -> tuple[TaskSettings, ...]:
     """Return every task with the study's defaults laid under it, by name.
 
     Args:
         spec: The study.
         groups: Those of its tasks that are groups, to the tasks they stand for.
+        cut: Version of the cut into blocks where the study does not say how many.
     """
-    total = spec.items.blocks or DEFAULT_BLOCKS
-    share = max(total // max(len(spec.tasks), 1), 1)
+    usual, fewest = CUTS[cut]
+    total = spec.items.blocks
+    share = max((total or usual) // max(len(spec.tasks), 1), 1)
+    blocks = (share, 1 if total else fewest)
     return tuple(
         one
         for name in sorted(spec.tasks)
         for one in _members(
-            _task(name, spec.tasks[name], spec.items, share), groups.get(name, ())
+            _task(name, spec.tasks[name], spec.items, blocks), groups.get(name, ())
         )
     )
 
@@ -64,7 +70,9 @@ def _members(task: TaskSettings, members: tuple[Member, ...]) -> Iterator[TaskSe
         )
 
 
-def _task(name: str, task: TaskSpec, usual: ItemsSpec, blocks: int) -> TaskSettings:
+def _task(
+    name: str, task: TaskSpec, usual: ItemsSpec, blocks: tuple[int, int]
+) -> TaskSettings:
     own = task.items
     # A way to tell search from report stands as a whole: it never mixes with another.
     ways = ("search_fraction", "search", "report", "search_split", "report_split")
@@ -85,7 +93,8 @@ def _task(name: str, task: TaskSpec, usual: ItemsSpec, blocks: int) -> TaskSetti
         report_items=_ids(parts.report),
         search_split=parts.search_split,
         report_split=parts.report_split,
-        n_blocks=own.blocks or blocks,
+        n_blocks=own.blocks or blocks[0],
+        block_items=1 if own.blocks else blocks[1],
         trust_code=task.trust_code,
         options=task.options,
     )

@@ -25,6 +25,7 @@ from evomerge.specs.completing.source_names import (
 from evomerge.specs.completing.stage import Part, composed_among, take_in
 from evomerge.specs.misfits import check_mixing, merged_sources
 from evomerge.specs.persistence import (
+    CUT_VERSION,
     LATER,
     allowance_of,
     config_of,
@@ -178,7 +179,7 @@ class _Resolver:
         engine = self._engine(parts)
         labels = [baseline.label for baseline in parts.baselines]
         constraints = parts.measured.constraints(spec, labels)
-        tasks = tasks_of(spec, self._around.surveyed.members)
+        tasks = tasks_of(spec, self._around.surveyed.members, self._around.cut)
         others = [
             name
             for name in _by_use(spec)
@@ -219,6 +220,8 @@ class _Resolver:
     def _config(self, parts: _Parts) -> dict[str, Any]:
         version, space = self._around.recipe_version, parts.planned.space
         config = config_of(parts.spec, self._models, space, parts.baselines, version)
+        if self._around.cut > 1:
+            config[CUT_VERSION] = self._around.cut
         if self._stage is not None:
             config["stage"] = self._stage.to_json()
         if groups := self._around.surveyed.members:

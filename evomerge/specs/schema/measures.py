@@ -16,7 +16,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from evomerge.specs.reading.spec import Fraction, Name, Positive, Spec
 
 ItemId = str | int
-DEFAULT_BLOCKS = 8
+CUT = 2
+"""Version of the cut of items into blocks that a study begins with."""
+CUTS = {1: (8, 1), 2: (32, 10)}
+"""Version to the blocks over all tasks, and the fewest items of one."""
 """Blocks a trial is scored in, over all tasks, where nothing else is said."""
 
 
@@ -51,8 +54,10 @@ class ItemsSpec(Spec):
     blocks: Positive | None = Field(
         default=None,
         description="Blocks the search items are scored and recorded in: for one task "
-        "where it stands with a task, over all tasks where it stands with the study "
-        f"({DEFAULT_BLOCKS} if not given).",
+        "where it stands with a task, over all tasks where it stands with the study. "
+        f"{CUTS[CUT][0]} if not given, and fewer where one would have less than "
+        f"{CUTS[CUT][1]} items. Another worker may take over blocks that nobody has "
+        "begun.",
     )
 
     @model_validator(mode="after")

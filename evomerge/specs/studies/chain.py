@@ -20,14 +20,17 @@ from evomerge.specs.completing.context import Judge, Surroundings
 from evomerge.specs.completing.resolve import resolve_among, resolve_at
 from evomerge.specs.completing.stage import Part, Stage, Taken
 from evomerge.specs.persistence import (
+    CUT_VERSION,
     LATER,
     RECIPE_VERSION,
+    cut_of,
     groups_from,
     recipe_version_of,
 )
 from evomerge.specs.planning.flow_planner import KINDS
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.schema.measures import CUT
 from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import open_sources
 from evomerge.specs.studies.restored import written
@@ -43,7 +46,7 @@ def resolve_parts(
     file: str,
     cache_dir: Path | None = None,
     judge: Judge | None = None,
-    recipe_version: int = VERSION,
+    versions: tuple[int, int] = (VERSION, CUT),
 ) -> tuple[ResolvedStudy, ...]:
     """Answer every question that the searches of a file leave open.
 
@@ -53,7 +56,7 @@ def resolve_parts(
         file: Its name, for messages.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
         judge: Says what is wrong with a choice of strategy.
-        recipe_version: Of the recipes that points become.
+        versions: Of the recipes that points become, and of the cut into blocks.
 
     Returns:
         One study for each part. Those that take something have stand-ins for it; the
@@ -65,7 +68,12 @@ def resolve_parts(
     noted = Mistakes(file)
     models = open_sources(parts[0].spec.sources, base_dir, noted, cache_dir=cache_dir)
     around = Surroundings(
-        base_dir, file, cache_dir, judge=judge, recipe_version=recipe_version
+        base_dir,
+        file,
+        cache_dir,
+        judge=judge,
+        recipe_version=versions[0],
+        cut=versions[1],
     )
     chain = _Chain(models, around, noted)
     studies = [chain.resolved(part) for part in parts]
@@ -82,6 +90,7 @@ def pending(study: ResolvedStudy) -> dict[str, Any]:
     stage = replace(_stage_of(study), taken={})
     return {
         RECIPE_VERSION: recipe_version_of(study.config),
+        CUT_VERSION: cut_of(study.config),
         **{key: study.config[key] for key in _KEPT if key in study.config},
         "stage": stage.to_json(),
         "allowance": dict(study.allowance),
@@ -141,6 +150,7 @@ class Pending:
             accepted=True,
             later=self.later,
             recipe_version=recipe_version_of(self.kept),
+            cut=cut_of(self.kept),
             surveyed=groups_from(self.kept),
         )
         return resolve_at(spec, around)

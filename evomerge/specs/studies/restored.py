@@ -15,12 +15,14 @@ from evomerge.specs.completing.stage import Stage
 from evomerge.specs.persistence import (
     LATER,
     VERSION,
+    cut_of,
     diff,
     groups_from,
     recipe_version_of,
 )
 from evomerge.specs.reading.mistakes import validate
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.schema.measures import CUTS
 from evomerge.specs.schema.study import StudySpec
 
 
@@ -46,6 +48,7 @@ def restore(
     for what, got, known in (
         ("a configuration", config.get("version"), (VERSION,)),
         ("recipes", recipe_version_of(config), VERSIONS),
+        ("a cut into blocks", cut_of(config), tuple(CUTS)),
     ):
         if got not in known:
             wanted = " or ".join(str(version) for version in known)
@@ -69,6 +72,7 @@ def restore(
             accepted=True,
             later=tuple(allowance.get(LATER, ())),
             recipe_version=recipe_version_of(config),
+            cut=cut_of(config),
             surveyed=groups_from(config),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:

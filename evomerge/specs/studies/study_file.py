@@ -23,7 +23,7 @@ from evomerge.specs.reading.lines import Document, Lines, placed, placing
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.yamlfile import read_yaml
 from evomerge.specs.resolved import ResolvedStudy
-from evomerge.specs.schema.measures import EvaluatorsSpec
+from evomerge.specs.schema.measures import CUT, EvaluatorsSpec
 from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import missing, source_folder
 from evomerge.specs.studies.chain import resolve_parts
@@ -164,6 +164,7 @@ def read_studies(
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
     recipe_version: int = VERSION,
+    cut: int = CUT,
     survey: Survey | None = None,
 ) -> tuple[ResolvedStudy, ...]:
     """Read a study file and return all of its stages; see ``resolve_parts``.
@@ -180,7 +181,7 @@ def read_studies(
             file=file.name,
             cache_dir=None if cache_dir is None else Path(cache_dir),
             judge=judge,
-            recipe_version=recipe_version,
+            versions=(recipe_version, cut),
         )
     return tuple(
         replace(study, warnings=placed(study.warnings, [data]), lines=data.lines)
