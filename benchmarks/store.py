@@ -182,7 +182,7 @@ class InstantPool:
                 self.finished(self._n)
             return (event,)
 
-    def cancel(self, trial: int, attempt: int) -> None:
+    def cancel(self, worker: str) -> None:
         """Nothing runs long enough."""
 
     def close(self) -> None:

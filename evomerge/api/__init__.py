@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.health import doctor as doctor
     from evomerge.api.housekeeping import AttemptRow as AttemptRow
     from evomerge.api.housekeeping import Audit as Audit
+    from evomerge.api.housekeeping import PartRow as PartRow
     from evomerge.api.housekeeping import Removal as Removal
     from evomerge.api.housekeeping import StudyRow as StudyRow
     from evomerge.api.housekeeping import Upgrade as Upgrade
@@ -63,6 +64,7 @@ _NAMES = {
     "evomerge.api.health": ("EngineCheck", "Finding", "doctor"),
     "evomerge.api.housekeeping": (
         "AttemptRow",
+        "PartRow",
         "Audit",
         "Removal",
         "StudyRow",

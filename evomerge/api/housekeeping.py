@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from evomerge.store.base import Fault, Overview, Store
 from evomerge.store.databases import database
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
-from evomerge.store.values import Attempt, Deleted
+from evomerge.store.values import Attempt, Deleted, Part
 
 _LEASE_S = 60.0
 
@@ -77,6 +78,24 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class PartRow:
+    """What one worker was handed of an attempt; times as those of the attempt.
+
+    Attributes:
+        blocks: ``task/number`` of each.
+        end: ``running``, or how it ended.
+    """
+
+    part: int
+    worker: str
+    blocks: tuple[str, ...]
+    began: str
+    ended: str | None
+    end: str
+    cause: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptRow:
     """One attempt at a trial.
 
@@ -85,6 +104,7 @@ class AttemptRow:
         ended: None while it runs.
         end: ``running``, or how it ended.
         failure: The cause in words, if it failed.
+        parts: Who was handed which blocks; empty where that was not remembered.
     """
 
     trial: int
@@ -94,6 +114,7 @@ class AttemptRow:
     ended: str | None
     end: str
     failure: str | None
+    parts: tuple[PartRow, ...] = ()
 
 
 def studies(*, db: str) -> tuple[StudyRow, ...]:
@@ -184,7 +205,10 @@ def attempts(name: str, *, db: str, trial: int | None = None) -> tuple[AttemptRo
         if trial is not None:
             store.trial(study_id, trial)
         found: Sequence[Attempt] = store.attempts(study_id, trial)
-    return tuple(_attempt(entry) for entry in found)
+        parts = defaultdict[tuple[int, int], list[Part]](list)
+        for part in store.parts(study_id, trial):
+            parts[part.trial, part.attempt].append(part)
+    return tuple(_attempt(one, parts[one.trial, one.attempt]) for one in found)
 
 
 def state_of(entry: Overview) -> str:
@@ -218,7 +242,19 @@ def _row(entry: Overview) -> StudyRow:
     )
 
 
-def _attempt(entry: Attempt) -> AttemptRow:
+def _part(entry: Part) -> PartRow:
+    return PartRow(
+        part=entry.part,
+        worker=entry.worker,
+        blocks=tuple(f"{block.task}/{block.index}" for block in entry.blocks),
+        began=entry.began,
+        ended=entry.ended,
+        end="running" if entry.end is None else entry.end.value,
+        cause=None if entry.cause is None else entry.cause.words,
+    )
+
+
+def _attempt(entry: Attempt, parts: Sequence[Part]) -> AttemptRow:
     said = [entry.cause.words] if entry.cause is not None else []
     said += [entry.message] if entry.message else []
     return AttemptRow(
@@ -229,4 +265,5 @@ def _attempt(entry: Attempt) -> AttemptRow:
         ended=entry.ended,
         end="running" if entry.end is None else entry.end.value,
         failure=": ".join(said) or None,
+        parts=tuple(map(_part, parts)),
     )

@@ -21,6 +21,7 @@ from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
 from evomerge.search.scoreboard import Progress
 from evomerge.specs.permitted import amount_refusals, option_refusals
+from evomerge.specs.persistence import cut_of
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -187,6 +188,7 @@ def search(
         timeout_s=study.timeout_s,
         allowance=prepared.allowance,
         meter=meter_of(study),
+        times_by_block=cut_of(study.config) == 1,
     )
     store = open_store(prepared.db)
     try:

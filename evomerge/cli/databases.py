@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -101,7 +101,8 @@ def attempts(
     """List every attempt at the trials of NAME: where, when, and how it ended.
 
     Ends: scored; failed, by the candidate's fault; fault, by a machine's; interrupted,
-    when the search stopped or died; unknown, before this was remembered.
+    when the search stopped or died; unknown, before this was remembered. WORKER is
+    the one that began; --json lists every part of an attempt with its own.
     """
     if (urls := meant(cluster)) is not None:
         with remote(urls) as asked:
@@ -119,12 +120,13 @@ def attempts(
 def _print_attempts(name: str, rows: list[dict[str, Any]]) -> None:
     print_table(
         f"attempts of {name}",
-        ("trial", "attempt", "worker", "began", "ended", "end", "cause"),
+        ("trial", "attempt", "worker", "parts", "began", "ended", "end", "cause"),
         [
             (
                 row["trial"],
                 row["attempt"],
                 row["worker"],
+                _in_parts(row.get("parts", ())),
                 row["began"] and row["began"][:19].replace("T", " "),
                 row["ended"] and row["ended"][:19].replace("T", " "),
                 row["end"],
@@ -133,6 +135,11 @@ def _print_attempts(name: str, rows: list[dict[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def _in_parts(parts: Sequence[Mapping[str, Any]]) -> str:
+    workers = len({part["worker"] for part in parts})
+    return f"{len(parts)} by {workers} workers" if workers > 1 else f"{len(parts)}"
 
 
 @click.group(

@@ -84,9 +84,9 @@ class InProcessPool:
             self._work = None
         return (event,)
 
-    def cancel(self, trial: int, attempt: int) -> None:
+    def cancel(self, worker: str) -> None:
         """Drop the assignment at work."""
-        del trial, attempt
+        del worker
         self._work = None
 
     def close(self) -> None:

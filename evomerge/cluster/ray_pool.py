@@ -163,11 +163,10 @@ class RayPool:
         self._fill()
         return events
 
-    def cancel(self, trial: int, attempt: int) -> None:
-        """Kill the worker at this attempt and bring up another."""
-        for slot in list(self._slots.values()):
-            if (slot.trial, slot.attempt) == (trial, attempt):
-                self._drop(slot)
+    def cancel(self, worker: str) -> None:
+        """Kill a worker and bring up another; one that is gone is no error."""
+        if worker in self._slots:
+            self._drop(self._slots[worker])
         self._fill()
 
     def close(self) -> None:

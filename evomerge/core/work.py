@@ -327,8 +327,8 @@ class Pool(Protocol):
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Return what happened, waiting up to ``timeout_s`` seconds for something."""
 
-    def cancel(self, trial: int, attempt: int) -> None:
-        """Kill the worker at this attempt, without an event; a new one replaces it."""
+    def cancel(self, worker: str) -> None:
+        """Kill a worker, without an event; a new one replaces it."""
 
     def close(self) -> None:
         """Stop every worker; idempotent."""

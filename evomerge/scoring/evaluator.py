@@ -231,7 +231,9 @@ class _Tasks:
         """Score blocks of one kind of task, for each the outcomes of its items."""
         first = blocks[0]
         if first.task in self._simulated:
-            found = (self._simulated[first.task].score(recipe, first),)
+            found: tuple[tuple[Outcome, ...], ...] = (
+                self._simulated[first.task].score(recipe, first),
+            )
         elif self._real is not None:
             found = self._real.score_together(blocks)
         else:

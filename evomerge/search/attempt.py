@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from evomerge.core.cost import Speed
@@ -13,23 +13,64 @@ from evomerge.search.messages import WorkerIdle
 from evomerge.search.required_items import Known
 from evomerge.store.base import Ending
 
+LEAST_TIME = 0.25
+"""Share of the time for an attempt that any part of it has: each swaps in anew."""
+
 
 @dataclass(slots=True)
 class Part:
-    """What one worker is at of an attempt.
+    """What one worker was handed of an attempt, and is at.
 
     Attributes:
-        began: In seconds, of the clock that ticks.
-        left: The blocks handed out that it has not reported.
-        clock: Tokens and seconds of those that it has.
+        number: Within the attempt, from 1.
+        limit_s: Longest that it may take.
+        began: In seconds, of the clock that ticks; None until it ticks.
+        blocks: What it was handed, in order.
+        left: Those of them that it has not reported.
+        took: Seconds of those that it has.
+        calls: How many blocks the engine is asked at a time; empty for all at once.
     """
 
     worker: str
     trial: int
     attempt: int
-    began: float
+    number: int
+    limit_s: float
+    began: float | None
+    blocks: tuple[BlockKey, ...]
     left: set[BlockKey]
-    clock: Speed = field(default_factory=Speed)
+    took: dict[BlockKey, float] = field(default_factory=dict)
+    calls: tuple[int, ...] = ()
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether its time is over; it begins at the first look."""
+        if self.began is None:
+            self.began = now
+        return self.began + self.limit_s <= now
+
+    def call_times(self) -> Iterator[tuple[tuple[BlockKey, ...], float]]:
+        """Yield the blocks and seconds of each call."""
+        first = 0
+        for size in self.calls or (len(self.blocks),):
+            blocks = self.blocks[first : first + size]
+            first += size
+            yield blocks, sum(self.took[block] for block in blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the blocks of an attempt are handed out.
+
+    Attributes:
+        portion: Blocks that go out at once, for others to take what is left; None
+            for all.
+        calls: Of the engine, where all go out at once.
+        is_measured: What the calls take tells how large portions are to be.
+    """
+
+    portion: int | None = None
+    calls: tuple[int, ...] = ()
+    is_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +100,8 @@ class Starting:
             self.trial, state=state, scores=scores, failure=None, reused=True
         )
 
-    def running(self, attempt: int, now: float) -> Running:
-        """Return the attempt with its one part.
+    def running(self, attempt: int, way: Way) -> Running:
+        """Return the attempt, nothing handed out.
 
         Raises:
             IllegalTransitionError: It was not asked for, or had its number before.
@@ -73,27 +114,90 @@ class Starting:
             )
         state = trial.state.to(TrialState.RUNNING)
         taken = replace(trial, state=state, attempt=attempt, worker=worker)
-        part = Part(worker, trial.number, attempt, now, set(self.blocks))
-        return Running(taken, self.known, {worker: part})
+        return Running(taken, self.known, list(self.blocks), way, len(self.blocks))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
     """An attempt, all of it.
 
     Attributes:
         known: The outcomes of before and of this attempt, added as they come.
-        parts: By worker.
+        unstarted: Blocks that nobody was handed, in order.
+        n_blocks: How many there were at first.
+        parts: What is being worked on, by worker.
+        n_parts: How many there ever were.
+        clock: Tokens and seconds of what is reported.
+        seconds: Time by kind of work, of the parts that are done.
+        n_done: Blocks of those parts.
+        failure: Why nothing more is handed out: what failed first, or a fault of the
+            candidate's.
     """
 
     trial: Trial
     known: Known
-    parts: dict[str, Part]
+    unstarted: list[BlockKey]
+    way: Way
+    n_blocks: int
+    parts: dict[str, Part] = field(default_factory=dict)
+    n_parts: int = 0
+    clock: Speed = field(default_factory=Speed)
+    seconds: dict[str, float] = field(default_factory=dict)
+    n_done: int = 0
+    failure: Failure | None = None
 
     @property
     def workers(self) -> Collection[str]:
         """Whom it keeps busy."""
         return self.parts.keys()
+
+    @property
+    def is_open(self) -> bool:
+        """Somebody else may be handed a part."""
+        return bool(self.unstarted) and self.failure is None
+
+    @property
+    def block_s(self) -> float | None:
+        """Seconds of a block, as far as can be told of this one."""
+        return self.clock.seconds / self.n_done if self.n_done else None
+
+    def hand_out(self, worker: str, timeout_s: float, now: float | None) -> Part:
+        """Return the next part, now a worker's.
+
+        Args:
+            worker: Whose.
+            timeout_s: Longest that the whole attempt may take from one worker.
+            now: In seconds; None if that is not known.
+        """
+        n = self.way.portion or len(self.unstarted)
+        blocks = tuple(self.unstarted[:n])
+        del self.unstarted[:n]
+        self.n_parts += 1
+        part = Part(
+            worker=worker,
+            trial=self.trial.number,
+            attempt=self.trial.attempt,
+            number=self.n_parts,
+            limit_s=timeout_s * max(len(blocks) / self.n_blocks, LEAST_TIME),
+            began=now,
+            blocks=blocks,
+            left=set(blocks),
+            calls=self.way.calls,
+        )
+        self.parts[worker] = part
+        return part
+
+    def done(self, part: Part, seconds: Mapping[str, float]) -> None:
+        """Count a part whose every block is reported."""
+        self.n_done += len(part.blocks)
+        for kind, spent in seconds.items():
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + spent
+
+    def fail(self, failure: Failure) -> None:
+        """Hand nothing more out, for this reason unless there is a better one."""
+        is_better = failure.blame is Blame.CANDIDATE
+        if self.failure is None or (is_better and self.failure.blame is Blame.MACHINE):
+            self.failure = failure
 
     def ended(self, ending: Ending) -> Trial:
         """Return the trial as the store has it after this end."""

@@ -74,6 +74,22 @@ class BudgetWatch:
         n_items = usage.items if generation > 0 else 0
         return self._spent_inside(n_items, usage.seconds) is None
 
+    def items_left(self, generation: int, enough: int) -> int | None:
+        """Return how many items may be scored beyond those recorded; None for any.
+
+        Args:
+            generation: Of the trials they are for; generation 0 costs none.
+            enough: The store is asked only if what is known here may be less.
+        """
+        limit = self._budget.items
+        if limit is None or generation == 0:
+            return None
+        if self._read is not None:
+            left = limit - self._read.items - self._items_since
+            if left >= enough:
+                return left
+        return limit - self._usage().items
+
     def _usage(self) -> Usage:
         self._read = self._store.usage(self._study_id)
         self._items_since, self._seconds_since = 0, 0.0

@@ -148,9 +148,13 @@ class Coordinator:
         study = self._store.study(self._plan.name)
         lease = self._store.lease(study.id, self._owner, LEASE_TTL_S)
         self._outage.over()
-        strays = () if self._study_run is None else self._study_run.in_flight
         self._study_run = StudyRun(
-            self._plan, self._store, self._dispatcher, lease, self._observer, strays
+            self._plan,
+            self._store,
+            self._dispatcher,
+            lease,
+            self._observer,
+            self._study_run,
         )
         return self._study_run.search()
 

@@ -81,9 +81,9 @@ class Dispatcher:
         while self._inbox:
             yield self._inbox.popleft()
 
-    def stop(self, worker: str, trial: int, attempt: int) -> None:
-        """Stop a worker at this attempt; the pool brings up another."""
-        self._pool.cancel(trial, attempt)
+    def stop(self, worker: str) -> None:
+        """Stop a worker; the pool brings up another."""
+        self._pool.cancel(worker)
         if worker not in self._pool.workers():
             self._forget(worker)
 

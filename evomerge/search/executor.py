@@ -24,6 +24,7 @@ from evomerge.search.messages import (
     Event,
     GiveUp,
     Instruction,
+    MovePart,
     OutcomesRead,
     ReadOutcomes,
     RecordBlock,
@@ -76,8 +77,6 @@ class Executor:
 
     def _carry_out(self, instruction: Instruction) -> Event | None:
         match instruction:
-            case RecordBlock():
-                self._record(instruction)
             case ReadOutcomes(trial, recipe, required):
                 return OutcomesRead(trial, self._outcomes(recipe, required))
             case BeginAttempt(trial, worker):
@@ -85,17 +84,26 @@ class Executor:
                 return AttemptBegan(trial, attempt, self._dispatcher.now())
             case Submit(worker, assignment):
                 self._dispatcher.submit(worker, assignment)
-            case EndAttempt():
-                self._end(instruction)
-            case Reuse(trial, scores):
-                self._store.reuse(self._lease, trial, scores)
+            case RecordBlock() | MovePart() | EndAttempt() | Reuse():
+                self._write(instruction)
             case EndTrial(final):
                 self._board.add(final.record())
-            case StopWorker(worker, trial, attempt):
-                self._dispatcher.stop(worker, trial, attempt)
+            case StopWorker(worker):
+                self._dispatcher.stop(worker)
             case GiveUp(reason, is_futile):
                 raise SetupError(reason) if is_futile else WorkerError(reason)
         return None
+
+    def _write(self, write: RecordBlock | MovePart | EndAttempt | Reuse) -> None:
+        match write:
+            case RecordBlock():
+                self._record(write)
+            case MovePart(trial, attempt, ended, begun):
+                self._store.move_part(self._lease, trial, attempt, ended, begun)
+            case EndAttempt():
+                self._end(write)
+            case Reuse(trial, scores):
+                self._store.reuse(self._lease, trial, scores)
 
     def _record(self, done: RecordBlock) -> None:
         self._store.record_block(

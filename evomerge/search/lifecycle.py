@@ -20,12 +20,15 @@ an attempt. A *running* one holds everything of its attempt: the outcomes known 
 and its parts. An *ended* one is final. No trial is chosen while an active one has its
 recipe, as it will find the outcomes of that.
 
-**Parts.** An attempt is scored in parts, a worker each: the blocks that it has still to
-report, when it began, tokens and seconds so far. A block handed out is recorded once,
-or released when the attempt ends. A trial is scored because no required item lacks an
-outcome, whoever says that it is done. There is one part now. To share an attempt out is
-to make more of them in ``Starting.running``, to submit each, to end the attempt with
-the last of them instead of the first, and to add up their clocks and seconds.
+**Parts.** An attempt is scored in parts, a worker each: blocks that it was handed, and
+which of them it has still to report. Where several workers are up, a part is a few of
+the blocks (``portions``); whoever is done with one gets the next of the same attempt,
+and a worker for whom no trial is pending helps where most is left. A block handed out
+is recorded once, or released when the attempt ends. A trial is scored because no
+required item lacks an outcome and nobody is at it, whoever says that it is done. A part
+that fails loses only itself: the attempt hands nothing more out, waits for the other
+parts, and then ends with that failure, one fault however many parts had one. What they
+recorded need not be scored again.
 
 **Fencing.** An answer counts if its attempt is running and its worker has a part in
 that; all others are late. A machine lasts as long as a hold of the lease: after an
@@ -47,6 +50,7 @@ from dataclasses import replace
 
 from evomerge.core.cost import Meter
 from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.scoring_protocol import BlockKey
 from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
 from evomerge.core.work import (
     Assignment,
@@ -67,6 +71,7 @@ from evomerge.search.messages import (
     GenerationBegan,
     GiveUp,
     Instruction,
+    MovePart,
     OutcomesRead,
     ReadOutcomes,
     RecordBlock,
@@ -78,8 +83,9 @@ from evomerge.search.messages import (
     Tick,
     WorkerIdle,
 )
-from evomerge.search.required_items import RequiredItems, Requirements
-from evomerge.store.base import Ending
+from evomerge.search.required_items import Known, RequiredItems, Requirements
+from evomerge.search.sharing import Sharing
+from evomerge.store.base import AttemptEnd, Ending, PartBegun, PartEnded
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +101,7 @@ class Lifecycle:
         retries: RetryPolicy,
         meter: Meter | None = None,
         strays: Iterable[Part] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         """Begin without trials.
 
@@ -103,6 +110,7 @@ class Lifecycle:
             retries: How often it is repeated.
             meter: Tells what candidates cost; None if nothing asks for it.
             strays: What workers are still at from before.
+            sharing: How attempts are shared out; None gives a worker whole trials.
         """
         self._timeout_s = timeout_s
         self._retries = retries
@@ -111,6 +119,14 @@ class Lifecycle:
         self._active: dict[int, Starting | Running] = {}
         self._ended: dict[int, Trial] = {}
         self._strays = {part.worker: part for part in strays}
+        self._sharing = sharing or Sharing(is_on=False)
+        # What follows from the active trials, kept at hand.
+        self._busy: set[str] = set()  # workers
+        self._recipes: set[str] = set()
+        self._open: dict[int, Running] = {}  # some block of theirs is with nobody
+        self._owed: dict[int, int] = {}  # items that count, and are not recorded yet
+        self._failed_at: dict[int, str] = {}  # the worker that last failed at a trial
+        self._lacks_room = False
 
     @property
     def is_complete(self) -> bool:
@@ -125,7 +141,22 @@ class Lifecycle:
     @property
     def has_work(self) -> bool:
         """Some worker that has nothing to do could be given something."""
-        return self._next(None) is not None
+        return self._next(None) is not None or self._to_help(None) is not None
+
+    @property
+    def lacks_room(self) -> bool:
+        """The next trial has more items than the budget has left."""
+        return self._lacks_room
+
+    @property
+    def n_owed(self) -> int:
+        """Items handed out or to be, of what is running, that will count."""
+        return sum(self._owed.values())
+
+    @property
+    def n_items(self) -> int:
+        """Items of a trial of which nothing is known."""
+        return self._required.items.n_items
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -181,6 +212,7 @@ class Lifecycle:
                 "running must be ended or made pending before."
             )
         self._pending, self._ended = pending, ended
+        self._lacks_room = False
 
     # From an idle worker to an attempt.
 
@@ -190,23 +222,52 @@ class Lifecycle:
         Args:
             avoid: A worker; what failed there last is left for others.
         """
-        busy = {now.trial.candidate.recipe.digest for now in self._active.values()}
+        if self._lacks_room:
+            return None
         for trial in self._pending.values():
-            failed_here = trial.failure is not None and trial.worker == avoid
-            if not failed_here and trial.candidate.recipe.digest not in busy:
+            failed_here = trial.failure is not None and avoid == self._failed_at.get(
+                trial.number, trial.worker
+            )
+            if not failed_here and trial.candidate.recipe.digest not in self._recipes:
                 return trial
         return None
 
+    def _to_help(self, worker: str | None) -> Running | None:
+        """Return the running trial with most work left, if that is worth a swap."""
+        best = max(
+            (
+                now
+                for number, now in self._open.items()
+                if self._failed_at.get(number, "") != worker
+            ),
+            key=self._left_s,
+            default=None,
+        )
+        if best is None:
+            return None
+        block_s = best.block_s or self._sharing.portions.block_s
+        if block_s is None:
+            return None
+        cost_s = self._sharing.portions.swap_s + block_s
+        return best if self._left_s(best) > cost_s else None
+
+    def _left_s(self, running: Running) -> float:
+        block_s = running.block_s or self._sharing.portions.block_s or 0.0
+        return len(running.unstarted) * block_s
+
     def _offer(self, idle: WorkerIdle) -> list[Instruction]:
         self._strays.pop(idle.worker, None)
-        if any(idle.worker in now.workers for now in self._active.values()):
+        if idle.worker in self._busy:
             return []
         trial = self._next(None if idle.is_alone else idle.worker)
         if trial is None:
-            return []
+            helped = self._to_help(idle.worker)
+            return [] if helped is None else self._hand_out(helped, idle.worker)
+        recipe = trial.candidate.recipe
         del self._pending[trial.number]
         self._active[trial.number] = Starting(trial, idle)
-        recipe = trial.candidate.recipe
+        self._busy.add(idle.worker)
+        self._recipes.add(recipe.digest)
         return [ReadOutcomes(trial.number, recipe, self._required.items)]
 
     def _choose(self, event: OutcomesRead) -> list[Instruction]:
@@ -214,6 +275,8 @@ class Lifecycle:
         starting, recipe = self._starting(event.trial)
         blocks = self._required.blocks(recipe, event.known)
         if blocks:
+            if not self._reserve(starting, blocks, event.known):
+                return []
             known = replace(starting, known=event.known, blocks=blocks)
             self._active[event.trial] = known
             return [BeginAttempt(event.trial, starting.idle.worker)]
@@ -223,17 +286,58 @@ class Lifecycle:
         done: list[Instruction] = [Reuse(event.trial, scores), EndTrial(final)]
         return [*done, *self._offer(starting.idle)]
 
+    def _reserve(
+        self, starting: Starting, blocks: Sequence[BlockKey], known: Known
+    ) -> bool:
+        """Set items of the budget aside; False if they are not there."""
+        trial, room = starting.trial, starting.idle.room
+        if trial.candidate.generation == 0:
+            return True
+        n_items = self._required.items.unknown(blocks, known)
+        if room is not None and self.n_owed + n_items > room:
+            self._lacks_room = True
+            self._busy.discard(starting.idle.worker)
+            self._put(trial)
+            return False
+        self._owed[trial.number] = n_items
+        return True
+
     def _run(self, event: AttemptBegan) -> list[Instruction]:
-        starting, recipe = self._starting(event.trial)
-        self._active[event.trial] = starting.running(event.attempt, event.now)
-        assignment = Assignment(
-            trial=event.trial,
-            attempt=event.attempt,
-            recipe=recipe,
-            blocks=starting.blocks,
-            timeout_s=self._timeout_s,
+        starting, _ = self._starting(event.trial)
+        way = self._sharing.way(
+            len(starting.blocks),
+            is_timed=self._required.is_timed,
+            is_alone=starting.idle.is_alone,
         )
-        return [Submit(starting.idle.worker, assignment)]
+        running = starting.running(event.attempt, way)
+        self._active[event.trial] = running
+        self._open[event.trial] = running
+        return self._hand_out(running, starting.idle.worker, now=event.now)
+
+    def _hand_out(
+        self,
+        running: Running,
+        worker: str,
+        ended: PartEnded | None = None,
+        now: float | None = None,
+    ) -> list[Instruction]:
+        part = running.hand_out(worker, self._timeout_s, now)
+        self._busy.add(worker)
+        if not running.is_open:
+            self._open.pop(part.trial, None)
+        assignment = Assignment(
+            trial=part.trial,
+            attempt=part.attempt,
+            recipe=running.trial.candidate.recipe,
+            blocks=part.blocks,
+            timeout_s=part.limit_s,
+            calls=part.calls,
+        )
+        begun = PartBegun(part.number, worker, part.blocks)
+        return [
+            MovePart(part.trial, part.attempt, ended, begun),
+            Submit(worker, assignment),
+        ]
 
     def _starting(self, number: int) -> tuple[Starting, Recipe]:
         found = self._active.get(number)
@@ -262,9 +366,9 @@ class Lifecycle:
             case BlockScored():
                 return self._record(running, part, event)
             case AttemptDone():
-                return self._complete(running, part, event)
+                return self._done(running, part, event)
             case AttemptFailed(failure=failure) | WorkerLost(failure=failure):
-                return self._fail(running, failure)
+                return self._fail(running, part, failure)
 
     def _drop(self, event: Answer) -> list[Instruction]:
         about = {a: getattr(event, a) for a in ("trial", "attempt", "worker")}
@@ -283,45 +387,82 @@ class Lifecycle:
     ) -> list[Instruction]:
         fault = self._required.items.fault(event)
         if fault is not None:
-            return [_stop(part), *self._fail(running, fault)]
+            return [_stop(part), *self._fail(running, part, fault)]
         if event.block not in part.left:
             return self._drop(event)  # reported before
         part.left.remove(event.block)
+        part.took[event.block] = event.seconds
         tokens = sum(outcome.tokens for outcome in event.outcomes)
-        part.clock = part.clock.plus(tokens, event.seconds)
+        running.clock = running.clock.plus(tokens, event.seconds)
+        if event.trial in self._owed:
+            fresh = self._required.items.unknown((event.block,), running.known)
+            self._owed[event.trial] -= fresh
         found = running.known[event.block.task]
         found.update({outcome.item: outcome for outcome in event.outcomes})
         return [RecordBlock(event.trial, event.attempt, event.block, event.outcomes)]
 
-    def _complete(
+    def _done(
         self, running: Running, part: Part, event: AttemptDone
     ) -> list[Instruction]:
-        if missing := self._required.items.missing(running.known):
+        if part.left:
+            missing = next(block for block in part.blocks if block in part.left)
             failure = Failure(
                 Cause.ENGINE,
                 Blame.MACHINE,
-                f"{event.worker} said it was done, but never reported {missing[0]}.",
+                f"{event.worker} said it was done, but never reported {missing}.",
             )
-            return self._fail(running, failure)
-        recipe = running.trial.candidate.recipe
-        self._required.learn(recipe.digest, part.clock.tokens_per_second)
-        scores = self._required.scores(recipe, running.known)
-        ending = Ending(TrialState.SCORED, scores=scores, seconds=event.seconds)
-        return self._end(running, ending)
+            return self._fail(running, part, failure)
+        running.done(part, event.seconds)
+        self._sharing.learn(running, part, event.seconds, self._required.items)
+        return self._end_part(running, part, PartEnded(part.number, AttemptEnd.SCORED))
 
-    def _fail(self, running: Running, failure: Failure) -> list[Instruction]:
-        verdict = judge(running.trial, failure, self._retries)
-        return self._end(running, Ending(verdict.state, failure=verdict.failure))
+    def _fail(
+        self, running: Running, part: Part, failure: Failure
+    ) -> list[Instruction]:
+        running.fail(failure)
+        self._open.pop(part.trial, None)
+        self._failed_at[part.trial] = part.worker
+        is_ours = failure.blame is Blame.CANDIDATE
+        end = AttemptEnd.FAILED if is_ours else AttemptEnd.FAULT
+        return self._end_part(running, part, PartEnded(part.number, end, failure.cause))
 
-    def _end(self, running: Running, ending: Ending) -> list[Instruction]:
+    def _end_part(
+        self, running: Running, part: Part, ended: PartEnded
+    ) -> list[Instruction]:
+        del running.parts[part.worker]
+        self._busy.discard(part.worker)
+        if running.is_open:
+            return self._hand_out(running, part.worker, ended)
+        moved = MovePart(part.trial, part.attempt, ended, None)
+        return [moved] if running.parts else [moved, *self._end(running)]
+
+    def _end(self, running: Running) -> list[Instruction]:
+        """End an attempt that nobody is at any more."""
+        failure = running.failure
+        is_whole = not self._required.items.missing(running.known)
+        # Who is timed is at blocks that are known, and one fault spoils the time.
+        if failure is not None and (self._required.is_timed or not is_whole):
+            verdict = judge(running.trial, failure, self._retries)
+            ending = Ending(verdict.state, failure=verdict.failure)
+        else:
+            assert is_whole, running
+            recipe = running.trial.candidate.recipe
+            self._required.learn(recipe.digest, running.clock.tokens_per_second)
+            scores = self._required.scores(recipe, running.known)
+            ending = Ending(TrialState.SCORED, scores=scores, seconds=running.seconds)
         ended = running.ended(ending)
         self._put(ended)
         done = EndAttempt(ended.number, ended.attempt, ending)
         return [done, EndTrial(ended)] if ended.state.is_final else [done]
 
     def _put(self, trial: Trial) -> None:
-        """Take a trial from its worker."""
-        del self._active[trial.number]
+        """Take a trial from those who are at it."""
+        now = self._active.pop(trial.number)
+        self._busy.difference_update(now.workers)
+        self._recipes.discard(trial.candidate.recipe.digest)
+        self._open.pop(trial.number, None)
+        if self._owed.pop(trial.number, 0):
+            self._lacks_room = False  # what was set aside and not used is free
         if trial.state.is_final:
             self._ended[trial.number] = trial
         else:
@@ -329,7 +470,7 @@ class Lifecycle:
             self._pending = dict(sorted(self._pending.items()))
 
     def _stop_overdue(self, now: float) -> list[Instruction]:
-        overdue = [p for p in self.in_flight if p.began + self._timeout_s <= now]
+        overdue = [part for part in self.in_flight if part.is_over(now)]
         # All are stopped before the store is asked for anything: it may be away.
         done: list[Instruction] = [_stop(part) for part in overdue]
         for part in overdue:
@@ -341,9 +482,9 @@ class Lifecycle:
                 Cause.TIMEOUT,
                 Blame.MACHINE,
                 f"Attempt {part.attempt} on {part.worker} took longer than "
-                f"{self._timeout_s:g} s and was stopped.",
+                f"{part.limit_s:g} s and was stopped.",
             )
-            done += self._fail(running, failure)
+            done += self._fail(running, part, failure)
         return done
 
     def validate(self) -> None:
@@ -365,8 +506,16 @@ class Lifecycle:
             assert is_running == (trial.state is TrialState.RUNNING), trial
         digests = [now.trial.candidate.recipe.digest for now in self._active.values()]
         assert len(set(digests)) == len(digests), "one recipe is scored twice at once"
+        assert self._recipes == set(digests)
         workers = [name for now in self._active.values() for name in now.workers]
         assert len(set(workers)) == len(workers), "a worker is at two attempts"
+        assert self._busy == set(workers)
+        running = (now for now in self._active.values() if isinstance(now, Running))
+        assert self._open == {now.trial.number: now for now in running if now.is_open}
+        assert self._owed.keys() <= self._active.keys()
+        assert all(n >= 0 for n in self._owed.values())
+        for now in self._active.values():
+            assert isinstance(now, Starting) or now.parts, "nobody is at a trial"
         assert not self._strays.keys() & set(workers), "a stray's worker has new work"
 
 

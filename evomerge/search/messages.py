@@ -14,7 +14,7 @@ from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Trial
 from evomerge.core.work import Assignment, PoolEvent
 from evomerge.search.required_items import Known, RequiredItems
-from evomerge.store.base import Ending
+from evomerge.store.base import Ending, PartBegun, PartEnded
 
 # Events.
 
@@ -47,10 +47,12 @@ class WorkerIdle:
 
     Attributes:
         is_alone: There is no other, so it gets also what failed on it last.
+        room: Items that the budget has left beyond those recorded; None for any number.
     """
 
     worker: str
     is_alone: bool
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,16 @@ class BeginAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class MovePart:
+    """Record that a part of an attempt ended, that another began, or both."""
+
+    trial: int
+    attempt: int
+    ended: PartEnded | None
+    begun: PartBegun | None
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """Send a worker its part of an attempt."""
 
@@ -175,6 +187,7 @@ Instruction = (
     ReadOutcomes
     | Reuse
     | BeginAttempt
+    | MovePart
     | Submit
     | RecordBlock
     | EndAttempt

@@ -23,6 +23,9 @@ class Plan:
         timeout_s: Longest one attempt may take.
         allowance: What this run changes (budget, workers); None changes nothing.
         meter: Tells what candidates cost; None if nothing asks for it.
+        shares_trials: Several workers may score one trial together.
+        times_by_block: Where speed counts it is measured block by block, as it was
+            when items were cut into few large ones.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Plan:
     allowance: Mapping[str, Any] | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     meter: Meter | None = None
+    shares_trials: bool = True
+    times_by_block: bool = False
 
     def baselines(self) -> tuple[Candidate, ...]:
         """Return generation 0 as candidates."""

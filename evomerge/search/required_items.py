@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.core.cost import SPEED_MEASURE, Meter, is_cost
 from evomerge.core.recipes.recipe import Recipe
@@ -28,15 +28,37 @@ class RequiredItems:
 
     def __init__(self, tasks: Sequence[TaskDescription]) -> None:
         self.tasks = tuple(tasks)
-        self._ids = {
-            block: task.manifest.ids(block)
-            for task in tasks
-            for block in task.manifest.blocks(ItemRole.SEARCH)
-        }
+        places: list[tuple[float, BlockKey, tuple[str, ...]]] = []
+        for task in tasks:
+            blocks = task.manifest.blocks(ItemRole.SEARCH)
+            places += (
+                ((place + 0.5) / len(blocks), block, task.manifest.ids(block))
+                for place, block in enumerate(blocks)
+            )
+        # Any few in a row are of all tasks alike, so what they take tells of the rest.
+        places.sort(key=lambda found: found[0])
+        self._ids = {block: ids for _, block, ids in places}
+
+    @property
+    def n_items(self) -> int:
+        """Items of every block."""
+        return sum(map(len, self._ids.values()))
+
+    def unknown(self, blocks: Iterable[BlockKey], known: Known) -> int:
+        """Return how many items of these blocks have no outcome."""
+        return sum(
+            item not in known[block.task]
+            for block in blocks
+            for item in self._ids[block]
+        )
+
+    def n_of(self, blocks: Iterable[BlockKey]) -> int:
+        """Return how many items these blocks have."""
+        return sum(len(self._ids[block]) for block in blocks)
 
     @property
     def blocks(self) -> tuple[BlockKey, ...]:
-        """Every block, in order."""
+        """Every block; those of several tasks in turn."""
         return tuple(self._ids)
 
     def missing(self, known: Known) -> tuple[BlockKey, ...]:
@@ -84,6 +106,11 @@ class Requirements:
         self._meter = meter
         self._is_timed = meter is not None and meter.is_timed
         self._speeds: dict[str, float] = {}
+
+    @property
+    def is_timed(self) -> bool:
+        """The speed of a trial counts, so one worker does all of it."""
+        return self._is_timed
 
     def learn(self, recipe: str, tokens_per_second: float) -> None:
         """Take a speed for that of a recipe, unless it has one."""

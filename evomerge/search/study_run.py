@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from evomerge.core.cost import SPEED_MEASURE
@@ -40,6 +40,7 @@ from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
 from evomerge.search.required_items import missing_measures
 from evomerge.search.scoreboard import Progress, Scoreboard, is_outgrown
+from evomerge.search.sharing import Sharing
 from evomerge.store.base import Lease, Store
 from evomerge.strategies.base import Proposal, Strategy, Told
 from evomerge.strategies.ranks import told
@@ -63,8 +64,9 @@ class StudyRun:
         dispatcher: Dispatcher,
         lease: Lease,
         observer: Observer,
-        strays: Iterable[Part] = (),
+        before: StudyRun | None = None,
     ) -> None:
+        """Begin a hold; what the one before it learnt of workers is taken over."""
         self._plan = plan
         self._store = store
         self._dispatcher = dispatcher
@@ -73,17 +75,20 @@ class StudyRun:
         self._observer = observer
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, self._study_id)
-        self._life = Lifecycle(plan.timeout_s, plan.retries, plan.meter, strays)
         self._roster: Roster | None = None
         self._roster_at = -math.inf
+        self._sharing = Sharing(
+            is_on=plan.shares_trials, times_by_block=plan.times_by_block
+        )
+        strays: Sequence[Part] = ()
+        if before is not None:
+            self._sharing, strays = before._sharing, before._life.in_flight
+        self._life: Lifecycle = Lifecycle(
+            plan.timeout_s, plan.retries, plan.meter, strays, self._sharing
+        )
         self._executor = Executor(
             self._life, store, lease, dispatcher, self._board, self._budget
         )
-
-    @property
-    def in_flight(self) -> Sequence[Part]:
-        """What workers are at, for the next hold to know of."""
-        return self._life.in_flight
 
     def search(self) -> str:
         """Take the study up where it stands; search until the budget is used.
@@ -164,6 +169,8 @@ class StudyRun:
         while True:
             if proposal is not None:
                 if not self._drive(number, trials):
+                    if self._life.lacks_room:
+                        return "item budget used"
                     return self._budget.spent() or "budget used"
                 records = self._store.history(self._study_id, number)
                 if len(records) < len(proposal.points):
@@ -226,8 +233,10 @@ class StudyRun:
             idle = self._dispatcher.free()
             if (idle and life.has_work) or not life.n_running:
                 if self._budget.allows(number):
-                    self._offer_work(idle)
+                    self._offer_work(number, idle)
                 elif not life.n_running:
+                    return False
+                if life.lacks_room and not life.n_running:
                     return False
             for event in self._dispatcher.events(POLL_S):
                 if isinstance(event, NodeSetAside):
@@ -241,10 +250,12 @@ class StudyRun:
         self._observer(self._progress(number, 0))
         return True
 
-    def _offer_work(self, idle: Sequence[str]) -> None:
+    def _offer_work(self, number: int, idle: Sequence[str]) -> None:
         is_alone = self._dispatcher.n_up == 1
+        enough = self._life.n_owed + len(idle) * self._life.n_items
+        room = self._budget.items_left(number, enough)
         for worker in idle:
-            self._executor.feed(WorkerIdle(worker, is_alone))
+            self._executor.feed(WorkerIdle(worker, is_alone, room))
 
     def _welcome_newcomers(self) -> None:
         for event in self._dispatcher.newcomers():

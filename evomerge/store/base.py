@@ -23,6 +23,9 @@ from evomerge.store.values import (
     Lease,
     Overview,
     Owner,
+    Part,
+    PartBegun,
+    PartEnded,
     Size,
     StoredStudy,
     Usage,
@@ -41,6 +44,9 @@ __all__ = [
     "Lease",
     "Overview",
     "Owner",
+    "Part",
+    "PartBegun",
+    "PartEnded",
     "Size",
     "StoredStudy",
     "Usage",
@@ -200,6 +206,23 @@ class Store(Protocol):
             StaleAttemptError: The attempt is over.
             IllegalTransitionError: The state machine has no such arrow.
         """
+
+    def move_part(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        ended: PartEnded | None,
+        begun: PartBegun | None,
+    ) -> None:
+        """Record that a part of a running attempt ended, another began, or both.
+
+        Raises:
+            StaleAttemptError: The attempt is over.
+        """
+
+    def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:
+        """Return the parts of the attempts at one trial, or at all, oldest first."""
 
     def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
         """Make a pending trial scored from outcomes that were already known."""

@@ -16,7 +16,7 @@ from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.errors import StudyLockedError
-from evomerge.store import generations, leases, studies, trials
+from evomerge.store import generations, leases, parts, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
@@ -37,6 +37,9 @@ from evomerge.store.values import (
     Lease,
     Overview,
     Owner,
+    Part,
+    PartBegun,
+    PartEnded,
     Size,
     StoredStudy,
     Usage,
@@ -225,6 +228,24 @@ class SqlStore:
         with self._database.writing() as connection:
             trials.end_attempt(connection, lease, number, attempt, ending)
 
+    def move_part(
+        self,
+        lease: Lease,
+        number: int,
+        attempt: int,
+        ended: PartEnded | None,
+        begun: PartBegun | None,
+    ) -> None:
+        """Record that a part of a running attempt ended, another began, or both."""
+        with self._database.writing() as connection:
+            parts.move(connection, lease, (number, attempt), ended, begun)
+
+    def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:
+        """Return the parts of the attempts at one trial, or at all, oldest first."""
+        with self._database.reading() as connection:
+            found = parts.of_trial(connection, study_id, number)
+        return [rows.part_of(row) for row in found]
+
     def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
         """Make a pending trial scored from outcomes that were already known."""
         with self._database.writing() as connection:
@@ -233,7 +254,10 @@ class SqlStore:
     def recover(self, lease: Lease) -> Sequence[int]:
         """Make every running trial pending again (a coordinator died); list them."""
         with self._database.writing() as connection:
-            return trials.recover(connection, lease)
+            running = trials.recover(connection, lease)
+            if running:
+                parts.interrupt(connection, lease)
+            return running
 
     def outcomes(
         self, recipe_digest: str, protocol_digest: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from evomerge.core.scoring_protocol import BlockKey
 from evomerge.core.trial import Cause, Failure, TrialState
 
 
@@ -158,6 +159,52 @@ class Attempt:
     end: AttemptEnd | None
     cause: Cause | None
     message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegun:
+    """Blocks that a worker is handed of a running attempt.
+
+    Attributes:
+        part: Its number within the attempt, from 1.
+    """
+
+    part: int
+    worker: str
+    blocks: tuple[BlockKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnded:
+    """How a part of a running attempt ended.
+
+    Attributes:
+        end: ``scored`` if every block of it was, else whose fault it was.
+    """
+
+    part: int
+    end: AttemptEnd
+    cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one worker was handed of an attempt; times as those of the attempt.
+
+    Attributes:
+        blocks: What it was handed, in order.
+        end: How; None while it runs.
+    """
+
+    trial: int
+    attempt: int
+    part: int
+    worker: str
+    blocks: tuple[BlockKey, ...]
+    began: str
+    ended: str | None
+    end: AttemptEnd | None
+    cause: Cause | None
 
 
 @dataclass(frozen=True, slots=True)

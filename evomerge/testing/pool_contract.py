@@ -132,7 +132,7 @@ class PoolContract:
         until(pool, WorkerReady)
         (worker,) = pool.free()
         pool.submit(worker, work(trial=1))
-        pool.cancel(1, 1)
+        pool.cancel(worker)
         if not pool.free():
             until(pool, WorkerReady)
         (worker,) = pool.free()

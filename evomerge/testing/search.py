@@ -68,6 +68,7 @@ class SmallStudy:
         options: Options of both simulated tasks.
         objectives: One or two of the tasks ``x`` and ``y``.
         version: Of its recipes.
+        blocks: Of each task.
     """
 
     strategy: StrategySettings = field(
@@ -79,6 +80,7 @@ class SmallStudy:
     seed: int = 3
     timeout_s: float = 60.0
     version: int = VERSION
+    blocks: int = 2
 
     @property
     def blueprint(self) -> Blueprint:
@@ -127,9 +129,8 @@ class SmallStudy:
 
     def setup(self, cache_dir: Path) -> WorkerSetup:
         """Return what its workers are made of."""
-        task = TaskSettings(
-            "x", "simulated", n_blocks=2, options={"items": 20, **self.options}
-        )
+        options = {"items": 20, **self.options}
+        task = TaskSettings("x", "simulated", n_blocks=self.blocks, options=options)
         return WorkerSetup(
             engine=EngineSettings("simulated"),
             tasks=(task, replace(task, name="y")),

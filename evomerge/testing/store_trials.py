@@ -8,9 +8,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from evomerge.core.trial import Candidate, Failure, Trial, TrialState
+from evomerge.core.trial import Candidate, Cause, Failure, Trial, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
-from evomerge.store.base import Ending, Lease, Store
+from evomerge.store.base import (
+    AttemptEnd,
+    Ending,
+    Lease,
+    PartBegun,
+    PartEnded,
+    Store,
+)
 from evomerge.testing.store_samples import (
     BROKEN,
     LOST,
@@ -212,6 +219,36 @@ class TrialContract(StoreFixtures):
         with pytest.raises(StoreError):
             store.end_attempt(lease, 1, 1, ending)
         assert store.trial(lease.study_id, 1).state is TrialState.RUNNING
+
+    def test_parts_of_an_attempt_are_remembered(
+        self, opened: Opened, store: Store, lease: Lease, trials: Sequence[Trial]
+    ) -> None:
+        first, second, third = (search_block(k) for k in range(3))
+        store.start_attempt(lease, 1, "w")
+        store.move_part(lease, 1, 1, None, PartBegun(1, "w", (first, second)))
+        store.move_part(lease, 1, 1, None, PartBegun(2, "v", (third,)))
+        lost = PartEnded(1, AttemptEnd.FAULT, Cause.WORKER_LOST)
+        store.move_part(lease, 1, 1, lost, PartBegun(3, "u", ()))
+        store.start_attempt(lease, 2, "t")
+        store.move_part(lease, 2, 1, None, PartBegun(1, "t", (first,)))
+        one, two, three = opened().parts(lease.study_id, 1)
+        assert (one.part, one.worker, one.blocks) == (1, "w", (first, second))
+        assert (one.end, one.cause) == (AttemptEnd.FAULT, Cause.WORKER_LOST)
+        assert one.ended is not None
+        assert (two.worker, two.blocks, two.ended, two.end) == (
+            "v",
+            (third,),
+            None,
+            None,
+        )
+        assert three.blocks == ()
+        assert one.began <= two.began <= one.ended <= three.began
+        assert store.recover(lease) == [1, 2]
+        ends = [part.end for part in store.parts(lease.study_id)]
+        interrupted = AttemptEnd.INTERRUPTED
+        assert ends == [AttemptEnd.FAULT, *[interrupted] * 3]
+        with pytest.raises(StaleAttemptError):
+            store.move_part(lease, 1, 1, lost, None)
 
     def test_known_outcomes_score_a_pending_trial(
         self, store: Store, lease: Lease, trials: Sequence[Trial]

@@ -228,6 +228,9 @@ def test_attempts_tells_how_each_ended_and_why(call, searched_url: str) -> None:
     for row in rows:
         assert row["began"] <= row["ended"]
         assert (row["failure"] is None) == (row["end"] == "scored")
+        assert [part["end"] for part in row["parts"]] == [row["end"]]
+        assert row["parts"][0]["worker"] == row["worker"]
+        assert set(row["parts"][0]["blocks"]) <= {"x/0", "x/1", "y/0", "y/1"}
     spoilt = next(row for row in rows if row["end"] == "fault")
     again = [row for row in rows if row["trial"] == spoilt["trial"]]
     assert [row["attempt"] for row in again] == list(range(1, len(again) + 1))

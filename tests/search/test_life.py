@@ -34,6 +34,7 @@ from evomerge.search.executor import Executor
 from evomerge.search.lifecycle import Lifecycle
 from evomerge.search.messages import GenerationBegan, TasksDescribed, Tick, WorkerIdle
 from evomerge.search.scoreboard import Scoreboard
+from evomerge.search.sharing import Sharing
 from evomerge.store.base import Owner
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -57,8 +58,8 @@ class PlayedPool:
     """Workers that do what the test says."""
 
     def __init__(self):
-        self.names = ["w0", "w1"]
-        self.n_made = 2
+        self.names = ["w0", "w1", "w2"]
+        self.n_made = 3
         self.busy = {}
         self.events = []
 
@@ -90,10 +91,8 @@ class PlayedPool:
         self.names.append(new)
         self.events.append(WorkerReady(new, (task(),), {}))
 
-    def cancel(self, trial, attempt):
-        for worker, work in list(self.busy.items()):
-            if (work.trial, work.attempt) == (trial, attempt):
-                self.replace(worker)
+    def cancel(self, worker):
+        self.replace(worker)
 
     def close(self):
         self.names = []
@@ -126,7 +125,10 @@ class SearchLife(RuleBasedStateMachine):
         self.store.recover(self.lease)
         self.pool = PlayedPool()
         self.crew = Dispatcher(self.pool, lambda: self.now)
-        self.life = Lifecycle(TIMEOUT_S, RetryPolicy())
+        sharing = Sharing()  # a block at a time
+        sharing.portions.measured([(1, 10, 1.0), (9, 90, 9.0)])
+        sharing.portions.scored([0.1])
+        self.life = Lifecycle(TIMEOUT_S, RetryPolicy(), sharing=sharing)
         board = Scoreboard([], [])
         budget = BudgetWatch(Budget(), self.store, self.study)
         self.executor = Executor(

@@ -20,7 +20,7 @@ from evomerge.core.work import (
     WorkerReady,
 )
 from evomerge.errors import IllegalTransitionError
-from evomerge.search.attempt import Part, RetryPolicy
+from evomerge.search.attempt import Part, RetryPolicy, Way
 from evomerge.search.lifecycle import Lifecycle
 from evomerge.search.messages import (
     AttemptBegan,
@@ -30,6 +30,7 @@ from evomerge.search.messages import (
     GenerationBegan,
     GiveUp,
     Instruction,
+    MovePart,
     OutcomesRead,
     ReadOutcomes,
     RecordBlock,
@@ -40,8 +41,10 @@ from evomerge.search.messages import (
     Tick,
     WorkerIdle,
 )
+from evomerge.search.portions import Portions
 from evomerge.search.required_items import Known
-from evomerge.store.base import Ending
+from evomerge.search.sharing import Sharing
+from evomerge.store.base import AttemptEnd, Ending, PartBegun, PartEnded
 from evomerge.testing.store_samples import N_BLOCKS, TASK, a_recipe, answers, task
 from evomerge.testing.store_samples import search_block as block
 
@@ -57,11 +60,21 @@ def trial(number: int = 0, *, weight: float = 0.5, **known: Any) -> Trial:
     return Trial(number, Candidate(1, number, a_recipe(weight)), **known)
 
 
-def lifecycle(*trials: Trial, strays: Sequence[Part] = ()) -> Lifecycle:
-    life = Lifecycle(TIMEOUT_S, POLICY, strays=strays)
+def lifecycle(
+    *trials: Trial, strays: Sequence[Part] = (), sharing: Sharing | None = None
+) -> Lifecycle:
+    life = Lifecycle(TIMEOUT_S, POLICY, strays=strays, sharing=sharing)
     life.handle(TasksDescribed((task(),)))
     life.handle(GenerationBegan(trials))
     return life
+
+
+def by_one() -> Sharing:
+    """Give out one block at a time; one takes a second, as a swap does."""
+    sharing = Sharing()
+    sharing.portions.measured([(1, 10, 1.0), (9, 90, 9.0)])
+    sharing.portions.scored([0.1])
+    return sharing
 
 
 def found(*blocks: BlockKey) -> Known:
@@ -81,9 +94,11 @@ def start(
     (begin,) = life.handle(OutcomesRead(asked.trial, found(*known)))
     assert begin == BeginAttempt(asked.trial, worker)
     attempt = life.trials[asked.trial].attempt + 1
-    (submit,) = life.handle(AttemptBegan(asked.trial, attempt, now))
+    begun, submit = life.handle(AttemptBegan(asked.trial, attempt, now))
     assert isinstance(submit, Submit)
     assert submit.worker == worker
+    part = PartBegun(1, worker, submit.assignment.blocks)
+    assert begun == MovePart(asked.trial, attempt, None, part)
     return submit.assignment
 
 
@@ -116,7 +131,8 @@ def test_blocks_are_recorded_as_they_come_and_the_last_answer_ends_the_trial() -
     for one in reversed(BLOCKS):
         (record,) = life.handle(scored(one))
         assert record == RecordBlock(0, 1, one, tuple(answers(one)))
-    end, final = life.handle(AttemptDone("w0", 0, 1, {"score": 0.3}))
+    moved, end, final = life.handle(AttemptDone("w0", 0, 1, {"score": 0.3}))
+    assert moved == MovePart(0, 1, PartEnded(1, AttemptEnd.SCORED), None)
     ending = Ending(TrialState.SCORED, scores=SCORES, seconds={"score": 0.3})
     assert end == EndAttempt(0, 1, ending)
     assert final == EndTrial(life.trials[0])
@@ -127,7 +143,9 @@ def test_who_says_that_it_is_done_and_is_not_has_failed() -> None:
     life = lifecycle(trial())
     start(life)
     life.handle(scored(block(0)))
-    (end,) = life.handle(AttemptDone("w0", 0, 1, {}))
+    moved, end = life.handle(AttemptDone("w0", 0, 1, {}))
+    fault = PartEnded(1, AttemptEnd.FAULT, Cause.ENGINE)
+    assert moved == MovePart(0, 1, fault, None)
     assert isinstance(end, EndAttempt)
     assert end.ending.state is TrialState.PENDING
     assert end.ending.failure is not None
@@ -139,8 +157,10 @@ def test_wrong_answers_stop_the_worker_and_are_not_recorded() -> None:
     start(life)
     nan = [Outcome(o.item, {"acc": math.nan}) for o in answers(block(0))]
     wrong = replace(scored(block(0)), outcomes=tuple(nan))
-    stop, end, final = life.handle(wrong)
+    stop, moved, end, final = life.handle(wrong)
     assert stop == StopWorker("w0", 0, 1)
+    failed = PartEnded(1, AttemptEnd.FAILED, Cause.EVALUATION)
+    assert moved == MovePart(0, 1, failed, None)
     assert isinstance(end, EndAttempt)
     assert isinstance(final, EndTrial)
     assert final.trial.state is TrialState.FAILED
@@ -210,7 +230,7 @@ def test_a_retry_is_left_for_another_worker(
 ) -> None:
     life = lifecycle(trial(), trial(1, weight=0.4))
     start(life)
-    (end,) = life.handle(WorkerLost("w0", 0, 1, LOST))
+    _, end = life.handle(WorkerLost("w0", 0, 1, LOST))
     assert end == EndAttempt(0, 1, Ending(TrialState.PENDING, failure=LOST))
     (asked,) = life.handle(WorkerIdle(worker, is_alone))
     assert isinstance(asked, ReadOutcomes)
@@ -228,11 +248,11 @@ def test_who_takes_too_long_is_stopped_before_the_store_is_told_of_anybody() -> 
     start(life, now=0.0)
     start(life, "w1", now=1.0)
     assert life.handle(Tick(9.9)) == []
-    assert len(life.handle(Tick(10.0))) == 2
+    assert len(life.handle(Tick(10.0))) == 3
     again = lifecycle(trial(), trial(1, weight=0.4))
     start(again, now=0.0)
     start(again, "w1", now=1.0)
-    *stops, first, second = again.handle(Tick(11.0))
+    *stops, _, first, _, second = again.handle(Tick(11.0))
     assert stops == [StopWorker("w0", 0, 1), StopWorker("w1", 1, 1)]
     assert isinstance(first, EndAttempt)
     assert isinstance(second, EndAttempt)
@@ -275,9 +295,170 @@ def test_a_loss_that_another_worker_would_share_ends_the_run() -> None:
     assert life.handle(WorkerReady("w1", (task(),), {})) == []
 
 
+def shared(*trials: Trial) -> Lifecycle:
+    return lifecycle(*(trials or (trial(),)), sharing=by_one())
+
+
+def share(life: Lifecycle, worker: str = "w0") -> Assignment:
+    """Give a worker the first part of the next trial; there are other workers."""
+    (asked,) = life.handle(WorkerIdle(worker, is_alone=False))
+    assert isinstance(asked, ReadOutcomes)
+    life.handle(OutcomesRead(asked.trial, found()))
+    attempt = life.trials[asked.trial].attempt + 1
+    return given(life.handle(AttemptBegan(asked.trial, attempt, 0.0)))
+
+
+def given(instructions: list[Instruction]) -> Assignment:
+    moved, submit = instructions
+    assert isinstance(moved, MovePart)
+    assert isinstance(submit, Submit)
+    return submit.assignment
+
+
+def test_parts_of_a_trial_go_to_whoever_is_free_and_the_last_answer_ends_it() -> None:
+    life = shared()
+    assert share(life).blocks == (block(0),)
+    assert given(life.handle(WorkerIdle("w1", False))).blocks == (block(1),)
+    life.handle(scored(block(0)))
+    begun = PartBegun(3, "w0", (block(2),))
+    ended = PartEnded(1, AttemptEnd.SCORED)
+    moved, _ = life.handle(AttemptDone("w0", 0, 1, {"swap": 1.0, "score": 0.1}))
+    assert moved == MovePart(0, 1, ended, begun)
+    life.handle(scored(block(2)))
+    assert len(life.handle(AttemptDone("w0", 0, 1, {"score": 0.1}))) == 1
+    assert life.handle(WorkerIdle("w0", False)) == []
+    life.handle(scored(block(1), "w1"))
+    done = AttemptDone("w1", 0, 1, {"swap": 1.0, "score": 0.1})
+    _, end, final = life.handle(done)
+    seconds = {"swap": 2.0, "score": pytest.approx(0.3)}
+    assert end == EndAttempt(0, 1, Ending(TrialState.SCORED, SCORES, None, seconds))
+    assert isinstance(final, EndTrial)
+
+
+def test_help_comes_only_where_more_is_left_than_a_swap_and_a_block_take() -> None:
+    life = shared()
+    sharing = life._sharing
+    share(life)
+    sharing.portions.swapped(0.1)
+    assert not life.has_work  # two blocks of 0.1 s
+    assert life.handle(WorkerIdle("w1", False)) == []
+    sharing.portions.swapped(0.01)
+    assert life.has_work
+    assert len(life.handle(WorkerIdle("w1", False))) == 2
+
+
+def test_who_helps_goes_where_most_is_left_once_no_trial_is_pending() -> None:
+    life = shared(trial(), trial(1, weight=0.4))
+    share(life)
+    life.handle(scored(block(0)))
+    life.handle(AttemptDone("w0", 0, 1, {}))
+    assert share(life, "w1").trial == 1
+    assert given(life.handle(WorkerIdle("w2", False))).trial == 1
+
+
+def test_a_part_that_fails_loses_only_itself_and_counts_as_one_fault() -> None:
+    life = shared()
+    share(life)
+    life.handle(WorkerIdle("w1", False))
+    lost = MovePart(0, 1, PartEnded(2, AttemptEnd.FAULT, Cause.WORKER_LOST), None)
+    assert life.handle(WorkerLost("w1", 0, 1, LOST)) == [lost]
+    assert life.handle(WorkerIdle("w2", False)) == []  # nothing more goes out
+    life.handle(scored(block(0)))
+    again = replace(LOST, message="gone too")
+    _, end = life.handle(WorkerLost("w0", 0, 1, again))
+    assert end == EndAttempt(0, 1, Ending(TrialState.PENDING, failure=LOST))
+    (left,) = life.trials
+    assert left.faults == 1
+    assert life.handle(WorkerIdle("w0", False)) == []  # it failed there last
+    assert share(life, "w2").attempt == 2
+
+
+def test_a_fault_of_the_candidate_counts_before_one_of_a_machine() -> None:
+    life = shared()
+    share(life)
+    life.handle(WorkerIdle("w1", False))
+    life.handle(WorkerLost("w1", 0, 1, LOST))
+    *_, end, final = life.handle(AttemptFailed("w0", 0, 1, NAN))
+    assert end == EndAttempt(0, 1, Ending(TrialState.FAILED, failure=NAN))
+    assert isinstance(final, EndTrial)
+
+
+def test_who_dies_after_its_last_block_spoils_nothing() -> None:
+    life = shared()
+    share(life)
+    for part in (1, 2):
+        life.handle(scored(block(part - 1)))
+        life.handle(AttemptDone("w0", 0, 1, {}))
+    life.handle(scored(block(2)))
+    moved, end, _ = life.handle(WorkerLost("w0", 0, 1, LOST))
+    assert moved == MovePart(
+        0, 1, PartEnded(3, AttemptEnd.FAULT, Cause.WORKER_LOST), None
+    )
+    assert isinstance(end, EndAttempt)
+    assert end.ending.state is TrialState.SCORED
+
+
+def test_a_part_has_its_share_of_the_time_from_the_first_look_on() -> None:
+    life = shared()
+    share(life)
+    limit_s = given(life.handle(WorkerIdle("w1", False))).timeout_s
+    assert limit_s == pytest.approx(TIMEOUT_S / 3)
+    assert life.handle(Tick(3.0)) == []
+    stop, moved = life.handle(Tick(4.0))
+    assert stop == StopWorker("w0", 0, 1)
+    assert isinstance(moved, MovePart)
+    assert life.handle(Tick(6.2)) == []
+    assert life.handle(Tick(6.4))[0] == StopWorker("w1", 0, 1)
+
+
+def test_nobody_begins_a_trial_that_the_budget_has_no_room_for() -> None:
+    life = lifecycle(trial(), trial(1, weight=0.4))
+    idle = WorkerIdle("w0", is_alone=False, room=life.n_items)
+    (asked,) = life.handle(idle)
+    assert isinstance(asked, ReadOutcomes)
+    life.handle(OutcomesRead(0, found()))
+    life.handle(AttemptBegan(0, 1, 0.0))
+    assert life.n_owed == life.n_items
+    life.handle(replace(idle, worker="w1"))
+    assert life.handle(OutcomesRead(1, found())) == []
+    assert life.lacks_room
+    assert not life.has_work
+    assert life.trials[1].state is TrialState.PENDING
+    life.handle(scored(block(0)))
+    life.handle(AttemptFailed("w0", 0, 1, NAN))
+    assert life.has_work  # what was set aside for the failed one is free
+
+
+def test_what_the_first_trials_take_tells_how_much_goes_out_at_once() -> None:
+    portions = Portions()
+    assert portions.growing(5) == ()
+    assert portions.growing(32) == (2, 4, 8, 18)
+    portions.measured([(2, 20, 3.0), (4, 40, 4.3), (8, 80, 8.3), (18, 180, 18.0)])
+    assert portions.size == 8
+    assert portions.growing(8) == (2, 6)
+    portions.measured([(2, 20, 1.0), (6, 60, 6.0)])
+    assert portions.size == 2
+    assert portions.growing(6) == (2, 4)
+    assert portions.growing(32) == ()
+    none = Portions()
+    none.measured([(2, 20, 9.0), (4, 40, 12.0)])
+    assert none.size is None
+
+
+def test_a_trial_whose_speed_counts_is_one_part_in_one_call() -> None:
+    sharing = by_one()
+    assert sharing.way(32, is_timed=True, is_alone=False) == Way()
+    old = Sharing(times_by_block=True)
+    assert old.way(3, is_timed=True, is_alone=False) == Way(calls=(1, 1, 1))
+
+
 WORKERS = ("w0", "w1", "w2")
 PICK = st.integers(0, 10**6)
 OUT, RECORDED, RELEASED = "handed out", "recorded", "released"
+
+
+def at_of(done: EndAttempt) -> tuple[int, int]:
+    return done.trial, done.attempt
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -299,8 +480,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.blocks: dict[tuple[int, int], dict[BlockKey, str]] = {}
         self.told: list[Any] = []
         self.counted: set[int] = set()
+        self.parts: dict[tuple[int, int, int], AttemptEnd | None] = {}
         self.now = 0.0
-        self.life = lifecycle(*self.stored)
+        self.sharing = by_one()
+        self.life = lifecycle(*self.stored, sharing=self.sharing)
 
     def happen(self, event: Any) -> None:
         for instruction in self.life.handle(event):
@@ -314,11 +497,9 @@ class AnyOrder(RuleBasedStateMachine):
                 assert instruction.trial not in asked
                 self.questions.append(instruction)
             case Submit(worker, assignment):
-                assert worker not in self.at, "a worker is at something else"
-                attempt = (assignment.trial, assignment.attempt)
-                assert attempt not in self.blocks, "an attempt is run twice"
-                self.at[worker] = assignment
-                self.blocks[attempt] = dict.fromkeys(assignment.blocks, OUT)
+                self.send(worker, assignment)
+            case MovePart():
+                self.move(instruction)
             case RecordBlock(number, attempt, one, outcomes):
                 blocks = self.blocks[number, attempt]
                 assert blocks[one] == OUT, "not handed out, or recorded or released"
@@ -339,9 +520,33 @@ class AnyOrder(RuleBasedStateMachine):
                 self.counted.add(final.number)
                 assert final == self.stored[final.number]
 
+    def send(self, worker: str, work: Assignment) -> None:
+        assert worker not in self.at, "a worker is at something else"
+        blocks = self.blocks.setdefault((work.trial, work.attempt), {})
+        again = blocks.keys() & set(work.blocks)
+        assert not again, "a block is handed out twice in an attempt"
+        self.at[worker] = work
+        blocks.update(dict.fromkeys(work.blocks, OUT))
+
+    def move(self, moved: MovePart) -> None:
+        assert self.stored[moved.trial].attempt == moved.attempt
+        if moved.ended is not None:
+            which = (moved.trial, moved.attempt, moved.ended.part)
+            assert self.parts[which] is None
+            self.parts[which] = moved.ended.end
+        if moved.begun is not None:
+            which = (moved.trial, moved.attempt, moved.begun.part)
+            assert which not in self.parts
+            self.parts[which] = None
+
     def end(self, done: EndAttempt) -> None:
         stored, ending = self.stored[done.trial], done.ending
         assert (stored.state, stored.attempt) == (TrialState.RUNNING, done.attempt)
+        at = {(work.trial, work.attempt) for work in self.at.values()}
+        assert (done.trial, done.attempt) not in at, "somebody is at it still"
+        ends = [e for (*of, _), e in self.parts.items() if of == [*at_of(done)]]
+        assert ends
+        assert None not in ends, "a part of it is open"
         self.release(done.trial, done.attempt)
         is_fault = ending.failure is not None and ending.failure.blame is Blame.MACHINE
         self.put(
@@ -443,7 +648,9 @@ class AnyOrder(RuleBasedStateMachine):
             if stored.state is TrialState.RUNNING:
                 self.release(stored.number, stored.attempt)
                 self.put(stored.number, TrialState.PENDING)
-        self.life = lifecycle(*self.stored, strays=self.life.in_flight)
+        self.life = lifecycle(
+            *self.stored, strays=self.life.in_flight, sharing=self.sharing
+        )
 
     @invariant()
     def the_machine_is_valid_and_holds_what_the_store_holds(self) -> None:
@@ -452,12 +659,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def every_block_handed_out_is_still_out_or_recorded_or_released(self) -> None:
-        parts = {(part.trial, part.attempt): part for part in self.life.in_flight}
+        left: dict[tuple[int, int], set[BlockKey]] = {}
+        for part in self.life.in_flight:
+            left.setdefault((part.trial, part.attempt), set()).update(part.left)
         for (number, attempt), blocks in self.blocks.items():
             stored, out = self.stored[number], {b for b in blocks if blocks[b] == OUT}
             is_running = stored.state is TrialState.RUNNING
             if is_running and stored.attempt == attempt:
-                assert parts[number, attempt].left == out
+                assert left.get((number, attempt), set()) == out
             else:
                 assert not out
 

@@ -179,10 +179,10 @@ class Slow(InProcessPool):
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         return () if self.is_held and self._work is not None else super().poll(0)
 
-    def cancel(self, trial: int, attempt: int) -> None:
-        self.cancelled.append((trial, attempt))
+    def cancel(self, worker: str) -> None:
+        self.cancelled.append(self.sent[-1])
         self.is_held = False
-        super().cancel(trial, attempt)
+        super().cancel(worker)
 
 
 def slow_pool(small: SmallStudy, tmp_path: Path) -> Slow:

@@ -133,7 +133,10 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
     ),
     # Attempts.
     "an attempt too few": (
-        ["DELETE FROM em_attempt WHERE trial = 1 AND attempt = 2"],
+        [
+            "DELETE FROM em_part WHERE trial = 1 AND attempt = 2",
+            "DELETE FROM em_attempt WHERE trial = 1 AND attempt = 2",
+        ],
         [r"trial 1: had 3 attempts, \[1, 3\] are recorded"],
     ),
     "an attempt too many": (
@@ -141,7 +144,11 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
         [r"trial 1: had 2 attempts, \[1, 2, 3\] are recorded"],
     ),
     "no attempt at all": (
-        ["DELETE FROM em_attempt WHERE trial = 0", trial("attempt = 0")],
+        [
+            "DELETE FROM em_part WHERE trial = 0",
+            "DELETE FROM em_attempt WHERE trial = 0",
+            trial("attempt = 0"),
+        ],
         ["trial 0: is scored without an attempt"],
     ),
     "an attempt that never ended": (
@@ -166,6 +173,35 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
     "faults miscounted": (
         [trial("faults = 1", 1)],
         ["trial 1: counts 1 faults, its attempts 2"],
+    ),
+    # Parts.
+    "a part missing": (
+        ["UPDATE em_part SET part = 2 WHERE trial = 4"],
+        [r"trial 4, attempt 1: has parts \[2\], not 1, 2, 3"],
+    ),
+    "a part that never ended": (
+        ['UPDATE em_part SET ended = NULL, "end" = NULL WHERE trial = 4'],
+        [r"trial 4, attempt 1: is over, but its parts \[1\] are open"],
+    ),
+    "a part that did not fail": (
+        ["UPDATE em_part SET \"end\" = 'scored' WHERE trial = 3"],
+        ["trial 3, attempt 1: ended as failed, but no part of it did"],
+    ),
+    "a block handed out twice": (
+        ['UPDATE em_part SET blocks = \'[["x",0],["x",0]]\' WHERE trial = 0'],
+        ["trial 0, attempt 1: hands 1 blocks out twice"],
+    ),
+    "blocks that nobody was handed": (
+        ["UPDATE em_part SET blocks = '[[\"x\",0]]' WHERE trial = 4"],
+        ["recipe .*: 20 items are recorded, its parts hold 5"],
+    ),
+    "a block that there is not": (
+        ["UPDATE em_part SET blocks = '[[\"x\",7]]' WHERE trial = 0"],
+        ["recipe .*: parts hold 1 blocks that no task has"],
+    ),
+    "blocks that are no JSON": (
+        ["UPDATE em_part SET blocks = '[[\"x\"]]' WHERE trial = 0"],
+        ["trial 0, attempt 1, part 1: cannot be read"],
     ),
     # Studies and generations.
     "items miscounted": (
@@ -201,6 +237,7 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a trial missing": (
         [
+            "DELETE FROM em_part WHERE trial = 3",
             "DELETE FROM em_attempt WHERE trial = 3",
             "DELETE FROM em_trial WHERE number = 3",
         ],
@@ -238,6 +275,7 @@ EDITS: dict[str, tuple[list[str], list[str]]] = {
         [
             "recipe .*: belongs to no trial",
             "trial 5: has scores that are not the averages",
+            "recipe .*: 20 items are recorded, its parts hold 0",
         ],
     ),
     "a protocol with other settings": (

@@ -19,6 +19,7 @@ READ = {
     "em_generation": lambda store: store.generations(1),
     "em_trial": lambda store: (store.trials(1), store.history(1)),
     "em_attempt": lambda store: store.attempts(1),
+    "em_part": lambda store: store.parts(1),
     "em_event": lambda store: store.events(1),
     "em_task": lambda store: store.tasks(1),
 }
@@ -40,6 +41,8 @@ EDITS = [
     ("em_trial", "faults", "'some'"),
     ("em_attempt", "end", "'somehow'"),
     ("em_attempt", "began", "-1e300"),
+    ("em_part", "blocks", "'[[1,0]]'"),
+    ("em_part", "end", "'somehow'"),
     ("em_task", "metrics", "'{}'"),
     ("em_task", "metrics", "'[1]'"),
 ]

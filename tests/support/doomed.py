@@ -115,7 +115,6 @@ class Crowd:
         self._pools = {n: InProcessPool(lambda: Evaluator(setup), n) for n in names}
         self._luck = np.random.default_rng(life.salt)
         self._doom = doom
-        self._at: dict[tuple[int, int], str] = {}
 
     def start(self) -> None:
         """Bring every worker up at its next turn."""
@@ -137,7 +136,6 @@ class Crowd:
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to one of them."""
         self._pools[worker].submit(worker, assignment)
-        self._at[assignment.trial, assignment.attempt] = worker
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Let one of those that have something to do go on."""
@@ -147,9 +145,9 @@ class Crowd:
                 return events
         return ()
 
-    def cancel(self, trial: int, attempt: int) -> None:
+    def cancel(self, worker: str) -> None:
         """Drop an assignment."""
-        self._pools[self._at[trial, attempt]].cancel(trial, attempt)
+        self._pools[worker].cancel(worker)
 
     def close(self) -> None:
         """Close every worker."""

@@ -15,6 +15,7 @@ from evomerge.core.trial import Blame, Record, TrialState
 from evomerge.store import studies
 from evomerge.store.audit.blocks import check_blocks
 from evomerge.store.audit.jobs import check_jobs
+from evomerge.store.audit.parts import check_parts
 from evomerge.store.tables.decoding import legible
 from evomerge.store.tables.rows import (
     Row,
@@ -49,6 +50,7 @@ def audit(connection: sa.Connection, notice: Notice) -> list[Fault]:
             tasks = None
         known[row.id] = (row.name, tasks)
         faults += _study(connection, row, has_tasks=tasks is not None)
+        faults += check_parts(connection, row, tasks)
     faults += check_blocks(connection, known, notice)
     notice("jobs")
     faults += check_jobs(connection)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from evomerge.core.digest import canonical_json
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.core.scoring_protocol import Manifest, Outcome
+from evomerge.core.scoring_protocol import BlockKey, ItemRole, Manifest, Outcome
 from evomerge.core.trial import (
     Blame,
     Candidate,
@@ -37,6 +37,7 @@ from evomerge.store.tables.schema import (
     attempt,
     event,
     generation,
+    part,
     study,
     trial,
 )
@@ -47,6 +48,7 @@ from evomerge.store.values import (
     Event,
     Generation,
     Owner,
+    Part,
     StoredStudy,
 )
 
@@ -202,6 +204,33 @@ def attempt_of(row: Row) -> Attempt:
         cause=None if row.cause is None else Cause(row.cause),
         message=row.message,
     )
+
+
+@decoder("A part of an attempt", part)
+def part_of(row: Row) -> Part:
+    """Read a row of ``em_part``."""
+    blocks = []
+    for entry in from_text("The blocks of a part", row.blocks):
+        task, index = entry
+        if (type(task), type(index)) != (str, int):
+            raise TypeError(f"a block is {entry!r:.80}")
+        blocks.append(BlockKey(task, ItemRole.SEARCH, index))
+    return Part(
+        trial=row.trial,
+        attempt=row.attempt,
+        part=row.part,
+        worker=row.worker,
+        blocks=tuple(blocks),
+        began=time_text(row.began),
+        ended=None if row.ended is None else time_text(row.ended),
+        end=None if row.end is None else AttemptEnd(row.end),
+        cause=None if row.cause is None else Cause(row.cause),
+    )
+
+
+def blocks_text(blocks: Sequence[BlockKey]) -> str:
+    """Write the search blocks of a part."""
+    return canonical_json([[block.task, block.index] for block in blocks])
 
 
 def failure_columns(failure: Failure | None) -> dict[str, str | None]:
