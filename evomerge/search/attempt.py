@@ -10,6 +10,7 @@ from evomerge.core.scoring_protocol import BlockKey
 from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
 from evomerge.errors import IllegalTransitionError
 from evomerge.search.messages import WorkerIdle
+from evomerge.search.portions import N_LAST
 from evomerge.search.required_items import Known
 from evomerge.store.base import Ending
 
@@ -64,11 +65,13 @@ class Way:
     Attributes:
         portion: Blocks that go out at once, for others to take what is left; None
             for all.
+        last: The same, for the last few portions.
         calls: Of the engine, where all go out at once.
         is_measured: What the calls take tells how large portions are to be.
     """
 
     portion: int | None = None
+    last: int = 1
     calls: tuple[int, ...] = ()
     is_measured: bool = False
 
@@ -170,6 +173,8 @@ class Running:
             now: In seconds; None if that is not known.
         """
         n = self.way.portion or len(self.unstarted)
+        if self.way.portion and len(self.unstarted) <= N_LAST * n:
+            n = self.way.last
         blocks = tuple(self.unstarted[:n])
         del self.unstarted[:n]
         self.n_parts += 1

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-SMALLEST = 2
-"""Fewest blocks that are handed out at once."""
+USUAL = 2
+"""Blocks that are handed out at once where no more are needed."""
+N_LAST = 4
+"""Portions at the end of a trial, which may be smaller, so that many can help."""
+FEWEST = 6
+"""Blocks of a trial that is worth sharing out."""
 KEPT = 0.95
 """Share of an engine's throughput that must be left."""
-N_MEASURED = 3
+N_MEASURED = 2
 """Trials that are measured; what is in of them decides."""
 
 Call = tuple[int, int, float]
@@ -33,7 +37,7 @@ class Portions:
 
     @property
     def size(self) -> int | None:
-        """Blocks to hand out at once; None for all of a trial."""
+        """Fewest blocks to hand out at once; None for all of a trial."""
         for size, ratios in sorted(self._ratios.items()):
             if KEPT * sum(ratios) / len(ratios) <= 1:
                 return size
@@ -53,15 +57,13 @@ class Portions:
 
     def growing(self, n_blocks: int) -> tuple[int, ...]:
         """Return the calls of a trial that is to be measured; empty if it is not."""
-        if not self._n_wanted:
+        if not self._n_wanted or n_blocks < FEWEST:
             return ()
         calls: list[int] = []
-        size = SMALLEST
+        size = 1
         while n_blocks - sum(calls) - size >= 2 * size:
             calls.append(size)
             size *= 2
-        if not calls:
-            return ()
         self._n_wanted -= 1
         return (*calls, n_blocks - sum(calls))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.search.attempt import Part, Running, Way
-from evomerge.search.portions import Portions, in_calls
+from evomerge.search.portions import USUAL, Portions, in_calls
 from evomerge.search.required_items import RequiredItems
 
 _SWAP = ("materialise", "swap")
@@ -52,8 +52,8 @@ class Sharing:
         if size is None or size >= n_blocks:
             return Way()
         if self._is_on and not is_alone:
-            return Way(portion=size)
-        return Way(calls=in_calls(n_blocks, size))
+            return Way(portion=max(size, USUAL), last=size)
+        return Way(calls=in_calls(n_blocks, max(size, USUAL)))
 
     def learn(
         self,

@@ -432,13 +432,13 @@ def test_nobody_begins_a_trial_that_the_budget_has_no_room_for() -> None:
 def test_what_the_first_trials_take_tells_how_much_goes_out_at_once() -> None:
     portions = Portions()
     assert portions.growing(5) == ()
-    assert portions.growing(32) == (2, 4, 8, 18)
-    portions.measured([(2, 20, 3.0), (4, 40, 4.3), (8, 80, 8.3), (18, 180, 18.0)])
+    assert portions.growing(32) == (1, 2, 4, 8, 17)
+    found = [(1, 10, 2.0), (2, 20, 3.0), (4, 40, 4.3), (8, 80, 8.3), (17, 170, 17.0)]
+    portions.measured(found)
     assert portions.size == 8
-    assert portions.growing(8) == (2, 6)
-    portions.measured([(2, 20, 1.0), (6, 60, 6.0)])
-    assert portions.size == 2
-    assert portions.growing(6) == (2, 4)
+    assert portions.growing(6) == (1, 5)
+    portions.measured([(1, 10, 0.01), (5, 50, 5.0)])
+    assert portions.size == 1
     assert portions.growing(32) == ()
     none = Portions()
     none.measured([(2, 20, 9.0), (4, 40, 12.0)])
