@@ -42,6 +42,7 @@ from evomerge.core.work import (
     AttemptDone,
     BlockScored,
     PoolEvent,
+    Roster,
     WorkerReady,
 )
 from evomerge.search.coordinator import Coordinator
@@ -131,6 +132,10 @@ class PretendedPool:
     def workers(self) -> Sequence[str]:
         """Return all workers."""
         return self._names
+
+    def roster(self) -> Roster:
+        """Return that nobody is missing."""
+        return Roster(wanted=len(self._names), up=len(self._names))
 
     def submit(self, worker: str, work: Assignment) -> None:
         """Work on an assignment, from now on."""

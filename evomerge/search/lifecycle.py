@@ -22,8 +22,9 @@ recipe, as it will find the outcomes of that.
 
 **Parts.** An attempt is scored in parts, a worker each: blocks that it was handed, and
 which of them it has still to report. Where several workers are up, a part is a few of
-the blocks (``portions``); whoever is done with one gets the next of the same attempt,
-and a worker for whom no trial is pending helps where most is left. A block handed out
+the blocks (``portions``); whoever is done with one and still there gets the next of
+the same attempt. One that nobody is at is taken up before a pending trial is, and a
+worker for whom none is pending helps where most is left. A block handed out
 is recorded once, or released when the attempt ends. A trial is scored because no
 required item lacks an outcome and nobody is at it, whoever says that it is done. A part
 that fails loses only itself: the attempt hands nothing more out, waits for the other
@@ -124,6 +125,7 @@ class Lifecycle:
         self._busy: set[str] = set()  # workers
         self._recipes: set[str] = set()
         self._open: dict[int, Running] = {}  # some block of theirs is with nobody
+        self._held: dict[str, int] = {}  # the trial whose candidate a worker holds
         self._owed: dict[int, int] = {}  # items that count, and are not recorded yet
         self._failed_at: dict[int, str] = {}  # the worker that last failed at a trial
         self._lacks_room = False
@@ -141,7 +143,19 @@ class Lifecycle:
     @property
     def has_work(self) -> bool:
         """Some worker that has nothing to do could be given something."""
-        return self._next(None) is not None or self._to_help(None) is not None
+        return (
+            bool(self._open)
+            and (self._left_alone(None) is not None or self._to_help(None) is not None)
+        ) or self._next(None) is not None
+
+    @property
+    def n_at_work(self) -> int:
+        """Workers that are at something that counts."""
+        return len(self._busy)
+
+    def holds(self, worker: str) -> bool:
+        """Tell whether a worker can go on with what it was at last."""
+        return self._held.get(worker) in self._open
 
     @property
     def lacks_room(self) -> bool:
@@ -213,6 +227,7 @@ class Lifecycle:
             )
         self._pending, self._ended = pending, ended
         self._lacks_room = False
+        self._held.clear()
 
     # From an idle worker to an attempt.
 
@@ -232,13 +247,22 @@ class Lifecycle:
                 return trial
         return None
 
-    def _to_help(self, worker: str | None) -> Running | None:
+    def _left_alone(self, avoid: str | None) -> Running | None:
+        """Return an open trial that nobody is at: whoever was is gone, or at others."""
+        for number, now in self._open.items():
+            if not now.parts and (
+                avoid is None or avoid != self._failed_at.get(number)
+            ):
+                return now
+        return None
+
+    def _to_help(self, avoid: str | None) -> Running | None:
         """Return the running trial with most work left, if that is worth a swap."""
         best = max(
             (
                 now
                 for number, now in self._open.items()
-                if self._failed_at.get(number, "") != worker
+                if avoid is None or avoid != self._failed_at.get(number)
             ),
             key=self._left_s,
             default=None,
@@ -259,10 +283,13 @@ class Lifecycle:
         self._strays.pop(idle.worker, None)
         if idle.worker in self._busy:
             return []
-        trial = self._next(None if idle.is_alone else idle.worker)
+        avoid = None if idle.is_alone else idle.worker
+        begun = self._open.get(self._held.pop(idle.worker, -1))
+        begun = begun or self._left_alone(avoid)
+        trial = None if begun else self._next(avoid)
         if trial is None:
-            helped = self._to_help(idle.worker)
-            return [] if helped is None else self._hand_out(helped, idle.worker)
+            begun = begun or self._to_help(avoid)
+            return [] if begun is None else self._hand_out(begun, idle.worker)
         recipe = trial.candidate.recipe
         del self._pending[trial.number]
         self._active[trial.number] = Starting(trial, idle)
@@ -318,7 +345,6 @@ class Lifecycle:
         self,
         running: Running,
         worker: str,
-        ended: PartEnded | None = None,
         now: float | None = None,
     ) -> list[Instruction]:
         part = running.hand_out(worker, self._timeout_s, now)
@@ -335,7 +361,7 @@ class Lifecycle:
         )
         begun = PartBegun(part.number, worker, part.blocks)
         return [
-            MovePart(part.trial, part.attempt, ended, begun),
+            MovePart(part.trial, part.attempt, None, begun),
             Submit(worker, assignment),
         ]
 
@@ -431,10 +457,11 @@ class Lifecycle:
     ) -> list[Instruction]:
         del running.parts[part.worker]
         self._busy.discard(part.worker)
-        if running.is_open:
-            return self._hand_out(running, part.worker, ended)
+        self._held[part.worker] = part.trial
         moved = MovePart(part.trial, part.attempt, ended, None)
-        return [moved] if running.parts else [moved, *self._end(running)]
+        if running.parts or running.is_open:
+            return [moved]
+        return [moved, *self._end(running)]
 
     def _end(self, running: Running) -> list[Instruction]:
         """End an attempt that nobody is at any more."""
@@ -515,7 +542,8 @@ class Lifecycle:
         assert self._owed.keys() <= self._active.keys()
         assert all(n >= 0 for n in self._owed.values())
         for now in self._active.values():
-            assert isinstance(now, Starting) or now.parts, "nobody is at a trial"
+            is_cared_for = isinstance(now, Starting) or now.parts or now.is_open
+            assert is_cared_for, "nobody is at a trial, or will be"
         assert not self._strays.keys() & set(workers), "a stray's worker has new work"
 
 

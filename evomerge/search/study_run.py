@@ -231,10 +231,10 @@ class StudyRun:
             self._welcome_newcomers()
             # The budget is a question to the store: not asked after every block.
             idle = self._dispatcher.free()
-            if (idle and life.has_work) or not life.n_running:
+            if (idle and life.has_work) or not life.n_at_work:
                 if self._budget.allows(number):
                     self._offer_work(number, idle)
-                elif not life.n_running:
+                elif not life.n_at_work:
                     return False
                 if life.lacks_room and not life.n_running:
                     return False
@@ -254,7 +254,8 @@ class StudyRun:
         is_alone = self._dispatcher.n_up == 1
         enough = self._life.n_owed + len(idle) * self._life.n_items
         room = self._budget.items_left(number, enough)
-        for worker in idle:
+        # Who can go on comes first, before another one takes that over.
+        for worker in sorted(idle, key=lambda name: not self._life.holds(name)):
             self._executor.feed(WorkerIdle(worker, is_alone, room))
 
     def _welcome_newcomers(self) -> None:

@@ -320,10 +320,11 @@ def test_parts_of_a_trial_go_to_whoever_is_free_and_the_last_answer_ends_it() ->
     assert share(life).blocks == (block(0),)
     assert given(life.handle(WorkerIdle("w1", False))).blocks == (block(1),)
     life.handle(scored(block(0)))
-    begun = PartBegun(3, "w0", (block(2),))
-    ended = PartEnded(1, AttemptEnd.SCORED)
-    moved, _ = life.handle(AttemptDone("w0", 0, 1, {"swap": 1.0, "score": 0.1}))
-    assert moved == MovePart(0, 1, ended, begun)
+    ended = MovePart(0, 1, PartEnded(1, AttemptEnd.SCORED), None)
+    done = AttemptDone("w0", 0, 1, {"swap": 1.0, "score": 0.1})
+    assert life.handle(done) == [ended]
+    assert life.holds("w0")
+    assert given(life.handle(WorkerIdle("w0", False))).blocks == (block(2),)
     life.handle(scored(block(2)))
     assert len(life.handle(AttemptDone("w0", 0, 1, {"score": 0.1}))) == 1
     assert life.handle(WorkerIdle("w0", False)) == []
@@ -352,8 +353,19 @@ def test_who_helps_goes_where_most_is_left_once_no_trial_is_pending() -> None:
     share(life)
     life.handle(scored(block(0)))
     life.handle(AttemptDone("w0", 0, 1, {}))
+    assert given(life.handle(WorkerIdle("w0", False))).trial == 0
     assert share(life, "w1").trial == 1
     assert given(life.handle(WorkerIdle("w2", False))).trial == 1
+
+
+def test_a_trial_whose_worker_is_gone_is_taken_up_before_a_pending_one() -> None:
+    life = shared(trial(), trial(1, weight=0.4))
+    share(life)
+    life.handle(scored(block(0)))
+    life.handle(AttemptDone("w0", 0, 1, {}))
+    assert life.n_at_work == 0
+    assert life.has_work
+    assert given(life.handle(WorkerIdle("w1", False))).blocks == (block(1),)
 
 
 def test_a_part_that_fails_loses_only_itself_and_counts_as_one_fault() -> None:
@@ -389,6 +401,7 @@ def test_who_dies_after_its_last_block_spoils_nothing() -> None:
     for part in (1, 2):
         life.handle(scored(block(part - 1)))
         life.handle(AttemptDone("w0", 0, 1, {}))
+        life.handle(WorkerIdle("w0", False))
     life.handle(scored(block(2)))
     moved, end, _ = life.handle(WorkerLost("w0", 0, 1, LOST))
     assert moved == MovePart(

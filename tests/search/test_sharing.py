@@ -10,7 +10,7 @@ import pytest
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.trial import Blame, Cause, Failure
-from evomerge.core.work import Assignment, AttemptDone, PoolEvent, WorkerLost
+from evomerge.core.work import Assignment, AttemptDone, PoolEvent, Roster, WorkerLost
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search import study_run
 from evomerge.search.coordinator import Coordinator
@@ -62,6 +62,9 @@ class Crowd:
 
     def workers(self) -> Sequence[str]:
         return [name for pool in self._pools.values() for name in pool.workers()]
+
+    def roster(self) -> Roster:
+        return Roster(wanted=3, up=len(self.workers()))
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         self._pools[worker].submit(worker, assignment)
