@@ -321,6 +321,9 @@ def test_what_was_not_handled_when_the_database_went_is_handled_after() -> None:
         def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
             return (ready, done)
 
+        def workers(self) -> Sequence[str]:
+            return ("w0",)
+
     crew = Dispatcher(Two(lambda: None))  # type: ignore[arg-type,return-value]
     for _ in crew.events(0):
         break
