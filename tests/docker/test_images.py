@@ -155,6 +155,18 @@ def test_a_container_runs_a_command_instead() -> None:
     assert (found.returncode, found.stdout) == (0, "well\n")
 
 
+def test_a_command_in_a_service_container_has_the_database(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("sqlite:///e.db")
+    found = run(
+        DOCKER / "start",
+        "printenv",
+        "EVOMERGE_DB",
+        EVOMERGE_NODE="service",
+        EVOMERGE_DB_FILE=str(tmp_path / "url"),
+    )
+    assert found.stdout == "sqlite:///e.db\n"
+
+
 def test_a_search_in_an_allocation_asks_for_a_study_and_a_database() -> None:
     script = DOCKER / "slurm" / "evomerge.sbatch"
     assert "the study file is the argument" in run("bash", script).stderr
