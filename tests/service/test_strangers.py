@@ -13,13 +13,16 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.real_study import finish, running, write_real_study
+from support.services import files_of, serving
 from support.study_files import simulated_study, write_models
 
+from evomerge import api
 from evomerge.client.verbs import Checked
 from evomerge.core.policy import OFFLINE, Policy, confined
 from evomerge.errors import ClusterUnreachableError, SpecError
 from evomerge.sandbox import Limits
-from evomerge.service import resolving
+from evomerge.service import replica, resolving
 from evomerge.service.environment import of_look
 from evomerge.service.resolving import Bounds, check, look_at_words
 from evomerge.service.supervisor import Site, Supervisor
@@ -440,7 +443,36 @@ def test_a_study_of_ones_own_may_have_all(place: Place) -> None:
     assert look_at_words(place.bundle(own), None) == Checked("mine")
 
 
-# 4. Where it is run.
+# 4. Over HTTP.
+def test_a_service_tells_what_a_study_may_not_have(
+    place: Place, tmp_path: Path
+) -> None:
+    hostile = simulated_study(place.models, name="mine", sources={"base": "/etc"})
+    hostile["engine"] = {"kind": "vllm", "options": {"model": "/x"}}
+    sound = simulated_study(place.models, name="mine")
+    url, spool = f"sqlite:///{tmp_path}/jobs.db", tmp_path / "spool"
+    with serving(url, spool, policy=place.policy) as service:
+        refused = service.submit("mine", hostile)
+        assert (refused.status, refused.data["code"]) == (422, 2)
+        told = {one["where"]: one["message"] for one in refused.data["problems"]}
+        assert told.keys() == {
+            "study.yaml: sources.base",
+            "study.yaml: engine.options.model",
+        }
+        looked = service.call("POST", "/v1/check", {"files": files_of(hostile)})
+        assert (looked.status, len(looked.data["problems"])) == (200, 2)
+        assert service.call("GET", "/v1/studies").data["jobs"] == []
+        assert service.submit("mine", sound).status == 201
+        assert service.submit("other", sound, who="bob").status == 409  # ann's study
+    for ours in (tmp_path, spool):
+        open_root = Policy(roots=(str(ours),))
+        with pytest.raises(SpecError, match="the spool folder"):
+            replica.serve(
+                Site(url, spool, policy=open_root), replica.Listening(port=0), print
+            )
+
+
+# 5. Where it is run.
 def test_a_study_that_is_taken_runs_to_its_end_under_the_policy(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -478,3 +510,34 @@ def test_a_study_that_is_taken_runs_to_its_end_under_the_policy(
     assert not place.mark.exists()
     kept = (spool, spool / "ann", *(spool / "ann" / "mine").iterdir())
     assert [path for path in kept if path.stat().st_mode & 0o77] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_task_of_ones_own_is_scored_by_a_real_engine_under_the_policy(
+    tmp_path: Path,
+) -> None:
+    job, models = tmp_path / "job", tmp_path / "models"
+    job.mkdir()
+    write_real_study(job, {"kind": "hf"}, trials=2, block_s=0.0)
+    models.mkdir()
+    for name in ("base", "a", "b"):
+        (job / name).rename(models / name)
+    study = json.loads((job / "calm.yaml").read_text())
+    study["sources"] = {name: str(models / name) for name in ("base", "a", "b")}
+    (job / "study.yaml").write_text(json.dumps(study))
+    (tmp_path / "cluster.yaml").write_text(f"roots: [{models}]\nmax_trials: 4\n")
+    url = f"sqlite:///{tmp_path}/x.db"
+    held = ("--policy", "../cluster.yaml", "--db", url)
+    finish(job, "run", "study.yaml", "--in-process", *held)
+    assert len(api.trials("real", db=url)) >= 2
+    finish(job, "export", "real", "out", *held)
+    task = job / "tasks" / "sums.yaml"
+    task.write_text(task.read_text().replace("sums.jsonl", f"{tmp_path}/far.jsonl"))
+    (tmp_path / "far.jsonl").write_text((job / "tasks" / "sums.jsonl").read_text())
+    with running(
+        job, "resume", "real", "--trials", "4", "--in-process", *held, salt=1
+    ) as process:
+        said = process.communicate()[0]
+    assert process.returncode == 2
+    assert "dataset_kwargs.data_files.test: expected a file among" in said

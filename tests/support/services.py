@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from evomerge.core.policy import Policy
 from evomerge.service.replica import Listening, serve
 from evomerge.service.supervisor import Site
 from evomerge.store.queue.accounts import Accounts, open_accounts
@@ -96,13 +97,16 @@ def files_of(study: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def serving(url: str, spool: Path, capacity: int = 0) -> Iterator[Service]:
+def serving(
+    url: str, spool: Path, capacity: int = 0, policy: Policy | None = None
+) -> Iterator[Service]:
     """Run a service in a thread while the block lasts, and drain it.
 
     Args:
         url: Of its database.
         spool: Its folder.
         capacity: Jobs at once; with 0 they stay queued.
+        policy: What studies may do; None for all.
     """
     tokens = _people(url)
     ready = threading.Event()
@@ -112,7 +116,7 @@ def serving(url: str, spool: Path, capacity: int = 0) -> Iterator[Service]:
         told.append(found)
         ready.set()
 
-    site = Site(url, spool, ("--in-process",), capacity)
+    site = Site(url, spool, ("--in-process",), capacity, policy)
     thread = threading.Thread(
         target=serve, args=(site, Listening(port=0), say), daemon=True
     )
