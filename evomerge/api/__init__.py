@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from evomerge import extras
+
 if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.checking import CheckReport as CheckReport
     from evomerge.api.checking import check as check
@@ -105,7 +107,8 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_MODULES[name]), name)
+    with extras.named():  # the light client has this module and nothing below it
+        found = getattr(import_module(_MODULES[name]), name)
     globals()[name] = found
     return found
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from evomerge.caches import cache_dir as cache_dir
+from evomerge.masking import masked
 
 DEFAULT_DB = "sqlite:///evomerge.db"
 
@@ -150,7 +151,7 @@ def placement_options(command: _F) -> _F:
         "--address",
         metavar="HOST:PORT",
         help="A running Ray cluster, or 'local' for a Ray started on this machine. "
-        "Default: local; on resume, where the study ran before.",
+        "Default: $RAY_ADDRESS, else local; on resume, where the study ran before.",
     )
     inside = click.option(
         "--in-process",
@@ -158,6 +159,15 @@ def placement_options(command: _F) -> _F:
         help="One worker inside this process, without Ray: for debugging.",
     )
     return workers(address(inside(command)))
+
+
+def ray_address(address: str | None, in_process: bool) -> str | None:
+    """Return the Ray cluster that is meant: RAY_ADDRESS stands in, and is told."""
+    found = os.environ.get("RAY_ADDRESS")
+    if address is not None or in_process or not found:
+        return address
+    click.echo(f"Ray at {masked(found)}, as RAY_ADDRESS says.", err=True)
+    return found
 
 
 def budget_options(command: _F) -> _F:

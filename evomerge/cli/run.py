@@ -21,6 +21,7 @@ from evomerge.cli.options import (
     json_option,
     placement_options,
     policy_option,
+    ray_address,
 )
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.jobs import resume_job
@@ -58,6 +59,7 @@ def run(
     where it stands; one of another configuration is refused, with the differences. Of
     a study with stages, one after another is searched.
     """
+    address = ray_address(address, in_process)
     where = api.Where(workers, address, in_process, cache_dir())
     if (policy := in_force()) is not None:
         from evomerge.service.resolving import refuse
@@ -110,6 +112,7 @@ def resume(
         return
     if priority is not None:
         raise click.UsageError("--priority is for a job of a cluster; give --cluster.")
+    address = ray_address(address, in_process)
     where = api.Where(workers, address, in_process, cache_dir())
     seconds = None if minutes is None else minutes * 60
     budget = api.Budget(trials, items, seconds)

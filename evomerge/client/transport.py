@@ -341,6 +341,8 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
         text = answer.read(MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException) as error:
         raise _AwayError(_reason(error), was_sent=True) from error
+    if answer.length and len(text) <= MAX_ANSWER:
+        raise _AwayError("cut its answer off", was_sent=True)
     if len(text) > MAX_ANSWER:
         raise RemoteError(
             f"The answer is longer than {MAX_ANSWER >> 20} MiB.", ExitCode.PUT_RIGHT

@@ -141,6 +141,7 @@ class RayConnection:
         )
         inner = Path(self._temp_dir.name) / "r"  # Ray opens its own to everybody
         ray.init(
+            address="local",  # else Ray takes RAY_ADDRESS, and is told how to start
             num_cpus=max(os.cpu_count() or 1, round(n * self._placement.cpus)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

@@ -16,6 +16,8 @@ _OF_HUB = (
     *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_CLIENTS = ("EVOMERGE_CLUSTER", "EVOMERGE_TOKEN_FILE")
+"""A coordinator that had these would ask a cluster to do its work."""
 _NAMES = (
     *("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TERM", "TMPDIR", "TZ", "USER"),
     *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
@@ -34,7 +36,8 @@ def passed_on() -> dict[str, str]:
     found = {
         name: value
         for name, value in os.environ.items()
-        if name not in _TOKENS and (name in _NAMES or name.startswith(_PREFIXES))
+        if name not in (*_TOKENS, *_CLIENTS)
+        and (name in _NAMES or name.startswith(_PREFIXES))
     }
     # Not even a module in the folder where it runs is imported by accident.
     return found | {"PYTHONSAFEPATH": "1"}

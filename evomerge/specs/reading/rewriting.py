@@ -84,7 +84,8 @@ class Text:
         """
         start, end = value.node.start_mark.index, value.node.end_mark.index
         written = self._text[start:end]
-        if "\n" in written or _reads(written) != value.text:
+        is_plain = "\n" not in written and written[:1] not in ("&", "!")
+        if not is_plain or _reads(written) != value.text:
             said = f"expected {value.text!r:.200} in quotes, without an anchor or a tag"
             raise SpecError([self.problem(value.key, said)])
         if self._edits.setdefault((start, end), json.dumps(new)) != json.dumps(new):
