@@ -1,7 +1,7 @@
 """What can be asked of a service, whoever answers: a database, or a cluster.
 
 Two things implement ``Verbs``: a desk over the database, and a client over HTTP. Both
-pass ``evomerge.testing.verbs_contract``. A job is called ``name``, or ``user/name``
+pass one class of contract tests. A job is called ``name``, or ``user/name``
 where it is somebody else's; to whoever may not see it there is no such job.
 """
 

@@ -22,23 +22,26 @@ _DEFAULT_SPOOL = "evomerge-spool"
 
 
 @contextmanager
-def local_desk(db: str, spool: Path | None = None) -> Iterator[Desk]:
+def local_desk(
+    db: str, spool: Path | None = None, *, create: bool = True
+) -> Iterator[Desk]:
     """Give the desk of the user of this machine, over a database.
 
     Jobs are queued for a user of that name, who is added at first.
 
     Args:
-        db: Its URL; gets tables if it has none.
+        db: Its URL.
         spool: The folder of the service that runs on it; EVOMERGE_SPOOL, or the
             default of ``evomerge serve``, if not given.
+        create: Make the tables, and the user, where there are none.
 
     Raises:
         StoreError: The database cannot be used.
     """
     folder = spool or Path(os.environ.get(SPOOL) or _DEFAULT_SPOOL)
-    records = Records(db, create=True)
+    records = Records(db, create=create)
     try:
-        user = _known(records.accounts, _own_name())
+        user = _known(records.accounts, _own_name(), create=create)
         caller = Caller(replace(user, role=Role.ADMIN), frozenset(Scope))
         yield Desk(records, Site(db, folder.absolute()), caller)
     finally:
@@ -54,11 +57,12 @@ def _own_name() -> str:
     return plain if plain[:1].isalnum() else f"u{plain}"[:64]
 
 
-def _known(accounts: Accounts, name: str) -> User:
+def _known(accounts: Accounts, name: str, *, create: bool) -> User:
     try:
         return accounts.user(name)
     except UserError:
-        pass
+        if not create:  # somebody who only looks
+            return User(0, name, Role.ADMIN, 1.0, None, None)
     try:
         return accounts.add_user(name)
     except UserError:  # somebody was faster

@@ -82,7 +82,7 @@ def submit(
 
     found = bundled(study)
     place = {} if workers is None else {"workers": workers}
-    with service(cluster, db, FOLLOWING_S if follow else None) as asked:
+    with service(cluster, db, FOLLOWING_S if follow else None, create=True) as asked:
         job, is_new = asked.submit(
             found.bundle.files, name=name or found.name, priority=priority, place=place
         )

@@ -71,7 +71,11 @@ def remote(urls: str, patience_s: float | None = None) -> Iterator[RemoteService
 
 @contextmanager
 def service(
-    cluster: str | None, db: str, patience_s: float | None = None
+    cluster: str | None,
+    db: str,
+    patience_s: float | None = None,
+    *,
+    create: bool = False,
 ) -> Iterator[Verbs]:
     """Give whoever is asked: the cluster, if there is one, or the database's queue."""
     urls = meant(cluster)
@@ -79,7 +83,10 @@ def service(
         with remote(urls, patience_s) as found:
             yield found
         return
-    raise click.UsageError("Expected --cluster URL, or the URL in EVOMERGE_CLUSTER.")
+    from evomerge.service.local import local_desk
+
+    with local_desk(db, create=create) as desk:
+        yield desk
 
 
 _waiting: list[threading.Timer] = []
