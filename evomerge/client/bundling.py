@@ -10,8 +10,8 @@ too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.client.models_named import model_folder, models_of_recipe
@@ -31,11 +31,28 @@ class Bundled:
     Attributes:
         name: Of the study.
         folders: Models that are folders here; they must be there too.
+        file: What the study file is called here.
     """
 
     name: str
     bundle: Bundle
     folders: tuple[str, ...]
+    file: str
+
+    def own(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Return problems of the bundle with the name that the study file has here."""
+        return [self._own(problem) for problem in problems]
+
+    def _own(self, problem: Problem) -> Problem:
+        file, colon, key = problem.where.partition(":")
+        if file != STUDY_FILE:
+            return problem
+        is_here = problem.file == STUDY_FILE
+        return replace(
+            problem,
+            where=f"{self.file}{colon}{key}",
+            file=self.file if is_here else problem.file,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,7 @@ class _Bundling:
             raise SpecError(self._problems)
         files = self._placed(study)
         name = _name(study) or self._study.stem
-        return Bundled(name, Bundle(files), tuple(self._folders))
+        return Bundled(name, Bundle(files), tuple(self._folders), self._study.name)
 
     def _take(self, study: Text) -> None:
         """Take what a study file names."""

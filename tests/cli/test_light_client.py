@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.light_client import make_light, requirements, run_light, with_theirs
+from support.light_client import (
+    CALL_ALL,
+    make_light,
+    requirements,
+    run_light,
+    with_theirs,
+)
 
 from evomerge.extras import EXTRAS, installing
 
@@ -29,27 +35,17 @@ COMMANDS = (
     "db check",
     "check study.yaml",
     "zoo out",
+    "ps",
+    "logs mine",
+    "events mine",
+    "wait mine",
+    "cancel mine",
+    "pause mine",
     "serve",
     "user list",
     "token list ann",
     "doctor",
 )
-
-CALL_ALL = """
-import contextlib, io, json, sys
-from evomerge.cli.app import main
-
-found = {}
-for words in sys.argv[1:]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(words.split())
-        except SystemExit as ended:
-            code = ended.code
-    found[words] = code, out.getvalue(), err.getvalue()
-print(json.dumps(found))
-"""
 
 SHOW_MODULES = """
 import sys
@@ -85,6 +81,30 @@ def test_a_command_that_needs_more_says_which_extra_to_install(light: Path) -> N
         extra = "service" if words == "serve" else "local"
         assert err.endswith(f": pip install 'evomerge[{extra}]'.\n"), words
     assert not (light / "out").exists()
+
+
+def test_the_python_api_says_so_too(light: Path) -> None:
+    asking = """
+from evomerge import api
+from evomerge.errors import NotInstalledError
+try:
+    api.status
+except NotInstalledError as error:
+    print(error)
+"""
+    assert "pip install 'evomerge[local]'" in run_light(light, asking)
+
+
+def test_what_asks_a_cluster_loads_the_standard_library_and_yaml(light: Path) -> None:
+    asking = """
+import sys
+from evomerge.client import bundled, connect, downloads, remote, streams, bundling
+print(*sys.modules)
+"""
+    loaded = {name.partition(".")[0] for name in run_light(light, asking).split()}
+    own = loaded - sys.stdlib_module_names - {"__main__", "_distutils_hack"}
+    own = {name for name in own if "cython" not in name}  # of libyaml's binding
+    assert own - {"_yaml"} == {"evomerge", "yaml"}
 
 
 def test_the_command_line_loads_click_and_nothing_else(light: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_study_of_this_repository_is_the_same_once_it_was_sent(
 def test_comments_and_all_else_stay_as_they_are(tmp_path: Path) -> None:
     study = "# mine\nsources: {a: org/model}  # from the hub\nspace: {x: 1}\n"
     found = bundled(write(tmp_path, {"my.yaml": study}) / "my.yaml")
-    assert text_of(found) == f'# mine\nname: "my"\n{study.partition(chr(10))[2]}'
+    assert text_of(found) == f'{study}name: "my"\n'
     assert found.name == "my"
 
 
@@ -80,6 +80,9 @@ def test_a_study_that_has_a_name_and_stands_above_its_files_is_not_touched(
         '{"sources": {"a": "org/m"}}',
         "  sources: {a: org/m}\n  seed: 1\n",
         "---\nsources: {a: org/m}\n...\n",
+        "sources:\n  a: |\n    text\n",
+        "sources: {a: org/m}\n\n  # a comment at the end",
+        "sources:\n- a\n- b",
         "a: &x {b: 1}\n<<: *x\nsources: {}\n",
     ],
 )

@@ -4,13 +4,29 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
 import evomerge
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+CALL_ALL = """
+import contextlib, io, json, sys
+from evomerge.cli.app import main
+
+found = {}
+for words in sys.argv[1:]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(words.split())
+        except SystemExit as ended:
+            code = ended.code
+    found[words] = code, out.getvalue(), err.getvalue()
+print(json.dumps(found))
+"""
+"""Runs command lines one after another; prints code, output and errors of each."""
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -48,11 +64,16 @@ def make_light(folder: Path) -> Path:
     return folder
 
 
-def run_light(folder: Path, program: str, words: Sequence[str] = ()) -> str:
+def run_light(
+    folder: Path,
+    program: str,
+    words: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a program where only that folder and Python's own library are found."""
     ended = subprocess.run(
         [sys.executable, "-S", "-c", program, *words],
-        env={"PYTHONPATH": str(folder), "PATH": ""},
+        env={"PYTHONPATH": str(folder), "PATH": "", **(env or {})},
         cwd=folder,
         capture_output=True,
         text=True,

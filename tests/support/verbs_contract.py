@@ -384,7 +384,8 @@ class VerbsContract:
         secret = ann.add_token(NewToken("laptop", frozenset({Scope.READ}), 3600.0))
         assert secret.startswith("emk_")
         found = {token.name: token for token in ann.tokens()}["laptop"]
-        assert (found.user, found.scopes) == ("ann", {Scope.READ})
+        assert found.user == "ann"
+        assert found.scopes == {Scope.READ}
         assert found.expires is not None
         assert found.revoked is None
         assert secret not in repr(ann.tokens())

@@ -32,5 +32,5 @@ def check_remote(study: Path, cluster: str, as_json: bool) -> None:
     for warning in found.warnings:
         click.echo(f"WARNING {clean(warning)}", err=True)
     if found.problems:
-        raise SpecError(found.problems)
+        raise SpecError(sent.own(found.problems))
     click.echo(f"{study}: the cluster finds no mistakes")

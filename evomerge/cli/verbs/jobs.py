@@ -19,6 +19,7 @@ from evomerge.cli.verbs.meant import (
     meant,
     service,
 )
+from evomerge.errors import SpecError
 
 if TYPE_CHECKING:
     from evomerge.client.verbs import Verbs
@@ -83,9 +84,15 @@ def submit(
     found = bundled(study)
     place = {} if workers is None else {"workers": workers}
     with service(cluster, db, FOLLOWING_S if follow else None, create=True) as asked:
-        job, is_new = asked.submit(
-            found.bundle.files, name=name or found.name, priority=priority, place=place
-        )
+        try:
+            job, is_new = asked.submit(
+                found.bundle.files,
+                name=name or found.name,
+                priority=priority,
+                place=place,
+            )
+        except SpecError as error:
+            raise SpecError(found.own(error.problems)) from error
         hush()
         is_local = meant(cluster) is None
         if not as_json:

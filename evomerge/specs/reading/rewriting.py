@@ -93,7 +93,7 @@ class Text:
             raise SpecError([self.problem(value.key, said)])
 
     def add(self, key: str, value: str) -> None:
-        """Write a key before all others of the first document.
+        """Write a further key into the first document; no line gets another number.
 
         Raises:
             SpecError: There is no place for it.
@@ -103,15 +103,19 @@ class Text:
             raise TypeError("a document is a mapping")
         marks = [name.start_mark for name, _ in root.value]
         first = min(marks, key=lambda mark: mark.index)
-        line = f"{key}: {json.dumps(value)}"
-        end = ", " if root.flow_style else "\n" + " " * first.column
-        self._edits[first.index, first.index] = line + end
+        said = f"{key}: {json.dumps(value)}"
+        if root.flow_style:
+            self._edits[first.index, first.index] = f"{said}, "
+        else:
+            end = root.end_mark.index
+            line = "" if self._text[:end].endswith("\n") else "\n"
+            self._edits[end, end] = f"{line}{' ' * first.column}{said}\n"
         try:
             is_there = dict(parse_documents(self.text, self._file)[0]).get(key) == value
         except SpecError:
             is_there = False
         if not is_there:
-            said = f"is not given, and cannot be added; write `{key}: ...` as first key"
+            said = f"is not given, and cannot be added; write `{key}: ...` into it"
             raise SpecError([Problem(f"{self._file}: {key}", said)])
 
     @property
