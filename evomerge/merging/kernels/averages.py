@@ -7,7 +7,7 @@ the same.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from evomerge.merging.constants import BLOCK
 from evomerge.merging.kernels.elections import agreeing, flipped
@@ -19,6 +19,7 @@ from evomerge.merging.kernels.numbers import (
     YES,
     ZERO,
     compiled,
+    inner,
     larger,
     load,
     places,
@@ -32,7 +33,7 @@ _MOST_AHEAD = 16
 """Blocks that are not guessed after several that could not be."""
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _reaches(xs, base, i, edge):
     """Return 1.0 where the squared distances sum to an edge or more, else 0.0."""
     z = load(base, i)
@@ -80,7 +81,7 @@ def _apart(values, first):
     return more
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _guess(deltas, bounds):
     """Tell in fp32 whether squared distances reach an edge, and whether that is sure.
 
@@ -96,7 +97,7 @@ def _guess(deltas, bounds):
     return kept, unsure
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _merged(left, weights, scale):
     """Return the scaled mean of those who agree."""
     flip = NO if total(left) >= ZERO else SIGN
@@ -105,7 +106,7 @@ def _merged(left, weights, scale):
     return flipped(merged / divisor, flip) * scale
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _averaged(xs, base, i, weights, scale, kept):
     z = load(base, i)
     left = _left(deltas_of(xs, i, z), kept, i)
@@ -124,7 +125,7 @@ def _average(arrays, weights, scale, kept):
     return most
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _averaged_guessed(xs, base, i, weights, scale, bounds):
     z = load(base, i)
     deltas = deltas_of(xs, i, z)

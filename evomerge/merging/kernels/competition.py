@@ -7,7 +7,7 @@ end, high end and one over their width, fp32.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from evomerge.merging.constants import NO_WEIGHT
 from evomerge.merging.elementary import (
@@ -29,6 +29,7 @@ from evomerge.merging.kernels.numbers import (
     as_float,
     compiled,
     inlined,
+    inner,
     load,
     u32,
 )
@@ -55,14 +56,14 @@ def _polynomial(parts, x):
     return lambda parts, x: _polynomial(parts[1:], x) * x + parts[0]
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def clamped(x, low, high):
     """Return a number, or the end that it lies beyond."""
     x = low if x < low else x
     return high if x > high else x
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def exp(x):
     """Return the exponential of an fp32 number from -87 to 88."""
     doublings = np.float32(np.rint(x * _LOG2_E))
@@ -71,7 +72,7 @@ def exp(x):
     return as_float(u32(as_bits(_polynomial(_SERIES, rest)) + grown))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def tanh(x):
     """Return the hyperbolic tangent of an fp32 number."""
     x = clamped(x, -_MOST, _MOST)
@@ -80,20 +81,20 @@ def tanh(x):
     return clamped(slope, -ONE, ONE)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def tanh_of_part(x):
     """Return the hyperbolic tangent of an fp32 number from -1 to 1."""
     square = x * x
     return x * _polynomial(_ABOVE, square) / _polynomial(_BELOW, square)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _part(value, ends):
     low, high, factor = ends
     return (clamped(value, low, high) - low) * factor
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _sign(value):
     up = ONE if value > ZERO else ZERO
     return up - (ONE if value < ZERO else ZERO)
@@ -133,7 +134,7 @@ def _against(deltas, normals, pairwise):
     return lambda deltas, normals, pairwise: normals
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _score(own, normal, others, n):
     within = abs(normal)
     return exp(within * within * n) * _agreement(own, others)

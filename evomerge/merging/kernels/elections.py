@@ -11,7 +11,7 @@ Inputs come as tuples, bases as arrays or None, and words may hold two entries: 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from evomerge.merging.constants import BLOCK, CANCELLED
 from evomerge.merging.kernels.bernoulli import draw
@@ -31,6 +31,7 @@ from evomerge.merging.kernels.numbers import (
     as_bits,
     as_float,
     compiled,
+    inner,
     larger,
     load,
     places,
@@ -92,7 +93,7 @@ def agreeing(values, weights, flip):
     return more
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def flipped(value, flip):
     """Return a number, of the other sign where the flip is the sign's bit."""
     return as_float(u32(as_bits(value) ^ flip))
@@ -116,7 +117,7 @@ def _scaled(value, scale):
     return lambda value, scale: value * scale
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def elected(xs, i, z, weights, thinning, ballot):
     """Return the merged differences of those who agree, at one place.
 
@@ -138,7 +139,7 @@ def elected(xs, i, z, weights, thinning, ballot):
     return _scaled(flipped(merged, flip), scale)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _elected(xs, base, i, weights, thinning, ballot):
     z = load(base, i)
     return on_base(base, z, elected(xs, i, z, weights, thinning, ballot))

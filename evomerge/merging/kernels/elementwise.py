@@ -9,7 +9,7 @@ over it.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from evomerge.merging.constants import NO_STEP
 from evomerge.merging.kernels.elections import elected
@@ -20,6 +20,7 @@ from evomerge.merging.kernels.numbers import (
     YES,
     ZERO,
     compiled,
+    inner,
     larger,
     load,
     size_bits,
@@ -244,7 +245,7 @@ def _users(values, merged, share):
     return more
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _used(deltas, merged, use):
     """Return what is merged, scaled, where enough inputs use it, else zero."""
     scale, share, least = use

@@ -29,6 +29,15 @@ _U13, _U16 = np.uint32(13), np.uint32(16)
 _HIGH = np.uint32(0xFFFF0000)
 
 
+_ALONE = {"no_cfunc_wrapper": True}
+"""Nothing in C calls compiled loops; a way in for it takes a while to compile."""
+
+
+def inner(**options: Any) -> Any:
+    """Compile what only compiled code calls: without a way in for Python."""
+    return njit(no_cpython_wrapper=True, **_ALONE, **options)
+
+
 def unfolded(choose: Any) -> Any:
     """Make a function that compiled code unfolds where it calls it.
 
@@ -52,16 +61,17 @@ def _chosen_by(choose: Any, options: dict[str, bool]) -> Any:
     def only_compiled(*arguments: Any) -> Any:
         raise NotImplementedError("only in compiled code")
 
-    overload(only_compiled, jit_options=options)(choose)
+    overload(only_compiled, jit_options={**_ALONE, **options})(choose)
     return only_compiled
 
 
 def compiled(function: Any) -> Any:
     """Compile without relaxed arithmetic: the same bits as one step after another."""
+    options = {"nogil": True, "error_model": "numpy", **_ALONE}
     try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep compiled code: compile in every process
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(**options)(function)
 
 
 @intrinsic
@@ -84,7 +94,7 @@ def as_bits(_: Any, number: Any) -> Any:
     return types.uint32(types.float32), cast
 
 
-@njit
+@inner()
 def u32(number):
     """Cut a number back to 32 bits: compiled arithmetic widens to 64 by itself."""
     return np.uint32(number)
@@ -137,7 +147,7 @@ def load(array, index):
     return single
 
 
-@njit
+@inner()
 def _brain(value):
     """Round fp32 to nearest, even; the high half of the bits is the bf16 number."""
     bits = as_bits(value)
@@ -192,13 +202,13 @@ def store(array, index, value):
     return half
 
 
-@njit
+@inner()
 def size_bits(value):
     """Return the bits of a number's size; they are in the order of the sizes."""
     return u32(as_bits(value) & _REST)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def larger(one, other):
     """Return the larger one."""
     return one if one > other else other
@@ -213,7 +223,7 @@ def is_any_infinite(array):
     return most >= FULL
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def write(out, i, first, second):
     """Write a word's entries; return the bits of the larger size."""
     store_all(out, i, first, second)

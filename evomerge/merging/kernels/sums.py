@@ -12,7 +12,7 @@ done with them. ``base`` is an array or None. A word may hold two entries (see
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from evomerge.merging.constants import BLOCK
 from evomerge.merging.kernels.bernoulli import draw
@@ -20,6 +20,7 @@ from evomerge.merging.kernels.entries import on_base, thinned, total, weighted, 
 from evomerge.merging.kernels.numbers import (
     NO,
     compiled,
+    inner,
     larger,
     load,
     places,
@@ -54,7 +55,7 @@ def _ended(value, ends):
     return lambda value, ends: value * ends[1]
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _added(xs, base, i, weights, ends):
     z = load(base, i)
     return on_base(base, z, _ended(_sum(xs, i, z, weights), ends))
@@ -82,7 +83,7 @@ def add(arrays, weights, ends):
     return most
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _added_thinned(xs, base, i, weights, thinning, ends):
     z = load(base, i)
     left = thinned(xs, i, z, thinning[0], thinning[1])
