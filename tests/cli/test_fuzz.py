@@ -26,7 +26,7 @@ def fuzz(folder: Path, inputs: int, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_some_spoilt_inputs_end_in_words_and_within_bounds(tmp_path: Path) -> None:
-    fuzz(tmp_path, int(os.environ.get("EVOMERGE_FUZZ_FEW", "60")), 280)
+    fuzz(tmp_path, int(os.environ.get("EVOMERGE_FUZZ_FEW", "40")), 280)
 
 
 @pytest.mark.long

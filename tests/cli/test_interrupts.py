@@ -113,7 +113,10 @@ def file(models: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("sign", "code", "strategy"),
-    [(signal.SIGINT, 130, "cma"), (signal.SIGTERM, 143, "random")],
+    [
+        (signal.SIGINT, 130, "cma"),
+        pytest.param(signal.SIGTERM, 143, "random", marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_stops_soon_says_how_to_resume_and_loses_nothing(
     file,

@@ -17,7 +17,11 @@ from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
 
 N_LAYERS = 2
-OPERATORS = ("linear", "ties", "dare_ties", "della", "breadcrumbs", "karcher", "tsv")
+OPERATORS = (
+    *("linear", "ties", "dare_ties", "karcher", "tsv"),
+    # Other thinnings of the same merges.
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("della", "breadcrumbs")),
+)
 
 
 class Parents:

@@ -17,6 +17,8 @@ from support.operator_checks import (
     check_narrow_inputs,
     check_threads_and_layout,
 )
+from support.operator_knobs import DENSITY, KNOBS
+from support.single_steps import single_steps
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.merging.operators import apply
@@ -29,48 +31,8 @@ SEEDS = st.integers(0, 2**16)
 few = settings(max_examples=4)  # each law is tried on many operators
 
 ONE = (1.0,)
-WEIGHT = (0.25, 0.5, -0.5)
-POSITIVE = (0.25, 0.5, 1.0)
-DENSITY = (0.3, 0.6, 1.0)
-GAMMA = (0.1,) * 3
 INNERS = ("sum", "ties", "dare_ties", "tsv", "iso")
 DTYPES = [torch.float32, torch.bfloat16]
-
-KNOBS = {
-    "linear": {"weight": (0.2, 0.5, 0.3)},
-    "task_arithmetic": {"weight": WEIGHT, "lambda_": 0.75},
-    "ties": {"weight": POSITIVE, "density": DENSITY, "lambda_": 0.75},
-    "dare_linear": {"weight": WEIGHT, "density": DENSITY},
-    "dare_ties": {"weight": POSITIVE, "density": DENSITY},
-    "slerp": {"t": 0.3},
-    "nuslerp": {"t": 0.3},
-    "multislerp": {"weight": (0.2, 0.5, 0.3)},
-    "karcher": {"weight": (0.2, 0.5, 0.3)},
-    "tsv": {"weight": WEIGHT, "lambda_": 0.75},
-    "iso_c": {"weight": WEIGHT, "lambda_": 0.75},
-    "iso_cts": {"weight": WEIGHT, "lambda_": 0.75},
-    "knots": {"weight": POSITIVE, "density": DENSITY},
-    "wudi": {"weight": (0.2, 0.5, 0.3), "lambda_": 0.75},
-    "breadcrumbs": {"weight": WEIGHT, "density": DENSITY, "gamma": GAMMA},
-    "breadcrumbs_ties": {"density": DENSITY, "gamma": (0.3, 0.2, 0.1)},
-    "della": {"weight": POSITIVE, "density": DENSITY},
-    "della_linear": {"weight": WEIGHT, "density": DENSITY},
-    "mixout": {"p": 0.4},
-    "model_stock": {},
-    "bcwi": {"alpha": 0.3},
-    "sce": {"select_topk": 0.5},
-    "magmax": {},
-    "ram": {"epsilon": 0.125},
-    "ramplus_tl": {"epsilon": 0.125},
-    "pcb": {"weight": (0.5, 1.2, 2.0), "r": 0.3},
-    "consensus": {"lambda_t": 0.6},
-    "emr": {},
-    "arcee_fusion": {},
-    "nearswap": {"t": 0.25},
-    "staged": {"weight": WEIGHT},
-    "core_space": {"weight": WEIGHT},
-}
-"""Distinct knobs for three inputs, or for as many as an operator takes."""
 
 MORE = {
     "ties": {
@@ -280,9 +242,13 @@ def test_axis_permuted_neurons_give_the_permuted_result(name, knobs, seed):
 
 @pytest.mark.parametrize("shape", [(80, 501), (40_001,)])
 @kept_by_all()
-def test_threads_and_memory_layout_do_not_change_a_byte(name, knobs, shape):
+def test_threads_memory_layout_and_one_pass_do_not_change_a_byte(name, knobs, shape):
     merge = build(name, knobs)
-    assert check_threads_and_layout(merge, *normal(merge, shape, 0)).shape == shape
+    inputs = normal(merge, shape, 0)
+    merged = check_threads_and_layout(merge, *inputs)
+    assert merged.shape == shape
+    with single_steps():
+        assert torch.equal(apply(merge, *inputs, "w"), merged)
 
 
 @kept_by_all()

@@ -3,7 +3,7 @@
 import pytest
 
 from evomerge.scoring.engines import open_engine
-from evomerge.testing.stack_contract import StackContract
+from evomerge.testing.stack_contract import StackContract, StackSwapContract
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -17,12 +17,23 @@ class TestLlama(Hf, StackContract):
     pass
 
 
-class TestTiedQwen2(Hf, StackContract):
+class TestTiedQwen2(Hf, StackSwapContract):
     family = "qwen2"
     profile = "pool"
 
 
-class TestMixedGemma3(Hf, StackContract):
+class TestMixedGemma3(Hf, StackSwapContract):
+    family = "gemma3_text"
+
+
+@pytest.mark.long
+class TestTiedQwen2ForLong(Hf, StackContract):
+    family = "qwen2"
+    profile = "pool"
+
+
+@pytest.mark.long
+class TestMixedGemma3ForLong(Hf, StackContract):
     family = "gemma3_text"
 
 

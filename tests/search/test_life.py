@@ -301,7 +301,7 @@ def live(new_url, n_lives):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_any_order_of_events_leaves_lifecycle_and_store_agreed(new_url):
-    live(new_url, 8)
+    live(new_url, 5)
 
 
 @pytest.mark.long

@@ -50,7 +50,7 @@ def add(store: Store, small: SmallStudy) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))]
 )
 @pytest.mark.parametrize("strategy", ["cma", "tpe", "nsga2", "random"])
 def test_a_study_whose_database_comes_and_goes_equals_the_undisturbed_one(

@@ -164,7 +164,10 @@ def check_complete(store):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(new_url):
+@pytest.mark.parametrize("stride", [13, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(
+    new_url, stride
+):
     status, promised = write(new_url())
     assert status == 0
     kind, n_steps = promised[-1]
@@ -172,7 +175,7 @@ def test_killed_at_every_few_steps_nothing_is_lost_and_the_next_goes_on(new_url)
     n_steps = int(n_steps)
     assert n_steps > 200
     # The stride meets the steps of a transaction at every place in turn.
-    for i, kill_at in enumerate(range(1, n_steps, 7)):
+    for i, kill_at in enumerate(range(1, n_steps, stride)):
         url = new_url()
         status, promised = write(url, kill_at)
         assert status == -signal.SIGKILL

@@ -36,6 +36,8 @@ _SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "50",
+    # It looks through every database in turn, and there are hundreds.
+    "autovacuum": "off",
 }
 
 
