@@ -22,6 +22,7 @@ EXTRAS = {
     **dict.fromkeys(_LOCAL.split(), "local"),
     **dict.fromkeys(_ENGINES.split(), "cpu"),
     **dict.fromkeys(_SERVICE.split(), "service"),
+    "optuna_dashboard": "dashboard",
     "psycopg": "postgres",
 }
 """The extra that brings a module; the smallest, if there are several."""

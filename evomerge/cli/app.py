@@ -73,6 +73,7 @@ for _command in (
     service.serve,
     service.user,
     service.token,
+    service.dashboard,
     tools.check,
     tools.zoo,
     tools.doctor,

@@ -309,3 +309,27 @@ def token_revoke(owner: str, name: str, db: str) -> None:
     finally:
         accounts.close()
     click.echo(f"Token {name} of {owner} holds no more.")
+
+
+@click.command(
+    epilog="Example: evomerge dashboard scalars",
+    short_help="Look at a study in optuna-dashboard.",
+)
+@click.argument("name")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Where on this machine it answers; 0 for any that is free.",
+)
+@db_option
+def dashboard(name: str, port: int, db: str) -> None:
+    """Show the study NAME in optuna-dashboard, until it is stopped.
+
+    It can only be looked at, and from this machine alone: whatever would change
+    something is refused. It needs the extra `dashboard`.
+    """
+    from evomerge.service.dashboard import show
+
+    show(name, db=db, port=port, ready=lambda url: click.echo(f"Look at {url}"))
