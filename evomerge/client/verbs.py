@@ -23,6 +23,7 @@ from evomerge.store.queue.values import (
     Token,
     User,
 )
+from evomerge.store.queue.values import WorkerRow as WorkerRow
 
 PAGE = 100
 """Jobs that are told at a time, if nothing else is asked for."""
@@ -85,30 +86,6 @@ class ExportJob:
     why: str | None
     bytes: int
     fingerprint: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
-    """A worker that a cluster has or had.
-
-    Attributes:
-        id: Unique in the cluster.
-        state: ``starting``, ``ready``, ``busy``, ``draining`` or ``lost``.
-        study: What it works for, None for nothing.
-        since: Since when it is in this state, ISO 8601 in UTC.
-        seen: When it was last heard of.
-    """
-
-    id: str
-    node: str
-    host: str
-    address: str
-    state: str
-    study: str | None
-    versions: Mapping[str, Any]
-    resources: Mapping[str, Any]
-    since: str
-    seen: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from evomerge.client.verbs import (
 from evomerge.errors import (
     ExportError,
     ForbiddenError,
-    JobExistsError,
     JobNotFoundError,
     JobStateError,
     SpecError,
@@ -80,6 +80,7 @@ class Desk:
         self._queue = records.queue
         self._accounts = records.accounts
         self._exports = records.exports
+        self._workers = records.workers
         self._site = site
         self._caller = caller
 
@@ -105,7 +106,6 @@ class Desk:
         wanted = Submission(
             name or seen.study, seen.study, bundle, priority, place or {}
         )
-        self._refuse_others_study(wanted)
         return self._queue.submit(self._caller.user.name, wanted)
 
     def check(self, files: Mapping[str, bytes]) -> Checked:
@@ -173,6 +173,11 @@ class Desk:
             raise JobStateError(
                 f"Job {job.name!r} is {job.state}; only one that has ended can be "
                 "deleted. Cancel it first."
+            )
+        if not self._sees_all and self._queue.gpu_hours(job.user) > 0:
+            raise ForbiddenError(
+                "The GPU-hours of a study count after it has ended; an operator can "
+                f"delete {job.address}."
             )
         # It never began, or an earlier deletion was cut short.
         with suppress(StudyNotFoundError):
@@ -289,7 +294,10 @@ class Desk:
     def workers(self) -> Sequence[WorkerRow]:
         """Return the workers of the cluster."""
         self._need(Scope.READ)
-        return []
+        return [
+            one if self._sees_all else replace(one, study=None)
+            for one in self._workers.all()
+        ]
 
     def tokens(self) -> Sequence[Token]:
         """Return one's own tokens, oldest first; never their secrets."""
@@ -378,18 +386,6 @@ class Desk:
 
     def _place(self, after: str | None) -> tuple[str, str] | None:
         return None if after is None else self._address(after)
-
-    def _refuse_others_study(self, wanted: Submission) -> None:
-        """A study that nobody submitted is the operators' own."""
-        if self._sees_all or not self._queue.is_recorded(wanted.study):
-            return
-        try:
-            self._queue.get(self._caller.user.name, wanted.name)
-        except JobNotFoundError as error:
-            raise JobExistsError(
-                f"Study {wanted.study!r} is in the database already; give yours "
-                "another name."
-            ) from error
 
 
 _ABOVE = {

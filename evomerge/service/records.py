@@ -12,6 +12,7 @@ from evomerge.store.databases.database import Database
 from evomerge.store.queue.accounts import Accounts
 from evomerge.store.queue.exports import Exports
 from evomerge.store.queue.job_queue import JobQueue
+from evomerge.store.queue.workers import Workers
 
 AT_ONCE = 6
 """Requests of one process that are at the database at the same time: each keeps a
@@ -35,6 +36,7 @@ class Records:
         self.queue = JobQueue(self._database)
         self.accounts = Accounts(self._database)
         self.exports = Exports(self._database)
+        self.workers = Workers(self._database)
 
     def seconds(self) -> float:
         """Return the database's clock, seconds since 1970.

@@ -159,6 +159,7 @@ class Supervisor:
             self._next_beat = self._clock() + BEAT_S
             self._beat()
             self._queue.sweep()
+            self._queue.pause_beyond()
         while len(self._children) < self._site.capacity and not self._draining.is_set():
             claim = self._queue.claim(self._name)
             if claim is None:

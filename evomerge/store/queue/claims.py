@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from evomerge.core.trial import TrialState
 from evomerge.errors import ClaimLostError
-from evomerge.store.queue import jobs
+from evomerge.store.queue import gpu_hours, jobs
 from evomerge.store.queue.ending import Next, ProcessEnd, after, after_loss
 from evomerge.store.queue.values import HELD, Claim, Job, JobState, Wanted
 from evomerge.store.tables.dialects import NOW
@@ -44,6 +44,11 @@ def take(connection: sa.Connection, by: str) -> Claim | None:
         return None
     found = jobs.by_id(connection, row.id)
     _check_limit(connection, found)
+    if (why := gpu_hours.over(connection, found.user)) is not None:
+        _pause(connection, found, why)
+        then = Next(JobState.PAUSED, found.fruitless, why=why)
+        _settle(connection, found, then, found.last_progress, ("released", {"by": by}))
+        return None
     jobs.record_event(
         connection, found.id, "claimed", {"by": by, "start": found.starts}
     )
@@ -125,6 +130,12 @@ def sweep(connection: sa.Connection) -> list[Job]:
         data = {"by": by, "progress": come}
         _settle(connection, now, then, come, ("supervisor_lost", data))
     return [jobs.by_id(connection, job_id) for job_id in lost]
+
+
+def pause_beyond(connection: sa.Connection) -> None:
+    """Pause the jobs of users whose GPU-hours are used."""
+    for job_id, why in gpu_hours.beyond(connection).items():
+        _pause(connection, jobs.by_id(connection, job_id), why)
 
 
 def held(connection: sa.Connection, claim: Claim) -> Job:
@@ -211,6 +222,13 @@ def _check_limit(connection: sa.Connection, found: Job) -> None:
     )
     if n is not None and row.max_running is not None and n > row.max_running:
         raise OverLimitError
+
+
+def _pause(connection: sa.Connection, found: Job, why: str) -> None:
+    now = jobs.find(connection, found.user, found.name, locked=True)
+    if now.wanted is Wanted.RUN and not now.state.is_final:
+        jobs.want(connection, now.user, now.name, Wanted.PAUSE)
+        connection.execute(sa.update(job).where(job.c.id == now.id).values(why=why))
 
 
 def _settle(

@@ -59,7 +59,7 @@ class Next:
     Attributes:
         pause_s: Before it is started again; only with ``waiting``.
         fruitless: As the job's own.
-        why: As the job's own.
+        why: As the job's own; a pause that nobody asked for has its reason there.
     """
 
     state: JobState
@@ -83,7 +83,7 @@ def after(job: Job, end: ProcessEnd, progress: int) -> Next:
     if end.code in _HOPELESS:
         return Next(JobState.FAILED, job.fruitless, why=end.cause)
     if job.wanted is Wanted.PAUSE:
-        return Next(JobState.PAUSED, job.fruitless)
+        return Next(JobState.PAUSED, job.fruitless, why=job.why)
     if end.asked:  # a supervisor that is drained, or a pause that was taken back
         return Next(JobState.QUEUED, job.fruitless)
     fruitless = fruitless_after(job, progress)
@@ -106,7 +106,7 @@ def after_loss(job: Job, by: str, progress: int) -> Next:
     if job.wanted is Wanted.CANCEL:
         return Next(JobState.CANCELLED)
     if job.wanted is Wanted.PAUSE:
-        return Next(JobState.PAUSED, job.fruitless)
+        return Next(JobState.PAUSED, job.fruitless, why=job.why)
     why = f"its supervisor {by} was lost"
     fruitless = fruitless_after(job, progress)
     if fruitless >= MAX_FRUITLESS:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.store.databases.database import Database
-from evomerge.store.queue import claims, jobs
+from evomerge.store.queue import claims, gpu_hours, jobs
 from evomerge.store.queue.bundle import Bundle
 from evomerge.store.queue.ending import ProcessEnd
 from evomerge.store.queue.submission import Submission
@@ -208,6 +208,16 @@ class JobQueue:
         """Free the jobs of supervisors that are gone; any supervisor may do it."""
         with self._database.writing() as connection:
             return claims.sweep(connection)
+
+    def pause_beyond(self) -> None:
+        """Pause jobs of users whose GPU-hours are used; any supervisor may do it."""
+        with self._database.writing() as connection:
+            claims.pause_beyond(connection)
+
+    def gpu_hours(self, user: str) -> float:
+        """Return the GPU-hours that a user's studies have used."""
+        with self._database.reading() as connection:
+            return gpu_hours.used(connection, user)
 
     def record(self, user: str, name: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a job.

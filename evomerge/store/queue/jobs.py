@@ -322,7 +322,9 @@ def _step(
     """Move a job to a state that its owner asked for."""
     values: dict[str, Any] = {"state": state.value, "wanted": wanted.value}
     if state is JobState.QUEUED:
-        values |= {"fruitless": 0, "why": None}
+        values |= {"fruitless": 0}
+    if wanted is not Wanted.CANCEL:
+        values |= {"why": None}
     if not state.is_held:
         values |= {"not_before": None}
     connection.execute(

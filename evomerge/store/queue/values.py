@@ -155,6 +155,30 @@ class ExportState(StrEnum):
         return self in (ExportState.FINISHED, ExportState.FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker that a cluster has or had.
+
+    Attributes:
+        id: Unique in the cluster.
+        state: ``starting``, ``ready``, ``busy``, ``draining`` or ``lost``.
+        study: What it works for, None for nothing.
+        since: Since when it is in this state, ISO 8601 in UTC.
+        seen: When it was last heard of.
+    """
+
+    id: str
+    node: str
+    host: str
+    address: str
+    state: str
+    study: str | None
+    versions: Mapping[str, Any]
+    resources: Mapping[str, Any]
+    since: str
+    seen: str
+
+
 class Role(StrEnum):
     """What a user is to the service."""
 

@@ -17,7 +17,10 @@ from support.searched import by_hand
 from evomerge.store.queue.accounts import Accounts, open_accounts
 from evomerge.store.queue.job_queue import JobQueue, open_queue
 
-TABLES = ("em_job_event", "em_job", "em_bundle", "em_token", "em_user", "em_study")
+TABLES = (
+    *("em_export", "em_job_event", "em_job", "em_bundle", "em_token", "em_user"),
+    *("em_worker", "em_part", "em_attempt", "em_trial", "em_recipe", "em_study"),
+)
 
 
 @pytest.fixture(scope="session")
