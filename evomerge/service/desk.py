@@ -403,7 +403,11 @@ def look(files: Mapping[str, bytes], site: Site) -> Checked:
         ClusterUnreachableError: Too many others are looked at.
     """
     cache = site.spool / "cache"
-    return resolving.check(Bundle(files).files, site.policy, cache=cache)
+    known = Bundle(files).files
+    found = resolving.check(known, site.policy, cache=cache)
+    if found.study is not None:
+        return found
+    return replace(found, study=resolving.look_at_words(known, site.policy).study)
 
 
 def exported(order: Order) -> ExportJob:
