@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +18,9 @@ from evomerge.core.policy import Policy, confined, refuse_hub
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import NotAllowedError, SpecError
 from evomerge.scoring.engines import open_engine
+from evomerge.scoring.harness.internals import looking_at_files
 from evomerge.scoring.harness.loading import load_task
-from evomerge.scoring.harness.permitted_data import permitted_data
+from evomerge.scoring.harness.permitted_data import permitted_data, refuse_file
 
 LINE = '{"question": "1+1", "answer": "2"}\n'
 SECRET = '{"question": "the secret", "answer": "2"}\n'
@@ -154,6 +156,26 @@ def test_a_data_set_is_no_way_out(
         ground.load(config)
     assert key in str(error.value)
     assert not ground.mark.exists()
+
+
+@pytest.mark.parametrize(
+    "card", ["FAR/*", "../../far/secret.jsonl", "../../ro*/l*.jsonl"]
+)
+def test_the_card_of_a_data_set_is_no_way_out(ground: Ground, card: str) -> None:
+    files = card.replace("FAR", str(ground.far))
+    text = f"---\nconfigs:\n- config_name: default\n  data_files: {files}\n---\n"
+    (ground.bundle / "sub" / "README.md").write_text(text)
+
+    def load() -> Any:
+        kept = str(ground.cache / "cards")
+        return datasets.load_dataset(str(ground.bundle / "sub"), cache_dir=kept)
+
+    assert load()  # the library reads whatever a card names
+    with confined(ground.policy), looking_at_files(refuse_file):
+        with pytest.raises(NotAllowedError, match="may not be read here"):
+            load()
+        (ground.bundle / "sub" / "README.md").unlink()
+        assert load()
 
 
 def test_a_study_cannot_allow_itself_code(ground: Ground) -> None:

@@ -88,6 +88,7 @@ __all__ = [
     "hub_metrics",
     "load_yaml",
     "local_tasks",
+    "looking_at_files",
     "normalize_gen_kwargs",
 ]
 
@@ -147,6 +148,31 @@ def hub_metrics(refuse: Callable[[str], Exception] | None) -> Iterator[None]:
         yield
     else:
         with _instead(lm_eval.api.task, "get_metric", own):
+            yield
+
+
+@contextlib.contextmanager
+def looking_at_files(look: Callable[[str], None] | None) -> Iterator[None]:
+    """Show every file of a data set, wherever its name comes from, before it is read.
+
+    The card of a data set, even of a hub's, may name any file of the machine.
+
+    Args:
+        look: Raises for a path or link that is not to be read; None looks at none.
+    """
+    found = datasets.data_files.resolve_pattern
+
+    def looked_at(*args: Any, **kwargs: Any) -> list[str]:
+        files: list[str] = found(*args, **kwargs)
+        assert look is not None
+        for file in files:
+            look(file)
+        return files
+
+    if look is None:
+        yield
+    else:
+        with _instead(datasets.data_files, "resolve_pattern", looked_at):
             yield
 
 

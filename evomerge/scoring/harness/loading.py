@@ -25,10 +25,11 @@ from evomerge.scoring.harness.internals import (
     calm,
     hub_metrics,
     load_yaml,
+    looking_at_files,
     missing_metrics,
 )
 from evomerge.scoring.harness.limited import LimitError
-from evomerge.scoring.harness.permitted_data import permitted_data
+from evomerge.scoring.harness.permitted_data import permitted_data, refuse_file
 from evomerge.scoring.harness.task_files import (
     CodeRefusedError,
     point_at_data,
@@ -145,7 +146,9 @@ def _build(settings: TaskSettings, config: dict[str, Any]) -> ConfigurableTask:
         return _refused(settings, [said])
 
     try:
-        with hub_metrics(None if settings.trust_code else refuse):
+        look = None if in_force() is None else refuse_file
+        metrics = hub_metrics(None if settings.trust_code else refuse)
+        with metrics, looking_at_files(look):
             loaded = TaskManager(include_defaults=False).load([config])
         (task,) = loaded["tasks"].values()
     except SpecError:

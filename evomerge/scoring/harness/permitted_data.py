@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.core.policy import Policy
+from evomerge.core.policy import Policy, refuse_hub, refuse_outside
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.harness.task_files import FILE_BUILDERS
 from evomerge.specs.reading.yamlfile import join
@@ -46,6 +46,18 @@ def permitted_data(config: dict[str, Any], folder: Path, policy: Policy) -> None
             config["dataset_kwargs"] = {**options, "data_files": reader.found(files)}
     if problems:
         raise SpecError(problems)
+
+
+def refuse_file(file: str) -> None:
+    """Refuse a file of a data set that the policy in force does not let be read.
+
+    Raises:
+        NotAllowedError: It lies elsewhere, or is a link to another server.
+    """
+    if file.startswith(_OF_HUB):
+        refuse_hub(file)
+    else:
+        refuse_outside(file)  # what is a link is no path in a root
 
 
 def _data_set(config: Mapping[str, Any], policy: Policy) -> Iterator[Problem]:
