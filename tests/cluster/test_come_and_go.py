@@ -105,6 +105,26 @@ def node(site: Site) -> Iterator[Callable[..., None]]:
         site.nodes.stop(name)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts over a folder")
+def test_what_a_node_lacks_is_fetched_into_its_own_cache(site: Site) -> None:
+    models = site.folder / "models"
+    for seed, name in enumerate("ab"):
+        tiny_model(models / name, n_layers=1, seed=seed)
+    cache = site.folder / "fetched"
+    site.nodes.start("far", {"EVOMERGE_CACHE": str(cache)}, hidden=[models])
+    try:
+        sources = {name: str(models / name) for name in "ab"}
+        study = site.study("fetches", workers=1, sources=sources, engine={"kind": "hf"})
+        _, err = (run := site.begin(study)).communicate(timeout=LIMIT_S)
+        assert run.returncode == 0, err
+        fetched = [path for path in (cache / "models").iterdir() if path.is_dir()]
+        there = {(path / "model.safetensors").read_bytes() for path in fetched}
+        here = {(models / name / "model.safetensors").read_bytes() for name in "ab"}
+        assert there == here
+    finally:
+        site.nodes.stop("far")
+
+
 def no_cache(site: Site) -> str:
     """Return a folder that cannot be made."""
     (site.folder / "file").touch()

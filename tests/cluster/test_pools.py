@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from support.ray_pools import ray_here, ray_pool
 
+from evomerge.cluster import actors
+from evomerge.cluster import ray_pool as ray_pool_module
 from evomerge.cluster.inprocess import InProcessPool
+from evomerge.cluster.watch import Seen, Watch
 from evomerge.core.study import Budget
 from evomerge.core.work import AttemptDone, WorkerLost, WorkerReady
 from evomerge.scoring.evaluator import Evaluator
@@ -56,6 +59,60 @@ def test_a_killed_worker_is_a_loss_with_its_attempt_and_is_replaced(
         assert (lost.trial, lost.attempt, lost.fatal) == (4, 2, False)
         until(pool, WorkerReady)
         assert list(pool.free()) != [worker]
+    finally:
+        pool.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_their_number_follows_the_cluster_up_and_down(tmp_path: Path) -> None:
+    """The actors are real; how many cores the machine has is pretended."""
+    pool = ray_pool(SmallStudy().setup(tmp_path), tmp_path, None)
+    n_cores = [1.0]
+
+    def look() -> Seen:
+        (machine,) = actors.look().machines.values()
+        has = replace(machine, cpus=n_cores[0] / 2, memory=2**40)  # half a core each
+        return Seen({machine.node.id: has})
+
+    def up_to(n_workers: int) -> list[str]:
+        n_cores[0] = n_workers
+        end = time.monotonic() + 120
+        while len(pool.workers()) != n_workers or pool.roster().wanted != n_workers:
+            assert time.monotonic() < end
+            pool.poll(0.2)
+        return list(pool.workers())
+
+    try:
+        pool.start()
+        pool._watch.stop()
+        pool._watch = Watch(look)
+        pool._watch.start()
+        (first,) = up_to(1)
+        two = up_to(2)
+        assert first in two
+        pool.submit(first, work())
+        assert up_to(1) == [first]  # it is at work
+        until(pool, AttemptDone)
+        assert list(pool.free()) == [first]
+    finally:
+        pool.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_workers_whose_results_do_not_arrive_are_told_with_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_pool_module, "CALL_BACK_S", -1.0)  # they are always late
+    pool = ray_pool(SmallStudy().setup(tmp_path), tmp_path)
+    try:
+        pool.start()
+        lost = until(pool, WorkerLost)[-1]
+        assert isinstance(lost, WorkerLost)
+        assert (lost.fatal, lost.futile) == (True, False)
+        assert "cannot call back to the coordinator at 127.0.0.1" in str(lost.failure)
+        assert "--node-ip-address" in lost.failure.message
     finally:
         pool.close()
 

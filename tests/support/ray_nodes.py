@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class RayNodes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._temp = tempfile.TemporaryDirectory(prefix="em-n-")  # paths of sockets
+        self._hidden: Sequence[Path] = ()
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
@@ -49,13 +51,20 @@ class RayNodes:
         head = ["--head", f"--port={port}", "--include-dashboard=false"]
         self._start("head", 0, [*head, f"--temp-dir={self._temp.name}/r"], {})
 
-    def start(self, name: str, env: Mapping[str, str] | None = None) -> None:
+    def start(
+        self,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        hidden: Sequence[Path] = (),
+    ) -> None:
         """Start a node with one core.
 
         Args:
             name: For ``stop``.
             env: What its workers' environment has besides.
+            hidden: Folders that are empty there; needs root.
         """
+        self._hidden = hidden
         self._start(name, 1, [f"--address={self.address}"], env or {})
 
     def stop(self, name: str) -> None:
@@ -88,9 +97,14 @@ class RayNodes:
         limits = [f"--num-cpus={cpus}", "--object-store-memory=100000000"]
         # A raylet that has to ask its agents for their ports gives up after 15 s.
         limits += [f"--{agent}-port={_free_port()}" for agent in _AGENTS]
+        words = [*command, *how, *limits, "--disable-usage-stats"]
+        if self._hidden:
+            steps = [f"mount -t tmpfs none {shlex.quote(str(f))}" for f in self._hidden]
+            script = " && ".join([*steps, f"exec {shlex.join(words)}"])
+            words = ["unshare", "--mount", "sh", "-ec", script]
         with log.open("wb") as out:
             self._nodes[name] = subprocess.Popen(
-                [*command, *how, *limits, "--disable-usage-stats"],
+                words,
                 env={**self.env, **env},
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     keeper.close()
 
 
-def ray_pool(setup: WorkerSetup, tmp_path: Path, n_workers: int = 1) -> RayPool:
+def ray_pool(setup: WorkerSetup, tmp_path: Path, n_workers: int | None = 1) -> RayPool:
     """Return a pool whose workers need half a core each."""
     run_dir = str(tmp_path / "run")
     return RayPool(setup, Placement(run_dir=run_dir, n_workers=n_workers, cpus=0.5))

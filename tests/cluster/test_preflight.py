@@ -1,0 +1,83 @@
+"""What keeps a coordinator from joining a Ray, told before Ray is asked."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from evomerge.cluster import preflight
+from evomerge.errors import EvomergeError, SetupError, WorkerError
+from evomerge.exit_codes import ExitCode, exit_code_of
+
+
+@pytest.fixture(autouse=True)
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "token"
+    path.write_text("0123456789abcdef")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def told(address: str) -> EvomergeError:
+    with pytest.raises(EvomergeError) as caught:
+        preflight.look(address)
+    return caught.value
+
+
+def test_an_address_where_nobody_listens_is_worth_another_try() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    error = told(address)
+    assert f"No Ray answers at {address}" in str(error)
+    assert exit_code_of(error) is ExitCode.TRY_AGAIN
+
+
+def test_an_address_without_a_port_is_a_mistake() -> None:
+    error = told("head:gcs")
+    assert str(error) == "Expected an address of Ray as HOST:PORT, got 'head:gcs'."
+    assert exit_code_of(error) is ExitCode.PUT_RIGHT
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_a_token_that_is_not_there_is_named_with_its_file(
+    token: Path, content: str | None
+) -> None:
+    token.unlink() if content is None else token.write_text(content)
+    error = told(f"127.0.0.1:{free_port()}")
+    assert str(token) in str(error)
+    assert exit_code_of(error) is ExitCode.PUT_RIGHT
+
+
+def test_other_forms_of_an_address_are_left_to_ray() -> None:
+    preflight.look("auto")
+    preflight.look("ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (RuntimeError("RPC error: InvalidAuthToken: no"), SetupError, "this token"),
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n Ray: 2.0"),
+            SetupError,
+            "The cluster was started with: Ray: 2.0 Install the same",
+        ),
+        (ConnectionError("gone"), WorkerError, "Could not reach or start Ray at h:1"),
+        (WorkerError("as it was"), WorkerError, "as it was"),
+    ],
+)
+def test_why_ray_was_not_joined_is_told_in_our_words(
+    error: Exception, kind: type[EvomergeError], says: str
+) -> None:
+    found = preflight.told(error, "h:1")
+    assert type(found) is kind
+    assert says in str(found)
+    assert "\n" not in str(found)
