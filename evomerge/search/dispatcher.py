@@ -18,6 +18,7 @@ from evomerge.core.work import (
     WorkerLost,
     WorkerReady,
 )
+from evomerge.store.values import CrewMember
 
 
 class Dispatcher:
@@ -36,6 +37,15 @@ class Dispatcher:
         """Workers that are ready and welcome."""
         return sum(name in self._welcome for name in self._pool.workers())
 
+    def crew(self) -> Sequence[CrewMember]:
+        """Return the workers that are ready, and what each said of itself."""
+        free = set(self._pool.free())
+        return [
+            CrewMember(name, name not in free, self._ready[name].facts)
+            for name in self._pool.workers()
+            if name in self._ready
+        ]
+
     def roster(self) -> Roster:
         """Return how many workers there are, and how many there are to be."""
         return self._pool.roster() if self._is_started else Roster(0, 0)
@@ -48,9 +58,7 @@ class Dispatcher:
 
     def newcomers(self) -> Sequence[WorkerReady]:
         """Return what the workers said that are ready and not yet welcome."""
-        there = self._pool.workers()
-        known = self._ready.items()
-        return [e for name, e in known if name in there and name not in self._welcome]
+        return [e for name, e in self._ready.items() if name not in self._welcome]
 
     def welcome(self, worker: str) -> None:
         """Let a worker have work from now on."""

@@ -42,6 +42,7 @@ from evomerge.search.required_items import missing_measures
 from evomerge.search.scoreboard import Progress, Scoreboard, is_outgrown
 from evomerge.search.sharing import Sharing
 from evomerge.store.base import Lease, Store
+from evomerge.store.values import CrewMember
 from evomerge.strategies.base import Proposal, Strategy, Told
 from evomerge.strategies.ranks import told
 from evomerge.strategies.registry import make_strategy
@@ -76,6 +77,7 @@ class StudyRun:
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, self._study_id)
         self._roster: Roster | None = None
+        self._crew: Sequence[CrewMember] = ()
         self._roster_at = -math.inf
         self._sharing = Sharing(
             is_on=plan.shares_trials, times_by_block=plan.times_by_block
@@ -131,6 +133,7 @@ class StudyRun:
             LeaseLostError: Another coordinator took the study over.
         """
         self._store.recover(self._lease)
+        self._store.record_crew(self._lease, ())
         self._renew()
         self._store.release(self._lease)
 
@@ -273,10 +276,16 @@ class StudyRun:
 
     def _note_roster(self) -> None:
         """Record how many workers there are, for those who look from elsewhere."""
-        roster = self._dispatcher.roster()
+        roster, crew = self._dispatcher.roster(), self._dispatcher.crew()
         now = self._dispatcher.now()
-        if roster != self._roster and now - self._roster_at >= ROSTER_EVERY_S:
-            self._roster, self._roster_at = roster, now
+        if now - self._roster_at < ROSTER_EVERY_S:
+            return
+        self._roster_at = now
+        if crew != self._crew:
+            self._crew = crew
+            self._store.record_crew(self._lease, crew)
+        if roster != self._roster:
+            self._roster = roster
             self._store.add_event(self._study_id, ROSTER, asdict(roster))
 
     def _check_metrics(self, tasks: Sequence[TaskDescription]) -> None:

@@ -14,6 +14,7 @@ from evomerge.store.values import (
     Artifact,
     Attempt,
     AttemptEnd,
+    CrewMember,
     Deleted,
     Ending,
     Event,
@@ -254,6 +255,9 @@ class Store(Protocol):
 
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""
+
+    def record_crew(self, lease: Lease, crew: Sequence[CrewMember]) -> None:
+        """Say who works for the study now; whoever did before does not any more."""
 
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""

@@ -20,6 +20,7 @@ from evomerge.store import generations, leases, parts, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
+from evomerge.store.crew import record as record_crew
 from evomerge.store.databases.database import Database
 from evomerge.store.deletion import delete, deletion, restart
 from evomerge.store.studies import overview, size
@@ -29,6 +30,7 @@ from evomerge.store.tables.schema import artifact, event
 from evomerge.store.values import (
     Artifact,
     Attempt,
+    CrewMember,
     Deleted,
     Ending,
     Event,
@@ -288,6 +290,11 @@ class SqlStore:
         """Return what counts against the budget; cost does not grow with the study."""
         with self._database.reading() as connection:
             return studies.usage(connection, study_id)
+
+    def record_crew(self, lease: Lease, crew: Sequence[CrewMember]) -> None:
+        """Say who works for the study now; whoever did before does not any more."""
+        with self._database.writing() as connection:
+            record_crew(connection, lease, crew)
 
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""

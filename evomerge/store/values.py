@@ -236,6 +236,19 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class CrewMember:
+    """A worker that is up.
+
+    Attributes:
+        facts: What it said of itself: versions, node, host, address, device.
+    """
+
+    name: str
+    is_busy: bool
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """How much a database holds."""
 

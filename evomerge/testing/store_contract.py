@@ -10,9 +10,10 @@ import pytest
 
 from evomerge.core.scoring_protocol import BlockKey, ItemRole, Outcome
 from evomerge.core.trial import Trial
-from evomerge.errors import StoreError
+from evomerge.errors import LeaseLostError, StoreError
 from evomerge.store.base import Lease, Store
 from evomerge.store.owner import this_process
+from evomerge.store.values import CrewMember
 from evomerge.testing.store_samples import (
     BLOCK_SIZE,
     N_BLOCKS,
@@ -119,6 +120,21 @@ class OutcomeContract(StoreFixtures):
         assert (usage.trials, usage.items, usage.seconds) == (4, BLOCK_SIZE, 2.5)
 
     # Memories.
+
+    def test_the_crew_is_who_was_recorded_last(
+        self, opened: Opened, lease: Lease
+    ) -> None:
+        """Recorded under the lease alone, as often as it changes."""
+        facts = {"host": "h", "ip": "10.0.0.1", "versions": {"torch": "2.13.0"}}
+        store = opened()
+        store.record_crew(
+            lease, [CrewMember(n, n == "w0", facts) for n in ("w0", "w1")]
+        )
+        store.record_crew(lease, [CrewMember("w1", True, {})])
+        store.record_crew(lease, ())
+        opened().release(lease)
+        with pytest.raises(LeaseLostError):
+            store.record_crew(lease, ())
 
     def test_events_come_oldest_first_and_by_kind(
         self, opened: Opened, lease: Lease

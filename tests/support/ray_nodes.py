@@ -48,7 +48,7 @@ class RayNodes:
     def start_head(self) -> None:
         """Start the node that the coordinator is beside."""
         port = self.address.rpartition(":")[2]
-        head = ["--head", f"--port={port}", "--include-dashboard=false"]
+        head = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
         self._start("head", 0, [*head, f"--temp-dir={self._temp.name}/r"], {})
 
     def start(
