@@ -133,7 +133,8 @@ class StudyRun:
             LeaseLostError: Another coordinator took the study over.
         """
         self._store.recover(self._lease)
-        self._store.record_crew(self._lease, ())
+        if self._crew:
+            self._store.record_crew(self._lease, ())
         self._renew()
         self._store.release(self._lease)
 
