@@ -109,12 +109,17 @@ def _now(reading: Reading) -> Iterator[Metric]:
         "state",
         {state: reading.open.get(state, 0) for state in ("pending", "running")},
     )
-    yield _by("workers", "Workers by state", "state", reading.workers)
+    yield _by(
+        "workers",
+        "Workers of running studies: ready, missing, and nodes set aside",
+        "state",
+        {s: reading.workers.get(s, 0) for s in ("ready", "missing", "aside")},
+    )
     yield _gauge("workers_at_work", "Workers that have something to do", reading.busy)
-    there = reading.busy + reading.workers.get("ready", 0)
+    there = max(reading.busy, reading.workers.get("ready", 0))
     yield _gauge(
         "utilisation_ratio",
-        "Workers at work as a share of those that could be; 0 without workers",
+        "Workers at work as a share of those that are ready; 0 without workers",
         reading.busy / there if there else 0.0,
     )
 

@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from evomerge.core.trial import Blame, Cause, TrialState
+from evomerge.core.work import ROSTER
 from evomerge.errors import StoreError
 from evomerge.store.databases.database import Database
 from evomerge.store.queue.values import JobState
@@ -25,6 +26,7 @@ from evomerge.store.tables.decoding import is_number, mapping
 from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.schema import (
     attempt,
+    event,
     generation,
     job,
     outcome_block,
@@ -32,7 +34,6 @@ from evomerge.store.tables.schema import (
     study,
     trial,
     user,
-    worker,
 )
 from evomerge.store.values import AttemptEnd
 
@@ -42,6 +43,7 @@ PARTS = ("materialise", "swap", "score")
 """Of a trial's time."""
 
 _SETTLED_S = 60.0
+_NEWCOMER = "worker"
 _BLAME = {AttemptEnd.FAULT: Blame.MACHINE, AttemptEnd.FAILED: Blame.CANDIDATE}
 _CAUSES = frozenset(cause.value for cause in Cause)
 _FINAL = frozenset(state.value for state in TrialState if state.is_final)
@@ -92,7 +94,9 @@ class Reading:
         oldest_queued_s: How long the job has waited that waits longest.
         users: Name to what was done for them, oldest user first, ``NOBODY`` last.
         open: State to number of trials that are not final.
-        workers: State to number of workers.
+        workers: ``ready`` to how many workers running studies have, busy or not,
+            ``missing`` to how many they wait for, ``aside`` to how many nodes they do
+            without.
         busy: Workers that have something to do.
     """
 
@@ -117,6 +121,9 @@ class _Known:
     items: int = 0
     open: Counter[str] = field(default_factory=Counter)
     busy: frozenset[str] = frozenset()
+    last_event: int = 0
+    gpus: dict[str, float] = field(default_factory=dict)
+    workers: Counter[str] = field(default_factory=Counter)
 
     def total(self) -> Tally:
         made = Tally(items=self.items, tokens=self.tokens)
@@ -166,8 +173,8 @@ class Meter:
                 oldest_queued_s=oldest_s,
                 users=self._by_user(names, tokens[0]),
                 open=sum((k.open for k in self._studies.values()), Counter()),
-                workers=_workers(connection),
-                busy=len({w for k in self._studies.values() for w in k.busy}),
+                workers=sum((k.workers for k in self._studies.values()), Counter()),
+                busy=sum(len(k.busy) for k in self._studies.values()),
             )
 
     def _by_user(self, names: Iterable[str], of_nobody: float) -> dict[str, Tally]:
@@ -180,7 +187,6 @@ class Meter:
 
     def _look(self, connection: sa.Connection) -> None:
         """Read the studies in which something may have moved; forget those gone."""
-        gpus = _gpus(connection)
         there = set()
         for row in connection.execute(_STUDIES):
             key = (row.id, row.created)
@@ -189,7 +195,8 @@ class Meter:
             known.items = row.n_items
             mark = (row.lease_epoch, row.n_items, row.spent_s, row.finished, row.last)
             if row.is_led or mark != known.mark:
-                _read(connection, row, known, gpus)
+                _hear(connection, row, known)
+                _read(connection, row, known)
                 # One that is led is read again, and once more when it is not.
                 known.mark = () if row.is_led else mark
         for key in self._studies.keys() - there:
@@ -248,6 +255,18 @@ _BLOCKS = (
     .where(outcome_block.c.id > sa.bindparam("after"))
     .order_by(outcome_block.c.id)
 )
+_NEWCOMERS = (
+    sa.select(event.c.id, event.c.data)
+    .where(event.c.study_id == sa.bindparam("study"), event.c.kind == _NEWCOMER)
+    .where(event.c.id > sa.bindparam("after"))
+    .order_by(event.c.id)
+)
+_ROSTER = (
+    sa.select(event.c.data)
+    .where(event.c.study_id == sa.bindparam("study"), event.c.kind == ROSTER)
+    .order_by(event.c.id.desc())
+    .limit(1)
+)
 _HERE = (trial.c.study_id == sa.bindparam("study")) & (
     trial.c.generation >= sa.bindparam("first")
 )
@@ -290,12 +309,24 @@ _SHARES = (
 )
 
 
-def _read(
-    connection: sa.Connection,
-    found: Any,
-    known: _Known,
-    gpus: Mapping[str, float],
-) -> None:
+def _hear(connection: sa.Connection, found: Any, known: _Known) -> None:
+    """Read what a study's coordinator told of its workers."""
+    key = {"study": found.id, "after": known.last_event}
+    for row in connection.execute(_NEWCOMERS, key):
+        known.last_event = row.id
+        told = _object(row.data)
+        known.gpus[str(told.get("worker"))] = _numbers(row.data).get("gpus", 0.0)
+    known.workers = Counter()
+    if found.is_led:
+        text = connection.scalar(_ROSTER, {"study": found.id})
+        roster = {name: int(number) for name, number in _numbers(text).items()}
+        up, wanted = roster.get("up", 0), roster.get("wanted", 0)
+        known.workers.update(
+            ready=up, missing=max(0, wanted - up), aside=roster.get("n_aside", 0)
+        )
+
+
+def _read(connection: sa.Connection, found: Any, known: _Known) -> None:
     """Read what may have changed of a study, and settle what no longer can."""
     # Nothing is started in a generation that another follows; parts of its trials may
     # still end.
@@ -317,7 +348,7 @@ def _read(
             faults = tallies[one.generation < settled_to].faults
             faults[one.cause, _BLAME[AttemptEnd(one.end)]] += 1
     for span in (*shares, *whole):
-        _count_time(tallies[span.generation < settled_to], span, gpus)
+        _count_time(tallies[span.generation < settled_to], span, known.gpus)
     at_work = {row.worker for row in (*shares, *whole) if row.ended is None}
     known.busy = frozenset(at_work) if found.is_led else frozenset()
     known.settled.add(tallies[True])
@@ -352,24 +383,15 @@ def _jobs(connection: sa.Connection) -> tuple[dict[str, int], float]:
     return counts, 0.0 if queued is None else max(0.0, queued.s)
 
 
-def _workers(connection: sa.Connection) -> dict[str, int]:
-    query = sa.select(worker.c.state, sa.func.count().label("n"))
-    return {r.state: r.n for r in connection.execute(query.group_by(worker.c.state))}
-
-
-def _gpus(connection: sa.Connection) -> dict[str, float]:
-    """Return how many GPUs each worker has."""
-    found = connection.execute(sa.select(worker.c.id, worker.c.resources))
-    return {row.id: _numbers(row.resources).get("gpus", 0.0) for row in found}
-
-
 def _numbers(text: str | None) -> dict[str, float]:
     """Read the numbers of a JSON object; of a list, how long it is."""
-    if text is None:
-        return {}
-    try:
-        found = mapping("Numbers", text)
-    except StoreError:
-        return {}
+    found = _object(text)
     sized = {k: len(v) if isinstance(v, list) else v for k, v in found.items()}
     return {key: float(value) for key, value in sized.items() if is_number(value)}
+
+
+def _object(text: str | None) -> Mapping[str, Any]:
+    try:
+        return {} if text is None else mapping("Numbers", text)
+    except StoreError:
+        return {}

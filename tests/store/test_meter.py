@@ -14,6 +14,7 @@ from support.searched import EVENTFUL, by_hand, connected, search_small
 
 from evomerge.core.study import Budget
 from evomerge.core.trial import TrialState
+from evomerge.core.work import ROSTER
 from evomerge.store import meter as counting
 from evomerge.store.meter import NOBODY, Reading, Tally, open_meter
 from evomerge.store.owner import this_process
@@ -122,28 +123,30 @@ def test_work_counts_for_whoever_submitted_it(searched_url: str) -> None:
 
 
 def test_gpu_time_is_that_of_the_workers_that_have_gpus(searched: str) -> None:
-    add_worker(searched, "local", '{"gpus": 2}')
+    assert metered(searched).users[NOBODY].gpu_s == 0
+    store = open_store(searched)
+    number = store.study("small").id
+    store.add_event(number, "worker", {"worker": "local", "gpus": ["0", "1"]})
+    store.add_event(number, "worker", {"worker": "another", "gpus": ["0"]})
+    store.close()
     tally = metered(searched).users[NOBODY]
     assert tally.gpu_s == pytest.approx(2 * tally.worker_s)
-    by_hand(searched, """UPDATE em_worker SET resources = '{"gpus": ["0"]}'""")
-    tally = metered(searched).users[NOBODY]
-    assert tally.gpu_s == pytest.approx(tally.worker_s)
 
 
-def add_worker(url: str, name: str, resources: str, state: str = "ready") -> None:
-    values = f"'{name}', 'n', 'h', 'i', '{{}}', '{resources}', '{state}', 0, 0"
-    by_hand(
-        url,
-        "INSERT INTO em_worker (id, node_id, host, ip, versions, resources, state, "
-        f"since, seen) VALUES ({values})",
-    )
-
-
-def test_workers_are_counted_by_state(any_url: str) -> None:
-    open_store(any_url).close()
-    for name, state in (("a", "ready"), ("b", "ready"), ("c", "lost")):
-        add_worker(any_url, name, "{}", state)
-    assert metered(any_url).workers == {"ready": 2, "lost": 1}
+def test_workers_are_those_of_studies_that_are_led(any_url: str) -> None:
+    store = open_store(any_url)
+    meter = open_meter(any_url)
+    for name in ("one", "two"):
+        number = store.create_study(name, {}, {}, 1).id
+        lease = store.lease(number, this_process(), 60.0)
+        for up in (0, 2):
+            roster = {"wanted": 3, "up": up, "waits_for": "a GPU", "n_aside": 1}
+            store.add_event(number, ROSTER, roster)
+    assert meter.read().workers == {"ready": 4, "missing": 2, "aside": 2}
+    store.release(lease)
+    assert meter.read().workers == {"ready": 2, "missing": 1, "aside": 1}
+    store.close()
+    meter.close()
 
 
 def test_what_is_at_work_is_told_while_it_is(searched: str) -> None:
