@@ -191,7 +191,9 @@ class Meter:
         for row in connection.execute(_STUDIES):
             key = (row.id, row.created)
             there.add(key)
-            known = self._studies.setdefault(key, _Known(row.owner or NOBODY))
+            if key not in self._studies:
+                self._studies[key] = _Known(_owner(connection, row.name))
+            known = self._studies[key]
             known.items = row.n_items
             mark = (row.lease_epoch, row.n_items, row.spent_s, row.finished, row.last)
             if row.is_led or mark != known.mark:
@@ -238,11 +240,7 @@ _STUDIES = sa.select(
     study.c.lease_epoch,
     sa.func.coalesce(study.c.lease_until > NOW, sa.false()).label("is_led"),
     _LAST.scalar_subquery().label("last"),
-    sa.select(user.c.name)
-    .join(job, job.c.user_id == user.c.id)
-    .where(job.c.study == study.c.name)
-    .scalar_subquery()
-    .label("owner"),
+    study.c.name,
 )
 _BLOCKS = (
     sa.select(
@@ -307,6 +305,15 @@ _SHARES = (
     )
     .where(_HERE)
 )
+
+
+def _owner(connection: sa.Connection, name: str) -> str:
+    """Return who submitted a study, or the study that it is a stage of."""
+    parts = name.split(".")
+    names = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    found = sa.select(user.c.name).join(job, job.c.user_id == user.c.id)
+    owner: str | None = connection.scalar(found.where(job.c.study.in_(names)))
+    return owner or NOBODY
 
 
 def _hear(connection: sa.Connection, found: Any, known: _Known) -> None:

@@ -122,6 +122,12 @@ def test_work_counts_for_whoever_submitted_it(searched_url: str) -> None:
     assert set(found.jobs.values()) == {0, 1}
 
 
+def test_stages_count_for_whoever_submitted_the_whole(searched: str) -> None:
+    given_to_ann(searched, "two.parts")
+    by_hand(searched, "UPDATE em_study SET name = 'two.parts.first'")
+    assert metered(searched).users["ann"].items > 0
+
+
 def test_gpu_time_is_that_of_the_workers_that_have_gpus(searched: str) -> None:
     assert metered(searched).users[NOBODY].gpu_s == 0
     store = open_store(searched)

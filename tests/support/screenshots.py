@@ -47,12 +47,6 @@ def fill(service: Service, work: Path) -> None:
         queue.submit("ann", submission(name))
     queue.close()
     search_small(service.db, work, STUDY)
-    workers = [("worker-1", "busy"), ("worker-2", "busy"), ("worker-3", "ready")]
-    values = ", ".join(
-        f"('{name}', 'n{k}', 'gpu-{k}', '10.0.0.{k}', '{{}}', '{{\"gpus\": 1}}', "
-        f"'{state}', 1, 1796040000, 1796040000)"
-        for k, (name, state) in enumerate(workers, 1)
-    )
     by_hand(
         service.db,
         "UPDATE em_job SET state = 'running', budget = '{\"trials\": 80}' "
@@ -60,8 +54,6 @@ def fill(service: Service, work: Path) -> None:
         "UPDATE em_job SET state = 'failed', why = 'Source base: there is no "
         "model at this path.' WHERE name = 'code-2'",
         "UPDATE em_job SET state = 'paused' WHERE name = 'translation'",
-        "INSERT INTO em_worker (id, node_id, host, ip, versions, resources, state, "
-        f"study_id, since, seen) VALUES {values}",
     )
     log = service.spool / "ann" / "arithmetic" / LOG
     log.parent.mkdir(parents=True)

@@ -101,7 +101,6 @@ def study(
             study=watch.study(desk, job),
             events=watch.events(desk, job),
             log=watch.log(desk, job),
-            workers=[one for one in desk.workers() if one.study == job.study],
             before=before,
         )
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.client.verbs import WorkerRow
 from evomerge.masking import masked_by_form
 from evomerge.service.page.plot import Plot, plots
 from evomerge.store.queue.values import Job, JobEvent, JobState
 
 TRIALS_SHOWN = 50
 FAULTS_SHOWN = 20
+WORKERS_SHOWN = 50
 EVENTS_SHOWN = 30
 LOG_BYTES = 16 << 10
 
@@ -56,7 +56,6 @@ class Watched:
     study: Study
     events: Sequence[JobEvent] = ()
     log: str = ""
-    workers: Sequence[WorkerRow] = ()
     before: int | None = None
 
     @property
@@ -95,6 +94,11 @@ class Watched:
         return failed[:FAULTS_SHOWN]
 
     @property
+    def crew(self) -> Sequence[Hand]:
+        """Who worked for the study, the last first."""
+        return crew(self.study.attempts)
+
+    @property
     def news(self) -> Sequence[tuple[JobEvent, str]]:
         """Events with what they say, newest first."""
         latest = list(self.events)[: -EVENTS_SHOWN - 1 : -1]
@@ -104,6 +108,42 @@ class Watched:
     def actions(self) -> tuple[str, ...]:
         """What may be asked of it in its state."""
         return actions(self.job.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """What a worker did for a study.
+
+    Attributes:
+        now: The trial it is at, None for none.
+        heard: When its last attempt began or ended.
+    """
+
+    worker: str
+    now: int | None
+    attempts: int
+    failed: int
+    heard: str
+
+
+def crew(attempts: Sequence[Row]) -> list[Hand]:
+    """Return what each worker did; whoever was heard of last comes first."""
+    of: dict[str, list[Row]] = {}
+    for row in attempts:
+        of.setdefault(row["worker"] or "", []).append(row)
+    hands = [
+        Hand(
+            worker=worker,
+            now=next((r["trial"] for r in rows if r["end"] == "running"), None),
+            attempts=len(rows),
+            failed=sum(row["failure"] is not None for row in rows),
+            heard=max(row["ended"] or row["began"] or "" for row in rows),
+        )
+        for worker, rows in of.items()
+        if worker
+    ]
+    hands.sort(key=lambda hand: (hand.now is not None, hand.heard), reverse=True)
+    return hands[:WORKERS_SHOWN]
 
 
 @dataclass(frozen=True, slots=True)

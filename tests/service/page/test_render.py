@@ -15,6 +15,7 @@ from evomerge.service.page.view import (
     Study,
     Watched,
     actions,
+    crew,
     log_end,
     progress,
 )
@@ -52,6 +53,17 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+STRANGE = worker(
+    EVIL,
+    host=EVIL,
+    address=EVIL,
+    study=EVIL,
+    state=EVIL,
+    since=EVIL,
+    resources={EVIL: EVIL},
+)
+
+
 def evil_page() -> Watched:
     """A job in which every text of a stranger is markup."""
     values = {EVIL: 0.5}
@@ -70,34 +82,34 @@ def evil_page() -> Watched:
                 "best": [{"objective": EVIL, "value": 1.0, "trial": 0}],
             }
         ],
-        status={"used": EVIL, "faults": 1, "trials": 1, "allowed": 4, "best": []},
+        status={
+            "used": EVIL,
+            "faults": 1,
+            "workers": EVIL,
+            "aside": [EVIL],
+            "trials": 1,
+            "allowed": 4,
+            "best": [],
+        },
         front=[front_row(0, values, label=EVIL)],
         trials=rows,
         attempts=[attempt(1, worker=EVIL, failure=EVIL)],
     )
     event = JobEvent(1, EVIL, EVIL, {EVIL: EVIL})
     asked = job(EVIL, JobState.WAITING, why=EVIL, user=EVIL, due=EVIL)
-    strange = worker(
-        EVIL,
-        host=EVIL,
-        address=EVIL,
-        study=EVIL,
-        state=EVIL,
-        since=EVIL,
-        resources={EVIL: EVIL},
-    )
-    return Watched(asked, told, [event], log_end(EVIL.encode()), [strange])
+    return Watched(asked, told, [event], log_end(EVIL.encode()))
 
 
 def test_everything_is_told_of_a_job() -> None:
     rows = [trial(n) for n in range(12)]
     told = study(rows, attempts=[attempt(5)])
+    told.status["workers"] = "3 of 4 workers, waiting for a GPU"
     event = JobEvent(1, "2026-11-30T12:00:00+00:00", "supervisor_lost", {"by": "one"})
-    page = Read(study_part(Watched(job(), told, [event], "line one", [worker()])))
+    page = Read(study_part(Watched(job(), told, [event], "line one")))
     for text in (
         *("ann/small", "running", "12 of 40 trials", "math 0.9091 (trial 3)"),
         *("2026-11-30 12:00:00 UTC", "worker lost: its machine was lost"),
-        *("supervisor lost", "by one", "line one", "gpu-1 10.0.0.1", "gpus 1"),
+        *("supervisor lost", "by one", "line one", "worker-2", "3 of 4 workers"),
     ):
         assert text in page.text
     (bar,) = page.all("progress")
@@ -116,7 +128,7 @@ def test_a_job_that_has_not_begun_says_so() -> None:
 def test_texts_of_strangers_are_shown_and_never_obeyed() -> None:
     html = study_part(evil_page())
     html += studies_part([(evil_page().job, Progress(1, None, (EVIL,)))], 2)
-    html += workers_part(evil_page().workers)
+    html += workers_part([STRANGE])
     page = Read(html)
     assert page.all("script") == []
     assert not [a for _, attributes in page.tags for a in attributes if a[:2] == "on"]
@@ -205,6 +217,20 @@ def test_progress_is_told_against_the_budget_there_is() -> None:
     assert progress(job(), {}) == Progress(0, None, ())
     stage = {"trials": 2, "allowed": 4, "best": []}
     assert progress(job(), {}, [stage, stage]) == Progress(4, 8, ())
+
+
+def test_workers_are_told_by_what_they_did() -> None:
+    done = attempt(1, worker="a", failure=None, end="scored")
+    later = "2026-11-30T13:00:00+00:00"
+    now = attempt(3, worker="c", ended=None, end="running", failure=None)
+    rows = [done, attempt(2, worker="b", ended=later), now, attempt(4, worker="a")]
+    assert [
+        (hand.worker, hand.now, hand.attempts, hand.failed) for hand in crew(rows)
+    ] == [
+        ("c", 3, 1, 0),
+        ("b", None, 1, 1),
+        ("a", None, 2, 1),
+    ]
 
 
 def test_a_log_is_shown_from_its_last_whole_lines() -> None:
