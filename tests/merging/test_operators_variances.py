@@ -127,7 +127,7 @@ def test_what_a_search_draws_is_found_once() -> None:
     base, tensors = parents(3, torch.bfloat16)
     memo = CountingMemo()
     for part in (0.01, 0.37, 0.1, 0.0100462, 0.5, 1.0, 0.0):
-        apply(sce(3, part), tensors, base, "w", memo)
+        apply_into(torch.empty_like(base), sce(3, part), tensors, base, "w", memo)
     assert memo.computed == [("variances", "w", "z", "a", "b", "c")]
 
 

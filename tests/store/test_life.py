@@ -187,13 +187,19 @@ class StoreLife(RuleBasedStateMachine):
             self.store.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_any_order_of_calls_leaves_the_store_as_the_model_says(new_url):
+@pytest.mark.parametrize(
+    "n_lives",
+    [
+        pytest.param(6, marks=pytest.mark.slow),
+        pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_any_order_of_calls_leaves_the_store_as_the_model_says(new_url, n_lives):
     run_state_machine_as_test(
         lambda: StoreLife(new_url),
         settings=settings(
-            max_examples=10,
+            max_examples=n_lives,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
