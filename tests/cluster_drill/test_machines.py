@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.drill, pytest.mark.ray, pytest.mark.timeout(900)]
 
 def test_a_cable_is_cut_and_mended(the_stand: Stand, tmp_path: Path) -> None:
     cluster, (cut, _) = the_stand.cluster, the_stand.workers
-    drill = the_stand.begin("cable", trials=72)
+    drill = the_stand.begin("cable", trials=96)
     drill.at_work()
     n_up = cluster.times_up(cut)
     cluster.cut(cut)
@@ -31,7 +31,7 @@ def test_a_machine_loses_its_power_and_another_one_joins(
     the_stand: Stand, tmp_path: Path
 ) -> None:
     cluster, (lost, kept) = the_stand.cluster, the_stand.workers
-    drill = the_stand.begin("power", trials=96)
+    drill = the_stand.begin("power", trials=120, block_s=0.3)
     drill.at_work()
     lost.power_off()
     lost_s = drill.until(lambda now: now.faults >= 1)
@@ -49,7 +49,7 @@ def test_the_head_is_killed_and_the_study_does_not_wait_for_it(
     the_stand: Stand, tmp_path: Path
 ) -> None:
     cluster, head = the_stand.cluster, the_stand.head
-    drill = the_stand.begin("head", trials=72)
+    drill = the_stand.begin("head", trials=120, block_s=0.3)
     drill.at_work()
     coordinator = the_stand.service.coordinator("head")
     cluster.kill_ray(head)

@@ -32,12 +32,20 @@ def sweep(folder: Path) -> None:
     """
     for path in (*_NAMED.glob(f"{PREFIX}*-*"), *folder.glob(f"{PREFIX}*-*")):
         owner = path.name.removeprefix(PREFIX).partition("-")[0]
-        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
+        if not owner.isdigit() or not _is_gone(int(owner)):
             continue
         if path.parent == _NAMED:
             ip("netns", "del", path.name)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
 @functools.cache
