@@ -46,7 +46,7 @@ supervisor.run()
 # Read by every Python of the replica and its coordinators, as a wrong clock would be.
 _WRONG_CLOCK = """
 import os, time
-_right, _off = time.time, float(os.environ["WRONG_CLOCK_S"])
+_right, _off = time.time, float(os.environ["EVOMERGE_TEST_CLOCK_S"])
 time.time = lambda: _right() + _off
 """
 _STANDINGS = """
@@ -136,7 +136,7 @@ class Stage:
         environment = {**os.environ, **self.environment}
         environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
         if clock_s:
-            environment["WRONG_CLOCK_S"] = str(clock_s)
+            environment["EVOMERGE_TEST_CLOCK_S"] = str(clock_s)
             environment["PYTHONPATH"] = f"{self.folder}/clock{os.pathsep}{python_path}"
         words = [self.url, str(self.spool), name, version, *self.options]
         shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
@@ -206,6 +206,12 @@ class Stage:
         """Change rows by hand."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement.encode(), values)
+
+    def logs(self) -> str:
+        """Return the ends of what replicas and coordinators said."""
+        files = [*self.folder.glob("r*.log"), *self.spool.rglob("*.log")]
+        texts = {file: file.read_text(errors="replace")[-1000:] for file in files}
+        return "\n".join(f"{file}: {text}" for file, text in texts.items())
 
     def close(self) -> None:
         """End every replica that is left, and wait for its coordinators' end."""

@@ -11,13 +11,13 @@ import psycopg
 from faults.kinds import Kind, Scene, Strike
 from faults.stage import Stage, Standing
 
-HUNG_S = 180.0
+HUNG_S = 120.0
 """Whoever has not got on so long after a fault was over counts as hung."""
 
 MANY = 2
 """Faults that hit more jobs than these do not keep others away from them."""
 _LOOK_EVERY_S = 0.25
-_PATIENCE_S = 420.0
+_PATIENCE_S = 200.0
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Sweep:
         end = time.monotonic() + _PATIENCE_S
         while self._open or not all(s.is_over for s in self._standings):
             if time.monotonic() > end:
-                left = [s.name for s in self._standings if not s.is_over]
-                raise TimeoutError(f"not ended: {left}; open: {self._open}")
+                left = [s for s in self._standings if not s.is_over]
+                raise TimeoutError(f"{left} have not ended. {self.stage.logs()}")
             self._look(more=False)
             time.sleep(_LOOK_EVERY_S)
 

@@ -27,8 +27,10 @@ def test_the_database_is_killed_and_comes_back(
     drill.ends_as_undisturbed(tmp_path)
 
 
-def test_a_coordinator_is_killed(the_stand: Stand, tmp_path: Path) -> None:
-    drill = the_stand.begin("coordinator")
+def test_a_coordinator_of_real_models_is_killed(
+    the_stand: Stand, tmp_path: Path
+) -> None:
+    drill = the_stand.begin_real("coordinator")
     drill.at_work()
     os.kill(the_stand.service.coordinator("coordinator"), signal.SIGKILL)
     back_s = drill.goes_on()

@@ -31,7 +31,7 @@ RAY = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_storage": "rocksdb",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
-    "RAY_raylet_start_wait_time_s": "45",
+    "RAY_raylet_start_wait_time_s": "120",
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
 }

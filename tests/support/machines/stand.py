@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from support.machines.drill import Drill, study
 from support.machines.machine import Machine
 from support.machines.service import Service
 from support.postgres import Server, running
+from support.real_study import write_real_study
 from support.study_files import write_models
 
 
@@ -39,6 +41,22 @@ class Stand:
         """Submit a study; see ``drill.study``."""
         disturbed, calm = (study(self.models, name, s, trials) for s in (block_s, 0.0))
         return Drill(self.service, disturbed, calm)
+
+    def begin_real(self, name: str, trials: int = 24, block_s: float = 0.3) -> Drill:
+        """Submit a study that merges and scores real models; see ``real_study``."""
+        folder = self.models / name
+        folder.mkdir()
+        write_real_study(folder, {"kind": "hf"}, trials, block_s)
+        files = {
+            f"tasks/{file.name}": file.read_bytes()
+            for file in (folder / "tasks").iterdir()
+        }
+        both = []
+        for file in ("real.yaml", "calm.yaml"):
+            found = json.loads((folder / file).read_text())
+            sources = {source: str(folder / source) for source in found["sources"]}
+            both.append({**found, "name": name, "sources": sources})
+        return Drill(self.service, *both, files)
 
     def took(self, what: str, seconds: float) -> None:
         """Note how long something took."""
