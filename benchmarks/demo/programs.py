@@ -14,6 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_PARTS = (
+    *("dashboard-agent-listen", "dashboard-agent-grpc"),
+    *("runtime-env-agent", "metrics-export"),
+)
 
 
 class Program:
@@ -106,6 +110,8 @@ def ray_node(
     ray = Path(sys.executable).with_name("ray")
     line = [ray, "start", "--block", "--node-name", name, *words]
     line += ["--object-store-memory", 100_000_000]
+    # A raylet waits only 15 s for its agents to choose ports of their own.
+    line += [f"--{part}-port={free_port()}" for part in _PARTS]
     for left in (2, 1, 0):  # on a busy machine one of two that start may die
         node = Program(line, folder / f"{name}-{left}.log", environment)
         try:

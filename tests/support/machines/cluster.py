@@ -20,6 +20,14 @@ _PLACE = Path("/tmp")  # short: the path of a socket has 107 characters at most
 _NET = "10.99.0"
 _START_S = 420.0
 _UP = "Ray runtime started"
+# Where ports are given, a raylet does not wait for what its agents choose; it waits for
+# 15 s, which is too short on a busy machine, and ends.
+_PORTS = {
+    "--dashboard-agent-listen-port": 7001,
+    "--dashboard-agent-grpc-port": 7002,
+    "--runtime-env-agent-port": 7003,
+    "--metrics-export-port": 7004,
+}
 # A lost machine is noticed in about 8 s; a head that is back within three minutes is
 # the one that was there.
 RAY = {
@@ -146,6 +154,7 @@ class Cluster:
     def _start_ray(self, machine: Machine, words: list[str]) -> None:
         ray = Path(sys.executable).with_name("ray")
         line = [str(ray), "start", "--block", "--node-ip-address", machine.address]
+        line += [f"{option}={port}" for option, port in _PORTS.items()]
         line += ["--object-store-memory", "100000000", *words]
         loop = 'while :; do "$@"; sleep 1; done'  # as a service manager would
         supervised = ["/bin/sh", "-c", loop, "sh", *line]
