@@ -50,6 +50,7 @@ RAY = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_storage": "rocksdb",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
+    "RAY_raylet_start_wait_time_s": "40",
 }
 _STANDING = """
 SELECT count(a.ended) FILTER (WHERE a.end <> 'interrupted'),

@@ -14,10 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_PARTS = (
-    *("dashboard-agent-listen", "dashboard-agent-grpc"),
-    *("runtime-env-agent", "metrics-export"),
-)
+_TRIES = 8
 
 
 class Program:
@@ -110,9 +107,8 @@ def ray_node(
     ray = Path(sys.executable).with_name("ray")
     line = [ray, "start", "--block", "--node-name", name, *words]
     line += ["--object-store-memory", 100_000_000]
-    # A raylet waits only 15 s for its agents to choose ports of their own.
-    line += [f"--{part}-port={free_port()}" for part in _PARTS]
-    for left in (2, 1, 0):  # on a busy machine one of two that start may die
+    # A raylet ends if its agent has not started within 15 s, as on a busy machine.
+    for left in reversed(range(_TRIES)):
         node = Program(line, folder / f"{name}-{left}.log", environment)
         try:
             until(lambda n=node: n.said("Ray runtime started"), 240)
@@ -147,3 +143,5 @@ def free_port() -> int:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # before what else the machine does
