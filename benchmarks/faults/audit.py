@@ -57,7 +57,8 @@ def audit(stage: Stage) -> Audit:
     for standing in stage.standings():
         names.append((standing.user, standing.name))
         if standing.state != "finished":
-            lost.append(f"{standing.name} is {standing.state}: {standing.why}")
+            said = stage.log_of(standing)[-2000:]
+            lost.append(f"{standing.name} is {standing.state}: {standing.why}; {said}")
             continue
         calm = _calm(stage, standing.name)
         found = contents(stage.url, standing.name)

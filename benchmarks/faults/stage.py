@@ -207,6 +207,11 @@ class Stage:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement.encode(), values)
 
+    def log_of(self, standing: Standing) -> str:
+        """Return what a job's coordinators said."""
+        file = self.spool / standing.user / standing.name / "coordinator.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
     def logs(self) -> str:
         """Return the ends of what replicas and coordinators said."""
         files = [*self.folder.glob("r*.log"), *self.spool.rglob("*.log")]

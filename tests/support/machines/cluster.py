@@ -20,10 +20,6 @@ _PLACE = Path("/tmp")  # short: the path of a socket has 107 characters at most
 _NET = "10.99.0"
 _START_S = 420.0
 _UP = "Ray runtime started"
-# A raylet gives its agent, a Python process, 15 s to start, and ends; on a busy machine
-# that is little, so that of two raylets one may not come up. Those who wait for them
-# need not wait for longer, and all go before other programs.
-_FIRST = ["nice", "-n", "-10"]
 # A lost machine is noticed in about 8 s; a head that is back within three minutes is
 # the one that was there.
 RAY = {
@@ -149,14 +145,7 @@ class Cluster:
 
     def _start_ray(self, machine: Machine, words: list[str]) -> None:
         ray = Path(sys.executable).with_name("ray")
-        line = [
-            *_FIRST,
-            str(ray),
-            "start",
-            "--block",
-            "--node-ip-address",
-            machine.address,
-        ]
+        line = [str(ray), "start", "--block", "--node-ip-address", machine.address]
         line += ["--object-store-memory", "100000000", *words]
         loop = 'while :; do "$@"; sleep 1; done'  # as a service manager would
         supervised = ["/bin/sh", "-c", loop, "sh", *line]
@@ -164,6 +153,7 @@ class Cluster:
         before = _count(log)
         environment = {**self.environment, **cache_of(machine)}
         self._raylets[machine.name] = machine.run(supervised, "ray.log", environment)
+        self._raylets[machine.name].go_first()
         until(lambda: _count(log) > before, _START_S, log)
 
     def times_up(self, machine: Machine) -> int:
