@@ -256,7 +256,8 @@ def spool_full(scene: Scene) -> Strike | None:
         while True:
             file.write(bytes(1 << 16))
             file.flush()
-    os.kill(victim.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may just have ended
+        os.kill(victim.pid, signal.SIGKILL)
     end = later(scene, 3, 8)
     return Strike("spool full", [victim.name], ballast.unlink, end)
 
