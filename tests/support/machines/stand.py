@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support.machines.cluster import Cluster
 from support.machines.drill import Drill, study
@@ -51,16 +52,21 @@ class Stand:
             f"tasks/{file.name}": file.read_bytes()
             for file in (folder / "tasks").iterdir()
         }
-        both = []
-        for file in ("real.yaml", "calm.yaml"):
-            found = json.loads((folder / file).read_text())
-            sources = {source: str(folder / source) for source in found["sources"]}
-            both.append({**found, "name": name, "sources": sources})
-        return Drill(self.service, *both, files)
+        disturbed, calm = (
+            _placed(folder, name, file) for file in ("real.yaml", "calm.yaml")
+        )
+        return Drill(self.service, disturbed, calm, files)
 
     def took(self, what: str, seconds: float) -> None:
         """Note how long something took."""
         self.measured.append((what, seconds))
+
+
+def _placed(folder: Path, name: str, file: str) -> dict[str, Any]:
+    """Return a study file under another name, with the places of its models."""
+    found = json.loads((folder / file).read_text())
+    sources = {source: str(folder / source) for source in found["sources"]}
+    return {**found, "name": name, "sources": sources}
 
 
 @contextmanager
