@@ -9,6 +9,7 @@ waits with Ray for a node that has room for it.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ class RayPool:
         self._placement = placement
         self._slots: dict[str, _Slot] = {}
         self._n_started = 0
+        self._mark = secrets.token_hex(4)  # names are unlike those of other pools
         self._starts = Starts()  # of Ray itself
         self._is_dead = False
         self._ray = RayConnection(placement)
@@ -228,7 +230,7 @@ class RayPool:
             self._add()
 
     def _add(self) -> None:
-        name = f"w{self._n_started}"
+        name = f"w{self._n_started}-{self._mark}"
         self._n_started += 1
         actor = actors.make(name, self._share, self._placement.env, self._nodes.aside)
         awaited = actor.report.remote()

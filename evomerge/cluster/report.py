@@ -54,7 +54,8 @@ def report_of_worker() -> dict[str, Any]:
         **report_here(),
         "node_id": context.get_node_id(),
         "ip": ray.util.get_node_ip_address(),
-        "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+        "devices": [str(gpu) for gpu in ray.get_gpu_ids()],
+        "gpus": float(context.get_assigned_resources().get("GPU", 0.0)),
     }
 
 
