@@ -11,13 +11,13 @@ import psycopg
 from faults.kinds import Kind, Scene, Strike
 from faults.stage import Stage, Standing
 
-HUNG_S = 120.0
+HUNG_S = 300.0
 """Whoever has not got on so long after a fault was over counts as hung."""
 
 MANY = 2
 """Faults that hit more jobs than these do not keep others away from them."""
 _LOOK_EVERY_S = 0.25
-_PATIENCE_S = 200.0
+_PATIENCE_S = 400.0
 
 
 @dataclass

@@ -44,6 +44,9 @@ _STOPPING = (JobState.PAUSING, JobState.CANCELLING)
 LOG = "coordinator.log"
 """What a job's processes say, in its folder; only ever added to."""
 _POLICY = "policy.yaml"
+_SPEECHLESS = (ExitCode.DEFECT, 120)
+"""Ends of a Python that can write neither its log nor why: the disk may be full."""
+_LEAST_BYTES = 1 << 16
 _logger = logging.getLogger(__name__)
 
 
@@ -246,8 +249,14 @@ class Supervisor:
             if not child.is_lost:
                 asked = child.asked_at is not None
                 end = ProcessEnd(code, child.process.last_words(), asked)
+                if code in _SPEECHLESS and self._is_full():
+                    said = f"no space is left in the spool, {self._site.spool}"
+                    end = ProcessEnd(ExitCode.TRY_AGAIN, said, asked)
                 self._tell_end(child.claim, end)
             self._children.remove(child)  # not before its end is recorded
+
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self._site.spool).free < _LEAST_BYTES
 
     def _tell_end(self, claim: Claim, end: ProcessEnd) -> None:
         try:

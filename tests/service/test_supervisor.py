@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -257,6 +258,21 @@ def test_what_cannot_be_started_is_tried_again(machine: Machine) -> None:
     assert job.state is S.WAITING
     assert job.why is not None
     assert "No space left on device" in job.why
+
+
+def test_an_end_on_a_full_disk_is_no_defect(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    full = shutil.disk_usage(machine.folder)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    machine.processes[0].code = 1
+    supervisor.step()
+    job = machine.queue.get("ann", "a")
+    assert job.state is S.WAITING
+    assert job.why is not None
+    assert job.why.startswith("something was in the way: no space is left")
 
 
 def test_a_drained_supervisor_queues_its_jobs_and_claims_no_more(
