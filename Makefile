@@ -83,6 +83,10 @@ gpu-check: ## The checks that need a GPU, with the Python given
 	PYTHONPATH=tests $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -rs \
 	  -c /dev/null --rootdir . --confcutdir tests/gpu tests/gpu
 
+.PHONY: cluster-demo
+cluster-demo: setup ## The whole service on this machine, struck twice (under 20 min)
+	PYTHONPATH=tests $(BIN)/python benchmarks/cluster_demo.py --folder $(DEMO)/cluster
+
 .PHONY: fault-sweep
 fault-sweep: setup ## Strike at replicas and their database at random; see benchmarks/RESULTS.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/fault_sweep.py --minutes 20
