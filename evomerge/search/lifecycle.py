@@ -86,6 +86,7 @@ from evomerge.search.messages import (
 )
 from evomerge.search.required_items import Known, RequiredItems, Requirements
 from evomerge.search.sharing import Sharing
+from evomerge.search.standing import Standing
 from evomerge.store.base import AttemptEnd, Ending, PartBegun, PartEnded
 
 _log = logging.getLogger(__name__)
@@ -116,56 +117,48 @@ class Lifecycle:
         self._timeout_s = timeout_s
         self._retries = retries
         self._required = Requirements(meter)
-        self._pending: dict[int, Trial] = {}  # by number
-        self._active: dict[int, Starting | Running] = {}
-        self._ended: dict[int, Trial] = {}
+        self._standing = Standing()
         self._strays = {part.worker: part for part in strays}
         self._sharing = sharing or Sharing(is_on=False)
-        # What follows from the active trials, kept at hand.
-        self._busy: set[str] = set()  # workers
-        self._recipes: set[str] = set()
-        self._open: dict[int, Running] = {}  # some block of theirs is with nobody
-        self._held: dict[str, int] = {}  # the trial whose candidate a worker holds
-        self._owed: dict[int, int] = {}  # items that count, and are not recorded yet
-        self._failed_at: dict[int, str] = {}  # the worker that last failed at a trial
-        self._lacks_room = False
 
     @property
     def is_complete(self) -> bool:
         """Every trial has reached a final state."""
-        return not self._pending and not self._active
+        return self._standing.is_complete
 
     @property
     def n_running(self) -> int:
         """Trials that are being scored."""
-        return len(self._active)
+        return len(self._standing.active)
 
     @property
     def has_work(self) -> bool:
         """Some worker that has nothing to do could be given something."""
+        standing = self._standing
         return (
-            bool(self._open)
-            and (self._left_alone(None) is not None or self._to_help(None) is not None)
-        ) or self._next(None) is not None
+            standing.left_alone(None) is not None
+            or standing.next(None) is not None
+            or standing.to_help(None, self._sharing.portions) is not None
+        )
 
     @property
     def n_at_work(self) -> int:
         """Workers that are at something that counts."""
-        return len(self._busy)
+        return self._standing.n_at_work
 
     def holds(self, worker: str) -> bool:
         """Tell whether a worker can go on with what it was at last."""
-        return self._held.get(worker) in self._open
+        return self._standing.holds(worker)
 
     @property
     def lacks_room(self) -> bool:
         """The next trial has more items than the budget has left."""
-        return self._lacks_room
+        return self._standing.lacks_room
 
     @property
     def n_owed(self) -> int:
-        """Items handed out or to be, of what is running, that will count."""
-        return sum(self._owed.values())
+        """Items of the running trials that will count, and are not recorded yet."""
+        return self._standing.n_owed
 
     @property
     def n_items(self) -> int:
@@ -175,15 +168,12 @@ class Lifecycle:
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every trial, by number."""
-        active = {number: now.trial for number, now in self._active.items()}
-        every = {**self._pending, **active, **self._ended}
-        return tuple(every[number] for number in sorted(every))
+        return self._standing.trials
 
     @property
     def in_flight(self) -> tuple[Part, ...]:
         """What workers are at, whether it still counts or not."""
-        running = (now for now in self._active.values() if isinstance(now, Running))
-        parts = {part.worker: part for now in running for part in now.parts.values()}
+        parts = {part.worker: part for part in self._standing.parts}
         return tuple({**self._strays, **parts}.values())
 
     def handle(self, event: Event) -> list[Instruction]:
@@ -207,7 +197,7 @@ class Lifecycle:
             case AttemptBegan():
                 return self._run(event)
             case GenerationBegan(trials):
-                self._begin(trials)
+                self._standing.begin(trials)
             case TasksDescribed(tasks):
                 self._required.items = RequiredItems(tasks)
             case SpeedKnown(recipe, speed):
@@ -216,85 +206,21 @@ class Lifecycle:
                 pass  # it is idle once it is welcome
         return []
 
-    def _begin(self, trials: Sequence[Trial]) -> None:
-        ordered = sorted(trials, key=lambda trial: trial.number)
-        pending = {t.number: t for t in ordered if t.state is TrialState.PENDING}
-        ended = {t.number: t for t in ordered if t.state.is_final}
-        if self._active or len(pending) + len(ended) < len(ordered):
-            raise IllegalTransitionError(
-                "A generation begins with trials that are pending or final; what was "
-                "running must be ended or made pending before."
-            )
-        self._pending, self._ended = pending, ended
-        self._lacks_room = False
-        self._held.clear()
-
     # From an idle worker to an attempt.
-
-    def _next(self, avoid: str | None) -> Trial | None:
-        """Return the first pending trial whose recipe nobody is scoring.
-
-        Args:
-            avoid: A worker; what failed there last is left for others.
-        """
-        if self._lacks_room:
-            return None
-        for trial in self._pending.values():
-            failed_here = trial.failure is not None and avoid == self._failed_at.get(
-                trial.number, trial.worker
-            )
-            if not failed_here and trial.candidate.recipe.digest not in self._recipes:
-                return trial
-        return None
-
-    def _left_alone(self, avoid: str | None) -> Running | None:
-        """Return an open trial that nobody is at: whoever was is gone, or at others."""
-        for number, now in self._open.items():
-            if not now.parts and (
-                avoid is None or avoid != self._failed_at.get(number)
-            ):
-                return now
-        return None
-
-    def _to_help(self, avoid: str | None) -> Running | None:
-        """Return the running trial with most work left, if that is worth a swap."""
-        best = max(
-            (
-                now
-                for number, now in self._open.items()
-                if avoid is None or avoid != self._failed_at.get(number)
-            ),
-            key=self._left_s,
-            default=None,
-        )
-        if best is None:
-            return None
-        block_s = best.block_s or self._sharing.portions.block_s
-        if block_s is None:
-            return None
-        cost_s = self._sharing.portions.swap_s + block_s
-        return best if self._left_s(best) > cost_s else None
-
-    def _left_s(self, running: Running) -> float:
-        block_s = running.block_s or self._sharing.portions.block_s or 0.0
-        return len(running.unstarted) * block_s
 
     def _offer(self, idle: WorkerIdle) -> list[Instruction]:
         self._strays.pop(idle.worker, None)
-        if idle.worker in self._busy:
+        standing = self._standing
+        if standing.is_busy(idle.worker):
             return []
         avoid = None if idle.is_alone else idle.worker
-        begun = self._open.get(self._held.pop(idle.worker, -1))
-        begun = begun or self._left_alone(avoid)
-        trial = None if begun else self._next(avoid)
+        begun = standing.begun(idle.worker, avoid)
+        trial = None if begun else standing.next(avoid)
         if trial is None:
-            begun = begun or self._to_help(avoid)
+            begun = begun or standing.to_help(avoid, self._sharing.portions)
             return [] if begun is None else self._hand_out(begun, idle.worker)
+        standing.start(trial, idle)
         recipe = trial.candidate.recipe
-        del self._pending[trial.number]
-        self._active[trial.number] = Starting(trial, idle)
-        self._busy.add(idle.worker)
-        self._recipes.add(recipe.digest)
         return [ReadOutcomes(trial.number, recipe, self._required.items)]
 
     def _choose(self, event: OutcomesRead) -> list[Instruction]:
@@ -305,11 +231,11 @@ class Lifecycle:
             if not self._reserve(starting, blocks, event.known):
                 return []
             known = replace(starting, known=event.known, blocks=blocks)
-            self._active[event.trial] = known
+            self._standing.active[event.trial] = known
             return [BeginAttempt(event.trial, starting.idle.worker)]
         scores = self._required.scores(recipe, event.known)
         final = starting.reused(scores)
-        self._put(final)
+        self._standing.put(final)
         done: list[Instruction] = [Reuse(event.trial, scores), EndTrial(final)]
         return [*done, *self._offer(starting.idle)]
 
@@ -317,17 +243,10 @@ class Lifecycle:
         self, starting: Starting, blocks: Sequence[BlockKey], known: Known
     ) -> bool:
         """Set items of the budget aside; False if they are not there."""
-        trial, room = starting.trial, starting.idle.room
-        if trial.candidate.generation == 0:
+        if starting.trial.candidate.generation == 0:
             return True
         n_items = self._required.items.unknown(blocks, known)
-        if room is not None and self.n_owed + n_items > room:
-            self._lacks_room = True
-            self._busy.discard(starting.idle.worker)
-            self._put(trial)
-            return False
-        self._owed[trial.number] = n_items
-        return True
+        return self._standing.reserve(starting, n_items)
 
     def _run(self, event: AttemptBegan) -> list[Instruction]:
         starting, _ = self._starting(event.trial)
@@ -337,8 +256,7 @@ class Lifecycle:
             is_alone=starting.idle.is_alone,
         )
         running = starting.running(event.attempt, way)
-        self._active[event.trial] = running
-        self._open[event.trial] = running
+        self._standing.run(running)
         return self._hand_out(running, starting.idle.worker, now=event.now)
 
     def _hand_out(
@@ -348,9 +266,7 @@ class Lifecycle:
         now: float | None = None,
     ) -> list[Instruction]:
         part = running.hand_out(worker, self._timeout_s, now)
-        self._busy.add(worker)
-        if not running.is_open:
-            self._open.pop(part.trial, None)
+        self._standing.handed_out(running, worker)
         assignment = Assignment(
             trial=part.trial,
             attempt=part.attempt,
@@ -366,7 +282,7 @@ class Lifecycle:
         ]
 
     def _starting(self, number: int) -> tuple[Starting, Recipe]:
-        found = self._active.get(number)
+        found = self._standing.active.get(number)
         if not isinstance(found, Starting):
             raise IllegalTransitionError(
                 f"Trial {number} is not being started: nothing was asked for it."
@@ -382,7 +298,7 @@ class Lifecycle:
             about = {"worker": event.worker, "cause": event.failure.cause}
             _log.warning("%s", event.failure.first_line, extra=about)
             return []
-        running = self._active.get(event.trial)
+        running = self._standing.active.get(event.trial)
         if not isinstance(running, Running) or running.trial.attempt != event.attempt:
             return self._drop(event)
         part = running.parts.get(event.worker)
@@ -420,9 +336,8 @@ class Lifecycle:
         part.took[event.block] = event.seconds
         tokens = sum(outcome.tokens for outcome in event.outcomes)
         running.clock = running.clock.plus(tokens, event.seconds)
-        if event.trial in self._owed:
-            fresh = self._required.items.unknown((event.block,), running.known)
-            self._owed[event.trial] -= fresh
+        fresh = self._required.items.unknown((event.block,), running.known)
+        self._standing.recorded(event.trial, fresh)
         found = running.known[event.block.task]
         found.update({outcome.item: outcome for outcome in event.outcomes})
         return [RecordBlock(event.trial, event.attempt, event.block, event.outcomes)]
@@ -446,8 +361,7 @@ class Lifecycle:
         self, running: Running, part: Part, failure: Failure
     ) -> list[Instruction]:
         running.fail(failure)
-        self._open.pop(part.trial, None)
-        self._failed_at[part.trial] = part.worker
+        self._standing.failed(part)
         is_ours = failure.blame is Blame.CANDIDATE
         end = AttemptEnd.FAILED if is_ours else AttemptEnd.FAULT
         return self._end_part(running, part, PartEnded(part.number, end, failure.cause))
@@ -455,13 +369,9 @@ class Lifecycle:
     def _end_part(
         self, running: Running, part: Part, ended: PartEnded
     ) -> list[Instruction]:
-        del running.parts[part.worker]
-        self._busy.discard(part.worker)
-        self._held[part.worker] = part.trial
         moved = MovePart(part.trial, part.attempt, ended, None)
-        if running.parts or running.is_open:
-            return [moved]
-        return [moved, *self._end(running)]
+        is_over = self._standing.over(running, part)
+        return [moved, *self._end(running)] if is_over else [moved]
 
     def _end(self, running: Running) -> list[Instruction]:
         """End an attempt that nobody is at any more."""
@@ -478,23 +388,9 @@ class Lifecycle:
             scores = self._required.scores(recipe, running.known)
             ending = Ending(TrialState.SCORED, scores=scores, seconds=running.seconds)
         ended = running.ended(ending)
-        self._put(ended)
+        self._standing.put(ended)
         done = EndAttempt(ended.number, ended.attempt, ending)
         return [done, EndTrial(ended)] if ended.state.is_final else [done]
-
-    def _put(self, trial: Trial) -> None:
-        """Take a trial from those who are at it."""
-        now = self._active.pop(trial.number)
-        self._busy.difference_update(now.workers)
-        self._recipes.discard(trial.candidate.recipe.digest)
-        self._open.pop(trial.number, None)
-        if self._owed.pop(trial.number, 0):
-            self._lacks_room = False  # what was set aside and not used is free
-        if trial.state.is_final:
-            self._ended[trial.number] = trial
-        else:
-            self._pending[trial.number] = trial
-            self._pending = dict(sorted(self._pending.items()))
 
     def _stop_overdue(self, now: float) -> list[Instruction]:
         overdue = [part for part in self.in_flight if part.is_over(now)]
@@ -503,7 +399,7 @@ class Lifecycle:
         for part in overdue:
             if self._strays.pop(part.worker, None) is part:
                 continue  # its trial has been tried again since
-            running = self._active[part.trial]
+            running = self._standing.active[part.trial]
             assert isinstance(running, Running)
             failure = Failure(
                 Cause.TIMEOUT,
@@ -520,31 +416,17 @@ class Lifecycle:
         Raises:
             AssertionError: Names the trial and the broken rule.
         """
-        places = [*self._pending, *self._active, *self._ended]
-        assert len(places) == len(set(places)), "a trial is in two states"
-        assert list(self._pending) == sorted(self._pending)
+        self._standing.validate()
         for trial in self.trials:
             assert (trial.scores is not None) == (trial.state is TrialState.SCORED), (
                 trial
             )
             if trial.state in (TrialState.FAILED, TrialState.QUARANTINED):
                 assert trial.failure is not None, trial
-            is_running = isinstance(self._active.get(trial.number), Running)
+            is_running = isinstance(self._standing.active.get(trial.number), Running)
             assert is_running == (trial.state is TrialState.RUNNING), trial
-        digests = [now.trial.candidate.recipe.digest for now in self._active.values()]
-        assert len(set(digests)) == len(digests), "one recipe is scored twice at once"
-        assert self._recipes == set(digests)
-        workers = [name for now in self._active.values() for name in now.workers]
-        assert len(set(workers)) == len(workers), "a worker is at two attempts"
-        assert self._busy == set(workers)
-        running = (now for now in self._active.values() if isinstance(now, Running))
-        assert self._open == {now.trial.number: now for now in running if now.is_open}
-        assert self._owed.keys() <= self._active.keys()
-        assert all(n >= 0 for n in self._owed.values())
-        for now in self._active.values():
-            is_cared_for = isinstance(now, Starting) or now.parts or now.is_open
-            assert is_cared_for, "nobody is at a trial, or will be"
-        assert not self._strays.keys() & set(workers), "a stray's worker has new work"
+        workers = {part.worker for part in self._standing.parts}
+        assert not self._strays.keys() & workers, "a stray's worker has new work"
 
 
 def _stop(part: Part) -> StopWorker:
