@@ -39,7 +39,9 @@ class Site:
         said = {
             "sources": {"a": "a", "b": "b"},
             "space": {"operator": "linear", "knobs": {"weight": "search"}},
-            "tasks": {"x": {"task": "simulated", "options": {"sleep_s": 0.2}}},
+            "tasks": {
+                "x": {"task": "simulated", "metric": "acc", "options": {"sleep_s": 0.2}}
+            },
             "engine": {"kind": "simulated"},
             "strategy": {"kind": "random", "generation_size": 4},
             "budget": {"trials": 8},
@@ -148,7 +150,7 @@ def test_a_node_that_cannot_work_is_set_aside_and_one_that_comes_is_used(
 ) -> None:
     node("good", EVOMERGE_CACHE=str(site.folder / "good"))
     node("bad", EVOMERGE_CACHE=no_cache(site))
-    tasks = {"x": {"task": "simulated", "options": {"sleep_s": 2.0}}}
+    tasks = {"x": {"task": "simulated", "metric": "acc", "options": {"sleep_s": 2.0}}}
     run = site.begin(site.study("goes_on", workers=3, tasks=tasks))
     (aside,) = site.wait("goes_on", "node_set_aside", 1)
     assert "cannot be written" in aside["reason"]
