@@ -96,6 +96,7 @@ bench: setup ## Measure; see benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/strategies.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/store.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/idle_share.py --workers 16
 	$(BIN)/python benchmarks/merge_speed.py
 	$(BIN)/python benchmarks/stack_swap.py
 
