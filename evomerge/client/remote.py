@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from evomerge.client import values
-from evomerge.client.bundling import name_of
 from evomerge.client.downloads import Archive, fetch, refuse_taken, unpack
 from evomerge.client.streams import Message, Stream
 from evomerge.client.transport import Request, Transport
@@ -73,6 +72,8 @@ class RemoteService:
         place: Mapping[str, Any] | None = None,
     ) -> tuple[Job, bool]:
         """Queue a study; see ``Verbs``."""
+        from evomerge.client.bundling import name_of  # PyYAML costs milliseconds
+
         bundle = Bundle(files)
         body = {
             "files": bundle.to_json(),

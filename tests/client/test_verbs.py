@@ -68,13 +68,15 @@ def searched(house: House, ann: Verbs, models: Path, folder: Path) -> Job:
     return job
 
 
-class TestDeskOnSQLite(_OverDatabase):
-    @pytest.fixture(scope="class")
-    def made(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        file = tmp_path_factory.mktemp("template") / "evomerge.db"
-        open_store(f"sqlite:///{file}").close()
-        return file
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a database with our tables, to be copied."""
+    file = tmp_path_factory.mktemp("template") / "evomerge.db"
+    open_store(f"sqlite:///{file}").close()
+    return file
 
+
+class TestDeskOnSQLite(_OverDatabase):
     @pytest.fixture
     def url(self, made: Path, tmp_path: Path) -> str:
         return f"sqlite:///{shutil.copy(made, tmp_path)}"

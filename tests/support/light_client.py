@@ -17,13 +17,14 @@ from evomerge.cli.app import main
 
 found = {}
 for words in sys.argv[1:]:
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main(words.split())
         except SystemExit as ended:
             code = ended.code
-    found[words] = code, out.getvalue(), err.getvalue()
+    out.flush()
+    found[words] = code, out.buffer.getvalue().decode(), err.getvalue()
 print(json.dumps(found))
 """
 """Runs command lines one after another; prints code, output and errors of each."""

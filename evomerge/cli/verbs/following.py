@@ -51,10 +51,8 @@ def logs(name: str, follow: bool, cluster: str | None, db: str, as_json: bool) -
                 click.echo(json.dumps({"text": text, "next": part.next}))
             elif sys.stdout.isatty():
                 click.echo(clean(text), nl=False)
-            else:
-                out = sys.stdout.buffer
-                out.write(part.text)
-                out.flush()
+            else:  # whole, whatever it is
+                click.echo(part.text, nl=False)
 
 
 def _whole_log(asked: Verbs, name: str) -> Iterator[Any]:
