@@ -133,8 +133,9 @@ def serve(
         OSError: The spool folder cannot be written.
     """
     _prepare(site, listening)
-    supervisor = Supervisor(open_queue(site.url), site, _name())
-    exporter = Exporter(Records(site.url).exports, site, _name())
+    jobs, orders, pool = open_queue(site.url), Records(site.url), RecordsPool(site.url)
+    supervisor = Supervisor(jobs, site, _name())
+    exporter = Exporter(orders.exports, site, _name())
     runs = [supervisor.run, *([exporter.run] if site.capacity else [])]
     threads = [threading.Thread(target=run, daemon=True) for run in runs]
     bound = _bind(listening)
@@ -147,7 +148,7 @@ def serve(
         exporter.drain()
         app.state.watch.close()
 
-    counter = Counter(RecordsPool(site.url), site)
+    counter = Counter(pool, site)
     app = make_app(counter, Replica(lambda: supervisor.is_claiming, drain))
     page.install(app)
     url = _url(listening, bound)
@@ -162,6 +163,8 @@ def serve(
         exporter.drain()
         for thread in threads:
             thread.join(KILL_AFTER_S + 10.0)
+        for opened in (jobs, orders, pool):
+            opened.close()
 
 
 def _config(app: Any, listening: Listening) -> uvicorn.Config:
