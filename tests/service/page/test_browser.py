@@ -174,6 +174,7 @@ def test_a_phone_scrolls_one_way(browser: Any, service: Service) -> None:
     tab.close()
 
 
+@pytest.mark.long
 def test_letters_stand_out_in_light_and_in_dark(tab: Tab) -> None:
     page = tab.open("/studies/ann/shown")
     for scheme in ("light", "dark"):
@@ -210,6 +211,7 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.long
 def test_a_service_that_is_away_is_told_and_waited_for(
     browser: Any, service: Service
 ) -> None:
