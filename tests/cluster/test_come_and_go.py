@@ -113,7 +113,7 @@ def test_what_a_node_lacks_is_fetched_into_its_own_cache(site: Site) -> None:
     for seed, name in enumerate("ab"):
         tiny_model(models / name, n_layers=1, seed=seed)
     cache = site.folder / "fetched"
-    site.nodes.start("far", {"EVOMERGE_CACHE": str(cache)}, hidden=[models])
+    site.nodes.start("far", {"EVOMERGE_CACHE": str(cache)}, {models: None})
     try:
         sources = {name: str(models / name) for name in "ab"}
         study = site.study("fetches", workers=1, sources=sources, engine={"kind": "hf"})
@@ -133,16 +133,18 @@ def no_cache(site: Site) -> str:
     return str(site.folder / "file" / "cache")
 
 
-def another_evomerge(site: Site) -> str:
+OURS = Path(evomerge.__file__).parent
+
+
+def another_evomerge(site: Site) -> Path:
     """Return where there is one with a file that differs."""
     root = site.folder / "other"
     if not root.exists():
-        ours = Path(evomerge.__file__).parent
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ours, root / "evomerge", ignore=ignore)
-        with (root / "evomerge" / "masking.py").open("a") as file:
+        shutil.copytree(OURS, root, ignore=ignore)
+        with (root / "masking.py").open("a") as file:
             file.write("# Not as elsewhere.\n")
-    return os.pathsep.join((str(root), os.environ.get("PYTHONPATH", "")))
+    return root
 
 
 def test_a_node_that_cannot_work_is_set_aside_and_one_that_comes_is_used(
@@ -181,13 +183,17 @@ def test_where_all_nodes_fail_alike_the_study_ends_at_once_with_the_reason(
     assert "Traceback" not in err
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts over a folder")
 def test_another_evomerge_is_named_and_a_study_without_a_node_waits_and_ends(
     site: Site, node: Callable[..., None]
 ) -> None:
     node("bad", EVOMERGE_CACHE=no_cache(site))
-    node("other", PYTHONPATH=another_evomerge(site))
-    run = site.begin(site.study("waits", workers=2, start_patience_s=5))
-    _, err = run.communicate(timeout=LIMIT_S)
+    site.nodes.start("other", mounts={OURS: another_evomerge(site)})
+    try:
+        run = site.begin(site.study("waits", workers=2, start_patience_s=5))
+        _, err = run.communicate(timeout=LIMIT_S)
+    finally:
+        site.nodes.stop("other")
     assert run.returncode == 75, err
     assert "other files of evomerge" in err
     assert "No node that a worker could run on for" in err

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 START_S = 240.0
 """Longest a node may take to come up, on a machine that has much else to do."""
@@ -30,7 +31,7 @@ class RayNodes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._temp = tempfile.TemporaryDirectory(prefix="em-n-")  # paths of sockets
-        self._hidden: Sequence[Path] = ()
+        self._mounts: Mapping[Path, Path | None] = {}
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
@@ -55,16 +56,17 @@ class RayNodes:
         self,
         name: str,
         env: Mapping[str, str] | None = None,
-        hidden: Sequence[Path] = (),
+        mounts: Mapping[Path, Path | None] = MappingProxyType({}),
     ) -> None:
         """Start a node with one core.
 
         Args:
             name: For ``stop``.
             env: What its workers' environment has besides.
-            hidden: Folders that are empty there; needs root.
+            mounts: Folders, to what they are there instead: another, or None for
+                an empty one; needs root.
         """
-        self._hidden = hidden
+        self._mounts = mounts
         self._start(name, 1, [f"--address={self.address}"], env or {})
 
     def stop(self, name: str) -> None:
@@ -98,8 +100,13 @@ class RayNodes:
         # A raylet that has to ask its agents for their ports gives up after 15 s.
         limits += [f"--{agent}-port={_free_port()}" for agent in _AGENTS]
         words = [*command, *how, *limits, "--disable-usage-stats"]
-        if self._hidden:
-            steps = [f"mount -t tmpfs none {shlex.quote(str(f))}" for f in self._hidden]
+        if self._mounts:
+            steps = [
+                f"mount -t tmpfs none {shlex.quote(str(there))}"
+                if instead is None
+                else shlex.join(("mount", "--bind", str(instead), str(there)))
+                for there, instead in self._mounts.items()
+            ]
             script = " && ".join([*steps, f"exec {shlex.join(words)}"])
             words = ["unshare", "--mount", "sh", "-ec", script]
         with log.open("wb") as out:
