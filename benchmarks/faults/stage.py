@@ -153,6 +153,13 @@ class Stage:
             self.replicas.append(replica)
         return replica
 
+    def revive(self) -> None:
+        """Start a replica for each that has ended, as a service manager would."""
+        for replica in tuple(self.replicas):
+            if replica.process.poll() is not None:
+                self.replicas.remove(replica)
+                self.start_replica()
+
     def submit(self) -> None:
         """Queue one more job."""
         name = f"s{self.seed}-{self.n_jobs:03}"

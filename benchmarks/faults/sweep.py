@@ -76,6 +76,7 @@ class Sweep:
                 strike.undo = None
         try:
             self._standings = self.stage.standings()
+            self.stage.revive()
             n_alive = sum(not s.is_over for s in self._standings)
             if more and n_alive < self.n_running:
                 self.stage.submit()
