@@ -114,7 +114,7 @@ def test_workers_whose_results_do_not_arrive_are_told_with_the_address(
         lost = until(pool, WorkerLost)[-1]
         assert isinstance(lost, WorkerLost)
         assert (lost.fatal, lost.futile) == (True, False)
-        assert "cannot call back to the coordinator at 127.0.0.1" in str(lost.failure)
+        assert "cannot call back to the coordinator at " in str(lost.failure)
         assert "--node-ip-address" in lost.failure.message
     finally:
         pool.close()
