@@ -34,7 +34,7 @@ _STATUS: dict[type[EvomergeError], HTTPStatus] = {
     errors.UserError: HTTPStatus.CONFLICT,
     errors.ExportError: HTTPStatus.CONFLICT,
     errors.BusyError: HTTPStatus.TOO_MANY_REQUESTS,
-    errors.SchemaError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ClusterUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }

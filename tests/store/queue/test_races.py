@@ -34,9 +34,11 @@ def race(run: Callable[[int], None]) -> None:
     assert [racer.exitcode for racer in racers] == [0] * N_PROCESSES
 
 
-@pytest.mark.timeout(200)
-def test_of_many_supervisors_one_gets_a_job(any_url: str, tmp_path: Path) -> None:
-    n_jobs = 24
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("n_jobs", [24, pytest.param(1000, marks=pytest.mark.long)])
+def test_of_many_supervisors_one_gets_a_job(
+    n_jobs: int, any_url: str, tmp_path: Path
+) -> None:
     accounts, queue = open_accounts(any_url), open_queue(any_url)
     for i in range(3):
         accounts.add_user(f"u{i}", max_running=None if i else 5)
