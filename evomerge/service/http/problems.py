@@ -14,7 +14,13 @@ from starlette.exceptions import HTTPException
 
 from evomerge.api.plain import plain
 from evomerge.client.problems import MEDIA_TYPE, problem_of, status_of
-from evomerge.errors import EvomergeError, Problem, SpecError, UserError
+from evomerge.errors import (
+    EvomergeError,
+    Problem,
+    SpecError,
+    StoreError,
+    UserError,
+)
 from evomerge.exit_codes import ExitCode
 from evomerge.masking import masked
 
@@ -27,7 +33,11 @@ def of_error(error: EvomergeError, method: str = "") -> JSONResponse:
     status = status_of(error)
     if isinstance(error, UserError) and method in ("GET", "DELETE"):
         status = HTTPStatus.NOT_FOUND
-    return _answer(problem_of(error, status), status)
+    said = problem_of(error, status)
+    if isinstance(error, StoreError) and status is HTTPStatus.SERVICE_UNAVAILABLE:
+        _logger.warning("%s", error)  # where the database is, is nobody else's
+        said["detail"] = "The service cannot use its database now; its log says why."
+    return _answer(said, status)
 
 
 def of_status(

@@ -141,6 +141,7 @@ def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
     assert "--listen" in done.stderr
 
 
+@pytest.mark.timeout(200)
 def test_a_database_that_is_away_is_told_and_waited_for(tmp_path: Path) -> None:
     with running() as server, serving(server.database(), tmp_path / "spool") as service:
         service.submit("mine", {"name": "mine"})
@@ -148,6 +149,7 @@ def test_a_database_that_is_away_is_told_and_waited_for(tmp_path: Path) -> None:
         away = service.call("GET", "/v1/studies/mine")
         assert (away.status, away.data["code"]) == (503, 75)
         assert int(away.headers["retry-after"]) > 0
+        assert "postgresql" not in away.data["detail"]
         assert service.call("GET", "/healthz", who=None).status == 200
         assert service.call("GET", "/readyz", who=None).status == 503
         server.start()
