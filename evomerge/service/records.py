@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from evomerge.errors import BusyError
+from evomerge.errors import BusyError, StoreUnreachableError
 from evomerge.store.databases.database import Database
 from evomerge.store.queue.accounts import Accounts
 from evomerge.store.queue.exports import Exports
@@ -87,8 +87,14 @@ class RecordsPool:
                 records = Records(self._url)
             try:
                 yield records
-            finally:
+            except StoreUnreachableError:
+                records.close()
+                self.close()  # the others' connections are as dead as this one's
+                raise
+            except BaseException:
                 self._idle.put(records)
+                raise
+            self._idle.put(records)
         finally:
             self._turns.release()
 

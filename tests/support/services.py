@@ -128,7 +128,8 @@ def serving(
         if told:
             drained = Service(told[0], url, spool, tokens)
             with suppress(ConnectionError):  # it is drained already
-                drained.call("POST", "/v1/drain", who="root")
+                while drained.call("POST", "/v1/drain", who="root").status == 503:
+                    time.sleep(0.2)  # the database was away
         thread.join(_PATIENCE_S)
         assert not thread.is_alive(), "the service does not end"
 
