@@ -102,7 +102,14 @@ def test_every_option_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_prints_a_table_prints_json_as_well(name: str) -> None:
-    writes_no_table = {"merge", "zoo", "serve", "token add", "token revoke"}
+    writes_no_table = {
+        "dashboard",
+        "merge",
+        "zoo",
+        "serve",
+        "token add",
+        "token revoke",
+    }
     options = {o for p in LEAVES[name].params for o in p.opts}
     assert ("--json" in options) is (name not in writes_no_table)
 
