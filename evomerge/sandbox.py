@@ -138,7 +138,9 @@ def wall_in(
 
 def _ground() -> list[Path]:
     """Return what Python and its packages lie in."""
-    own = (sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path)
+    # An installation for development is on no path of Python's.
+    here = str(Path(__file__).parent)
+    own = (sys.prefix, sys.base_prefix, sys.exec_prefix, here, *sys.path)
     return [Path(path) for path in (*_SYSTEM, *own) if path and path != "/"]
 
 

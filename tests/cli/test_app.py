@@ -79,6 +79,7 @@ CODES = {
     errors.StudyLockedError: 75,
     errors.StoreUnreachableError: 75,
     errors.ClusterUnreachableError: 75,
+    errors.BusyError: 75,
     errors.WorkerError: 75,
     errors.SelfTestError: 75,
     errors.StaleAttemptError: 75,

@@ -9,6 +9,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from evomerge.core.scoring_protocol import BlockKey, ItemRole, TaskDescription
+from evomerge.core.trial import Cause
 from evomerge.store.tables.decoding import legible
 from evomerge.store.tables.rows import Row, part_of
 from evomerge.store.tables.schema import attempt, outcome_block, part, trial
@@ -67,9 +68,15 @@ def _attempt(where: str, tried: Row, parts: Sequence[Part]) -> Iterator[Fault]:
     open_ones = [one.part for one in parts if one.ended is None or one.end is None]
     if open_ones and tried.ended is not None:
         yield Fault(where, f"is over, but its parts {open_ones} are open")
-    ends = {one.end for one in parts}
-    if tried.end in _NEEDED and tried.end not in ends:
+    if tried.end in _NEEDED and not any(_explains(one, tried.end) for one in parts):
         yield Fault(where, f"ended as {tried.end}, but no part of it did")
+
+
+def _explains(one: Part, end: str) -> bool:
+    """Tell whether an attempt may have this end from this part."""
+    # A timeout is put down to the candidate when it repeats; its part does not know.
+    is_repeated = one.end is AttemptEnd.FAULT and one.cause is Cause.TIMEOUT
+    return one.end == end or (end == AttemptEnd.FAILED and is_repeated)
 
 
 def _covered(

@@ -25,6 +25,8 @@ _UP = "Ray runtime started"
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    # A Ray of one machine, started by this process before, has set it to 0.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
     "RAY_health_check_initial_delay_ms": "20000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
