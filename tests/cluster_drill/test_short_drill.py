@@ -1,4 +1,4 @@
-"""The one drill of every test run: a machine is cut off while it is at a trial."""
+"""The shortest drill: a machine is cut off while it is at a trial."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 from support.machines.stand import Stand
 
 
+@pytest.mark.drill
 @pytest.mark.ray
 @pytest.mark.timeout(600)  # on a busy machine four raylets need minutes to start
 def test_a_trial_of_a_machine_that_is_cut_off_is_scored_elsewhere(
