@@ -1,7 +1,7 @@
 """What comes of events: who gets work, which answers count, and what ends when."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -494,6 +494,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.told: list[Any] = []
         self.counted: set[int] = set()
         self.parts: dict[tuple[int, int, int], AttemptEnd | None] = {}
+        self.handed: dict[tuple[int, int, int], tuple[BlockKey, ...]] = {}
         self.now = 0.0
         self.sharing = by_one()
         self.life = lifecycle(*self.stored, sharing=self.sharing)
@@ -547,10 +548,13 @@ class AnyOrder(RuleBasedStateMachine):
             which = (moved.trial, moved.attempt, moved.ended.part)
             assert self.parts[which] is None
             self.parts[which] = moved.ended.end
+            released = self.release(*which[:2], self.handed[which])
+            assert not (released and moved.ended.end is AttemptEnd.SCORED)
         if moved.begun is not None:
             which = (moved.trial, moved.attempt, moved.begun.part)
             assert which not in self.parts
             self.parts[which] = None
+            self.handed[which] = moved.begun.blocks
 
     def end(self, done: EndAttempt) -> None:
         stored, ending = self.stored[done.trial], done.ending
@@ -560,7 +564,8 @@ class AnyOrder(RuleBasedStateMachine):
         ends = [e for (*of, _), e in self.parts.items() if of == [*at_of(done)]]
         assert ends
         assert None not in ends, "a part of it is open"
-        self.release(done.trial, done.attempt)
+        out = [*self.blocks[done.trial, done.attempt].values()].count(OUT)
+        assert not out, "a block of it is with nobody"
         is_fault = ending.failure is not None and ending.failure.blame is Blame.MACHINE
         self.put(
             done.trial,
@@ -578,10 +583,11 @@ class AnyOrder(RuleBasedStateMachine):
     def put_failure(self, number: int, failure: Failure | None) -> None:
         self.stored[number] = replace(self.stored[number], failure=failure)
 
-    def release(self, number: int, attempt: int) -> None:
+    def release(self, number: int, attempt: int, of: Iterable[BlockKey]) -> int:
         blocks = self.blocks[number, attempt]
-        for one, where in blocks.items():
-            blocks[one] = RELEASED if where == OUT else where
+        out = [one for one in of if blocks.get(one) == OUT]
+        blocks.update(dict.fromkeys(out, RELEASED))
+        return len(out)
 
     def tell(self, event: Any) -> None:
         self.told.append(event)
@@ -659,7 +665,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.questions.clear()
         for stored in self.stored:
             if stored.state is TrialState.RUNNING:
-                self.release(stored.number, stored.attempt)
+                every = self.blocks[stored.number, stored.attempt]
+                self.release(stored.number, stored.attempt, every)
                 self.put(stored.number, TrialState.PENDING)
         self.life = lifecycle(
             *self.stored, strays=self.life.in_flight, sharing=self.sharing
