@@ -60,6 +60,46 @@ class Process(Protocol):
         """Return the last that it wrote, empty if it wrote nothing."""
 
 
+class Log:
+    """What a process adds to a file that others wrote to before.
+
+    Args:
+        file: Made if it is not there.
+
+    Raises:
+        OSError: It cannot be opened.
+
+    Attributes:
+        descriptor: Of the file, open for the process that is being started.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self.descriptor = os.open(file, how, 0o600)
+        self._begin = os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        """Close the descriptor; what was said can still be read."""
+        os.close(self.descriptor)
+
+    def last_words(self) -> str:
+        """Return the last error as it was told, or else the last line.
+
+        Where lines are JSON, the message of one.
+        """
+        with self._file.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self._begin, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace").strip()
+        start = text.rfind(f"\n{_ERROR}") + 1
+        if text.startswith(_ERROR, start):
+            return text[start + len(_ERROR) :][:_LONGEST]
+        lines = [_line(line) for line in text.splitlines()] or [("", "")]
+        errors = [message for level, message in lines if level == "error"]
+        return (errors or [lines[-1][1]])[-1][:_LONGEST]
+
+
 class ChildProcess:
     """A ``Process`` of this machine, in a session of its own.
 
@@ -71,15 +111,13 @@ class ChildProcess:
     """
 
     def __init__(self, command: Command) -> None:
-        self._log = command.log
-        descriptor = os.open(
-            command.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        self._log = Log(command.log)
         try:
-            self._begin = os.fstat(descriptor).st_size
-            self._popen = _STARTER.submit(_start, command, descriptor).result()
+            self._popen = _STARTER.submit(
+                _start, command, self._log.descriptor
+            ).result()
         finally:
-            os.close(descriptor)
+            self._log.close()
 
     @property
     def pid(self) -> int:
@@ -101,20 +139,25 @@ class ChildProcess:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
-        """Return its last error as it was told, or else the last line.
+        """Return its last error as it was told, or else the last line."""
+        return self._log.last_words()
 
-        Where lines are JSON, the message of one.
-        """
-        with self._log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._begin, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace").strip()
-        start = text.rfind(f"\n{_ERROR}") + 1
-        if text.startswith(_ERROR, start):
-            return text[start + len(_ERROR) :][:_LONGEST]
-        lines = [_line(line) for line in text.splitlines()] or [("", "")]
-        errors = [message for level, message in lines if level == "error"]
-        return (errors or [lines[-1][1]])[-1][:_LONGEST]
+
+def start_with_parent(
+    words: Sequence[str], environment: Mapping[str, str], stdin: int
+) -> subprocess.Popen[bytes]:
+    """Start a program that gets SIGTERM when this process ends, in its own session.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*_shim(), *words], env=environment, stdin=stdin, start_new_session=True
+        )
+
+    return _STARTER.submit(start).result()
 
 
 def _line(text: str) -> tuple[str, str]:
@@ -129,9 +172,8 @@ def _line(text: str) -> tuple[str, str]:
 
 
 def _start(command: Command, log: int) -> subprocess.Popen[bytes]:
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
     return subprocess.Popen(
-        [*shim, *command.words],
+        [*_shim(), *command.words],
         cwd=command.folder,
         env={**passed_on(), **command.environment},
         stdin=subprocess.DEVNULL,
@@ -140,3 +182,7 @@ def _start(command: Command, log: int) -> subprocess.Popen[bytes]:
         start_new_session=True,
         umask=0o077,
     )
+
+
+def _shim() -> list[str]:
+    return [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]

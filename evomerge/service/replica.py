@@ -25,6 +25,7 @@ from evomerge.caches import cache_dir
 from evomerge.errors import SetupError
 from evomerge.service.environment import hub_home
 from evomerge.service.exporter import Exporter
+from evomerge.service.forking.forks import MODULES, Forks
 from evomerge.service.http.app import make_app
 from evomerge.service.http.asking import Counter
 from evomerge.service.http.operating import Replica
@@ -134,7 +135,10 @@ def serve(
     """
     _prepare(site, listening)
     jobs, orders, pool = open_queue(site.url), Records(site.url), RecordsPool(site.url)
-    supervisor = Supervisor(jobs, site, _name())
+    forks = Forks(MODULES if site.capacity else None)
+    supervisor = Supervisor(
+        jobs, site, _name(), start=forks.start, is_ready=forks.is_ready
+    )
     exporter = Exporter(orders.exports, site, _name())
     runs = [supervisor.run, *([exporter.run] if site.capacity else [])]
     threads = [threading.Thread(target=run, daemon=True) for run in runs]
@@ -163,7 +167,7 @@ def serve(
         exporter.drain()
         for thread in threads:
             thread.join(KILL_AFTER_S + 10.0)
-        for opened in (jobs, orders, pool):
+        for opened in (jobs, orders, pool, forks):
             opened.close()
 
 

@@ -92,6 +92,7 @@ class Supervisor:
         name: Names this supervisor and nobody else, not even an earlier one that had
             its place.
         start: Starts a process.
+        is_ready: Whether it would be there at once: jobs are left to others until then.
         clock: Seconds that only grow.
     """
 
@@ -102,12 +103,14 @@ class Supervisor:
         name: str,
         *,
         start: Callable[[Command], Process] = ChildProcess,
+        is_ready: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._site = site
         self._name = name
         self._start_process = start
+        self._is_ready = is_ready
         self._clock = clock
         self._children: list[_Child] = []
         self._next_beat = clock()
@@ -163,12 +166,17 @@ class Supervisor:
             self._beat()
             self._queue.sweep()
             self._queue.pause_beyond()
-        while len(self._children) < self._site.capacity and not self._draining.is_set():
+        while self._has_room():
             claim = self._queue.claim(self._name)
             if claim is None:
                 break
             self._begin(claim)
         self._looked_at = self._clock()
+
+    def _has_room(self) -> bool:
+        if self._draining.is_set() or len(self._children) >= self._site.capacity:
+            return False
+        return self._is_ready()
 
     def _begin(self, claim: Claim) -> None:
         try:

@@ -70,11 +70,19 @@ class Machine:
     now: float = 0.0
     processes: list[Pretended] = field(default_factory=list)
     fails: OSError | None = None
+    is_ready: bool = True
 
     def supervisor(self, name: str = "one", capacity: int = 4) -> Supervisor:
         site = Site(self.url, self.folder / "spool", capacity=capacity)
         queue = open_queue(self.url)
-        return Supervisor(queue, site, name, start=self.start, clock=lambda: self.now)
+        return Supervisor(
+            queue,
+            site,
+            name,
+            start=self.start,
+            is_ready=lambda: self.is_ready,
+            clock=lambda: self.now,
+        )
 
     def start(self, command: Command) -> Pretended:
         if self.fails is not None:
@@ -120,6 +128,18 @@ def test_a_job_is_run_from_its_files_to_its_end(machine: Machine) -> None:
     supervisor.step()
     assert machine.state() is S.FINISHED
     assert len(machine.processes) == 1
+
+
+def test_who_could_not_start_a_process_at_once_leaves_jobs_to_others(
+    machine: Machine,
+) -> None:
+    supervisor = machine.supervisor()
+    machine.is_ready = False
+    machine.later(supervisor)
+    assert machine.state() is S.QUEUED
+    machine.is_ready = True
+    machine.later(supervisor)
+    assert machine.state() is S.RUNNING
 
 
 def test_a_strangers_study_is_held_to_the_operators_policy(

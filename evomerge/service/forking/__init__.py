@@ -1,0 +1,1 @@
+"""Processes that are forks of one which has loaded everything, and so start at once."""
