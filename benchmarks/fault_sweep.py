@@ -63,7 +63,7 @@ def sweep(minutes: float, seed: int, *, on_ray: bool) -> dict[str, object]:
             stage.start_replica()
         rng = np.random.default_rng(seed)
         kinds = ON_RAY if on_ray else IN_PROCESS
-        swept = Sweep(stage, kinds, rng, n_running=3 if on_ray else 6)
+        swept = Sweep(stage, kinds, rng, n_running=2)
         swept.run(60 * minutes)
         found = audit(stage)
     strikes = [(s.kind, s.took_s) for s in swept.strikes]

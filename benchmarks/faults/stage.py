@@ -31,6 +31,7 @@ _OVER = ("finished", "failed", "cancelled")
 _REPLICA = """
 import signal, sys, time
 from pathlib import Path
+from evomerge.service.forking.forks import Forks
 from evomerge.service.supervisor import Site, Supervisor
 from evomerge.store.queue.job_queue import open_queue
 from evomerge.store.tables import schema
@@ -39,7 +40,10 @@ if version:
     from evomerge.store.databases import database
     database.VERSIONS = (*schema.VERSIONS, version)
 site = Site(url, Path(spool), options, capacity=4)
-supervisor = Supervisor(open_queue(url), site, name)
+forks = Forks()
+supervisor = Supervisor(
+    open_queue(url), site, name, start=forks.start, is_ready=forks.is_ready
+)
 signal.signal(signal.SIGTERM, lambda *_: supervisor.drain())
 supervisor.run()
 """
