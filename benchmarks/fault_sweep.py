@@ -45,8 +45,10 @@ N_REPLICAS = 2
 _IN_NAMESPACE = "EVOMERGE_SWEEP_IN_NAMESPACE"
 
 
-def sweep(minutes: float, seed: int, *, on_ray: bool) -> dict[str, object]:
-    """Strike for so long; return what came of it."""
+def sweep(
+    minutes: float, seed: int, studies: int, *, on_ray: bool
+) -> dict[str, object]:
+    """Strike at so many studies at once for so long; return what came of it."""
     began = time.monotonic()
     logging.disable(logging.ERROR)  # what undisturbed studies say of their candidates
     with ExitStack() as stack:
@@ -63,7 +65,7 @@ def sweep(minutes: float, seed: int, *, on_ray: bool) -> dict[str, object]:
             stage.start_replica()
         rng = np.random.default_rng(seed)
         kinds = ON_RAY if on_ray else IN_PROCESS
-        swept = Sweep(stage, kinds, rng, n_running=2)
+        swept = Sweep(stage, kinds, rng, n_running=studies)
         swept.run(60 * minutes)
         found = audit(stage)
     strikes = [(s.kind, s.took_s) for s in swept.strikes]
@@ -158,13 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--studies", type=int, default=3, help="at once")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--on-ray", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if not asked.table:
         _enter_namespace()
-        result = sweep(asked.minutes, asked.seed, on_ray=asked.on_ray)
+        result = sweep(asked.minutes, asked.seed, asked.studies, on_ray=asked.on_ray)
         with asked.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
     lines = asked.results.read_text().splitlines()

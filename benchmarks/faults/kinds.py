@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -29,7 +29,8 @@ class Strike:
     Attributes:
         kind: Its kind's name.
         victims: Jobs that must get on again.
-        undo: What ends it: the disk is free again, the server back.
+        undo: What ends it: the disk is free again, the server back. False as long as it
+            is not over.
         undo_at: When, on the monotonic clock.
         healed_at: When it was over: recovery is counted from here.
         before: Progress of each victim when it was over.
@@ -38,7 +39,7 @@ class Strike:
 
     kind: str
     victims: Collection[str]
-    undo: Callable[[], None] | None = None
+    undo: Callable[[], object] | None = None
     undo_at: float = 0.0
     healed_at: float | None = None
     before: dict[str, int] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class Scene:
     """What a kind of fault has to choose from.
 
     Attributes:
-        unhurt: Studies at work that nothing struck alone that they did not get over.
+        unhurt: Studies at work that got over all that struck them.
     """
 
     stage: Stage
@@ -73,8 +74,8 @@ class Scene:
         return None if chosen is None else (chosen, held[chosen.name])
 
     def all(self) -> list[str]:
-        """Return every job at work."""
-        return [s.name for s in self.standings if s.state == "running"]
+        """Return every such job at work."""
+        return [s.name for s in self.unhurt]
 
     def pick(self, among: Sequence[object]) -> object | None:
         """Draw one; None of none."""
@@ -186,7 +187,7 @@ def _replaced(
     replica.process.send_signal(number)
 
     def replace() -> None:
-        replica.process.wait()
+        replica.process.poll()
         scene.stage.start_replica(clock_s=clock_s)
 
     return Strike(kind, held, replace, later(scene, 0, 4))
@@ -214,29 +215,35 @@ def replica_of_another_version(scene: Scene) -> Strike | None:
     stage = scene.stage
     replica = stage.start_replica(version="9999")
 
-    def look() -> None:
-        if replica.process.wait(60) != 0:
-            stage.refused += 1
+    def has_refused() -> bool:
+        code = replica.process.poll()
+        stage.refused += bool(code)
+        return code is not None
 
-    return Strike("replica of another version", [], look, time.monotonic() + 1)
+    return Strike("replica of another version", [], has_refused)
 
 
-def database_killed(scene: Scene) -> Strike:
+def database_killed(scene: Scene) -> Strike | None:
     """SIGKILL to the server's postmaster; it is started up to 3 s later."""
-    scene.stage.server.kill()
-    start = scene.stage.server.start
-    return Strike("database killed", scene.all(), start, later(scene, 0, 3))
+    return _away(scene, "database killed", scene.stage.server.kill)
 
 
-def database_restarted(scene: Scene) -> Strike:
+def database_restarted(scene: Scene) -> Strike | None:
     """The server is shut down, and started up to 3 s later."""
-    scene.stage.server.stop()
-    start = scene.stage.server.start
-    return Strike("database restarted", scene.all(), start, later(scene, 0, 3))
+    return _away(scene, "database restarted", scene.stage.server.stop)
 
 
-def connections_cut(scene: Scene) -> Strike:
+def _away(scene: Scene, kind: str, strike: Callable[[], None]) -> Strike | None:
+    if not scene.all():
+        return None
+    strike()
+    return Strike(kind, scene.all(), scene.stage.server.start, later(scene, 0, 3))
+
+
+def connections_cut(scene: Scene) -> Strike | None:
     """Every connection to the database is ended by the server."""
+    if not scene.all():
+        return None
     scene.stage.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
         "current_database() AND pid <> pg_backend_pid()"
@@ -278,7 +285,7 @@ def machine_lost(scene: Scene) -> Strike | None:
 
     def back() -> None:
         scene.stage.server.start()
-        replica.process.wait()
+        replica.process.poll()
         scene.stage.start_replica()
 
     kind = "replica, coordinators and database at once"
@@ -308,23 +315,23 @@ def worker_killed(scene: Scene) -> Strike | None:
 
 Kind = Callable[[Scene], Strike | None]
 
-IN_PROCESS: Mapping[Kind, float] = {
-    coordinator_killed: 7,
-    coordinator_told_to_end: 3,
-    lease_stolen: 4,
-    coordinator_frozen: 1.5,
-    replica_killed: 2.5,
-    replica_told_to_end: 1.5,
-    replica_frozen: 1.5,
-    replica_of_another_version: 1,
-    clock_of_replica_wrong: 1.5,
-    clock_of_database_set_back: 1.5,
-    database_killed: 2.5,
-    database_restarted: 1.5,
-    connections_cut: 2.5,
-    spool_full: 2,
-    machine_lost: 1,
-}
-"""Kinds of faults, and how often each strikes against the others."""
+IN_PROCESS: Sequence[Kind] = (
+    coordinator_killed,
+    coordinator_told_to_end,
+    lease_stolen,
+    coordinator_frozen,
+    replica_killed,
+    replica_told_to_end,
+    replica_frozen,
+    replica_of_another_version,
+    clock_of_replica_wrong,
+    clock_of_database_set_back,
+    database_killed,
+    database_restarted,
+    connections_cut,
+    spool_full,
+    machine_lost,
+)
+"""Kinds of faults that strike in turn, in an order that is drawn anew each time."""
 
-ON_RAY: Mapping[Kind, float] = {worker_killed: 8, coordinator_killed: 1}
+ON_RAY: Sequence[Kind] = (*[worker_killed] * 8, coordinator_killed)

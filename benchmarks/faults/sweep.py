@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,11 +11,9 @@ import psycopg
 from faults.kinds import Kind, Scene, Strike
 from faults.stage import Stage, Standing
 
-HUNG_S = 300.0
+HUNG_S = 120.0
 """Whoever has not got on so long after a fault was over counts as hung."""
 
-MANY = 2
-"""Faults that hit more jobs than these do not keep others away from them."""
 _LOOK_EVERY_S = 0.25
 _PATIENCE_S = 400.0
 
@@ -24,17 +22,22 @@ _PATIENCE_S = 400.0
 class Sweep:
     """Strikes at random until the time is up; then everything must end.
 
+    A study that has not got over a fault is struck by no other one, but for those of
+    what all have in common.
+
     Attributes:
+        kinds: They strike in turn.
         pause_s: From one strike to the next, on the average.
         strikes: All there were.
     """
 
     stage: Stage
-    kinds: Mapping[Kind, float]
+    kinds: Sequence[Kind]
     rng: np.random.Generator
-    n_running: int = 6
+    n_running: int
     pause_s: float = 2.0
     strikes: list[Strike] = field(default_factory=list)
+    _turn: list[Kind] = field(default_factory=list)
     _open: list[Strike] = field(default_factory=list)
     _standings: list[Standing] = field(default_factory=list)
 
@@ -70,7 +73,8 @@ class Sweep:
         for strike in self._open:
             if strike.undo is not None and now >= strike.undo_at:
                 try:
-                    strike.undo()
+                    if strike.undo() is False:
+                        continue
                 except psycopg.OperationalError:
                     continue  # by and by: the database is away, too
                 strike.undo = None
@@ -84,6 +88,10 @@ class Sweep:
             return False
         for strike in self._open:
             self._watch(strike)
+        for strike in filter(_is_hung, self._open):
+            print(
+                f"{strike} is hung. {self._standings} {self.stage.logs()}", flush=True
+            )
         self._open = [s for s in self._open if s.took_s is None and not _is_hung(s)]
         return True
 
@@ -102,26 +110,29 @@ class Sweep:
             strike.took_s = now - strike.healed_at
 
     def _strike(self) -> None:
-        alone = [strike for strike in self._open if len(strike.victims) <= MANY]
-        hit = {name for strike in alone for name in strike.victims}
+        hit = {name for strike in self._open for name in strike.victims}
         unhurt = [
             s
             for s in self._standings
             if s.state == "running" and s.name not in hit and s.progress > 0
         ]
         scene = Scene(self.stage, self._standings, self.rng, unhurt)
-        kinds = list(self.kinds)
-        weights = np.array([self.kinds[kind] for kind in kinds])
-        kind = kinds[int(self.rng.choice(len(kinds), p=weights / weights.sum()))]
-        try:
-            strike = kind(scene)
-        except (ProcessLookupError, psycopg.OperationalError):
-            return  # it had just ended, or the database is away: nothing was hit
-        if strike is not None:
-            self.strikes.append(strike)
-            self._open.append(strike)
+        if not self._turn:
+            self._turn = [*self.kinds]
+            self.rng.shuffle(self._turn)
+        for kind in self._turn:
+            try:
+                strike = kind(scene)
+            except (ProcessLookupError, psycopg.OperationalError):
+                return  # it had just ended, or the database is away: nothing was hit
+            if strike is not None:
+                self._turn.remove(kind)
+                self.strikes.append(strike)
+                self._open.append(strike)
+                return
 
 
 def _is_hung(strike: Strike) -> bool:
-    healed_at = strike.healed_at
-    return healed_at is not None and time.monotonic() - healed_at > HUNG_S
+    if strike.took_s is not None or strike.healed_at is None:
+        return False
+    return time.monotonic() - strike.healed_at > HUNG_S

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -143,9 +142,11 @@ class _Line:
 
     def listen(self) -> None:
         """Take in what was answered; waits for nothing."""
-        while not self._is_cut and select.select([self._near], [], [], 0)[0]:
+        while not self._is_cut:
             try:
-                text = self._near.recv(_AT_ONCE)
+                text = self._near.recv(_AT_ONCE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
             except OSError:
                 text = b""
             self._is_cut = not text
