@@ -115,6 +115,7 @@ class Supervisor:
         self._children: list[_Child] = []
         self._next_beat = clock()
         self._looked_at = clock()
+        self._is_unsure = False  # whether the last step was cut off
         self._draining = threading.Event()
 
     @property
@@ -160,6 +161,10 @@ class Supervisor:
         if self._draining.is_set():
             for child in self._children:
                 self._stop(child)
+        if self._is_unsure:
+            known = [c.claim.job.id for c in self._children if not c.is_lost]
+            self._queue.give_back(self._name, known)
+        self._is_unsure = True
         self._reap()
         if self._clock() >= self._next_beat:
             self._next_beat = self._clock() + BEAT_S
@@ -171,6 +176,7 @@ class Supervisor:
             if claim is None:
                 break
             self._begin(claim)
+        self._is_unsure = False
         self._looked_at = self._clock()
 
     def _has_room(self) -> bool:
@@ -182,7 +188,7 @@ class Supervisor:
         try:
             process = self._start_process(self._command(claim.job))
         except StoreUnreachableError:
-            raise  # the claim runs out
+            raise  # the claim is given back in the next step
         except (OSError, StoreError, SpecError) as error:
             is_here = isinstance(error, OSError)  # a full disk; elsewhere it may go
             code = ExitCode.TRY_AGAIN if is_here else ExitCode.PUT_RIGHT
@@ -229,6 +235,8 @@ class Supervisor:
         """Tell the queue something of a job, and do as the job's state says."""
         try:
             state = say(child.claim)
+            if state is JobState.STARTING:  # it was not told before
+                state = self._queue.started(child.claim)
         except ClaimLostError as error:
             about = _about(child.claim.job)
             _logger.warning("%s Its process is stopped.", error, extra=about)

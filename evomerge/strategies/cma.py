@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,22 @@ from evomerge.strategies.base import Proposal, Told, scope
 from evomerge.strategies.coordinates import Coordinates
 from evomerge.strategies.ranks import order
 
-with warnings.catch_warnings():
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Keep a module from being loaded that is not loaded already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+# Its surrogate models, unused here, would load it: longer than all the rest.
+with warnings.catch_warnings(), _without("scipy.stats"):
     warnings.simplefilter("ignore")  # it warns when matplotlib is absent
     import cma
 

@@ -333,6 +333,29 @@ def test_a_database_that_is_away_is_waited_for(
     assert machine.state() is S.FINISHED
 
 
+@pytest.mark.parametrize("lost", ["claim", "bundle", "started"])
+def test_what_was_cut_off_while_a_job_was_begun_is_made_good_at_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    real = getattr(JobQueue, lost)
+
+    def cut(queue: JobQueue, *words: object) -> object:
+        if lost == "claim":
+            real(queue, *words)  # it was done, and only the answer did not come
+        raise StoreUnreachableError("The database does not answer.")
+
+    supervisor = machine.supervisor()
+    with monkeypatch.context() as patched:
+        patched.setattr(JobQueue, lost, cut)
+        with pytest.raises(StoreUnreachableError):
+            supervisor.step()
+    assert machine.state() is S.STARTING
+    machine.later(supervisor)
+    assert machine.state() is S.RUNNING
+    assert len(machine.processes) == 1
+    assert machine.queue.get("ann", "a").fruitless == 0
+
+
 def test_files_are_placed_whole_and_once(tmp_path: Path) -> None:
     files = submission("a").bundle
     folder = tmp_path / "bundle"

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -182,3 +185,14 @@ def test_coordinates_lead_to_points_and_back(axis):
         assert (again >= coordinates.low).all()
         assert (again <= coordinates.high).all()
         assert coordinates.point(again) == point
+
+
+def test_the_slow_part_of_scipy_is_not_loaded_and_can_be() -> None:
+    look = (
+        "import sys, evomerge.strategies.cma\n"
+        "print('scipy.stats' in sys.modules)\n"
+        "import scipy.stats; print(scipy.stats.norm.cdf(0.0))"
+    )
+    words = [sys.executable, "-c", look]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.split() == ["False", "0.5"]

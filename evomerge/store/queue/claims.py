@@ -7,6 +7,7 @@ connection inside a transaction; ``JobQueue`` opens it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -102,6 +103,17 @@ def release(connection: sa.Connection, claim: Claim) -> Job:
     data = {"by": claim.by}
     _settle(connection, now, then, now.last_progress, ("released", data))
     return jobs.by_id(connection, now.id)
+
+
+def give_back(connection: sa.Connection, by: str, known: Collection[int]) -> None:
+    """Release every job of a supervisor but those that it knows of."""
+    held_jobs = connection.execute(
+        sa.select(job.c.id, job.c.claim_epoch)
+        .where(job.c.state.in_(_HELD), job.c.claim_by == by, job.c.id.not_in(known))
+        .order_by(job.c.id)
+    ).all()
+    for row in held_jobs:
+        release(connection, Claim(jobs.by_id(connection, row.id), by, row.claim_epoch))
 
 
 def sweep(connection: sa.Connection) -> list[Job]:

@@ -199,6 +199,16 @@ class JobQueue:
         with self._database.writing() as connection:
             return claims.release(connection, claim)
 
+    def give_back(self, by: str, known: Collection[int]) -> None:
+        """Release what a supervisor has without knowing: the answer to it was lost.
+
+        Args:
+            by: The supervisor, which calls this.
+            known: Keys of the jobs it knows of.
+        """
+        with self._database.writing() as connection:
+            claims.give_back(connection, by, known)
+
     def is_recorded(self, study: str) -> bool:
         """Tell whether a study of this name is in the database: its first run began."""
         with self._database.reading() as connection:
