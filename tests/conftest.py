@@ -15,6 +15,7 @@ from support.databases import (  # noqa: F401 - fixtures
     postgres_admin,
     postgres_template,
     postgres_url,
+    sqlite_template,
 )
 from support.searched import (  # noqa: F401 - fixtures
     searched_file,

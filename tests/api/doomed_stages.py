@@ -11,16 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
+from support import loaded  # noqa: F401 - before the forks
 from support.doomed import Doom, Life
 from support.steps import step_at_prepared
 
 from evomerge import api
-from evomerge.api import preparing, running, staged  # noqa: F401 - before the forks
+from evomerge.api import preparing, running, staged  # noqa: F401
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.work import PoolEvent
 from evomerge.errors import StoreError
-from evomerge.store import sql  # noqa: F401
-from evomerge.strategies import catcma, cma, registry  # noqa: F401
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

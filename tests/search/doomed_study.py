@@ -4,11 +4,11 @@ import json
 import sys
 
 import sqlalchemy as sa
+from support import loaded  # noqa: F401 - before the forks
 from support.doomed import UNREACHABLE, Doom, Life, live
 from support.steps import step_at_prepared
 
 from evomerge.errors import StoreUnreachableError
-from evomerge.strategies import tpe  # noqa: F401
 
 STEPS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

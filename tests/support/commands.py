@@ -85,14 +85,15 @@ if __name__ == "<run_path>":  # in the server, before it forks
 
         import evomerge.scoring.hf.engine
 
+    import rich.console
+    import rich.live
+    import rich.table  # noqa: F401
+
     import evomerge.merging.output.writer
     import evomerge.scoring.harness.scored_tasks
-    import evomerge.scoring.simulated.engine
-    import evomerge.search.coordinator
     import evomerge.specs.completing.measures
-    import evomerge.specs.studies.study_file
-    import evomerge.store.sql
-    import evomerge.strategies.cma  # noqa: F401
+    import evomerge.specs.studies.study_file  # noqa: F401
+    import support.loaded  # noqa: F401
 
     for package in (api, cli):
         for module in iter_modules(package.__path__, f"{package.__name__}."):

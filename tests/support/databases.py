@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -38,6 +39,14 @@ def postgres_template(postgres_admin: str) -> str:
     return urlsplit(url).path.lstrip("/")
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a database with our tables, of which others are copied."""
+    file = tmp_path_factory.mktemp("template") / "studies.db"
+    open_store(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
 def postgres_url(postgres_admin: str, postgres_template: str) -> str:
     """Give a fresh database with our tables."""
@@ -52,10 +61,11 @@ def empty_postgres_url(postgres_admin: str) -> str:
 
 @pytest.fixture(params=KINDS)
 def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> MakeUrl:
-    """Give a maker of fresh databases, of either kind in turn."""
+    """Give a maker of fresh databases with our tables, of either kind in turn."""
     if request.param == "sqlite":
-        numbers = count()
-        return lambda: f"sqlite:///{tmp_path}/studies-{next(numbers)}.db"
+        made: Path = request.getfixturevalue("sqlite_template")
+        files = (tmp_path / f"studies-{number}.db" for number in count())
+        return lambda: f"sqlite:///{shutil.copy(made, next(files))}"
     admin: str = request.getfixturevalue("postgres_admin")
     template: str = request.getfixturevalue("postgres_template")
     return lambda: make_database(admin, template)
