@@ -7,6 +7,7 @@ continuous strategies move. Both directions go through here, so rounding happens
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -281,6 +282,22 @@ class SearchSpace:
                 point[axis.name] = axis.value(draw)
         return point
 
+    def points(self) -> Iterator[dict[str, Scalar]]:
+        """Yield every point on the grid once, the last axis changing first."""
+
+        def below(i: int, point: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+            if i == len(self.axes):
+                yield point
+                return
+            axis = self.axes[i]
+            if axis.when is not None and not axis.when.holds(point):
+                yield from below(i + 1, point)
+                return
+            for value in _values(axis):
+                yield from below(i + 1, {**point, axis.name: value})
+
+        return below(0, {})
+
     def check(self, point: Point) -> None:
         """Refuse a point with missing, unknown or misplaced coordinates.
 
@@ -305,6 +322,16 @@ def _start(axis: Axis) -> Scalar:
     if isinstance(axis, ChoiceAxis):
         return axis.choices[0] if axis.start is None else axis.start
     return axis.value(0.5 if axis.start is None else axis.unit(axis.start))
+
+
+def _values(axis: Axis) -> Iterable[Scalar]:
+    """Return every value on the grid, once."""
+    if isinstance(axis, ChoiceAxis):
+        return axis.choices
+    if isinstance(axis, IntAxis):
+        return range(axis.low, axis.high + 1)
+    steps = axis.n_values - 1
+    return dict.fromkeys(axis.value(step / steps) for step in range(steps + 1))
 
 
 def _allows(axis: Axis, value: Scalar) -> bool:

@@ -121,6 +121,7 @@ class StudyRun:
             n_objectives=len(self._plan.objectives),
             n_constraints=len(self._plan.constraints),
             seed=self._plan.seed,
+            identity=lambda point: self._plan.blueprint.recipe(point).digest,
         )
         reason = self._generations(strategy, self._take_up(strategy))
         self._store.set_finished(self._lease, reason)
@@ -184,6 +185,8 @@ class StudyRun:
                 return reason
             number += 1
             proposal = self._ask(strategy, number)
+            if not proposal.points:
+                return "every point of the space tried"
             trials = self._added(number, proposal)
 
     def _ask(self, strategy: Strategy, number: int) -> Proposal:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.core.space import SearchSpace
+from evomerge.core.trial import Point
 from evomerge.strategies.base import Proposal, Told
+
+
+def by_values(point: Point) -> Hashable:
+    """Tell points apart by their values alone."""
+    return tuple(sorted(point.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class StrategySetup:
         is_fold: Its state comes only from repeating every ask and tell.
         n_objectives: Losses per scored candidate.
         n_constraints: Violations per scored candidate.
+        identity: What is equal for points that stand for one merge.
     """
 
     space: SearchSpace
@@ -37,6 +44,7 @@ class StrategySetup:
     is_fold: bool = False
     n_objectives: int = 1
     n_constraints: int = 0
+    identity: Callable[[Point], Hashable] = by_values
 
 
 class AskTellGuard:

@@ -16,7 +16,8 @@ class Proposal:
     """What a strategy wants tried next.
 
     Attributes:
-        points: One generation of candidates, in index order, rounded to the grid.
+        points: One generation of candidates, in index order, rounded to the grid; none
+            if there are no more in the space.
         memory: Plain JSON data the strategy needs back to go on after this
             generation and cannot derive from the rows; recorded with it.
         note: Something worth showing a person, for example ``restart 1``.

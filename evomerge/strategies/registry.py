@@ -7,14 +7,17 @@ only when that strategy is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from itertools import islice
 from typing import Any
 
+from evomerge.core.flow.size import n_points
 from evomerge.core.nearest import suggestion
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
+from evomerge.core.trial import Point
 from evomerge.errors import EvomergeError
-from evomerge.strategies.ask_tell_guard import StrategySetup
+from evomerge.strategies.ask_tell_guard import StrategySetup, by_values
 from evomerge.strategies.base import Strategy
 from evomerge.strategies.strategy_info import STRATEGIES, StrategyInfo
 
@@ -61,9 +64,26 @@ def problems(
             f"{kind.most_numbers} numbers, got {n_numbers}; use tpe, nsga2 or climb, "
             "or search fewer of them"
         )
+    if kind.most_points is not None:
+        found += _size_problems(kind.name, kind.most_points, space)
     if wrong := _objective_problem(kind, n_objectives):
         found.append(wrong)
     return found
+
+
+def _size_problems(name: str, most: int, space: SearchSpace) -> list[str]:
+    """Say whether a space has too many points, and which axes have most."""
+    n = n_points(space)
+    if n is None:  # not counted without listing them
+        n = sum(1 for _ in islice(space.points(), most + 1))
+    if n <= most:
+        return []
+    widest = sorted(space.axes, key=lambda axis: axis.n_values, reverse=True)[:3]
+    told = ", ".join(f"{axis.name} {axis.n_values}" for axis in widest)
+    return [
+        f"{name} proposes every point, of at most {most}, and this space has more "
+        f"(values: {told}); give numbers a coarser 'grid', decide some, or use random"
+    ]
 
 
 def _objective_problem(kind: StrategyInfo, n_objectives: int) -> str | None:
@@ -95,6 +115,7 @@ def _others(n_objectives: int) -> str:
         if kind.least_objectives <= n_objectives
         and (kind.most_objectives or n_objectives) >= n_objectives
         and not kind.numeric_only
+        and kind.most_points is None
         and kind.name != "random"
     ]
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
@@ -121,6 +142,7 @@ def make_strategy(
     n_objectives: int,
     n_constraints: int,
     seed: int,
+    identity: Callable[[Point], Hashable] = by_values,
 ) -> Strategy:
     """Build a strategy at its beginning, before any ask or tell.
 
@@ -130,6 +152,7 @@ def make_strategy(
         n_objectives: Losses it will be told per candidate.
         n_constraints: Violations it will be told per candidate.
         seed: The study's seed; with the history it decides every proposal.
+        identity: What is equal for points that stand for one merge.
 
     Raises:
         EvomergeError: ``problems`` has something to say.
@@ -147,6 +170,7 @@ def make_strategy(
         is_fold=info.is_fold,
         n_objectives=n_objectives,
         n_constraints=n_constraints,
+        identity=identity,
     )
     return _MAKERS[settings.kind](setup)
 
@@ -210,6 +234,12 @@ def _climb(setup: StrategySetup) -> Strategy:
     return ClimbStrategy(setup)
 
 
+def _grid(setup: StrategySetup) -> Strategy:
+    from evomerge.strategies.grid import GridStrategy
+
+    return GridStrategy(setup)
+
+
 def _random(setup: StrategySetup) -> Strategy:
     from evomerge.strategies.random_search import RandomStrategy
 
@@ -224,5 +254,6 @@ _MAKERS: dict[str, Maker] = {
     "nsga2": _nsga2,
     "nsga3": _nsga3,
     "climb": _climb,
+    "grid": _grid,
     "random": _random,
 }

@@ -57,6 +57,7 @@ class StrategyInfo:
         least: Smallest generation it can work with.
         numeric_only: It cannot search categorical axes.
         most_numbers: Most numbers of three values or more that it can search.
+        most_points: Most points of a space that it can search; None for any number.
         least_objectives: Fewest objectives it makes sense for.
         most_objectives: Most objectives it can search; None for any number.
         is_fold: Its state comes from repeating every ask and tell.
@@ -69,6 +70,7 @@ class StrategyInfo:
     least: int = 1
     numeric_only: bool = False
     most_numbers: int | None = None
+    most_points: int | None = None
     least_objectives: int = 1
     most_objectives: int | None = None
     is_fold: bool = False
@@ -268,6 +270,22 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             ),
             lambda n_axes: 8,
             is_fold=True,
+        ),
+        StrategyInfo(
+            "grid",
+            "Every point of a small space once, and of points that are one merge one.",
+            (
+                Option(
+                    "order",
+                    "choice",
+                    "spread",
+                    "spread shuffles the points by the study's seed, so that a part of "
+                    "them is a fair sample; rows takes them axis by axis.",
+                    choices=("spread", "rows"),
+                ),
+            ),
+            lambda n_axes: 8,
+            most_points=100_000,
         ),
         StrategyInfo(
             "random",

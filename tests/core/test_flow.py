@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.flows import blueprint_of, flows, space_of
-from support.points import all_points
 
 from evomerge.core.flow.blueprint import Flow
 from evomerge.core.flow.layer_pool import LayerPool, Step
@@ -69,7 +68,7 @@ def test_stacks_are_counted_exactly(drawn: Drawn) -> None:
     size = n_points(space)
     assert size is not None
     assume(size <= 4000)
-    stacks = [flow.steps(point) for point in all_points(space)]
+    stacks = [flow.steps(point) for point in space.points()]
     assert len(stacks) == size
     assert flow.n_stacks == len(set(stacks))
 

@@ -2,6 +2,7 @@
 
 from support.flows import space_of
 
+from evomerge.core.flow.blocks import Blocks
 from evomerge.core.flow.blueprint import Flow
 from evomerge.core.flow.donors import Donors, Switches
 from evomerge.core.flow.edits import Edits
@@ -160,3 +161,36 @@ def test_a_slice_that_goes_on_where_the_last_ended_has_no_scale() -> None:
     assert [step.scale for step in flow.steps(point)] == [1.0] * 4
     point["slice.1.source"] = "b"
     assert [step.scale for step in flow.steps(point)] == [1.0, 1.0, 0.5, 1.0]
+
+
+def test_a_block_runs_again_behind_itself() -> None:
+    flow = Blocks(LayerPool((("a", 4),), 1, 8), 1, 2)
+    assert names(flow, {}) == "a0 a1 a2 a3"
+    again = {"block.first": 1, "block.layers": 2}
+    assert names(flow, again) == "a0 a1 a2 a1 a2 a3"
+    whole = {"block.first": 0, "block.layers": 4}
+    assert names(flow, whole) == "a0 a1 a2 a3 a0 a1 a2 a3"
+    assert names(flow, {"block.first": 3, "block.layers": 4}) == "a0 a1 a2 a3 a3"
+
+
+def test_a_block_is_no_longer_than_the_depth_allows() -> None:
+    flow = Blocks(LayerPool((("a", 4),), 1, 6), 1, 4)
+    point = {"block.first": 1, "block.layers": 3, "block.times": 2}
+    assert names(flow, point) == "a0 a1 a2 a1 a2 a3"
+    assert names(flow, {**point, "block.times": 3}) == "a0 a1 a1 a1 a2 a3"
+    assert names(flow, {**point, "block.times": 4}) == "a0 a1 a2 a3"
+
+
+def test_a_second_block_begins_behind_the_first() -> None:
+    flow = Blocks(LayerPool((("a", 4),), 1, 8), 2, 2)
+    point = {"block.0.first": 2, "block.0.layers": 1}
+    assert names(flow, point) == "a0 a1 a2 a2 a3"
+    more = {**point, "block.1.first": 1, "block.1.layers": 3}
+    assert names(flow, more) == "a0 a1 a2 a3 a1 a2 a3"
+    apart = {**point, "block.1.first": 0, "block.1.layers": 1}
+    assert names(flow, apart) == "a0 a0 a1 a2 a2 a3"
+
+
+def test_thirty_layers_have_465_blocks() -> None:
+    flow = Blocks(LayerPool((("a", 30),), 15, 60), 1, 2)
+    assert flow.n_stacks == 1 + 465  # none is one of them

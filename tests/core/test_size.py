@@ -1,7 +1,6 @@
 import math
 
 from support.flows import blueprint_of, space_of
-from support.points import all_points
 
 from evomerge.core.flow.donors import Donors
 from evomerge.core.flow.layer_pool import LayerPool
@@ -28,7 +27,7 @@ TREE = SearchSpace(
 
 
 def test_points_are_counted_as_they_can_be_listed() -> None:
-    assert n_points(TREE) == len(list(all_points(TREE))) == 2 * (1 + 3 * 6 + 6)
+    assert n_points(TREE) == len(list(TREE.points())) == 2 * (1 + 3 * 6 + 6)
 
 
 def test_axes_without_a_grid_have_a_thousand_steps() -> None:

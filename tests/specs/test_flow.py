@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.flows import KINDS
 
 from evomerge.core.flow.blueprint import FlowBlueprint
 from evomerge.core.recipes.recipe import Recipe
@@ -61,22 +62,26 @@ def layers(recipe: Recipe) -> list[dict[str, int]]:
     return [dict(slot.layers) for slot in recipe.slots]
 
 
-@pytest.mark.parametrize("kind", ["gates", "edits", "donors", "switches", "slices"])
+def of_kind(kind: str, *sources: str) -> dict[str, Any]:
+    return {"kind": kind, "sources": list(sources[: 1 if kind == "block" else None])}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_search_of_layers_begins_with_the_first_source(
     flowing: Callable[..., ResolvedStudy], kind: str
 ) -> None:
-    study = flowing({"kind": kind, "sources": ["ja", "math"]})
+    study = flowing(of_kind(kind, "ja", "math"))
     assert study.frame == "ja"
     start = study.blueprint.recipe(study.space.start())
     (parent,) = [b.recipe for b in study.baselines if b.label == "ja"]
     assert start.digest == parent.digest
 
 
-@pytest.mark.parametrize("kind", ["gates", "edits", "donors", "switches", "slices"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_point_of_both_spaces_at_once_is_a_recipe(
     flowing: Callable[..., ResolvedStudy], kind: str
 ) -> None:
-    study = flowing({"kind": kind, "sources": ["merge", "math"]}, space=MERGED)
+    study = flowing(of_kind(kind, "merge", "math"), space=MERGED)
     rng = np.random.default_rng(0)
     for _ in range(50):
         point = study.space.random(rng)
@@ -224,8 +229,8 @@ def test_what_was_not_written_beside_a_flow_stays_unwritten(
             {"kind": "gate", "sorces": ["math"]},
             {},
             [
-                "space.flow.kind: expected 'gates', 'edits', 'donors', 'switches' or "
-                "'slices', got 'gate'; did you mean 'gates'?",
+                "space.flow.kind: expected 'gates', 'edits', 'donors', 'switches', "
+                "'slices' or 'block', got 'gate'; did you mean 'gates'?",
                 "space.flow.sorces: unknown key; did you mean 'sources'?",
             ],
         ),
@@ -253,6 +258,24 @@ def test_what_was_not_written_beside_a_flow_stays_unwritten(
             [
                 "space.flow.sources: expected `merge` among the sources: without it "
                 "'task_arithmetic' has no effect. Add it, or leave the operator out."
+            ],
+        ),
+        (
+            {"kind": "block", "sources": ["math", "ja"], "times": 1, "slices": 2},
+            {},
+            [
+                "space.flow.slices: expected no such key beside kind block; it belongs "
+                "to slices.",
+                "space.flow.sources: expected one source for block, got 2; several are "
+                "for slices, gates or edits.",
+                "space.flow.times: expected at least 2, got 1.",
+            ],
+        ),
+        (
+            {"kind": "block", "sources": ["math"], "scales": "layer"},
+            {},
+            [
+                "space.flow.scales: expected none for kind block, got 'layer'.",
             ],
         ),
         (

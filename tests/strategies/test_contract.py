@@ -1,6 +1,12 @@
 import pytest
 
-from evomerge.core.space import SearchSpace
+from evomerge.core.space import (
+    ChoiceAxis,
+    Condition,
+    FloatAxis,
+    IntAxis,
+    SearchSpace,
+)
 from evomerge.core.study import StrategySettings
 from evomerge.strategies.base import Strategy
 from evomerge.strategies.registry import make_strategy
@@ -133,6 +139,18 @@ class TestClimbOfTwoObjectives(Registered, StrategyContract):
     settings = StrategySettings("climb", 4, {"edits": 3})
     space = GATES
     n_objectives = 2
+
+
+class TestGrid(Registered, StrategyContract):
+    settings = StrategySettings("grid", 8)
+    space = SearchSpace(
+        (
+            FloatAxis("x", -1.0, 1.0, grid=0.25),
+            FloatAxis("coarse", 0.0, 1.0, grid=0.25),
+            ChoiceAxis("kind", ("a", "b")),
+            IntAxis("more", 1, 2, when=Condition("kind", ("b",))),
+        )
+    )
 
 
 class TestRandom(Registered, StrategyContract):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from evomerge.core.blueprint import MergeBlueprint
+from evomerge.core.flow.blocks import Blocks
 from evomerge.core.flow.blueprint import Flow, FlowBlueprint
 from evomerge.core.flow.donors import Donors, Switches
 from evomerge.core.flow.edits import Edits
@@ -15,13 +16,14 @@ from evomerge.core.flow.slices import Slices
 from evomerge.core.recipes.recipe import Checkpoint
 from evomerge.core.space import SearchSpace, Strand
 
-KINDS = ("gates", "edits", "donors", "switches", "slices")
+KINDS = ("gates", "edits", "donors", "switches", "slices", "block")
 _ALLOWED = {
     "gates": (Scaling.NONE, Scaling.LAYER, Scaling.EDGE),
     "edits": (Scaling.NONE, Scaling.LAYER),
     "donors": (Scaling.NONE, Scaling.LAYER, Scaling.EDGE),
     "switches": (Scaling.NONE, Scaling.LAYER, Scaling.EDGE),
     "slices": (Scaling.NONE, Scaling.EDGE),
+    "block": (Scaling.NONE,),
 }
 
 
@@ -40,7 +42,8 @@ def flows(
     same = kind in ("donors", "switches")
     depth = draw(st.integers(1, deepest))
     others = st.just(depth) if same else st.integers(1, deepest)
-    depths = [depth, *draw(st.lists(others, max_size=2))]
+    n_others = 0 if kind == "block" else 2
+    depths = [depth, *draw(st.lists(others, max_size=n_others))]
     low = depth if same else draw(st.integers(1, depth))
     high = depth if same else depth + draw(st.integers(0, 3))
     stock = LayerPool(
@@ -62,6 +65,8 @@ def _of_kind(kind: str, stock: LayerPool, scales: Scales) -> st.SearchStrategy[F
         return few.map(lambda n: Edits(stock, n, scales))
     if kind == "slices":
         return few.map(lambda n: Slices(stock, n, scales))
+    if kind == "block":
+        return st.builds(Blocks, st.just(stock), few, st.integers(2, 3))
     if kind == "switches" and len(stock.inner) > 1:
         most = st.integers(1, min(2, len(stock.inner) - 1))
         return most.map(lambda n: Switches(stock, n, scales))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, Term
+from evomerge.core.flow.blocks import Blocks
 from evomerge.core.flow.blueprint import MERGE, Flow, FlowBlueprint
 from evomerge.core.flow.donors import Donors, Switches
 from evomerge.core.flow.edits import Edits
@@ -31,27 +33,25 @@ class FlowKind:
     Attributes:
         make: Makes it of layers, a count and scales.
         scales: The scales that it may have.
-        count: The key that says how much of it there is, and what it is if not written;
-            None if nothing is counted.
-        reach: Most layers it can make, of the sources' depths and the count; None if it
-            keeps the number of layers.
+        counts: The keys that say how much of it there is, and what each is if not
+            written.
+        reach: Most layers it can make, of the sources' depths and the counts; None if
+            it keeps the number of layers.
         is_paired: Scales at its edges are one for each pair of layers.
+        is_of_one: It takes layers of one source only.
     """
 
-    make: Callable[[LayerPool, int, Scales], Flow]
+    make: Callable[..., Flow]
     scales: tuple[str, ...]
-    count: tuple[str, int] | None = None
-    reach: Callable[[Depths, int], int] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    reach: Callable[..., int] | None = None
     is_paired: bool = False
+    is_of_one: bool = False
 
     @property
     def keeps_depth(self) -> bool:
         """Tell whether every stack has as many layers as the sources."""
         return self.reach is None
-
-
-def _donors(stock: LayerPool, _: int, scales: Scales) -> Flow:
-    return Donors(stock, scales)
 
 
 def _switches(stock: LayerPool, most: int, scales: Scales) -> Flow:
@@ -65,23 +65,30 @@ KINDS: Mapping[str, FlowKind] = {
     "gates": FlowKind(
         Gates,
         ("none", "layer", "edge", "full"),
-        ("repeats", 1),
+        {"repeats": 1},
         lambda depths, repeats: repeats * sum(depths),
         is_paired=True,
     ),
     "edits": FlowKind(
         Edits,
         ("none", "layer", "full"),
-        ("edits", 4),
+        {"edits": 4},
         lambda depths, edits: depths[0] + edits,
     ),
-    "donors": FlowKind(_donors, ("none", "layer", "edge", "full")),
-    "switches": FlowKind(_switches, ("none", "layer", "edge", "full"), ("switches", 2)),
+    "donors": FlowKind(Donors, ("none", "layer", "edge", "full")),
+    "switches": FlowKind(_switches, ("none", "layer", "edge", "full"), {"switches": 2}),
     "slices": FlowKind(
         Slices,
         ("none", "edge", "full"),
-        ("slices", 3),
+        {"slices": 3},
         lambda depths, slices: slices * max(depths) + 2,
+    ),
+    "block": FlowKind(
+        Blocks,
+        ("none",),
+        {"blocks": 1, "times": 2},
+        lambda depths, _, times: depths[0] * times,
+        is_of_one=True,
     ),
 }
 MOST_PAIRED = 64
@@ -137,7 +144,7 @@ class _FlowPlanner:
             frame=self.setting.frame,
             dtype=self.setting.dtype,
             inputs=self.setting.inputs,
-            flow=self._kind.make(stock, self._count, scales),
+            flow=self._kind.make(stock, *self._counts, scales),
             embed=ends[0],
             head=ends[1],
             matrix=Matrix(stock, scales) if scales.kind is Scaling.FULL else None,
@@ -166,12 +173,12 @@ class _FlowPlanner:
         return KINDS[self.flow.kind]
 
     @property
-    def _count(self) -> int:
-        if self._kind.count is None:
-            return 0
-        key, usual = self._kind.count
-        written: int | None = getattr(self.flow, key)
-        return usual if written is None else written
+    def _counts(self) -> Sequence[int]:
+        written = {key: getattr(self.flow, key) for key in self._kind.counts}
+        return [
+            usual if written[key] is None else written[key]
+            for key, usual in self._kind.counts.items()
+        ]
 
     def _end(self, which: str, axes: list[Axis]) -> Term:
         """Return whose embedding or head is taken, and open an axis over several."""
@@ -222,13 +229,19 @@ class _FlowPlanner:
     def _check_keys(self) -> None:
         """Note keys that say nothing beside this kind."""
         flow = self.flow
-        for name, kind in KINDS.items():
-            key, _ = kind.count or ("", 0)
-            if key and name != flow.kind and getattr(flow, key) is not None:
+        others = [(key, name) for name, kind in KINDS.items() for key in kind.counts]
+        for key, name in others:
+            if name != flow.kind and getattr(flow, key) is not None:
                 self._wrong(
                     f"flow.{key}",
                     f"no such key beside kind {flow.kind}; it belongs to {name}.",
                 )
+        if self._kind.is_of_one and len(flow.sources) > 1:
+            self._wrong(
+                "flow.sources",
+                f"one source for {flow.kind}, got {len(flow.sources)}; several are for "
+                "slices, gates or edits.",
+            )
         if self._kind.keeps_depth and "depth" in flow.model_fields_set:
             self._wrong("flow.depth", f"no such key: {flow.kind} keep the depth.")
         if flow.scales not in self._kind.scales:
@@ -239,6 +252,8 @@ class _FlowPlanner:
             )
         if flow.scales == "none" and "scale" in flow.model_fields_set:
             self._wrong("flow.scale", "scales: layer, edge or full beside a range.")
+        if flow.times == 1:
+            self._wrong("flow.times", "at least 2, got 1.")
         if self._kind.keeps_depth and len(flow.sources) == 1:
             self._wrong("flow.sources", f"at least two sources for {flow.kind}.")
 
@@ -270,7 +285,7 @@ class _FlowPlanner:
             self._wrong("flow.depth.min", f"at most {depth}: {begins}, got {low}.")
         if high < depth:
             self._wrong("flow.depth.max", f"at least {depth}: {begins}, got {high}.")
-        high = min(high, reach([n for _, n in sources], self._count))
+        high = min(high, reach([n for _, n in sources], *self._counts))
         return min(low, depth), max(high, depth)
 
     def _check_stock(self, stock: LayerPool) -> None:
@@ -294,7 +309,7 @@ class _FlowPlanner:
         n_paired = len(stock.layers)
         by_edge = self.flow.scales == "edge" and self._kind.is_paired
         if by_edge:
-            n_paired *= self._count
+            n_paired *= math.prod(self._counts)
         if (by_edge or self.flow.scales == "full") and n_paired > MOST_PAIRED:
             self._wrong(
                 "flow.scales",
@@ -307,4 +322,4 @@ class _FlowPlanner:
 
 
 def _either(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_va
 
 from evomerge.specs.reading.spec import Few, Listed, Name, Spec, Value
 
-Kind = Literal["gates", "edits", "donors", "switches", "slices"]
+Kind = Literal["gates", "edits", "donors", "switches", "slices", "block"]
 
 
 class ScaleSpec(Spec):
@@ -60,8 +60,8 @@ class FlowSpec(Spec):
     kind: Kind = Field(
         description="`gates` (all layers in series, each on or off), `edits` (the "
         "first source after a few edits), `donors` (a source for every layer), "
-        "`switches` (the source changes at a few layers) or `slices` (runs of layers, "
-        "one after another)."
+        "`switches` (the source changes at a few layers), `slices` (runs of layers, "
+        "one after another) or `block` (neighbouring layers of one source run again)."
     )
     sources: tuple[Name, ...] = Field(
         default=(),
@@ -80,6 +80,14 @@ class FlowSpec(Spec):
     )
     slices: Few | None = Field(
         default=None, description="For `slices`: how many at most; 3 if not given."
+    )
+    blocks: Few | None = Field(
+        default=None, description="For `block`: how many at most; 1 if not given."
+    )
+    times: Few | None = Field(
+        default=None,
+        description="For `block`: how often one runs at most, from twice on; 2 if not "
+        "given.",
     )
     scales: Literal["none", "layer", "edge", "full"] = Field(
         default="none",

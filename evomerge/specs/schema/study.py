@@ -131,7 +131,8 @@ class StrategySpec(Spec):
         description="`cma` for numbers and one objective, `catcma` for anything mixed, "
         "`comocatcma` for two objectives, `tpe` for small budgets, "
         "`nsga2` for several objectives and for stacks, `nsga3` for three objectives "
-        "and more; `climb` (a hill climber) and `random` to compare with.",
+        "and more; `grid` for every point of a small space; `climb` (a hill climber) "
+        "and `random` to compare with.",
     )
     generation_size: Positive | None = Field(
         default=None,
