@@ -2,10 +2,10 @@
 
 Searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
-``trials``. Writing models: ``export``, ``merge``. Recipe files: ``convert_recipe``.
-Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``, ``attempts``,
-``delete``, ``upgrade``, ``audit``. A name is loaded when it is first asked for, so
-importing this module loads nothing.
+``trials``, ``show``. Writing models: ``export``, ``merge``. Recipe files:
+``convert_recipe``. Around it: ``check``, ``doctor``, ``zoo``. Databases: ``studies``,
+``attempts``, ``delete``, ``upgrade``, ``audit``. A name is loaded when it is first
+asked for, so importing this module loads nothing.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.running import RunReport as RunReport
     from evomerge.api.running import Where as Where
     from evomerge.api.running import search as search
+    from evomerge.api.showing import Shown as Shown
+    from evomerge.api.showing import show as show
     from evomerge.core.study import Budget as Budget
 
 _NAMES = {
@@ -97,6 +99,7 @@ _NAMES = {
         "merge",
     ),
     "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),
+    "evomerge.api.showing": ("Shown", "show"),
     "evomerge.core.study": ("Budget",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

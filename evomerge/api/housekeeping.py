@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from evomerge.api.staged import every_part, whole_of
+from evomerge.api.staged import every_part, found, whole_of
 from evomerge.core.trial import TrialState
-from evomerge.store.base import Fault, Overview, Store
+from evomerge.logs import say
+from evomerge.store.base import Fault, Overview, Store, StoredStudy
 from evomerge.store.databases import database
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -200,15 +201,22 @@ def attempts(name: str, *, db: str, trial: int | None = None) -> tuple[AttemptRo
         StudyNotFoundError: There is no such study.
         StoreError: There is no such trial.
     """
-    with opened(db) as store:
-        study_id = store.study(name).id
+    with opened_study(db, name) as (store, stored):
+        study_id = stored.id
         if trial is not None:
             store.trial(study_id, trial)
-        found: Sequence[Attempt] = store.attempts(study_id, trial)
-        parts = defaultdict[tuple[int, int], list[Part]](list)
-        for part in store.parts(study_id, trial):
-            parts[part.trial, part.attempt].append(part)
-    return tuple(_attempt(one, parts[one.trial, one.attempt]) for one in found)
+        return attempts_of(store, study_id, trial)
+
+
+def attempts_of(
+    store: Store, study_id: int, trial: int | None = None
+) -> tuple[AttemptRow, ...]:
+    """Return the attempts at the trials of a study that is open, or at one of them."""
+    every: Sequence[Attempt] = store.attempts(study_id, trial)
+    parts = defaultdict[tuple[int, int], list[Part]](list)
+    for part in store.parts(study_id, trial):
+        parts[part.trial, part.attempt].append(part)
+    return tuple(_attempt(one, parts[one.trial, one.attempt]) for one in every)
 
 
 def state_of(entry: Overview) -> str:
@@ -226,6 +234,20 @@ def opened(db: str) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def opened_study(db: str, name: str) -> Iterator[tuple[Store, StoredStudy]]:
+    """Open a database and one study of it; of one with stages the last that has begun.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    with opened(db) as store:
+        stored = found(store, name)
+        if stored.name != name:
+            say([f"{name} has stages; this is {stored.name}, the last that has begun."])
+        yield store, stored
 
 
 def _row(entry: Overview) -> StudyRow:

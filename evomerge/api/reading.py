@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from evomerge.api.housekeeping import opened, state_of
+from evomerge.api.housekeeping import opened_study, state_of
 from evomerge.core.study import Constraint, Direction, Objective
 from evomerge.core.trial import Record, Repeats, TrialState
 from evomerge.core.work import NODE_SET_ASIDE, ROSTER, Roster
@@ -101,9 +100,13 @@ class FrontRow:
     number: int
     label: str | None
     recipe: str
+    point: Mapping[str, Any] | None
     values: Mapping[str, float]
     scores: Mapping[str, float]
     directions: Mapping[str, Direction]
+
+
+_FRONT = tuple(field.name for field in fields(FrontRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,9 @@ class TrialRow:
 
     Attributes:
         recipe: Digest of its recipe.
+        feasible: It keeps every bound of the study; None before it is scored.
         values: Objective to value; empty before it is scored.
+        directions: Objective to which way it is better.
         scores: ``task/metric`` to mean over the search items.
         attempt: How often it was started.
         faults: Attempts that machines spoilt; those that ended because a coordinator
@@ -126,7 +131,9 @@ class TrialRow:
     recipe: str
     label: str | None
     point: Mapping[str, Any] | None
+    feasible: bool | None
     values: Mapping[str, float]
+    directions: Mapping[str, Direction]
     scores: Mapping[str, float]
     attempt: int
     faults: int
@@ -142,7 +149,7 @@ def status(name: str, *, db: str) -> Status:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _opened(db, name) as (store, stored):
+    with opened_study(db, name) as (store, stored):
         objectives, constraints = goals_of(stored)
         every = store.history(stored.id)
         standings = _standings(every, objectives, constraints)
@@ -179,21 +186,13 @@ def front(name: str, *, db: str) -> tuple[FrontRow, ...]:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _opened(db, name) as (store, stored):
-        objectives, constraints = goals_of(stored)
-        every = {trial.number: trial for trial in store.history(stored.id)}
-        standings = _standings(list(every.values()), objectives, constraints)
-        return tuple(
-            FrontRow(
-                number=number,
-                label=every[number].label,
-                recipe=every[number].recipe,
-                values=_values(every[number], objectives),
-                scores=every[number].scores or {},
-                directions={o.name: o.direction for o in objectives},
-            )
-            for number in standings.front
-        )
+    with opened_study(db, name) as (store, stored):
+        rows, standings = rows_of(store, stored)
+    by_number = {row.number: row for row in rows}
+    return tuple(
+        FrontRow(**{key: getattr(by_number[number], key) for key in _FRONT})
+        for number in standings.front
+    )
 
 
 def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
@@ -202,9 +201,51 @@ def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
     Raises:
         StudyNotFoundError: There is no such study.
     """
-    with _opened(db, name) as (store, stored):
-        objectives, _ = goals_of(stored)
-        return tuple(_row(trial, objectives) for trial in store.history(stored.id))
+    with opened_study(db, name) as (store, stored):
+        return rows_of(store, stored)[0]
+
+
+def rows_of(
+    store: Store, stored: StoredStudy
+) -> tuple[tuple[TrialRow, ...], Standings]:
+    """Return every trial of a study that is open, by number, and its standings."""
+    from evomerge.search.scoreboard import is_feasible  # loads numpy
+
+    objectives, constraints = goals_of(stored)
+    every = store.history(stored.id)
+    baselines = _baselines(every)
+    directions = {o.name: o.direction for o in objectives}
+    rows = tuple(
+        TrialRow(
+            number=trial.number,
+            generation=trial.generation,
+            state=trial.state.value,
+            recipe=trial.recipe,
+            label=trial.label,
+            point=trial.point,
+            feasible=None
+            if trial.scores is None
+            else is_feasible(constraints, trial.scores, baselines),
+            values=_values(trial, objectives),
+            directions=directions,
+            scores=trial.scores or {},
+            attempt=trial.attempt,
+            faults=trial.faults,
+            worker=trial.worker,
+            seconds=trial.seconds,
+            reused=trial.reused,
+            failure=None
+            if trial.failure is None or trial.state is TrialState.SCORED
+            else str(trial.failure),
+        )
+        for trial in every
+    )
+    return rows, _standings(every, objectives, constraints)
+
+
+def _baselines(every: Sequence[Record]) -> dict[str, Mapping[str, float]]:
+    """Return the scores that bounds may be relative to."""
+    return {t.label: t.scores for t in every if t.label and t.scores is not None}
 
 
 def read_bests(
@@ -252,13 +293,6 @@ def goals_of(
         ) from error
 
 
-@contextmanager
-def _opened(db: str, name: str) -> Iterator[tuple[Store, StoredStudy]]:
-    """Open a database and one study of it."""
-    with opened(db) as store:
-        yield store, store.study(name)
-
-
 def _standings(
     every: Sequence[Record],
     objectives: Sequence[Objective],
@@ -268,9 +302,7 @@ def _standings(
 
     board = Scoreboard(objectives, constraints)
     # Baselines first: a bound may be relative to any of them.
-    for trial in every:
-        if trial.label is not None and trial.scores is not None:
-            board.baselines[trial.label] = trial.scores
+    board.baselines.update(_baselines(every))
     for trial in every:
         if trial.state.is_final:
             board.add(trial, is_new=False)
@@ -288,26 +320,6 @@ def _standings(
         if standing is not None
     )
     return Standings(tuple(s.number for s in board.front), best)
-
-
-def _row(trial: Record, objectives: Sequence[Objective]) -> TrialRow:
-    is_scored = trial.state is TrialState.SCORED
-    return TrialRow(
-        number=trial.number,
-        generation=trial.generation,
-        state=trial.state.value,
-        recipe=trial.recipe,
-        label=trial.label,
-        point=trial.point,
-        values=_values(trial, objectives),
-        scores=trial.scores or {},
-        attempt=trial.attempt,
-        faults=trial.faults,
-        worker=trial.worker,
-        seconds=trial.seconds,
-        reused=trial.reused,
-        failure=None if trial.failure is None or is_scored else str(trial.failure),
-    )
 
 
 def _values(trial: Record, objectives: Sequence[Objective]) -> dict[str, float]:

@@ -56,6 +56,7 @@ for _command in (
     studies.status,
     studies.front,
     studies.trials,
+    studies.show,
     databases.attempts,
     models.export,
     models.merge,

@@ -1,21 +1,106 @@
-"""`evomerge status`, `front` and `trials`: how a study stands, here or on a cluster."""
+"""`evomerge status`, `front`, `trials` and `show`: how a study and its trials stand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from evomerge import api
 from evomerge.api.plain import plain
-from evomerge.cli.options import cluster_option, db_option, json_option
+from evomerge.cli.options import cache_dir, cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
+from evomerge.core.nearest import did_you_mean
 
 NOTE_LENGTH = 110
 """Most characters of a failure that a table shows; --json has it whole."""
 
 _Row = dict[str, Any]
+_F = Callable[..., Any]
+
+
+def _listing_options(command: _F) -> _F:
+    """Add what chooses, orders and prints trials."""
+    for option in (
+        click.option("--csv", "as_csv", is_flag=True, help="Print CSV, points too."),
+        click.option("--points", is_flag=True, help="Show each trial's point."),
+        click.option("--feasible", is_flag=True, help="Those that keep every bound."),
+        click.option(
+            "--sort",
+            metavar="KEY",
+            help="An objective (best first), number or generation.",
+        ),
+        click.option("--top", type=click.IntRange(min=1), help="So many at most."),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Which trials of many are shown, in which order, and how."""
+
+    top: int | None
+    sort: str | None
+    feasible: bool
+    points: bool
+    as_csv: bool
+    state: str | None = None
+
+    def chosen(self, rows: Sequence[_Row]) -> list[_Row]:
+        """Choose among rows, and put them in order."""
+        found = [
+            row
+            for row in rows
+            if self.state in (None, row.get("state"))
+            and (not self.feasible or row.get("feasible", True))
+        ]
+        return self._ordered(found)[: self.top]
+
+    def _ordered(self, rows: list[_Row]) -> list[_Row]:
+        key = self.sort
+        if key is None or not rows:
+            return rows
+        directions = rows[0]["directions"]
+        if key in directions:
+            sign = -1.0 if directions[key] == "maximize" else 1.0
+            scored = [row for row in rows if key in row["values"]]
+            rest = [row for row in rows if key not in row["values"]]
+            return sorted(scored, key=lambda row: sign * row["values"][key]) + rest
+        numbers = [k for k in ("number", "generation") if k in rows[0]]
+        if key in numbers:
+            return sorted(rows, key=lambda row: int(row[key]))
+        known = [*directions, *numbers]
+        hint = did_you_mean(key, known)
+        raise click.BadParameter(
+            f"expected one of {', '.join(known)}, got {key!r}{hint}",
+            param_hint="--sort",
+        )
+
+    def print_csv(self, rows: Sequence[_Row]) -> None:
+        """Print rows as CSV, a column for each objective, measure and axis."""
+        import csv
+        import io
+
+        flat = [_flat(row) for row in rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+        click.echo(text.getvalue(), nl=False)
+
+
+def _flat(row: _Row) -> _Row:
+    """Return a row without mappings in it."""
+    nested = {"values": "", "scores": "", "point": "point.", "seconds": "seconds."}
+    out = {k: v for k, v in row.items() if k not in nested and k != "directions"}
+    for name, stem in nested.items():
+        out |= {f"{stem}{k}": v for k, v in (row.get(name) or {}).items()}
+    return out
 
 
 @click.command(
@@ -105,41 +190,88 @@ def _print_stages(name: str, rows: list[_Row]) -> None:
     short_help="List the best trials of a study.",
 )
 @click.argument("name")
+@_listing_options
 @cluster_option
 @db_option
 @json_option
-def front(name: str, cluster: str | None, db: str, as_json: bool) -> None:
+def front(
+    name: str, cluster: str | None, db: str, as_json: bool, **listing: Any
+) -> None:
     """List the feasible trials of NAME that no other dominates.
 
-    Scores are those the search saw, on the items it selected on; `evomerge export`
-    scores a trial on sealed items.
+    Trials of equal scores have one line. Scores are those the search saw, on the items
+    it selected on; `evomerge export` scores a trial on held-out items.
     """
+    shown = _Listing(**listing)
     if (urls := meant(cluster)) is not None:
         with remote(urls) as asked:
             rows = asked.front(name)
     else:
         rows = plain(api.front(name, db=db))
+    rows = understood(shown.chosen, rows)
     if as_json:
         print_json(rows)
+    elif shown.as_csv:
+        understood(shown.print_csv, rows)
     else:
-        understood(lambda rows: _print_front(name, rows), rows)
+        understood(lambda rows: _print_front(name, rows, shown), rows)
 
 
-def _print_front(name: str, rows: list[_Row]) -> None:
+def _print_front(name: str, rows: list[_Row], shown: _Listing) -> None:
     names = list(rows[0]["values"]) if rows else []
     directions = rows[0]["directions"].items() if rows else ()
     ways = [f"{k}: {_way(way)}" for k, way in directions]
+    by_values: dict[tuple[float, ...], list[_Row]] = {}
+    for row in rows:
+        by_values.setdefault(tuple(row["values"].values()), []).append(row)
+    equal = list(by_values.values())
     print_table(
         f"front of {name} ({'; '.join(['scores on search items', *ways])})",
-        ("trial", "label", *names),
-        [(row["number"], row["label"], *row["values"].values()) for row in rows],
+        ("trial", "label", *names, *_equal_head(equal), *_point_head(shown)),
+        [
+            (
+                row["number"],
+                row["label"],
+                *row["values"].values(),
+                *([_listed(others)] if _equal_head(equal) else []),
+                *_point(row, shown),
+            )
+            for row, *others in equal
+        ],
+    )
+
+
+def _equal_head(equal: Sequence[Sequence[_Row]]) -> tuple[str, ...]:
+    return ("equal",) if any(len(rows) > 1 for rows in equal) else ()
+
+
+def _listed(rows: Sequence[_Row]) -> str | None:
+    """Name trials, the first of many."""
+    numbers = [str(row["number"]) for row in rows]
+    more = [f"and {len(numbers) - 8} more"] if len(numbers) > 8 else []
+    return ", ".join([*numbers[:8], *more]) or None
+
+
+def _point_head(shown: _Listing) -> tuple[str, ...]:
+    return ("point",) if shown.points else ()
+
+
+def _point(row: _Row, shown: _Listing) -> tuple[str | None, ...]:
+    if not shown.points:
+        return ()
+    point = row.get("point")
+    return (
+        None
+        if point is None
+        else clean(" ".join(f"{k}={v}" for k, v in point.items())),
     )
 
 
 def _note(row: _Row) -> str:
     """Say in one line what is special about a trial; --json has it whole."""
     reused = "reused" if row["reused"] else ""
-    words = [row["label"], _cut(row["failure"] or ""), reused]
+    outside = "breaks a bound" if row.get("feasible") is False else ""
+    words = [row["label"], _cut(row["failure"] or ""), outside, reused]
     return "; ".join(word for word in words if word)
 
 
@@ -153,30 +285,52 @@ def _cut(message: str) -> str:
     short_help="List every trial of a study.",
 )
 @click.argument("name")
+@click.option(
+    "--state",
+    type=click.Choice(["pending", "running", "scored", "failed", "quarantined"]),
+    help="Those in this state.",
+)
+@_listing_options
 @cluster_option
 @db_option
 @json_option
-def trials(name: str, cluster: str | None, db: str, as_json: bool) -> None:
+def trials(
+    name: str, cluster: str | None, db: str, as_json: bool, **listing: Any
+) -> None:
     """List every trial of NAME: what was tried, how it ended, what it scored.
 
     Attempts count every start; faults are those that a machine spoilt.
     """
+    shown = _Listing(**listing)
     if (urls := meant(cluster)) is not None:
         with remote(urls) as asked:
             rows = asked.trials(name)
     else:
         rows = plain(api.trials(name, db=db))
+    rows = understood(shown.chosen, rows)
     if as_json:
         print_json(rows)
+    elif shown.as_csv:
+        understood(shown.print_csv, rows)
     else:
-        understood(lambda rows: _print_trials(name, rows), rows)
+        understood(lambda rows: _print_trials(name, rows, shown), rows)
 
 
-def _print_trials(name: str, rows: list[_Row]) -> None:
-    names = list(rows[0]["values"]) if rows else []
+def _print_trials(name: str, rows: list[_Row], shown: _Listing) -> None:
+    names = list(dict.fromkeys(key for row in rows for key in row["values"]))
     print_table(
         f"trials of {name}",
-        ("trial", "gen", "state", "attempt", "faults", "recipe", *names, "note"),
+        (
+            "trial",
+            "gen",
+            "state",
+            "attempt",
+            "faults",
+            "recipe",
+            *names,
+            *_point_head(shown),
+            "note",
+        ),
         [
             (
                 row["number"],
@@ -186,8 +340,91 @@ def _print_trials(name: str, rows: list[_Row]) -> None:
                 row["faults"],
                 row["recipe"][:10],
                 *(row["values"].get(objective) for objective in names),
+                *_point(row, shown),
                 _note(row),
             )
             for row in rows
         ],
     )
+
+
+@click.command(
+    epilog="Example: evomerge show scalars --trial 12",
+    short_help="Show one trial: point, scores, recipe, how it ended.",
+)
+@click.argument("name")
+@click.option(
+    "--trial", "number", type=click.IntRange(min=0), required=True, help="Which."
+)
+@click.option("--whole", is_flag=True, help="The whole recipe, and as mergekit's.")
+@db_option
+@json_option
+def show(name: str, number: int, whole: bool, db: str, as_json: bool) -> None:
+    """Show a trial of NAME: its point, scores with intervals, recipe, cost and end.
+
+    Nothing is scored, and no weight is read.
+    """
+    found = plain(api.show(name, number, db=db, cache_dir=cache_dir()))
+    if as_json:
+        print_json(found)
+        return
+    row = found["trial"]
+    head: list[tuple[str, object]] = [
+        ("state", row["state"]),
+        *([("label", row["label"])] if row["label"] else []),
+        ("generation", row["generation"]),
+        *([("front", "yes" if found["is_front"] else "no")] if row["values"] else []),
+        *([("keeps its bounds", "no")] if row["feasible"] is False else []),
+        *(
+            (k, f"{v:.4g} ({_way(row['directions'][k])})")
+            for k, v in row["values"].items()
+        ),
+        ("items scored", found["n_items"]),
+        *(
+            (f"seconds: {kind}", f"{s:.2f}")
+            for kind, s in (row["seconds"] or {}).items()
+        ),
+        *([("failure", row["failure"])] if row["failure"] else []),
+        ("recipe", row["recipe"]),
+    ]
+    title = f"trial {number} of {found['study']}"
+    print_table(title, ("", ""), [(key, clean(str(value))) for key, value in head])
+    _print_part("point", ("axis", "value"), list((row["point"] or {}).items()))
+    _print_part(
+        "scores on search items, with 95 % intervals",
+        ("measure", "mean", "from", "to", "items"),
+        [
+            (m["measure"], m["value"], m["low"], m["high"], m["n_items"])
+            for m in found["measures"]
+        ],
+    )
+    _print_part(
+        "merged", ("place", "tensors", "operator", "inputs", "knobs"), found["summary"]
+    )
+    columns = ("attempt", "worker", "began", "ended", "end", "failure")
+    tried = [tuple(one[key] for key in columns) for one in found["attempts"]]
+    _print_part("attempts", columns, tried)
+    if whole:
+        _print_whole(found)
+
+
+def _print_part(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    if rows:
+        click.echo()
+        shown = [
+            [clean(cell) if isinstance(cell, str) else cell for cell in row]
+            for row in rows
+        ]
+        print_table(title, columns, shown)
+
+
+def _print_whole(found: _Row) -> None:
+    import json
+
+    click.echo("\nrecipe\n" + json.dumps(found["recipe"], indent=1))
+    if found["mergekit"] is not None:
+        click.echo("\nas mergekit\n" + found["mergekit"])
+    for line in found["mergekit_lacks"]:
+        click.echo(f"mergekit: {clean(line)}")

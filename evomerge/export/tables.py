@@ -17,7 +17,7 @@ from evomerge.core.recipes.recipe import ANY_ROLE, Nested, Operation, Recipe, Sl
 from evomerge.errors import RecipeError
 from evomerge.export.markup import markdown, table
 
-_HEAD = ("place", "tensors", "operator", "inputs", "knobs")
+RECIPE_HEAD = ("place", "tensors", "operator", "inputs", "knobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,17 @@ def recipe_table(recipe: Recipe, tensors: Tensors) -> str:
     Where layers are scaled, a paragraph tells how the scales came into the weights. An
     input that is a recipe itself has a table of its own.
     """
-    rows: list[tuple[str, ...]] = []
-    for place, lines in _places(recipe, tensors):
-        rows += [(place if i == 0 else "", *line) for i, line in enumerate(lines)]
-    return "\n\n".join([table(_HEAD, rows), *_note(recipe), *_nested(recipe)])
+    rows = recipe_rows(recipe, tensors)
+    return "\n\n".join([table(RECIPE_HEAD, rows), *_note(recipe), *_nested(recipe)])
+
+
+def recipe_rows(recipe: Recipe, tensors: Tensors) -> list[tuple[str, ...]]:
+    """Return the rows of that table, below ``RECIPE_HEAD``."""
+    return [
+        (place if i == 0 else "", *line)
+        for place, lines in _places(recipe, tensors)
+        for i, line in enumerate(lines)
+    ]
 
 
 def _nested(recipe: Recipe) -> Iterator[str]:

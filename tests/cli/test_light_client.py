@@ -27,6 +27,7 @@ COMMANDS = (
     "front mine",
     "trials mine",
     "attempts mine",
+    "show mine --trial 0",
     "export mine out",
     "merge recipe.yaml out",
     "recipe recipe.yaml",

@@ -28,6 +28,7 @@ LOOKING = (
     ("front", "small"),
     ("trials", "small", "--json"),
     ("attempts", "small"),
+    ("show", "small", "--trial", "1"),
     ("db", "check"),
 )
 WRITING = ("delete", "small", "--yes")

@@ -56,9 +56,17 @@ def test_a_study_in_stages_is_gone_on_with_by_its_name(call, file: Path) -> None
     assert report["trials"] == 8
 
 
-def test_names_that_need_a_stage_say_which_there_are(call, file: Path) -> None:
+def test_the_name_of_the_whole_stands_for_the_last_stage_that_has_begun(
+    call, file: Path
+) -> None:
     assert call("run", str(file), "--in-process").code == 0
-    for command in ("front", "trials", "attempts"):
-        said = call(command, "two")
-        assert said.code == 2
-        assert "'two.ps', 'two.dfs'" in said.err
+    for words in (("front",), ("trials",), ("attempts",), ("show", "--trial", 1)):
+        command, *more = words
+        whole = call(command, "two", *more, "--json")
+        stage = call(command, "two.dfs", *more, "--json")
+        assert (whole.code, whole.out) == (0, stage.out)
+        assert "this is two.dfs" in whole.err
+        assert not stage.err
+    said = call("front", "three")
+    assert said.code == 2
+    assert "'two.ps', 'two.dfs'" in said.err

@@ -1,8 +1,11 @@
 """A study from file to tables: check, run, resume, status, front, trials, export."""
 
+import csv
 import json
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.study_files import simulated_study, write_study
@@ -164,6 +167,90 @@ def test_a_front_of_two_objectives_holds_only_what_nothing_dominates(
     assert {tuple(row["values"].values()) for row in front} == {
         points[number] for number in numbers
     }
+
+
+def test_equal_scores_of_a_front_have_one_line(call, done: Path) -> None:
+    with sqlite3.connect(done / "evomerge.db") as connection:
+        connection.execute("UPDATE em_trial SET scores = (SELECT scores FROM em_trial)")
+    shown = call("front", "mine").out.splitlines()
+    assert len(shown) == 3
+    assert shown[2].endswith("1, 2, 3, 4, 5, 6, 7, 8, and 1 more")
+    assert len(json.loads(call("front", "mine", "--json").out)) == 10
+
+
+def test_trials_are_chosen_and_put_in_order(call, done: Path) -> None:
+    def rows(*words: object) -> list[dict[str, Any]]:
+        found = json.loads(call("trials", "mine", "--json", *words).out)
+        assert isinstance(found, list)
+        return found
+
+    best = rows("--sort", "score", "--top", 4)
+    values = [row["values"]["score"] for row in rows()]
+    assert [row["values"]["score"] for row in best] == sorted(values)[:-5:-1]
+    assert rows("--state", "failed") == []
+    assert rows("--state", "scored", "--feasible") == rows()
+    assert {row["feasible"] for row in rows()} == {True}
+    assert rows("--sort", "generation") == rows()
+    (point,) = (row["point"] for row in rows("--sort", "number", "--top", 5)[4:])
+    shown = call("trials", "mine", "--points").out
+    assert all(f"{axis}={value}" in shown for axis, value in point.items())
+
+
+def test_an_order_that_is_none_is_refused_with_those_there_are(
+    call, done: Path
+) -> None:
+    said = call("trials", "mine", "--sort", "scor")
+    assert said.code == 2
+    assert "score, number, generation" in said.err
+    assert "did you mean 'score'?" in said.err
+
+
+def test_trials_as_csv_have_a_column_for_everything(call, done: Path) -> None:
+    for command in ("trials", "front"):
+        rows = json.loads(call(command, "mine", "--json").out)
+        table = list(csv.DictReader(call(command, "mine", "--csv").out.splitlines()))
+        assert [int(row["number"]) for row in table] == [row["number"] for row in rows]
+        for row, line in zip(rows, table, strict=True):
+            for axis, value in (row["point"] or {}).items():
+                assert float(line[f"point.{axis}"]) == value
+            for name, value in {**row["values"], **row["scores"]}.items():
+                assert float(line[name]) == value
+
+
+def test_show_tells_all_of_a_trial(call, done: Path) -> None:
+    rows = json.loads(call("trials", "mine", "--json").out)
+    found = json.loads(call("show", "mine", "--trial", 5, "--json").out)
+    assert found["trial"] == rows[5]
+    assert found["n_items"] == 16
+    for measure in found["measures"]:
+        name = measure["measure"]
+        assert measure["value"] == pytest.approx(rows[5]["scores"][name])
+        assert measure["low"] <= measure["value"] <= measure["high"]
+    assert {m["measure"] for m in found["measures"]} >= {"one/acc", "two/acc"}
+    (attempt,) = found["attempts"]
+    assert attempt["end"] == "scored"
+    assert found["recipe"]["frame"] == "base"
+    assert "models:" in found["mergekit"] or "slices:" in found["mergekit"]
+    shown = call("show", "mine", "--trial", 5, "--whole").out
+    for words in (*rows[5]["point"], "95 %", "as mergekit", "weight", "one/acc"):
+        assert words in shown
+    (done / "recipe.yml").write_text(found["mergekit"])
+    again = json.loads(call("recipe", "recipe.yml", "--to", "canonical", "--json").out)
+    assert again["digest"] == rows[5]["recipe"]
+
+
+def test_show_goes_without_what_is_gone(call, done: Path) -> None:
+    with sqlite3.connect(done / "evomerge.db") as connection:
+        (text,) = connection.execute("SELECT allowance FROM em_study").fetchone()
+        gone = text.replace("models", "no-models")
+        connection.execute("UPDATE em_study SET allowance = ?", (gone,))
+    ended = call("show", "mine", "--trial", 5, "--whole")
+    assert ended.code == 0
+    assert "mergekit: " in ended.out
+    assert "no-models" in ended.out
+    said = call("show", "mine", "--trial", 99)
+    assert said.code == 2
+    assert "99" in said.err
 
 
 def test_run_of_a_finished_study_adds_nothing(call, done: Path) -> None:

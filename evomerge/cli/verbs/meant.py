@@ -117,14 +117,14 @@ def clean(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def understood(show: Callable[[Any], None], data: Any) -> None:
-    """Show what another program answered.
+def understood(show: Callable[[Any], _T], data: Any) -> _T:
+    """Show, or choose from, what another program answered.
 
     Raises:
         RemoteError: It is not what was expected.
     """
     try:
-        show(data)
+        return show(data)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RemoteError(
             f"The cluster's answer is not understood ({error!r}). Is its evomerge "
