@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import psycopg
@@ -259,14 +260,14 @@ def spool_full(scene: Scene) -> Strike | None:
     ballast = scene.stage.spool / "ballast"
     if ballast.exists():
         return None
-    with ballast.open("wb") as file, suppress(OSError):
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 16))
-            file.flush()
     with suppress(ProcessLookupError):  # it may just have ended
         os.kill(victim.pid, signal.SIGKILL)
     end = later(scene, 3, 8)
-    return Strike("spool full", [victim.name], ballast.unlink, end)
+    empty = partial(ballast.unlink, missing_ok=True)
+    return Strike("spool full", [victim.name], empty, end)
 
 
 def machine_lost(scene: Scene) -> Strike | None:

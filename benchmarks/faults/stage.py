@@ -187,7 +187,7 @@ class Stage:
             "optimum": 0.2 + (self.seed % 997) / 5e3 + number / 1e3,
         }
         if number % 5 == 2:
-            options |= {"fail_if": 0.06, "break_if": 0.06, "error_if": 0.06}
+            options |= {"fail_if": 0.02, "break_if": 0.02, "error_if": 0.02}
         if number % 3 == 1 and self.workers is not None:
             options |= {"crash_if": 0.1}
         task = {"task": "simulated", "metric": "acc", "options": options}
