@@ -17,11 +17,15 @@ import psycopg
 from support.postgres import Server
 from support.study_files import simulated_study
 
+from evomerge.errors import StoreUnreachableError
 from evomerge.service import supervisor
 from evomerge.store.queue.accounts import open_accounts
 from evomerge.store.queue.bundle import Bundle
 from evomerge.store.queue.job_queue import open_queue
 from evomerge.store.queue.submission import Submission
+
+AWAY = (psycopg.OperationalError, StoreUnreachableError)
+"""What is raised where the database does not answer: it may just have been struck."""
 
 USERS = ("ann", "bob")
 TRIALS = 40

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import psycopg
 from faults.kinds import Kind, Scene, Strike
-from faults.stage import Stage, Standing
+from faults.stage import AWAY, Stage, Standing
 
 HUNG_S = 120.0
 """Whoever has not got on so long after a fault was over counts as hung."""
@@ -75,7 +74,7 @@ class Sweep:
                 try:
                     if strike.undo() is False:
                         continue
-                except psycopg.OperationalError:
+                except AWAY:
                     continue  # by and by: the database is away, too
                 strike.undo = None
         try:
@@ -84,7 +83,7 @@ class Sweep:
             n_alive = sum(not s.is_over for s in self._standings)
             if more and n_alive < self.n_running:
                 self.stage.submit()
-        except psycopg.OperationalError:
+        except AWAY:
             return False
         for strike in self._open:
             self._watch(strike)
@@ -123,7 +122,7 @@ class Sweep:
         for kind in self._turn:
             try:
                 strike = kind(scene)
-            except (ProcessLookupError, psycopg.OperationalError):
+            except (ProcessLookupError, *AWAY):
                 return  # it had just ended, or the database is away: nothing was hit
             if strike is not None:
                 self._turn.remove(kind)
