@@ -127,6 +127,11 @@ class Lifecycle:
         return self._standing.is_complete
 
     @property
+    def n_unfinished(self) -> int:
+        """Trials that have reached no final state."""
+        return self._standing.n_unfinished
+
+    @property
     def n_running(self) -> int:
         """Trials that are being scored."""
         return len(self._standing.active)

@@ -47,10 +47,10 @@ class Progress:
         roster: How many of them there are to be, and what they wait for.
         best: The best standing of each objective, in order; None before the first.
         front_size: Feasible trials that no other dominates.
-        items_per_s: Items scored per second in this run.
+        items_per_s: Items scored per second since the first worker began.
         seconds: Wall time of this run.
-        trial_s: Wall seconds a candidate takes, over all workers together; None
-            before the first of this run.
+        trial_s: Wall seconds a trial takes, over all workers together, since the first
+            worker began; None before one has ended in this run.
         left_s: Estimated seconds until the budget is used; None when unknown.
     """
 
@@ -69,6 +69,21 @@ class Progress:
     roster: Roster = NO_ROSTER
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What of a search is still to be done.
+
+    Attributes:
+        budget: When it ends.
+        n_items: Items of a trial; 0 if that is not known.
+        n_baselines: Trials of generation 0 that are not over.
+    """
+
+    budget: Budget
+    n_items: int = 0
+    n_baselines: int = 0
+
+
 class Scoreboard:
     """Keeps the standing of a study, a trial at a time; cost does not grow."""
 
@@ -84,8 +99,9 @@ class Scoreboard:
         self._began = clock()
         self._front: list[Standing] = []
         self._best: list[Standing | None] = [None] * len(self._objectives)
+        self._at_work: float | None = None  # since when
         self._done = self._failed = self._reused = self._items = 0
-        self._fresh_done = 0
+        self._ended = self._scored = 0  # trials of this run, baselines among them
         self.baselines: dict[str, Mapping[str, float]] = {}
 
     @property
@@ -98,15 +114,21 @@ class Scoreboard:
         """The best standing of each objective; None before the first."""
         return tuple(self._best)
 
+    def begin_work(self) -> None:
+        """Note that a worker is given something: what came before was starting up."""
+        if self._at_work is None:
+            self._at_work = self._clock()
+
     def add_items(self, n_items: int) -> None:
         """Count freshly scored items."""
         self._items += n_items
 
     def add(self, trial: Record, *, is_new: bool = True) -> None:
         """Count a finished trial; ``is_new`` is False for one from an earlier run."""
+        self._ended += is_new
+        self._scored += is_new and not trial.reused
         if trial.generation > 0:
             self._done += 1
-            self._fresh_done += is_new
             self._failed += trial.state is not TrialState.SCORED
         self._reused += trial.reused
         if trial.scores is None:
@@ -134,10 +156,22 @@ class Scoreboard:
         running: int,
         workers: int,
         roster: Roster = NO_ROSTER,
-        budget: Budget,
+        ahead: Ahead,
     ) -> Progress:
-        """Return how the study stands now."""
-        seconds = self._clock() - self._began
+        """Return how the study stands now.
+
+        Args:
+            generation: The one at work.
+            running: Trials being scored.
+            workers: Workers that are ready and welcome.
+            roster: How many there are to be.
+            ahead: What is still to be done.
+        """
+        now = self._clock()
+        seconds = now - self._began
+        at_work = seconds if self._at_work is None else now - self._at_work
+        begun = self._begun(ahead.n_items, running)
+        trial_s = at_work / (self._ended + begun) if self._ended else None
         return Progress(
             generation=generation,
             done=self._done,
@@ -147,17 +181,26 @@ class Scoreboard:
             workers=workers,
             best=tuple(self._best),
             front_size=len(self._front),
-            items_per_s=self._items / seconds if seconds > 0 else 0.0,
+            items_per_s=self._items / at_work if at_work > 0 else 0.0,
             seconds=seconds,
-            trial_s=seconds / self._fresh_done if self._fresh_done else None,
-            left_s=self._left(budget, seconds),
+            trial_s=trial_s,
+            left_s=self._left(ahead, seconds, trial_s, begun),
             roster=roster,
         )
 
-    def _left(self, budget: Budget, seconds: float) -> float | None:
-        left: list[float] = []
-        if budget.trials is not None and self._fresh_done > 0:
-            left.append((budget.trials - self._done) * seconds / self._fresh_done)
+    def _begun(self, n_items: int, running: int) -> float:
+        """Return how many trials what is scored of the running ones comes to."""
+        if not n_items:
+            return 0.0
+        return min(max(self._items / n_items - self._scored, 0.0), float(running))
+
+    def _left(
+        self, ahead: Ahead, seconds: float, trial_s: float | None, begun: float
+    ) -> float | None:
+        budget, left = ahead.budget, list[float]()
+        if budget.trials is not None and trial_s is not None:
+            n_trials = budget.trials - self._done + ahead.n_baselines - begun
+            left.append(n_trials * trial_s)
         if budget.seconds is not None:
             left.append(budget.seconds - seconds)
         return max(0.0, min(left)) if left else None

@@ -43,6 +43,11 @@ class Standing:
         return not self._pending and not self.active
 
     @property
+    def n_unfinished(self) -> int:
+        """Trials that have reached no final state."""
+        return len(self._pending) + len(self.active)
+
+    @property
     def n_at_work(self) -> int:
         """Workers that are at something that counts."""
         return len(self._busy)

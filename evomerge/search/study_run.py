@@ -39,7 +39,7 @@ from evomerge.search.messages import (
 from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
 from evomerge.search.required_items import missing_measures
-from evomerge.search.scoreboard import Progress, Scoreboard, is_outgrown
+from evomerge.search.scoreboard import Ahead, Progress, Scoreboard, is_outgrown
 from evomerge.search.sharing import Sharing
 from evomerge.store.base import Lease, Store
 from evomerge.store.values import CrewMember
@@ -261,6 +261,8 @@ class StudyRun:
         is_alone = self._dispatcher.n_up == 1
         enough = self._life.n_owed + len(idle) * self._life.n_items
         room = self._budget.items_left(number, enough)
+        if idle:
+            self._board.begin_work()
         # Who can go on comes first, before another one takes that over.
         for worker in sorted(idle, key=lambda name: not self._life.holds(name)):
             self._executor.feed(WorkerIdle(worker, is_alone, room))
@@ -342,7 +344,11 @@ class StudyRun:
             running=running,
             workers=self._dispatcher.n_up,
             roster=self._dispatcher.roster(),
-            budget=self._plan.budget,
+            ahead=Ahead(
+                self._plan.budget,
+                self._life.n_items,
+                0 if generation else self._life.n_unfinished,
+            ),
         )
 
     def _prolong(self) -> None:

@@ -13,7 +13,7 @@ from evomerge.core.trial import (
     Trial,
     TrialState,
 )
-from evomerge.search.scoreboard import Scoreboard
+from evomerge.search.scoreboard import Ahead, Scoreboard
 
 RECIPE = passthrough("a", "fp", 2, "float32")
 
@@ -44,7 +44,7 @@ def test_the_best_follows_each_objectives_direction() -> None:
     for trial in (scored(0, 0.5, 9), scored(1, 0.6, 8), scored(2, 0.4, 2)):
         board.add(trial)
     best = board.progress(
-        generation=1, running=0, workers=1, budget=Budget(trials=9)
+        generation=1, running=0, workers=1, ahead=Ahead(Budget(trials=9))
     ).best
     assert [b.number for b in best if b] == [1, 2]
 
@@ -74,7 +74,7 @@ def test_baselines_do_not_count_as_done_and_failures_do() -> None:
         scored(1, 0, 0), state=TrialState.FAILED, scores=None, failure=failure
     )
     board.add(failed)
-    progress = board.progress(generation=1, running=0, workers=1, budget=Budget())
+    progress = board.progress(generation=1, running=0, workers=1, ahead=Ahead(Budget()))
     assert (progress.done, progress.failed) == (1, 1)
 
 
@@ -85,6 +85,33 @@ def test_the_time_left_is_extrapolated_from_this_run() -> None:
     now[0] = 10.0
     board.add(scored(1, 0.5, 1))
     progress = board.progress(
-        generation=1, running=0, workers=1, budget=Budget(trials=12)
+        generation=1, running=0, workers=1, ahead=Ahead(Budget(trials=12))
     )
     assert progress.left_s == 100.0
+
+
+def test_the_time_left_counts_neither_starting_up_nor_baselines_twice() -> None:
+    now = [0.0]
+    board = Scoreboard([ACC], [], clock=lambda: now[0])
+    now[0] = 100.0  # an engine came up
+    board.begin_work()
+    now[0] = 110.0
+    board.add_items(50)
+    board.add(scored(0, 0.5, 1, generation=0))
+    first = board.progress(
+        generation=0,
+        running=1,
+        workers=1,
+        ahead=Ahead(Budget(trials=12), 50, 3),
+    )
+    assert (first.left_s, first.trial_s, first.items_per_s) == (150.0, 10.0, 5.0)
+    now[0] = 115.0
+    board.begin_work()  # of a second worker
+    board.add_items(25)
+    half = board.progress(
+        generation=0,
+        running=1,
+        workers=1,
+        ahead=Ahead(Budget(trials=12), 50, 3),
+    )
+    assert (half.left_s, half.trial_s) == (145.0, 10.0)
