@@ -3,6 +3,7 @@
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache").expanduser()))
 _unfreeze = gc.unfreeze
 
 GROUPS = ("engine", "ray", "slow")
+SHARED = ("package", "module", "class")
 _ran: Counter[str] = Counter()
 
 
@@ -56,19 +58,47 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage while nearly all that is loaded stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Engines and clusters need longer than the usual limit, and one place."""
+    """Engines and clusters need longer than the usual limit, and one place.
+
+    So do tests that share what is made for a package, module or class: processes share
+    nothing, and each would make it again.
+    """
     for item in items:
         # Where tests run side by side, two engines at once would starve, and two Rays.
         if item.get_closest_marker("engine"):
             item.add_marker(pytest.mark.xdist_group("engines"))
         elif item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("rays"))
+        elif item.get_closest_marker("xdist_group") is None and (home := _home(item)):
+            item.add_marker(pytest.mark.xdist_group(home))
         if item.get_closest_marker("timeout") is None and any(
             item.get_closest_marker(group) for group in GROUPS
         ):
             item.add_marker(pytest.mark.timeout(300))
+
+
+def _home(item: pytest.Item) -> str | None:
+    """Name the widest of what a test shares with others, if it shares anything."""
+    assert isinstance(item, pytest.Function)
+    made = item._fixtureinfo.name2fixturedefs.values()
+    scopes = {definition.scope for each in made for definition in each}
+    widest = next((scope for scope in SHARED if scope in scopes), None)
+    if widest is None:
+        return None
+    names = [item.path.parent.name, item.path.stem, getattr(item.cls, "__name__", "")]
+    return ".".join(names[: SHARED.index(widest) + 1])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
