@@ -29,6 +29,7 @@ from evomerge.errors import SpecError, StoreError
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.required_items import missing_measures
 from evomerge.specs.resolved import ResolvedStudy, meter_of
+from evomerge.specs.sources import folders_of
 from evomerge.store.sql import open_store
 
 OUTCOME_BYTES = 35
@@ -51,6 +52,9 @@ class CheckReport:
         memory_bytes: Memory one worker took in the dry run.
         costs: Cost that the study speaks of (``cost/layers``) to what each baseline
             has of it; a measured one has none yet.
+        differences: What the experts' differences from the base promise, in a sentence,
+            by a sample of their entries; None without a dry run, or where they have no
+            base.
         later: Of a study with stages those after the first, with stand-ins for what
             they take.
     """
@@ -70,6 +74,7 @@ class CheckReport:
     disk_bytes: int
     memory_bytes: int | None
     costs: Mapping[str, Mapping[str, float]]
+    differences: str | None = None
     later: tuple[CheckReport, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -91,6 +96,8 @@ class CheckReport:
             (name, ", ".join(f"{label} {value:.6g}" for label, value in found.items()))
             for name, found in self.costs.items()
         ]
+        if self.differences is not None:
+            rows.append(("experts", self.differences))
         rows.append(("trials", "no limit" if self.trials is None else str(self.trials)))
         if self.trial_s is not None:
             rows.append(("time per trial", f"{self.trial_s:.2f} s"))
@@ -194,6 +201,8 @@ def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
 _SAMPLE = 64
 """Items timed for the estimate, once one alone has proved quick."""
 _QUICK_S = 1.0
+_COMPARED = 1 << 16
+"""Entries of each tensor that the experts are compared by."""
 _DRAWS = 100
 """Random candidates looked at for repeats: milliseconds each."""
 
@@ -255,7 +264,23 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
         disk_bytes=n_kept * n_search * OUTCOME_BYTES + weights,
         memory_bytes=memory,
         costs=_costs(study),
+        differences=None if measured is None else _differences(study),
     )
+
+
+def _differences(study: ResolvedStudy) -> str | None:
+    """Say what the experts' differences promise, if they have a base."""
+    from evomerge.merging.differences import differences, verdict  # loads torch
+    from evomerge.merging.sources import Sources
+
+    space = study.config["study"]["space"]
+    base = study.sources.get(space.get("base") or "")
+    experts = {name: study.sources[name] for name in space.get("experts", ())}
+    every = [base, *experts.values()]
+    if base is None or any(m is None or m.adapter is not None for m in every):
+        return None
+    with Sources(folders_of(study.sources.values())) as sources:
+        return verdict(differences(base, experts, sources, most=_COMPARED))
 
 
 def _described(objective: Objective) -> str:

@@ -76,6 +76,7 @@ for _command in (
     service.token,
     service.dashboard,
     tools.check,
+    tools.compare,
     tools.zoo,
     tools.doctor,
 ):

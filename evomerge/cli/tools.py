@@ -14,7 +14,7 @@ from evomerge.cli.options import (
     json_option,
     policy_option,
 )
-from evomerge.cli.tables import print_json, print_table
+from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.checking import check_remote
 from evomerge.cli.verbs.meant import meant, refuse_options
 from evomerge.exit_codes import ExitCode
@@ -52,6 +52,77 @@ def check(
     click.echo(f"{study}: no mistakes found")
     for part in (found, *found.later):
         print_table("", ("", ""), part.rows())
+
+
+@click.command(
+    epilog="Example: evomerge compare demo/zoo/base demo/zoo/math demo/zoo/ja",
+    short_help="Say how models differ, and what merging them can give.",
+)
+@click.argument("models", nargs=-1, required=True)
+@click.option(
+    "--base", metavar="MODEL", help="What they began from; the first if not given."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    help="Entries of each tensor to look at, evenly spread; all if not given.",
+)
+@json_option
+def compare(
+    models: tuple[str, ...], base: str | None, most: int | None, as_json: bool
+) -> None:
+    """Compare MODELS, folders or hub ids, with the base they began from.
+
+    Norms, unchanged entries, cosines and signs of their differences, in all, by role
+    and by layer; whether they fit each other; and what that promises for a merge.
+    """
+    first, others = (models[0], models[1:]) if base is None else (base, models)
+    if not others:
+        raise click.UsageError("expected another model beside the base.")
+    click.echo(f"comparing with {first}", err=True)
+    found = api.compare(first, others, cache_dir=cache_dir(), most=most)
+    if as_json:
+        print_json(found)
+    else:
+        _print_compared(found)
+    if found.problems:
+        raise SystemExit(ExitCode.PUT_RIGHT)
+
+
+def _print_compared(found: api.Compared) -> None:
+    for problem in found.problems:
+        click.echo(f"do not fit: {problem}")
+    for remark in found.remarks:
+        click.echo(f"note: {remark}")
+    if found.problems:
+        return
+    print_table(
+        f"differences from {found.base}",
+        ("model", "norm", "of the base's", "unchanged"),
+        [
+            (
+                row.name,
+                row.norm,
+                None if row.relative is None else f"{row.relative:.2%}",
+                f"{row.sparsity:.1%}",
+            )
+            for row in found.models
+        ],
+    )
+    pairs = [(row.one, row.other) for row in found.pairs if row.part == "all"]
+    if pairs:
+        cells: dict[str, list[float | None]] = {}
+        for row in found.pairs:
+            cells.setdefault(row.part, []).extend([row.cosine, row.agreement])
+        heads = [f"{what} {a}, {b}" for a, b in pairs for what in ("cosine", "signs")]
+        click.echo()
+        title = "cosine of two differences; share of common changes with one sign"
+        print_table(title, ("", *heads), [(part, *row) for part, row in cells.items()])
+    if found.left_out:
+        n, named = len(found.left_out), ", ".join(found.left_out[:3])
+        click.echo(f"not compared: {counted(n, 'tensor')} ({named}{', ...' * (n > 3)})")
+    if found.verdict:
+        click.echo(found.verdict)
 
 
 @click.command(

@@ -76,10 +76,10 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 
 def test_all_commands_are_there() -> None:
     promised = (
-        "attempts, cancel, check, dashboard, db check, db upgrade, delete, doctor, "
-        "events, export, front, login, logs, merge, pause, ps, recipe, resume, run, "
-        "serve, show, status, studies, submit, token add, token list, token revoke, "
-        "trials, user add, user list, wait, zoo"
+        "attempts, cancel, check, compare, dashboard, db check, db upgrade, delete, "
+        "doctor, events, export, front, login, logs, merge, pause, ps, recipe, resume, "
+        "run, serve, show, status, studies, submit, token add, token list, "
+        "token revoke, trials, user add, user list, wait, zoo"
     )
     assert promised.split(", ") == COMMANDS
 

@@ -35,6 +35,7 @@ COMMANDS = (
     "db upgrade",
     "db check",
     "check study.yaml",
+    "compare a b",
     "zoo out",
     "ps",
     "logs mine",

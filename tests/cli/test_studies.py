@@ -44,6 +44,8 @@ def test_check_tells_items_trials_and_cost(call, study: Path) -> None:
     assert found["baselines"] == 4
     assert found["trial_s"] >= 0
     assert found["memory_bytes"] > 2**20
+    assert "differences" in found["differences"]
+    assert found["differences"] in ended.out
 
 
 def test_check_leaves_no_study_behind(call, study: Path, here: Path) -> None:
