@@ -59,20 +59,6 @@ class Place:
     hub: LoopbackHub
     commands: Commands
 
-    def python(self, program: str, *words: object, **environment: str) -> Any:
-        """Run a program in a process that began with the hub's address."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        ours = {"XDG_CACHE_HOME": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        hub = self.hub.environment(self.folder / HOME)
-        return subprocess.run(
-            [sys.executable, "-c", program, *(str(word) for word in words)],
-            cwd=self.folder,
-            env={**kept, **ours, **hub, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     def run(self, *words: object) -> Ended:
         """Run a command."""
         return self.commands.run(self.folder, *words)
@@ -83,7 +69,17 @@ class Place:
 
     def call_offline(self, *commands: Sequence[str]) -> None:
         """Run commands that succeed in a process that asks no hub."""
-        ended = self.python(COMMANDS, json.dumps(commands), HF_HUB_OFFLINE="1")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        ours = {"XDG_CACHE_HOME": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
+        hub = {**self.hub.environment(self.folder / HOME), "HF_HUB_OFFLINE": "1"}
+        ended = subprocess.run(
+            [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+            cwd=self.folder,
+            env={**kept, **ours, **hub},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert ended.returncode == 0, ended.stderr
 
     def trials(self) -> list[dict[str, Any]]:
@@ -231,7 +227,7 @@ def test_a_worker_that_lacks_a_folder_fetches_the_commit_by_itself(
     name = read_model(snapshots / commit).fingerprint
     shutil.rmtree(place.folder / "hf")
     origin = f"hf://tiny/math@{commit}"
-    ended = place.python(program, name, origin)
+    ended = place.commands.python(place.folder, program, name, origin)
     assert ended.stdout.strip() == "w", ended.stderr
     assert (snapshots / commit / "model.safetensors").is_file()
 

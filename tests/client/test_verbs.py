@@ -20,7 +20,6 @@ from evomerge.service.supervisor import Site
 from evomerge.store.queue.accounts import open_accounts
 from evomerge.store.queue.job_queue import open_queue
 from evomerge.store.queue.values import Caller, Job, Role, Scope
-from evomerge.store.sql import open_store
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +67,10 @@ def searched(house: House, ann: Verbs, models: Path, folder: Path) -> Job:
     return job
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a database with our tables, to be copied."""
-    file = tmp_path_factory.mktemp("template") / "evomerge.db"
-    open_store(f"sqlite:///{file}").close()
-    return file
-
-
 class TestDeskOnSQLite(_OverDatabase):
     @pytest.fixture
-    def url(self, made: Path, tmp_path: Path) -> str:
-        return f"sqlite:///{shutil.copy(made, tmp_path)}"
+    def url(self, sqlite_template: Path, tmp_path: Path) -> str:
+        return f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
 
 
 class TestDeskOnPostgreSQL(_OverDatabase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -61,6 +62,10 @@ class Commands:
         code = self._server.run(json.dumps([str(folder), *map(str, words)]), log)
         return Ended(code, log.with_suffix(".out").read_text(), log.read_text())
 
+    def python(self, folder: Path, program: str, *words: object) -> Ended:
+        """Run a program of Python in a folder, as ``python -c`` does."""
+        return self.run(folder, "-c", program, *words)
+
     def call(self, folder: Path, *words: object) -> str:
         """Run a command that succeeds, and return what it printed."""
         ended = self.run(folder, *words)
@@ -69,13 +74,17 @@ class Commands:
 
 
 def main(argument: str) -> None:
-    """Run one command: a folder and its words, as JSON."""
+    """Run one command, or a program after ``-c``: a folder and its words, as JSON."""
     from evomerge.cli.app import main as run
 
     folder, *words = json.loads(argument)
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-    run(words)
+    if words[0] != "-c":
+        run(words)
+    else:
+        _, program, *sys.argv[1:] = words
+        exec(compile(program, "-c", "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "<run_path>":  # in the server, before it forks

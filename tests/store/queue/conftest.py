@@ -24,13 +24,6 @@ TABLES = (
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("template") / "empty.db"
-    open_queue(f"sqlite:///{file}").close()
-    return file
-
-
-@pytest.fixture(scope="session")
 def emptied_postgres_url(postgres_admin: str, postgres_template: str) -> str:
     return make_database(postgres_admin, postgres_template)
 
