@@ -45,10 +45,8 @@ N_REPLICAS = 2
 _IN_NAMESPACE = "EVOMERGE_SWEEP_IN_NAMESPACE"
 
 
-def sweep(
-    minutes: float, seed: int, studies: int, *, on_ray: bool
-) -> dict[str, object]:
-    """Strike at so many studies at once for so long; return what came of it."""
+def sweep(asked: argparse.Namespace) -> dict[str, object]:
+    """Strike as was asked; return what came of it."""
     began = time.monotonic()
     logging.disable(logging.ERROR)  # what undisturbed studies say of their candidates
     with ExitStack() as stack:
@@ -56,22 +54,23 @@ def sweep(
         folder = Path(stack.enter_context(place))
         server = stack.enter_context(running())
         spool = stack.enter_context(_spool(folder))
-        stage = _stage(folder, server, spool, seed)
+        stage = _stage(folder, server, spool, asked.seed)
         stack.callback(stage.close)
-        if on_ray:
+        if asked.on_ray:
             stage.options = ("--address", stack.enter_context(_ray(folder)))
             stage.workers = 1
         for _ in range(N_REPLICAS):
             stage.start_replica()
-        rng = np.random.default_rng(seed)
-        kinds = ON_RAY if on_ray else IN_PROCESS
-        swept = Sweep(stage, kinds, rng, n_running=studies)
-        swept.run(60 * minutes)
+        rng = np.random.default_rng(asked.seed)
+        all_kinds = ON_RAY if asked.on_ray else IN_PROCESS
+        kinds = [kind for kind in all_kinds if asked.only in kind.__name__]
+        swept = Sweep(stage, kinds, rng, n_running=asked.studies)
+        swept.run(60 * asked.minutes)
         found = audit(stage)
     strikes = [(s.kind, s.took_s) for s in swept.strikes]
     return {
-        "seed": seed,
-        "on_ray": on_ray,
+        "seed": asked.seed,
+        "on_ray": asked.on_ray,
         "seconds": time.monotonic() - began,
         "strikes": strikes,
         "hung": len(swept.hung),
@@ -161,13 +160,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--studies", type=int, default=3, help="at once")
+    parser.add_argument("--only", default="", help="kinds with this in their names")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--on-ray", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if not asked.table:
         _enter_namespace()
-        result = sweep(asked.minutes, asked.seed, asked.studies, on_ray=asked.on_ray)
+        result = sweep(asked)
         with asked.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
     lines = asked.results.read_text().splitlines()

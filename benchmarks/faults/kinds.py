@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psycopg
 from faults.stage import Replica, Stage, Standing
 
 from evomerge.errors import StudyLockedError
+from evomerge.service.forking import server
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 
@@ -211,6 +213,28 @@ def replica_frozen(scene: Scene) -> Strike | None:
     return Strike("replica frozen past its claims", held, wake, end)
 
 
+def forked_process_killed(scene: Scene) -> Strike | None:
+    """SIGKILL to the process that a replica's coordinators are forks of."""
+    victim = scene.one()
+    parent = None if victim is None else _forked_from(victim.pid)
+    if parent is None:
+        return None
+    held = [s.name for s in scene.unhurt if s.pid and _forked_from(s.pid) == parent]
+    os.kill(parent, signal.SIGKILL)
+    return Strike("what coordinators are forks of killed", held)
+
+
+def _forked_from(pid: int) -> int | None:
+    """Return what a coordinator is a fork of; None if one of both is gone."""
+    with suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        parent = int(stat.rpartition(")")[2].split()[1])
+        # Who lost its parent is somebody else's child.
+        words = Path(f"/proc/{parent}/cmdline").read_bytes()
+        return parent if server.__name__.encode() in words.split(b"\0") else None
+    return None
+
+
 def replica_of_another_version(scene: Scene) -> Strike | None:
     """A replica that knows another schema is started; it must refuse to work."""
     stage = scene.stage
@@ -324,6 +348,7 @@ IN_PROCESS: Sequence[Kind] = (
     replica_killed,
     replica_told_to_end,
     replica_frozen,
+    forked_process_killed,
     replica_of_another_version,
     clock_of_replica_wrong,
     clock_of_database_set_back,
