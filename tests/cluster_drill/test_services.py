@@ -74,9 +74,14 @@ def test_the_way_back_from_a_worker_is_lost_for_a_while(
 
 def test_the_disk_of_a_worker_is_full(the_stand: Stand, tmp_path: Path) -> None:
     worker = the_stand.workers[0]
-    drill = the_stand.begin("disk")
+    drill = the_stand.begin("disk", trials=72)
     drill.at_work()
     worker.fill_disk()
-    drill.goes_on(by=4)
+    the_stand.took("disk full: four more trials have ended", drill.goes_on(by=4))
+    os.kill(worker.named("ray::Worker")[0], signal.SIGKILL)
+    lost_s = drill.until(lambda now: now.faults >= 1)
+    the_stand.took("worker killed on a full disk: known to be lost", lost_s)
+    on_s = lost_s + drill.goes_on(by=4)  # its successor starts where nothing fits
+    the_stand.took("worker killed on a full disk: four trials have ended", on_s)
     worker.free_disk()
     drill.ends_as_undisturbed(tmp_path)

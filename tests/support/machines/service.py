@@ -39,6 +39,11 @@ FROM em_job j LEFT JOIN em_study s ON s.name = j.study
 LEFT JOIN em_attempt a ON a.study_id = s.id
 WHERE j.name = %s GROUP BY j.id, s.id
 """
+_PARTS_DONE = """
+SELECT count(*) FROM em_part p JOIN em_worker w ON w.id = p.worker
+JOIN em_job j ON j.name = %s JOIN em_study s ON s.name = j.study AND s.id = p.study_id
+WHERE w.ip = %s AND p.end = 'scored'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,13 @@ class Service:
             row = connection.execute(_STANDING, [name]).fetchone()
         assert row is not None
         return Standing(*row)
+
+    def parts_done(self, name: str, machine: Machine) -> int:
+        """Return how many parts of a study's trials a machine's workers have done."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            row = connection.execute(_PARTS_DONE, [name, machine.address]).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def events(self, name: str) -> Sequence[JobEvent]:
         """Return what happened to a job."""
