@@ -38,7 +38,11 @@ N_WORKERS = 2
 
 
 class DoomedPool(RayPool):
-    """Strikes the worker that answers first, and counts who is there."""
+    """Strikes the worker that answers first, and counts who is there.
+
+    Work begins when all workers are there: on a busy machine one alone would else be
+    through with it before the next has started.
+    """
 
     strike: Callable[[str], None] | None = None
 
@@ -46,6 +50,11 @@ class DoomedPool(RayPool):
         super().__init__(setup, placement)
         self.process: dict[str, int] = {}
         self.n_at_end: int | None = None
+        self.is_complete = False
+
+    def free(self) -> Sequence[str]:
+        self.is_complete = self.is_complete or len(self.workers()) == N_WORKERS
+        return super().free() if self.is_complete else ()
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         events = super().poll(timeout_s)
@@ -165,6 +174,7 @@ def test_a_poison_candidate_and_one_that_hangs_end_and_the_study_goes_on(
     assert status.counts["scored"] == 6
     assert pool.n_at_end == N_WORKERS
     assert {progress.roster.wanted for progress in seen} == {N_WORKERS}
+    assert max(progress.workers for progress in seen) == N_WORKERS
 
 
 def test_three_workers_in_a_row_that_never_became_ready_stop_the_study(
