@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.errors import ClaimLostError, StoreUnreachableError
+from evomerge.errors import ClaimLostError, SchemaError, StoreUnreachableError
 from evomerge.service.environment import of_coordinator
 from evomerge.service.policy import write_policy
 from evomerge.service.processes import ChildProcess, Command, Process
@@ -78,7 +78,8 @@ class Exporter:
         """Write exports until drained; a database that is away is waited for."""
         try:
             while not self._draining.is_set():
-                with suppress(StoreUnreachableError):  # the supervisor tells
+                # The supervisor tells of either.
+                with suppress(StoreUnreachableError, SchemaError):
                     self.step()
                 self._draining.wait(POLL_S)
         finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from evomerge.errors import BusyError, StoreUnreachableError
@@ -18,6 +20,10 @@ AT_ONCE = 6
 """Requests of one process that are at the database at the same time: each keeps a
 connection to read and one to write."""
 PATIENCE_S = 20.0
+AWAY_S = 600.0
+"""How long a database may be away when a replica starts."""
+TOLD_S = 10.0
+_logger = logging.getLogger(__name__)
 
 
 class Records:
@@ -49,6 +55,31 @@ class Records:
     def close(self) -> None:
         """Close the database; idempotent."""
         self._database.close()
+
+
+def waited_for(
+    url: str,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Records:
+    """Open records, made where there are none; a database that is away is waited for.
+
+    Every ten seconds a line tells so.
+
+    Raises:
+        StoreUnreachableError: It did not answer for ten minutes.
+        StoreError: It cannot be used.
+    """
+    began = clock()
+    while True:
+        try:
+            return Records(url, create=True)
+        except StoreUnreachableError as error:
+            left_s = began + AWAY_S - clock()
+            if left_s <= 0:
+                raise
+            _logger.warning("%s Waiting for it, %.0f s at most.", error, left_s)
+            sleep(min(TOLD_S, left_s))
 
 
 class RecordsPool:

@@ -32,7 +32,7 @@ from evomerge.service.http.operating import Replica
 from evomerge.service.metrics import Place, telling
 from evomerge.service.page import routes as page
 from evomerge.service.policy import refuse_readable
-from evomerge.service.records import Records, RecordsPool
+from evomerge.service.records import Records, RecordsPool, waited_for
 from evomerge.service.supervisor import KILL_AFTER_S, Site, Supervisor
 from evomerge.store.queue.job_queue import open_queue
 
@@ -129,7 +129,8 @@ def serve(
         metrics: Where numbers are told; nowhere if not given.
 
     Raises:
-        StoreError: The database cannot be used, or is of another version.
+        StoreError: The database cannot be used, is of another version, or was away for
+            ten minutes.
         SetupError: The address is taken.
         OSError: The spool folder cannot be written.
     """
@@ -153,7 +154,7 @@ def serve(
         app.state.watch.close()
 
     counter = Counter(pool, site)
-    app = make_app(counter, Replica(lambda: supervisor.is_claiming, drain))
+    app = make_app(counter, Replica(lambda: supervisor.obstacle, drain))
     page.install(app)
     url = _url(listening, bound)
     server = _Server(_config(app, listening), lambda: ready(url), end)
@@ -189,7 +190,7 @@ def _prepare(site: Site, listening: Listening) -> None:
     site.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     if site.policy is not None:
         refuse_readable(site.policy, _own_files(site, listening))
-    records = Records(site.url, create=True)
+    records = waited_for(site.url)
     try:
         skew_s = time.time() - records.seconds()
     finally:

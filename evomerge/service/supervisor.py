@@ -21,6 +21,7 @@ from typing import Any
 from evomerge.core.policy import Policy
 from evomerge.errors import (
     ClaimLostError,
+    SchemaError,
     SpecError,
     StoreError,
     StoreUnreachableError,
@@ -46,6 +47,8 @@ LOG = "coordinator.log"
 _POLICY = "policy.yaml"
 _SPEECHLESS = (ExitCode.DEFECT, 120)
 """Ends of a Python that can write neither its log nor why: the disk may be full."""
+_AWAY = "the database does not answer"
+_FOREIGN = "the database has another schema than this replica"
 _LEAST_BYTES = 1 << 16
 _logger = logging.getLogger(__name__)
 
@@ -116,13 +119,19 @@ class Supervisor:
         self._next_beat = clock()
         self._looked_at = clock()
         self._is_unsure = False  # whether the last step was cut off
+        self._in_the_way: str | None = None
         self._draining = threading.Event()
 
     @property
-    def is_claiming(self) -> bool:
-        """Whether it looks after the queue: within three beats; from any thread."""
+    def obstacle(self) -> str | None:
+        """Why it claims no jobs, in words for strangers; None if it does.
+
+        It claims while it looks after the queue within three beats. From any thread.
+        """
+        if self._in_the_way is not None:
+            return self._in_the_way
         is_late = self._clock() - self._looked_at > 3 * BEAT_S
-        return not is_late and not self._draining.is_set()
+        return "jobs are not claimed" if is_late or self._draining.is_set() else None
 
     def drain(self) -> None:
         """Claim no more, stop every process, and end ``run``; from any thread."""
@@ -133,16 +142,14 @@ class Supervisor:
 
         A database that does not answer is waited for: processes go on meanwhile.
         """
-        is_away = False
         try:
             while not (self._draining.is_set() and not self._children):
                 try:
                     self.step()
-                    is_away = False
                 except StoreUnreachableError as error:
-                    if not is_away:
+                    if self._in_the_way != _AWAY:
                         _logger.warning("%s", error)
-                    is_away = True
+                    self._in_the_way = _AWAY
                 if self._draining.is_set():
                     time.sleep(POLL_S)  # for processes to end
                 else:
@@ -161,6 +168,9 @@ class Supervisor:
         if self._draining.is_set():
             for child in self._children:
                 self._stop(child)
+        if not self._is_ours():
+            self._leave_all()
+            return
         if self._is_unsure:
             known = [c.claim.job.id for c in self._children if not c.is_lost]
             self._queue.give_back(self._name, known)
@@ -178,6 +188,28 @@ class Supervisor:
             self._begin(claim)
         self._is_unsure = False
         self._looked_at = self._clock()
+        self._in_the_way = None
+
+    def _is_ours(self) -> bool:
+        """Look whether the database's schema is one that coordinators can use.
+
+        On another one each would end at once, and its job would have failed for good.
+        """
+        try:
+            self._queue.check()
+        except SchemaError as error:
+            if self._in_the_way != _FOREIGN:
+                _logger.error("%s This replica claims no jobs until then.", error)
+            self._in_the_way = _FOREIGN
+            return False
+        return True
+
+    def _leave_all(self) -> None:
+        """Stop every process, and say nothing of it: claims run out."""
+        for child in self._children:
+            self._stop(child)
+        self._is_unsure = True
+        self._children = [c for c in self._children if c.process.poll() is None]
 
     def _has_room(self) -> bool:
         if self._draining.is_set() or len(self._children) >= self._site.capacity:

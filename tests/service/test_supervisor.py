@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.jobs import bundle, due_now, run_out, submission
+from support.searched import by_hand
 
 from evomerge.core.policy import OFFLINE, Policy
 from evomerge.errors import StoreUnreachableError
@@ -29,6 +30,7 @@ from evomerge.store.queue.ending import MAX_IN_THE_WAY
 from evomerge.store.queue.job_queue import JobQueue, open_queue
 from evomerge.store.queue.values import JobState, Wanted
 from evomerge.store.sql import open_store
+from evomerge.store.tables.schema import VERSION_TABLE, VERSIONS
 
 S = JobState
 
@@ -354,6 +356,43 @@ def test_what_was_cut_off_while_a_job_was_begun_is_made_good_at_once(
     assert machine.state() is S.RUNNING
     assert len(machine.processes) == 1
     assert machine.queue.get("ann", "a").fruitless == 0
+
+
+def test_on_a_database_of_another_schema_no_job_is_claimed_and_none_fails(
+    machine: Machine,
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    machine.queue.submit("ann", submission("b"))
+    by_hand(machine.url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
+    machine.processes[0].code = 2  # a coordinator that met it, too
+    machine.later(supervisor)
+    machine.later(supervisor)
+    assert len(machine.processes) == 1
+    assert (machine.state("a"), machine.state("b")) == (S.RUNNING, S.QUEUED)
+    assert supervisor.obstacle is not None
+    assert "another schema" in supervisor.obstacle
+    by_hand(machine.url, f"UPDATE {VERSION_TABLE} SET version_num = '{VERSIONS[-1]}'")
+    machine.later(supervisor)
+    assert supervisor.obstacle is None
+    assert {machine.state("a"), machine.state("b")} == {S.RUNNING}
+    assert len(machine.processes) == 3
+
+
+def test_processes_on_a_database_of_another_schema_are_stopped(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = machine.supervisor()
+    supervisor.step()
+    by_hand(machine.url, f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
+    machine.later(supervisor)
+    machine.later(supervisor)
+    assert machine.processes[0].stops == 1
+    assert [m for m in caplog.messages if "claims no jobs" in m] == [
+        m for m in caplog.messages if "schema 0099" in m
+    ]
+    supervisor.drain()
+    supervisor.run()  # ends
 
 
 def test_files_are_placed_whole_and_once(tmp_path: Path) -> None:

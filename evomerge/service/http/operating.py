@@ -18,11 +18,11 @@ class Replica:
     """What routes know of the process they are in.
 
     Attributes:
-        is_claiming: Whether its supervisor looked at the queue lately.
+        obstacle: Why its supervisor claims no jobs; None if it does.
         drain: Ends it in order.
     """
 
-    is_claiming: Callable[[], bool]
+    obstacle: Callable[[], str | None]
     drain: Callable[[], None]
 
 
@@ -37,11 +37,11 @@ def ready(request: Request) -> Response:
     """Tell whether the database answers and jobs are claimed; needs no token."""
     counter: Counter = request.app.state.counter
     replica: Replica = request.app.state.replica
-    with counter.pool.lend() as records:
-        records.seconds()
-    is_claiming = replica.is_claiming()
-    said = "ok" if is_claiming else "jobs are not claimed"
-    return answer({"status": said}, 200 if is_claiming else 503)
+    obstacle = replica.obstacle()
+    if obstacle is None:
+        with counter.pool.lend() as records:
+            records.seconds()
+    return answer({"status": obstacle or "ok"}, 503 if obstacle else 200)
 
 
 @router.get("/v1/workers", response_model=bodies.WorkersBody)

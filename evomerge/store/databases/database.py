@@ -16,7 +16,12 @@ from evomerge.errors import SchemaError, StoreError
 from evomerge.masking import masked_url
 from evomerge.store.databases.backend import Backend, file_of, parse
 from evomerge.store.tables.dialects import NOW
-from evomerge.store.tables.schema import VERSIONS, migrate, recorded_version
+from evomerge.store.tables.schema import (
+    VERSIONS,
+    migrate,
+    present_version,
+    recorded_version,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,17 @@ class Database:
         """Return the database's clock, seconds since 1970."""
         with self.reading() as connection:
             return float(connection.scalar(sa.select(NOW)) or 0.0)
+
+    def check(self) -> None:
+        """Make sure that nobody has brought the database to another schema meanwhile.
+
+        Raises:
+            SchemaError: Somebody has.
+        """
+        with self.reading() as connection:
+            version = present_version(connection)
+        if version != VERSIONS[-1]:
+            raise _other_version(self.shown, str(version))
 
     def _prepare(self, *, create: bool) -> None:
         with self.reading() as connection:

@@ -142,7 +142,11 @@ class Exports:
         """Claim the export that waits longest; None if none does.
 
         One whose claim ran out is claimed again, or has failed after a few starts.
+
+        Raises:
+            SchemaError: The database is not of this evomerge's schema any more.
         """
+        self._database.check()
         with self._database.writing() as connection:
             self._give_up(connection)
             is_due = sa.or_(

@@ -47,6 +47,14 @@ class JobQueue:
         """Close the database; idempotent."""
         self._database.close()
 
+    def check(self) -> None:
+        """Make sure that the database is still of this evomerge's schema.
+
+        Raises:
+            SchemaError: It is not.
+        """
+        self._database.check()
+
     def submit(self, user: str, submission: Submission) -> tuple[Job, bool]:
         """Queue a user's job; the same again changes nothing.
 

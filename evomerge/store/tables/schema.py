@@ -357,10 +357,15 @@ def recorded_version(connection: sa.Connection, tables: list[str]) -> str | None
     if facts.get("application") != APPLICATION:
         return None
     if VERSION_TABLE in tables:
-        version: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
-        return version
+        return present_version(connection)
     # The first schema had no version table.
     return f"{int(facts['schema_version']):04}" if "schema_version" in facts else None
+
+
+def present_version(connection: sa.Connection) -> str | None:
+    """Return the version of a database that was found to be evomerge's before."""
+    version: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
+    return version
 
 
 def migrate(connection: sa.Connection, version: str | None) -> None:

@@ -17,21 +17,20 @@ from urllib.parse import urlsplit
 import pytest
 from support.postgres import running
 from support.searched import by_hand
-from support.services import serving, wait_for
+from support.services import Answer, serving, wait_for
 
-from evomerge.errors import SetupError
+from evomerge.errors import SetupError, StoreUnreachableError
 from evomerge.service import replica
+from evomerge.service.records import waited_for
 from evomerge.service.replica import Listening, is_loopback
 from evomerge.store.queue.accounts import open_accounts
 from evomerge.store.queue.values import Scope
-from evomerge.store.tables.schema import VERSION_TABLE
+from evomerge.store.tables.schema import VERSION_TABLE, VERSIONS
 
 
 @contextmanager
-def served(
-    folder: Path, db: str, *more: str
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `evomerge serve` as a process; give its URL and the process."""
+def started(folder: Path, db: str, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `evomerge serve` as a process."""
     words = [sys.executable, "-m", "evomerge", "serve", "--listen", "127.0.0.1:0"]
     words += ["--spool", str(folder / "spool"), "--jobs", "0", *more]
     with subprocess.Popen(
@@ -43,11 +42,24 @@ def served(
         text=True,
     ) as process:
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            yield line.rpartition(" ")[2].strip(), process
+            yield process
         finally:
             process.kill()
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    """Wait until a service answers, or ends; return its URL, empty if it has ended."""
+    assert process.stdout is not None
+    return process.stdout.readline().rpartition(" ")[2].strip()
+
+
+@contextmanager
+def served(
+    folder: Path, db: str, *more: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `evomerge serve` as a process; give its URL and the process."""
+    with started(folder, db, *more) as process:
+        yield address(process), process
 
 
 def get(
@@ -123,6 +135,52 @@ def test_a_database_of_another_version_is_refused_with_what_to_do(
         with served(tmp_path, db) as (_, process):
             assert process.wait(30) == 2
         assert said in (tmp_path / "errors").read_text()
+
+
+def test_a_replica_that_meets_another_schema_tells_that_it_claims_nothing(
+    tmp_path: Path,
+) -> None:
+    db = f"sqlite:///{tmp_path}/jobs.db"
+    set_to = f"UPDATE {VERSION_TABLE} SET version_num = "
+    with serving(db, tmp_path / "spool") as service:
+
+        def ready() -> Answer:
+            return service.call("GET", "/readyz", who=None)
+
+        by_hand(db, f"{set_to}'0099'")
+        try:
+            wait_for(lambda: "another schema" in str(ready().data["status"]), 20)
+            assert ready().status == 503
+        finally:
+            by_hand(db, f"{set_to}'{VERSIONS[-1]}'")
+        wait_for(lambda: ready().status == 200, 20)
+
+
+def test_a_replica_that_starts_without_its_database_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    errors = tmp_path / "errors"
+    with running() as server:
+        db = server.database()
+        server.stop()
+        with started(tmp_path, db) as process:
+            wait_for(lambda: "Waiting for it" in errors.read_text())
+            assert process.poll() is None
+            server.start()
+            url = address(process)
+            wait_for(lambda: get(url, "/readyz")[0] == 200)
+
+
+def test_a_database_that_stays_away_ends_the_wait_after_ten_minutes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pauses: list[float] = []
+    with pytest.raises(StoreUnreachableError):
+        waited_for(
+            "postgresql://127.0.0.1:9/nobody", lambda: sum(pauses), pauses.append
+        )
+    assert pauses == [10.0] * 60
+    assert len([m for m in caplog.messages if "Waiting for it" in m]) == 60
 
 
 def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
