@@ -156,6 +156,7 @@ def test_a_replica_that_meets_another_schema_tells_that_it_claims_nothing(
         wait_for(lambda: ready().status == 200, 20)
 
 
+@pytest.mark.timeout(200)
 def test_a_replica_that_starts_without_its_database_waits_for_it(
     tmp_path: Path,
 ) -> None:
