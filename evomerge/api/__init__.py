@@ -1,6 +1,7 @@
 """The typed Python API; every command of the CLI calls one function of it.
 
-Searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
+In Python: ``run`` a study, or ``load`` it by name; ``Study`` does the rest. Below that,
+searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
 ``trials``, ``show``. Writing models: ``export``, ``merge``. Recipe files:
 ``convert_recipe``. Around it: ``check``, ``compare``, ``doctor``, ``zoo``. Databases:
@@ -62,6 +63,9 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.running import search as search
     from evomerge.api.showing import Shown as Shown
     from evomerge.api.showing import show as show
+    from evomerge.api.study import Study as Study
+    from evomerge.api.study import load as load
+    from evomerge.api.study import run as run
     from evomerge.core.study import Budget as Budget
 
 _NAMES = {
@@ -103,6 +107,7 @@ _NAMES = {
     ),
     "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),
     "evomerge.api.showing": ("Shown", "show"),
+    "evomerge.api.study": ("Study", "load", "run"),
     "evomerge.core.study": ("Budget",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

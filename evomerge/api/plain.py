@@ -21,3 +21,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return masked_by_form(value) if isinstance(value, str) else value
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of trials, as plain data, without mappings in it."""
+    nested = {"values": "", "scores": "", "point": "point.", "seconds": "seconds."}
+    out = {k: v for k, v in row.items() if k not in nested and k != "directions"}
+    for name, stem in nested.items():
+        out |= {f"{stem}{k}": v for k, v in (row.get(name) or {}).items()}
+    return out

@@ -33,6 +33,7 @@ from evomerge.specs.persistence import diff
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.specs.studies.chain import Pending
 from evomerge.specs.studies.restored import restore
+from evomerge.specs.studies.study_file import Written
 from evomerge.store.base import Store, StoredStudy
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
@@ -40,8 +41,8 @@ from evomerge.store.sql import open_store
 _LEASE_S = 30.0
 
 
-def prepare(study_file: Path, *, db: str, where: Where) -> Prepared:
-    """Read a study file, check it with its sources, and put it into the database.
+def prepare(study_file: Written, *, db: str, where: Where) -> Prepared:
+    """Read a study, check it with its sources, and put it into the database.
 
     A study of this name that is there already with the same configuration is taken
     as it is, with the file's budget and workers. Of a study with stages, the first

@@ -15,7 +15,7 @@ from evomerge.scoring.survey import Surveyor
 from evomerge.specs.persistence import cut_of, diff, recipe_version_of
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of, origins_of
-from evomerge.specs.studies.study_file import read_studies
+from evomerge.specs.studies.study_file import Written, read_studies
 from evomerge.store.base import Store, StoredStudy
 from evomerge.store.owner import this_process
 from evomerge.strategies.registry import problems
@@ -23,7 +23,7 @@ from evomerge.strategies.registry import problems
 _RESTART_TTL_S = 30.0
 
 
-def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]:
+def resolve_file(study_file: Written, cache_dir: Path) -> tuple[ResolvedStudy, ...]:
     """Read a study file and check it with its sources.
 
     Returns:
@@ -43,7 +43,7 @@ def resolve_file(study_file: Path, cache_dir: Path) -> tuple[ResolvedStudy, ...]
 def as_recorded(
     studies: tuple[ResolvedStudy, ...],
     store: Store,
-    study_file: Path,
+    study_file: Written,
     cache_dir: Path,
 ) -> tuple[ResolvedStudy, ...]:
     """Return a file's studies with recipes and blocks as they are recorded with."""

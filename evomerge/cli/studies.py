@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.plain import plain
+from evomerge.api.plain import flat, plain
 from evomerge.cli.options import cache_dir, cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
@@ -85,22 +85,13 @@ class _Listing:
         import csv
         import io
 
-        flat = [_flat(row) for row in rows]
-        columns = list(dict.fromkeys(key for row in flat for key in row))
+        table = [flat(row) for row in rows]
+        columns = list(dict.fromkeys(key for row in table for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(table)
         click.echo(text.getvalue(), nl=False)
-
-
-def _flat(row: _Row) -> _Row:
-    """Return a row without mappings in it."""
-    nested = {"values": "", "scores": "", "point": "point.", "seconds": "seconds."}
-    out = {k: v for k, v in row.items() if k not in nested and k != "directions"}
-    for name, stem in nested.items():
-        out |= {f"{stem}{k}": v for k, v in (row.get(name) or {}).items()}
-    return out
 
 
 @click.command(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.policy import in_force
@@ -28,6 +32,9 @@ from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import missing, source_folder
 from evomerge.specs.studies.chain import resolve_parts
 from evomerge.specs.studies.parts import read_search, read_stages
+
+Written = str | Path | Mapping[str, Any]
+"""A study file, or what would stand in one, its paths relative to this folder."""
 
 
 def load_study(path: str | Path) -> StudySpec:
@@ -159,7 +166,7 @@ def read_study(
 
 
 def read_studies(
-    path: str | Path,
+    written: Written,
     *,
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
@@ -167,13 +174,12 @@ def read_studies(
     cut: int = CUT,
     survey: Survey | None = None,
 ) -> tuple[ResolvedStudy, ...]:
-    """Read a study file and return all of its stages; see ``resolve_parts``.
+    """Read a study and return all of its stages; see ``resolve_parts``.
 
     Raises:
         SpecError: Carries every mistake found.
     """
-    file = Path(path)
-    data = read_yaml(file)
+    data, file = _document(written)
     with placing(data):
         studies = resolve_parts(
             _parts_of(data, file, judge, survey),
@@ -187,6 +193,15 @@ def read_studies(
         replace(study, warnings=placed(study.warnings, [data]), lines=data.lines)
         for study in studies
     )
+
+
+def _document(written: Written) -> tuple[Document, Path]:
+    """Return a study as data, and the file whose folder its paths start from."""
+    if not isinstance(written, Mapping):
+        return read_yaml(Path(written)), Path(written)
+    file = Path.cwd() / "study"
+    plain = json.loads(json.dumps(dict(written), default=os.fspath))
+    return Document(plain, Lines(file.name, yaml.MappingNode("", []))), file
 
 
 def load_evaluators(path: str | Path) -> EvaluatorsSpec:
