@@ -192,8 +192,6 @@ class Stage:
         }
         if number % 5 == 2:
             options |= {"fail_if": 0.02, "break_if": 0.02, "error_if": 0.02}
-        if number % 3 == 1 and self.workers is not None:
-            options |= {"crash_if": 0.1}
         task = {"task": "simulated", "metric": "acc", "options": options}
         kind = ("cma", "tpe", "random", "nsga2")[number % 4]
         both = [{"name": task, "measure": f"{task}/acc"} for task in ("one", "two")]
