@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from evomerge.client import values
 from evomerge.client.downloads import Archive, fetch, refuse_taken, unpack
 from evomerge.client.streams import Message, Stream
 from evomerge.client.transport import Request, Transport
+from evomerge.client.values import reader, to_json
 from evomerge.client.verbs import (
     EVENTS_PAGE,
     PAGE,
@@ -61,7 +61,7 @@ class RemoteService:
 
     def me(self) -> Me:
         """Return who asks."""
-        return self._get("/v1/me", values.me_from)
+        return self._get("/v1/me", reader(Me))
 
     def submit(
         self,
@@ -84,12 +84,12 @@ class RemoteService:
         if problems := name_problems("name", own):
             raise SpecError(problems)
         data, status = self._transport.json(Request("PUT", *_path(own), body))
-        return _read(data, values.job_from), status == _CREATED
+        return _read(data, reader(Job)), status == _CREATED
 
     def check(self, files: Mapping[str, bytes]) -> Checked:
         """Look at a study's files where they would run; see ``Verbs``."""
         body = {"files": Bundle(files).to_json()}
-        return self._ask(Request("POST", "/v1/check", None, body), values.checked_from)
+        return self._ask(Request("POST", "/v1/check", None, body), reader(Checked))
 
     def jobs(
         self,
@@ -109,19 +109,19 @@ class RemoteService:
         query |= {"user": user} if user is not None else {}
         query |= {"after": after} if after is not None else {}
         request = Request("GET", "/v1/studies", query)
-        return self._ask(request, _listed("jobs", values.job_from))
+        return self._ask(request, _listed("jobs", reader(Job)))
 
     def job(self, name: str) -> Job:
         """Return a job."""
-        return self._ask(Request("GET", *_path(name)), values.job_from)
+        return self._ask(Request("GET", *_path(name)), reader(Job))
 
     def cancel(self, name: str) -> Job:
         """Want a job ended; see ``Verbs``."""
-        return self._post(name, "/cancel", None, values.job_from)
+        return self._post(name, "/cancel", None, reader(Job))
 
     def pause(self, name: str) -> Job:
         """Want a job to stop until it is resumed; see ``Verbs``."""
-        return self._post(name, "/pause", None, values.job_from)
+        return self._post(name, "/pause", None, reader(Job))
 
     def resume(
         self,
@@ -134,7 +134,7 @@ class RemoteService:
         body: dict[str, Any] = {"budget": dict(budget or {})}
         if priority is not None:
             body["priority"] = priority
-        return self._post(name, "/resume", body, values.job_from)
+        return self._post(name, "/resume", body, reader(Job))
 
     def delete(self, name: str) -> None:
         """Forget a job that has ended; see ``Verbs``."""
@@ -162,13 +162,13 @@ class RemoteService:
         """Return a job's events after a number; see ``Verbs``."""
         path, query = _path(name, "/events")
         request = Request("GET", path, {**query, "after": after, "limit": limit})
-        return self._ask(request, _listed("events", values.event_from))
+        return self._ask(request, _listed("events", reader(JobEvent)))
 
     def follow_events(self, name: str, after: int = 0) -> Iterator[JobEvent]:
         """Yield a job's events as they happen; see ``Verbs``."""
         stream = Stream(self._transport, *_path(name, "/events"), after)
         for message in stream:
-            event = _read(_data_of(message), values.event_from)
+            event = _read(_data_of(message), reader(JobEvent))
             if event.number > stream.after:  # a replica may tell one again
                 stream.after = event.number
                 yield event
@@ -197,12 +197,12 @@ class RemoteService:
     ) -> ExportJob:
         """Ask for a trial to be written as a model folder; see ``Verbs``."""
         body = {"trial": trial, "is_scored": is_scored}
-        return self._post(name, "/exports", body, values.export_from)
+        return self._post(name, "/exports", body, reader(ExportJob))
 
     def export_state(self, name: str, id: str) -> ExportJob:
         """Return how an export stands."""
         request = Request("GET", *_path(name, f"/exports/{_quoted(id)}"))
-        return self._ask(request, values.export_from)
+        return self._ask(request, reader(ExportJob))
 
     def download(
         self,
@@ -238,15 +238,15 @@ class RemoteService:
 
     def workers(self) -> Sequence[WorkerRow]:
         """Return the workers of the cluster."""
-        return self._get("/v1/workers", _listed("workers", values.worker_from))
+        return self._get("/v1/workers", _listed("workers", reader(WorkerRow)))
 
     def tokens(self) -> Sequence[Token]:
         """Return one's own tokens; never their secrets."""
-        return self._get("/v1/tokens", _listed("tokens", values.token_from))
+        return self._get("/v1/tokens", _listed("tokens", reader(Token)))
 
     def add_token(self, new: NewToken) -> str:
         """Make a token for oneself, and return its secret; see ``Verbs``."""
-        body = values.to_json(new)
+        body = to_json(new)
         request = Request("POST", "/v1/tokens", None, body, repeats=False)
         return self._ask(request, lambda data: str(data["secret"]))
 
@@ -256,13 +256,13 @@ class RemoteService:
 
     def users(self) -> Sequence[User]:
         """Return every user; for admins."""
-        return self._get("/v1/users", _listed("users", values.user_from))
+        return self._get("/v1/users", _listed("users", reader(User)))
 
     def add_user(self, new: NewUser) -> User:
         """Add a user; for admins."""
-        body = values.to_json(new)
+        body = to_json(new)
         request = Request("POST", "/v1/users", None, body, repeats=False)
-        return self._ask(request, values.user_from)
+        return self._ask(request, reader(User))
 
     def _get(self, path: str, read: Callable[[Any], _T]) -> _T:
         return self._ask(Request("GET", path), read)

@@ -1,4 +1,7 @@
-"""Values of the service as JSON, and back: what both ends of the wire agree on."""
+"""Values of the service as JSON, and back: what both ends of the wire agree on.
+
+The values themselves say what their JSON is: a key a field, of the field's type.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,30 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import Enum
-from typing import Any, TypeVar
+from functools import cache
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from evomerge.client.verbs import Checked, ExportJob, Me, WorkerRow
 from evomerge.errors import Problem
-from evomerge.store.queue.values import (
-    ExportState,
-    Job,
-    JobEvent,
-    JobState,
-    Role,
-    Scope,
-    Token,
-    User,
-    Wanted,
-)
+from evomerge.store.queue.values import Job, User
 
 _T = TypeVar("_T")
-_OF_FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "role": Role,
-    "wanted": Wanted,
-    "scopes": lambda words: frozenset(map(Scope, words)),
-}
-_HIDDEN = ("id",)
-"""Database keys; those of exports and workers are names."""
+_KEYED = (Job, User)
+"""What has a database key, ``id``, which is not told; those of others are names."""
+
+
+@cache
+def told_fields(kind: Any) -> Mapping[str, Any]:
+    """Return the names and types of the fields that are told of a kind of values."""
+    types = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    return {name: types[name] for name in names if name != "id" or kind not in _KEYED}
 
 
 def to_json(value: Any) -> Any:
     """Return plain JSON data; database keys of jobs and users are not in it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hidden = _HIDDEN if isinstance(value, Job | User) else ()
-        found = {
-            field.name: to_json(getattr(value, field.name))
-            for field in fields(value)
-            if field.name not in hidden
-        }
+        found = {key: to_json(getattr(value, key)) for key in told_fields(type(value))}
         if isinstance(value, Job):
             found["address"] = value.address
         return found
@@ -53,81 +45,46 @@ def to_json(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def job_from(data: Any) -> Job:
-    """Read a job; its ``id`` is 0, as keys are not told.
+def reader(kind: type[_T]) -> Callable[[Any], _T]:
+    """Return what reads a value of a kind from JSON data, or raises ValueError.
 
-    Raises:
-        ValueError: It is none.
+    Further keys are a newer server's, and passed over. The ``id`` of a job or a user is
+    0, as keys are not told.
     """
-    return _read(Job, {**_mapping(data), "id": 0}, state=JobState)
+
+    def read(data: Any) -> _T:
+        found, types = _mapping(data), told_fields(kind)
+        values: dict[str, Any] = {"id": 0} if kind in _KEYED else {}
+        for name, meant in types.items():
+            if name not in found:
+                raise ValueError(f"expected {name!r} in a {kind.__name__}")
+            try:
+                values[name] = _converted(meant, found[name])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} of a {kind.__name__}: {error}") from error
+        return kind(**values)
+
+    return read
 
 
-def event_from(data: Any) -> JobEvent:
-    """Read an event.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _read(JobEvent, data, number=int)
-
-
-def export_from(data: Any) -> ExportJob:
-    """Read an export.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _read(ExportJob, data, state=ExportState, id=str, bytes=int)
-
-
-def worker_from(data: Any) -> WorkerRow:
-    """Read a worker.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _read(WorkerRow, data, id=str, state=str)
-
-
-def token_from(data: Any) -> Token:
-    """Read what is known of a token.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _read(Token, data)
-
-
-def user_from(data: Any) -> User:
-    """Read a user; its ``id`` is 0, as keys are not told.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return _read(User, {**_mapping(data), "id": 0})
-
-
-def me_from(data: Any) -> Me:
-    """Read who asks.
-
-    Raises:
-        ValueError: It is not that.
-    """
-    return _read(Me, data)
-
-
-def checked_from(data: Any) -> Checked:
-    """Read what a look at files found.
-
-    Raises:
-        ValueError: It is not that.
-    """
-    return _read(
-        Checked,
-        data,
-        problems=problems_from,
-        warnings=lambda said: tuple(map(str, said)),
-    )
+def _converted(meant: Any, value: Any) -> Any:
+    """Make a value of a type, as it is written in a dataclass, of JSON data."""
+    origin, parts = get_origin(meant), get_args(meant)
+    if origin is UnionType:
+        return None if value is None else _converted(parts[0], value)
+    if origin is Mapping:
+        return _mapping(value)
+    if origin in (tuple, frozenset):
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, got {value!r:.80}")
+        return origin(_converted(parts[0], entry) for entry in value)
+    if meant is Problem:
+        return _problem(value)
+    if issubclass(meant, Enum):
+        return meant(value)
+    if not isinstance(value, int | float if meant is float else meant):
+        raise ValueError(f"expected a {meant.__name__}, got {value!r:.80}")
+    return value
 
 
 def problems_from(data: Any) -> tuple[Problem, ...]:
@@ -138,7 +95,7 @@ def problems_from(data: Any) -> tuple[Problem, ...]:
     """
     if not isinstance(data, list):
         raise ValueError(f"expected a list of problems, got {data!r:.80}")
-    return tuple(_problem(entry) for entry in data)
+    return tuple(map(_problem, data))
 
 
 def _problem(entry: Any) -> Problem:
@@ -175,19 +132,3 @@ def _mapping(data: Any) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"expected a mapping, got {data!r:.80}")
     return data
-
-
-def _read(kind: type[_T], data: Any, **read: Callable[[Any], Any]) -> _T:
-    """Make a value of the keys it has; further keys are a newer server's."""
-    found = _mapping(data)
-    values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, all of them
-        if field.name not in found:
-            raise ValueError(f"expected {field.name!r} in a {kind.__name__}")
-        convert = read.get(field.name) or _OF_FIELDS.get(field.name)
-        try:
-            value = found[field.name]
-            values[field.name] = value if convert is None else convert(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{field.name} of a {kind.__name__}: {error}") from error
-    return kind(**values)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
-from evomerge.store.queue.values import ExportState, JobState, Role, Scope, Wanted
+from evomerge.client.values import told_fields
+from evomerge.client.verbs import Checked, ExportJob, Me, WorkerRow
+from evomerge.store.queue.values import Job, JobEvent, Role, Scope, Token, User
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -77,49 +80,35 @@ class UserAsked(_Asked):
     max_gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
-class JobBody(BaseModel):
-    """A job."""
-
-    user: str
-    name: str
-    address: str
-    study: str
-    bundle_digest: str
-    state: JobState
-    wanted: Wanted
-    priority: int
-    budget: dict[str, float]
-    place: dict[str, Any]
-    claim_by: str | None
-    due: str | None
-    starts: int
-    fruitless: int
-    last_progress: int
-    why: str | None
-    created: str
-    changed: str
+def _told(kind: type, **further: Any) -> Any:
+    """Describe a value as ``client.values.to_json`` tells it."""
+    said = (kind.__doc__ or "").partition("\n")[0]
+    keys = {**told_fields(kind), **further}
+    return _model(f"{kind.__name__}Body", said, keys)
 
 
-class JobsBody(BaseModel):
-    """Jobs, oldest first; ``next`` is the address after which there are more."""
-
-    jobs: list[JobBody]
-    next: str | None
+def _listed(key: str, one: Any, **further: Any) -> Any:
+    """Describe a list of values under a key."""
+    return _model(f"{key.title()}Body", None, {key: list[one], **further})
 
 
-class EventBody(BaseModel):
-    """Something that happened to a job."""
-
-    number: int
-    at: str
-    kind: str
-    data: dict[str, Any]
+def _model(name: str, said: str | None, keys: Mapping[str, Any]) -> Any:
+    needed: dict[str, Any] = {key: (kind, ...) for key, kind in keys.items()}
+    return create_model(name, __doc__=said, **needed)
 
 
-class EventsBody(BaseModel):
-    """Events, in order."""
-
-    events: list[EventBody]
+JobBody = _told(Job, address=str)
+JobsBody = _listed("jobs", JobBody, next=str | None)  # after which there are more
+EventsBody = _listed("events", _told(JobEvent))
+ExportBody = _told(ExportJob)
+ExportsBody = _listed("exports", ExportBody)
+CheckedBody = _told(Checked)
+WorkerBody = _told(WorkerRow)
+WorkersBody = _listed("workers", WorkerBody)
+TokensBody = _listed("tokens", _told(Token))
+UserBody = _told(User)
+UsersBody = _listed("users", UserBody)
+MeBody = _told(Me)
 
 
 class RowsBody(BaseModel):
@@ -128,114 +117,23 @@ class RowsBody(BaseModel):
     rows: Any
 
 
-class ProblemBody(BaseModel):
-    """One mistake in what was sent."""
-
-    where: str
-    message: str
-
-
-class CheckedBody(BaseModel):
-    """What a look at files found."""
-
-    study: str | None
-    problems: list[ProblemBody]
-    warnings: list[str]
-
-
-class ExportBody(BaseModel):
-    """A model folder that the service writes."""
-
-    id: str
-    name: str
-    trial: int | None
-    is_scored: bool
-    state: ExportState
-    why: str | None
-    bytes: int
-    fingerprint: str | None
-
-
-class ExportsBody(BaseModel):
-    """The exports of a job, oldest first."""
-
-    exports: list[ExportBody]
-
-
-class WorkerBody(BaseModel):
-    """A worker."""
-
-    id: str
-    node: str
-    host: str
-    address: str
-    state: str
-    study: str | None
-    versions: dict[str, Any]
-    resources: dict[str, Any]
-    since: str
-    seen: str
-
-
-class WorkersBody(BaseModel):
-    """The workers of the cluster."""
-
-    workers: list[WorkerBody]
-
-
-class TokenBody(BaseModel):
-    """What is known of a token."""
-
-    user: str
-    name: str
-    scopes: list[Scope]
-    created: str
-    expires: str | None
-    revoked: str | None
-    last_used: str | None
-
-
-class TokensBody(BaseModel):
-    """One's own tokens."""
-
-    tokens: list[TokenBody]
-
-
 class SecretBody(BaseModel):
     """A token's secret, shown this once."""
 
     secret: str
 
 
-class UserBody(BaseModel):
-    """A user."""
-
-    name: str
-    role: Role
-    weight: float
-    max_running: int | None
-    max_gpu_hours: float | None
-
-
-class UsersBody(BaseModel):
-    """Every user."""
-
-    users: list[UserBody]
-
-
-class MeBody(BaseModel):
-    """Who asks, and who answers."""
-
-    user: str
-    role: Role
-    scopes: list[Scope]
-    version: str
-
-
 class HealthBody(BaseModel):
     """Whether all is well."""
 
     status: str
+
+
+class ProblemBody(BaseModel):
+    """One mistake in what was sent."""
+
+    where: str
+    message: str
 
 
 class ErrorBody(BaseModel):
