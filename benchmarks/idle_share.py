@@ -43,6 +43,7 @@ from evomerge.core.work import (
     BlockScored,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerReady,
 )
 from evomerge.search.coordinator import Coordinator
@@ -136,6 +137,9 @@ class PretendedPool:
     def roster(self) -> Roster:
         """Return that nobody is missing."""
         return Roster(wanted=len(self._names), up=len(self._names))
+
+    def heed(self, wishes: Wishes) -> None:
+        """Let nothing change; nobody wishes anything."""
 
     def submit(self, worker: str, work: Assignment) -> None:
         """Work on an assignment, from now on."""

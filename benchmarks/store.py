@@ -45,6 +45,7 @@ from evomerge.core.work import (
     BlockScored,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerReady,
 )
 from evomerge.search import study_run
@@ -154,6 +155,9 @@ class InstantPool:
     def roster(self) -> Roster:
         """Return how many there are, and are to be."""
         return Roster(len(self._free), len(self._free))
+
+    def heed(self, wishes: Wishes) -> None:
+        """Let nothing change; nobody wishes anything."""
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Answer at once."""

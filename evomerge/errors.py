@@ -25,6 +25,7 @@
     │   ├── BusyError            too much is asked at once; later it is answered
     │   ├── UserError            no such user, or one of that name already
     │   ├── JobNotFoundError
+    │   ├── WorkerNotFoundError
     │   ├── JobExistsError       the name is taken by another job; says the differences
     │   ├── JobStateError        not in the state the job is in
     │   ├── ClaimLostError       another supervisor has the job
@@ -173,6 +174,10 @@ class UserError(ServiceError):
 
 class JobNotFoundError(ServiceError):
     """No job of this name."""
+
+
+class WorkerNotFoundError(ServiceError):
+    """No worker of this name is there, or at work."""
 
 
 class JobExistsError(ServiceError):

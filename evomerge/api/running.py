@@ -212,7 +212,7 @@ def search(
 
 def make_pool(study: ResolvedStudy, where: Where) -> Pool:
     """Return the pool that fits the study and the place."""
-    setup = setup_of(study, where.cache_dir)
+    setup, policy = setup_of(study, where.cache_dir), in_force()
     if where.in_process:
         return InProcessPool(lambda: Evaluator(setup))
 
@@ -221,6 +221,7 @@ def make_pool(study: ResolvedStudy, where: Where) -> Pool:
         Placement(
             run_dir=str(where.cache_dir / "ray"),
             n_workers=where.workers or study.workers,
+            most=None if policy is None else policy.max_workers,
             address=where.address,
             gpus=study.engine.gpus,
             cpus=study.engine.cpus,

@@ -16,8 +16,17 @@ from typing import NoReturn
 import click
 
 from evomerge import __version__, extras
-from evomerge.cli import databases, models, recipes, run, service, studies, tools
-from evomerge.cli.verbs import following, jobs, login
+from evomerge.cli import (
+    databases,
+    models,
+    people,
+    recipes,
+    run,
+    service,
+    studies,
+    tools,
+)
+from evomerge.cli.verbs import following, jobs, login, workers
 from evomerge.errors import EvomergeError
 from evomerge.exit_codes import ExitCode, exit_code_of
 from evomerge.masking import hide_arguments, masked, masked_url
@@ -68,12 +77,14 @@ for _command in (
     jobs.ps,
     jobs.cancel,
     jobs.pause,
+    workers.scale,
+    workers.workers,
     following.logs,
     following.events,
     following.wait,
     service.serve,
-    service.user,
-    service.token,
+    people.user,
+    people.token,
     service.dashboard,
     tools.check,
     tools.compare,

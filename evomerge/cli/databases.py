@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +12,13 @@ from evomerge import api
 from evomerge.api.plain import plain
 from evomerge.cli.options import cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
-from evomerge.cli.verbs.meant import clean, meant, remote, understood
+from evomerge.cli.verbs.jobs import job_of_study
+from evomerge.cli.verbs.meant import clean, hush, meant, remote, understood
 from evomerge.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from evomerge.client.verbs import Verbs
+    from evomerge.store.queue.values import Job
 
 _MOST_SHOWN = 100
 
@@ -60,25 +65,56 @@ def _clock(seconds: float) -> str:
 )
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_option
 @db_option
 @json_option
-def delete(name: str, yes: bool, db: str, as_json: bool) -> None:
+def delete(name: str, yes: bool, cluster: str | None, db: str, as_json: bool) -> None:
     """Delete the study NAME, with the recipes and outcomes that only it has.
 
     Outcomes that another study reuses stay, and so do models written from it. A study
     that is being run is refused. There is no way back but a copy of the database.
+
+    With a cluster it is the job NAME that is deleted, with its study, log and exports;
+    so is the job of a study that was submitted to the database's queue. One that has
+    not ended is refused.
     """
-    if not yes:
-        found = api.removal(name, db=db)
-        question = f"Delete study {name!r} with {_words(found)}?"
-        if as_json or not sys.stdin.isatty():
-            raise click.UsageError(f"{question} Nobody is there to answer; give --yes.")
-        click.confirm(question, abort=True, err=True)
+    if (urls := meant(cluster)) is not None:
+        with remote(urls) as asked:
+            _delete_job(asked, asked.job(name), yes, as_json)
+        return
+    from evomerge.service.local import local_desk
+
+    with local_desk(db, create=False) as desk:
+        if (job := job_of_study(desk, name)) is not None:
+            _delete_job(desk, job, yes, as_json)
+            return
+    found = api.removal(name, db=db)
+    _confirm(f"Delete study {name!r} with {_words(found)}?", yes, as_json)
     gone = api.delete(name, db=db)
     if as_json:
         print_json(gone)
     else:
         click.echo(f"Deleted study {name!r} with {_words(gone)}.")
+
+
+def _delete_job(asked: Verbs, job: Job, yes: bool, as_json: bool) -> None:
+    what = f"{clean(job.address)} with its study, log and exports"
+    if job.state.is_final:
+        _confirm(f"Delete job {what}?", yes, as_json)
+    asked.delete(job.address)
+    if as_json:
+        print_json({"job": job.address, "study": job.study})
+    else:
+        click.echo(f"Deleted job {what}.")
+
+
+def _confirm(question: str, yes: bool, as_json: bool) -> None:
+    if yes:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody is there to answer; give --yes.")
+    hush()
+    click.confirm(question, abort=True, err=True)
 
 
 def _words(found: api.Removal) -> str:

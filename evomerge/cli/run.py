@@ -24,7 +24,7 @@ from evomerge.cli.options import (
     ray_address,
 )
 from evomerge.cli.tables import counted, print_json, print_table
-from evomerge.cli.verbs.jobs import resume_job
+from evomerge.cli.verbs.jobs import resume_job, resume_queued
 from evomerge.cli.verbs.meant import meant, refuse_options
 from evomerge.core.policy import in_force
 from evomerge.masking import masked_url
@@ -102,16 +102,23 @@ def resume(
     Budget and workers may change; what a budget says holds for the whole study. Stages
     of a study are called STUDY.STAGE; each has a budget of its own.
 
-    With a cluster, its job NAME is queued again, and goes on there.
+    With a cluster, its job NAME is queued again, and goes on there. So is a study that
+    was submitted to the database's queue, unless --workers, --address or --in-process
+    says where it is to run from here.
     """
+    given = {"trials": trials, "items": items, "minutes": minutes}
+    more = {key: value for key, value in given.items() if value is not None}
     if (urls := meant(cluster)) is not None:
         refuse_options(("workers", "address", "in_process"))
-        given = {"trials": trials, "items": items, "minutes": minutes}
-        more = {key: value for key, value in given.items() if value is not None}
         resume_job(name, more, priority, urls, as_json)
         return
+    is_placed = workers is not None or address is not None or in_process
+    if not is_placed and resume_queued(name, more, priority, db, as_json):
+        return
     if priority is not None:
-        raise click.UsageError("--priority is for a job of a cluster; give --cluster.")
+        raise click.UsageError(
+            "--priority is for a job of a cluster or a queue; give --cluster."
+        )
     address = ray_address(address, in_process)
     where = api.Where(workers, address, in_process, cache_dir())
     seconds = None if minutes is None else minutes * 60

@@ -27,6 +27,7 @@ _STATUS: dict[type[EvomergeError], HTTPStatus] = {
     errors.ForbiddenError: HTTPStatus.FORBIDDEN,
     errors.JobNotFoundError: HTTPStatus.NOT_FOUND,
     errors.StudyNotFoundError: HTTPStatus.NOT_FOUND,
+    errors.WorkerNotFoundError: HTTPStatus.NOT_FOUND,
     errors.JobExistsError: HTTPStatus.CONFLICT,
     errors.JobStateError: HTTPStatus.CONFLICT,
     errors.StudyExistsError: HTTPStatus.CONFLICT,

@@ -136,6 +136,10 @@ class RemoteService:
             body["priority"] = priority
         return self._post(name, "/resume", body, reader(Job))
 
+    def scale(self, name: str, workers: int) -> Job:
+        """Want another number of workers; see ``Verbs``."""
+        return self._post(name, "/scale", {"workers": workers}, reader(Job))
+
     def delete(self, name: str) -> None:
         """Forget a job that has ended; see ``Verbs``."""
         self._transport.json(Request("DELETE", *_path(name)))
@@ -239,6 +243,15 @@ class RemoteService:
     def workers(self) -> Sequence[WorkerRow]:
         """Return the workers of the cluster."""
         return self._get("/v1/workers", _listed("workers", reader(WorkerRow)))
+
+    def drain_worker(self, id: str) -> WorkerRow:
+        """Let a worker end what it was handed, and get no more; see ``Verbs``."""
+        request = Request("POST", f"/v1/workers/{_quoted(id)}/drain")
+        return self._ask(request, reader(WorkerRow))
+
+    def undrain_worker(self, id: str) -> None:
+        """Let a drained worker's place be taken again; see ``Verbs``."""
+        self._transport.json(Request("POST", f"/v1/workers/{_quoted(id)}/undrain"))
 
     def tokens(self) -> Sequence[Token]:
         """Return one's own tokens; never their secrets."""

@@ -11,7 +11,7 @@ from dataclasses import fields
 from enum import Enum
 from functools import cache
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from evomerge.errors import Problem
 from evomerge.store.queue.values import Job, User
@@ -51,9 +51,10 @@ def reader(kind: type[_T]) -> Callable[[Any], _T]:
     Further keys are a newer server's, and passed over. The ``id`` of a job or a user is
     0, as keys are not told.
     """
+    types = told_fields(cast(Any, kind))  # a class is hashable, whatever mypy says
 
     def read(data: Any) -> _T:
-        found, types = _mapping(data), told_fields(kind)
+        found = _mapping(data)
         values: dict[str, Any] = {"id": 0} if kind in _KEYED else {}
         for name, meant in types.items():
             if name not in found:

@@ -232,6 +232,18 @@ class Verbs(Protocol):
         """
         ...
 
+    def scale(self, name: str, workers: int) -> Job:
+        """Want another number of workers for a job that has not ended.
+
+        Of one that runs, workers come or go within seconds; those at work first end
+        what they were handed.
+
+        Raises:
+            JobStateError: It has ended.
+            SpecError: It is no number of workers, or more than are allowed.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Forget a job that has ended, with its study, log and exports.
 
@@ -316,6 +328,24 @@ class Verbs(Protocol):
 
     def workers(self) -> Sequence[WorkerRow]:
         """Return the workers of the cluster."""
+        ...
+
+    def drain_worker(self, id: str) -> WorkerRow:
+        """Let a worker end what it was handed, and its study do with one fewer.
+
+        That holds until it is let back, or its node is gone; idempotent; for operators.
+
+        Raises:
+            WorkerNotFoundError: None of this name is at work.
+        """
+        ...
+
+    def undrain_worker(self, id: str) -> None:
+        """Let a drained worker's place be taken again; idempotent; for operators.
+
+        Raises:
+            WorkerNotFoundError: There is none of this name.
+        """
         ...
 
     def tokens(self) -> Sequence[Token]:

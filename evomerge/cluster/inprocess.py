@@ -6,11 +6,13 @@ interrupted from here; the worker's own deadline is checked between blocks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from evomerge.cluster.report import report_here
+from evomerge.cluster.room import DRAINED
 from evomerge.cluster.start import Starts, failed_start
 from evomerge.core.work import (
     Assignment,
@@ -19,6 +21,7 @@ from evomerge.core.work import (
     BlockScored,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerReady,
 )
 
@@ -47,6 +50,7 @@ class InProcessPool:
         self._scorer: Scorer | None = None
         self._starts = Starts()
         self._is_wanted = False
+        self._is_drained = False
         self._work: Iterator[Answer] | None = None
 
     def start(self) -> None:
@@ -56,7 +60,7 @@ class InProcessPool:
     def free(self) -> Sequence[str]:
         """Return the worker's name if it is up and idle."""
         is_idle = self._scorer is not None and self._work is None
-        return (self._name,) if is_idle else ()
+        return (self._name,) if is_idle and not self._is_drained else ()
 
     def workers(self) -> Sequence[str]:
         """Return the worker's name if it is up."""
@@ -64,7 +68,13 @@ class InProcessPool:
 
     def roster(self) -> Roster:
         """Return that one worker is wanted, and whether it is up."""
+        if self._is_drained:
+            return Roster(wanted=0, up=0, waits_for=DRAINED)
         return Roster(wanted=1, up=len(self.workers()))
+
+    def heed(self, wishes: Wishes) -> None:
+        """Put the worker to rest, or let it back; there is never more than one."""
+        self._is_drained = self._name in wishes.drained
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Take an assignment; it is worked on in ``poll``."""
@@ -74,7 +84,10 @@ class InProcessPool:
 
     def poll(self, timeout_s: float) -> Sequence[PoolEvent]:
         """Do the next piece of work; blocks as long as that takes."""
-        del timeout_s
+        if self._is_drained and self._work is None:
+            self._let_go()
+            time.sleep(timeout_s)
+            return ()
         if self._scorer is None:
             return self._bring_up() if self._is_wanted else ()
         if self._work is None:
@@ -93,6 +106,9 @@ class InProcessPool:
         """Close the worker; idempotent."""
         self._is_wanted = False
         self._work = None
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._scorer is not None:
             scorer, self._scorer = self._scorer, None
             scorer.close()

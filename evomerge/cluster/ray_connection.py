@@ -42,6 +42,7 @@ class Placement:
         n_workers: Most at once; they wait for free resources. None means as many as
             the cluster carries at the time: one per GPU (or per ``gpus``), or without
             GPUs by cores and memory.
+        most: However many are wanted; None for any number.
         address: Of a running Ray; None starts one on this machine.
         gpus: GPUs (or a share of one) each worker reserves, of one node; None means
             one where there are any.
@@ -52,6 +53,7 @@ class Placement:
 
     run_dir: str
     n_workers: int | None = None
+    most: int | None = None
     address: str | None = None
     gpus: float | None = None
     cpus: float = 1.0

@@ -23,6 +23,7 @@ from evomerge.cluster.nodes import Nodes
 from evomerge.cluster.on_node import Lacking
 from evomerge.cluster.ray_connection import Placement, RayConnection
 from evomerge.cluster.report import difference, needed, node_of, report_here
+from evomerge.cluster.room import DRAINED, Room
 from evomerge.cluster.start import TRIES, Starts
 from evomerge.cluster.watch import Seen, Watch
 from evomerge.core.trial import Blame, Cause, Failure
@@ -33,6 +34,7 @@ from evomerge.core.work import (
     NodeSetAside,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerLost,
     WorkerReady,
     WorkerSetup,
@@ -80,6 +82,7 @@ class RayPool:
         self._ray = RayConnection(placement)
         self._share = Share(placement.cpus, 0.0)
         self._nodes = Nodes(placement.start_patience_s)
+        self._wishes = Wishes()
         self._watch = Watch(actors.look)
         self._ours = report_here()
         self._stock: Stock | None = None
@@ -100,7 +103,12 @@ class RayPool:
 
     def free(self) -> Sequence[str]:
         """Return the names of the workers that are up and idle."""
-        return [name for name, slot in self._slots.items() if slot.state == "idle"]
+        drained = self._wishes.drained
+        return [
+            name
+            for name, slot in self._slots.items()
+            if slot.state == "idle" and name not in drained
+        ]
 
     def workers(self) -> Sequence[str]:
         """Return the names of the workers that are up."""
@@ -120,6 +128,8 @@ class RayPool:
             waits_for = f"a node that has {self._share.words}"
         elif waits:
             waits_for = self._share.words
+        elif not self._wanted():
+            waits_for = DRAINED
         n_up = len(self.workers())
         return Roster(
             wanted=max(n_up, self._wanted()),
@@ -127,6 +137,10 @@ class RayPool:
             waits_for=waits_for,
             n_aside=len(self._nodes.aside),
         )
+
+    def heed(self, wishes: Wishes) -> None:
+        """Take what is wanted of the workers from now on."""
+        self._wishes = wishes
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Send an assignment to an idle worker."""
@@ -203,22 +217,30 @@ class RayPool:
         return frozenset(key for key, machine in found if fits(machine))
 
     def _wanted(self) -> int:
-        if self._placement.n_workers is not None:
-            return self._placement.n_workers
-        aside = self._nodes.aside
-        found = self._seen.machines.items()
-        fitting = sum(self._share.number_on(m) for key, m in found if key not in aside)
-        return max(1, fitting)  # one that waits asks for a node
+        wanted, placed = self._wishes.workers, self._placement
+        n_workers = placed.n_workers if wanted is None else wanted
+        if n_workers is not None and placed.most is not None:
+            n_workers = min(n_workers, placed.most)
+        return self._room.wanted(n_workers)
+
+    @property
+    def _room(self) -> Room:
+        seen, aside = self._seen.machines, self._nodes.aside
+        return Room(seen, self._share, aside, self._wishes)
 
     def _fill(self) -> None:
         """Bring up what is missing, and take away what is too many and idle."""
         if self._watch.is_away:
             return
         machines = self._seen.machines
+        for name in self._wishes.drained.keys() & self._slots.keys():
+            if self._slots[name].state != "busy":
+                self._drop(self._slots[name])
         there = [
             slot
             for slot in self._slots.values()
-            if slot.node is None or slot.node.id in machines
+            if (slot.node is None or slot.node.id in machines)
+            and slot.name not in self._wishes.drained
         ]
         surplus = len(there) - self._wanted()
         for state in ("placing", "calling", "starting", "idle"):
@@ -232,7 +254,10 @@ class RayPool:
     def _add(self) -> None:
         name = f"w{self._n_started}-{self._mark}"
         self._n_started += 1
-        actor = actors.make(name, self._share, self._placement.env, self._nodes.aside)
+        slots = self._slots.values()
+        at = [s.node.id for s in slots if s.node and s.name not in self._wishes.drained]
+        closed = self._room.closed(at)
+        actor = actors.make(name, self._share, self._placement.env, closed)
         awaited = actor.report.remote()
         self._slots[name] = _Slot(name, actor, awaited, time.monotonic())
 

@@ -83,7 +83,8 @@ class Policy:
 
     def with_roots(self, *folders: str | Path) -> Policy:
         """Return a policy under which these folders may be read too."""
-        return replace(self, roots=(*self.roots, *map(str, folders)))
+        roots = dict.fromkeys((*self.roots, *map(str, folders)))
+        return replace(self, roots=tuple(roots))
 
     @property
     def readable(self) -> str:

@@ -295,6 +295,20 @@ class Roster:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What those who look at a study from elsewhere want of its workers.
+
+    Attributes:
+        workers: How many there are to be; None for as many as the run began with.
+        drained: Worker to the id of its node: they are to get no more work, and are
+            not replaced.
+    """
+
+    workers: int | None = None
+    drained: Mapping[str, str] = field(default_factory=dict)
+
+
 PoolEvent = (
     WorkerReady | BlockScored | AttemptDone | AttemptFailed | WorkerLost | NodeSetAside
 )
@@ -320,6 +334,12 @@ class Pool(Protocol):
 
     def roster(self) -> Roster:
         """Return how many workers there are, and how many there are to be."""
+
+    def heed(self, wishes: Wishes) -> None:
+        """Take what is wanted of the workers from now on; what is at work ends first.
+
+        A pool whose number is fixed may leave ``workers`` aside.
+        """
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to a free worker."""

@@ -15,6 +15,7 @@ from evomerge.core.work import (
     Pool,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerLost,
     WorkerReady,
 )
@@ -31,6 +32,7 @@ class Dispatcher:
         self._ready: dict[str, WorkerReady] = {}
         self._welcome: set[str] = set()
         self._inbox: deque[PoolEvent] = deque()
+        self._wishes = Wishes()
 
     @property
     def n_up(self) -> int:
@@ -49,6 +51,12 @@ class Dispatcher:
     def roster(self) -> Roster:
         """Return how many workers there are, and how many there are to be."""
         return self._pool.roster() if self._is_started else Roster(0, 0)
+
+    def heed(self, wishes: Wishes) -> None:
+        """Take what is wanted of the workers from now on."""
+        if wishes != self._wishes:
+            self._wishes = wishes
+            self._pool.heed(wishes)
 
     def start(self) -> None:
         """Bring the pool up, once."""

@@ -281,12 +281,13 @@ class StudyRun:
         self._store.add_event(self._study_id, NODE_SET_ASIDE, found)
 
     def _note_roster(self) -> None:
-        """Record how many workers there are, for those who look from elsewhere."""
+        """Record who works, for those who look from elsewhere; do as they wish."""
         roster, crew = self._dispatcher.roster(), self._dispatcher.crew()
         now = self._dispatcher.now()
         if now - self._roster_at < ROSTER_EVERY_S:
             return
         self._roster_at = now
+        self._dispatcher.heed(self._store.wishes(self._study_id))
         if crew != self._crew:
             self._crew = crew
             self._store.record_crew(self._lease, crew)

@@ -38,6 +38,7 @@ from evomerge.errors import (
     ForbiddenError,
     JobNotFoundError,
     JobStateError,
+    Problem,
     SpecError,
     StudyNotFoundError,
 )
@@ -164,6 +165,15 @@ class Desk:
         """Want a job to run; see ``Verbs``."""
         address = self._to_change(name)
         return self._queue.resume(*address, budget=budget, priority=priority)
+
+    def scale(self, name: str, workers: int) -> Job:
+        """Want another number of workers; see ``Verbs``."""
+        policy = self._site.policy
+        most = None if policy is None else policy.max_workers
+        if most is not None and workers > most:
+            said = f"expected at most {most} here, got {workers}"
+            raise SpecError([Problem("place.workers", said)])
+        return self._queue.scale(*self._to_change(name), workers)
 
     def delete(self, name: str) -> None:
         """Forget a job that has ended; see ``Verbs``."""
@@ -298,6 +308,16 @@ class Desk:
             one if self._sees_all else replace(one, study=None)
             for one in self._workers.all()
         ]
+
+    def drain_worker(self, id: str) -> WorkerRow:
+        """Let a worker end what it was handed, and get no more; see ``Verbs``."""
+        self.may_operate()
+        return self._workers.drain(id)
+
+    def undrain_worker(self, id: str) -> None:
+        """Let a drained worker's place be taken again; see ``Verbs``."""
+        self.may_operate()
+        self._workers.undrain(id)
 
     def tokens(self) -> Sequence[Token]:
         """Return one's own tokens, oldest first; never their secrets."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.core.work import Wishes
 from evomerge.store.values import (
     Artifact,
     Attempt,
@@ -256,8 +257,11 @@ class Store(Protocol):
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""
 
-    def record_crew(self, lease: Lease, crew: Sequence[CrewMember]) -> None:
+    def record_crew(self, lease: Lease, members: Sequence[CrewMember]) -> None:
         """Say who works for the study now; whoever did before does not any more."""
+
+    def wishes(self, study_id: int) -> Wishes:
+        """Return what is wanted of the study's workers from elsewhere."""
 
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""

@@ -1,4 +1,8 @@
-"""Who works for a study now, for those who look at the database from elsewhere."""
+"""Who works for a study now, and who is to, for those who look from elsewhere.
+
+A worker that somebody drains is ``draining`` until its coordinator has let it go, and
+``drained`` from then on: its row says that there is to be one fewer on its node.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +11,86 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from evomerge.core.work import Wishes
 from evomerge.store.leases import check_lease
+from evomerge.store.queue.jobs import is_of_job
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import mapping
 from evomerge.store.tables.dialects import NOW
-from evomerge.store.tables.schema import worker
+from evomerge.store.tables.schema import job, study, worker
 from evomerge.store.values import CrewMember, Lease
 
-_GONE = "lost"
+GONE, DRAINING, DRAINED = "lost", "draining", "drained"
 
 
 def record(connection: sa.Connection, lease: Lease, crew: Iterable[CrewMember]) -> None:
     """Put a study's workers in the place of those that were there.
 
-    Of those that are gone, the ones with GPUs are kept: their time counts.
+    Of those that are gone, the ones with GPUs are kept: their time counts. Drained ones
+    are until the study is finished.
     """
     check_lease(connection, lease)
     is_ours = worker.c.study_id == lease.study_id
-    known = sa.select(worker.c.id, worker.c.state, worker.c.since).where(is_ours)
+    # Locked: somebody may drain one meanwhile.
+    known = sa.select(worker).where(is_ours).with_for_update()
     before = {row.id: row for row in connection.execute(known)}
     for member in crew:
         values = {**_row(lease, member), "seen": NOW}
         was = before.pop(values["id"], None)
-        is_new = was is None or was.state != values["state"]
-        connection.execute(sa.delete(worker).where(worker.c.id == values["id"]))
-        values["since"] = NOW if was is None or is_new else was.since
-        connection.execute(sa.insert(worker).values(values))
+        if was is None:
+            connection.execute(sa.delete(worker).where(worker.c.id == values["id"]))
+            connection.execute(sa.insert(worker).values(since=NOW, **values))
+            continue
+        if was.state in (DRAINING, DRAINED):
+            values["state"] = DRAINING
+        if was.state != values["state"]:
+            values["since"] = NOW
+        is_it = worker.c.id == was.id
+        connection.execute(sa.update(worker).where(is_it).values(values))
+    finished = sa.select(study.c.finished).where(study.c.id == lease.study_id)
+    is_over = bool(before) and connection.scalar(finished) is not None
     for row in before.values():
-        if row.state != _GONE:
-            _leave(connection, row.id)
+        if row.state == DRAINING and not is_over:
+            _move(connection, row.id, DRAINED)
+        elif row.state != GONE and (is_over or row.state != DRAINED):
+            leave(connection, row)
 
 
-def _leave(connection: sa.Connection, key: str) -> None:
-    is_it = worker.c.id == key
-    has = connection.execute(sa.select(worker.c.resources).where(is_it)).scalar_one()
-    if mapping("A worker's resources", has).get("gpus"):
-        gone = {"state": _GONE, "since": NOW, "seen": NOW}
-        connection.execute(sa.update(worker).where(is_it).values(gone))
+def leave(connection: sa.Connection, row: rows.Row) -> None:
+    """Let a worker be gone; one with GPUs is kept, for its time counts."""
+    if mapping("A worker's resources", row.resources).get("gpus"):
+        _move(connection, row.id, GONE)
     else:
-        connection.execute(sa.delete(worker).where(is_it))
+        connection.execute(sa.delete(worker).where(worker.c.id == row.id))
+
+
+def wishes(connection: sa.Connection, study_id: int) -> Wishes:
+    """Return what is wanted of a study's workers."""
+    wanted = (
+        sa.select(job.c.place)
+        .join(study, is_of_job())
+        .where(study.c.id == study_id)
+        .order_by(sa.func.length(job.c.study).desc())
+        .limit(1)
+    )
+    text = connection.scalar(wanted)
+    place = {} if text is None else mapping("A job's place", text)
+    drained = sa.select(worker.c.id, worker.c.node_id).where(
+        worker.c.study_id == study_id, worker.c.state.in_((DRAINING, DRAINED))
+    )
+    return Wishes(
+        place.get("workers"),
+        {
+            # As its pool calls it; see ``_row``.
+            row.id if row.node_id else row.id.removesuffix(f"-{study_id}"): row.node_id
+            for row in connection.execute(drained)
+        },
+    )
+
+
+def _move(connection: sa.Connection, key: str, state: str) -> None:
+    values = {"state": state, "since": NOW, "seen": NOW}
+    connection.execute(sa.update(worker).where(worker.c.id == key).values(values))
 
 
 def _row(lease: Lease, member: CrewMember) -> dict[str, Any]:

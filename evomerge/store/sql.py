@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.core.work import Wishes
 from evomerge.errors import StudyLockedError
-from evomerge.store import generations, leases, parts, studies, trials
+from evomerge.store import crew, generations, leases, parts, studies, trials
 from evomerge.store import outcomes as known
 from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
-from evomerge.store.crew import record as record_crew
 from evomerge.store.databases.database import Database
 from evomerge.store.deletion import delete, deletion, restart
 from evomerge.store.studies import overview, size
@@ -291,10 +291,15 @@ class SqlStore:
         with self._database.reading() as connection:
             return studies.usage(connection, study_id)
 
-    def record_crew(self, lease: Lease, crew: Sequence[CrewMember]) -> None:
+    def record_crew(self, lease: Lease, members: Sequence[CrewMember]) -> None:
         """Say who works for the study now; whoever did before does not any more."""
         with self._database.writing() as connection:
-            record_crew(connection, lease, crew)
+            crew.record(connection, lease, members)
+
+    def wishes(self, study_id: int) -> Wishes:
+        """Return what is wanted of the study's workers from elsewhere."""
+        with self._database.reading() as connection:
+            return crew.wishes(connection, study_id)
 
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""

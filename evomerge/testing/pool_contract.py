@@ -19,6 +19,7 @@ from evomerge.core.work import (
     Pool,
     PoolEvent,
     Roster,
+    Wishes,
     WorkerLost,
     WorkerReady,
     WorkerSetup,
@@ -105,6 +106,27 @@ class PoolContract:
         assert [e.block for e in blocks] == list(BLOCKS)
         assert {(e.trial, e.attempt) for e in blocks} == {(7, 3)}
         assert list(pool.free()) == [worker]
+
+    def test_a_drained_worker_ends_what_it_has_and_rests_until_it_is_let_back(
+        self, pool: Pool
+    ) -> None:
+        """It answers to the end, is gone then, and another is there afterwards."""
+        (ready,) = (e for e in until(pool, WorkerReady) if isinstance(e, WorkerReady))
+        (worker,) = pool.free()
+        pool.submit(worker, work())
+        node = str(ready.facts.get("node_id", ""))
+        pool.heed(Wishes(drained={worker: node}))
+        assert not any(isinstance(e, WorkerLost) for e in until(pool, AttemptDone))
+        assert list(pool.free()) == []
+        for _ in range(3):
+            assert pool.poll(0.1) == ()
+        assert list(pool.workers()) == []
+        roster = pool.roster()
+        assert (roster.wanted, roster.up) == (0, 0)
+        assert roster.missing.startswith("waiting for a drained worker")
+        pool.heed(Wishes())
+        until(pool, WorkerReady)
+        assert len(pool.free()) == 1
 
     def test_a_failed_candidate_leaves_the_worker_alive(
         self, make_pool: MakePool, tmp_path: Path

@@ -234,3 +234,52 @@ def test_following_goes_on_at_another_replica(
     assert code == 0
     assert numbers == list(range(1, len(numbers) + 1))
     assert json.loads(out.splitlines()[-1])["kind"] == "cancel_wanted"
+
+
+def test_workers_tokens_and_what_has_ended_are_looked_after_from_a_laptop(
+    laptop: Laptop, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path)
+    said = laptop.call(
+        f"submit {study} --json",
+        "scale sim 3 --json",
+        "scale sim 0",
+        "workers",
+        "workers --json",
+        "workers drain w0-ab",
+        "token add laptop --scope read",
+        "token list",
+        "token list --json",
+        "token list ann",
+        "token revoke ann laptop",
+        "token revoke laptop",
+        "delete sim --yes",
+        "cancel sim",
+        "delete sim --json",
+        "delete sim --json --yes",
+        "ps -a --json",
+    )
+    out = {words: out for words, (_, out, _) in said.items()}
+    err = {words: err for words, (_, _, err) in said.items()}
+    assert json.loads(out["scale sim 3 --json"])["place"] == {"workers": 3}
+    assert out["workers"] == "No study has a worker now.\n"
+    assert json.loads(out["workers --json"]) == []
+    assert "scope 'operate'" in err["workers drain w0-ab"]
+    assert out["token add laptop --scope read"].startswith("emk_")
+    assert "laptop" in out["token list"]
+    tokens = json.loads(out["token list --json"])
+    assert "laptop" in {token["name"] for token in tokens}
+    assert "the tokens are your own" in err["token list ann"]
+    assert "Got 'ann laptop'" in err["token revoke ann laptop"]
+    assert out["token revoke laptop"] == "Token laptop holds no more.\n"
+    assert "only one that has ended can be deleted" in err["delete sim --yes"]
+    assert "ann/sim with its study, log and exports? Nobody" in err["delete sim --json"]
+    assert json.loads(out["delete sim --json --yes"]) == {
+        "job": "ann/sim",
+        "study": "sim",
+    }
+    assert json.loads(out["ps -a --json"]) == []
+    assert {words for words, (code, _, _) in said.items() if code} == {
+        *("scale sim 0", "workers drain w0-ab", "token list ann"),
+        *("token revoke ann laptop", "delete sim --yes", "delete sim --json"),
+    }

@@ -10,7 +10,14 @@ import pytest
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.trial import Blame, Cause, Failure
-from evomerge.core.work import Assignment, AttemptDone, PoolEvent, Roster, WorkerLost
+from evomerge.core.work import (
+    Assignment,
+    AttemptDone,
+    PoolEvent,
+    Roster,
+    Wishes,
+    WorkerLost,
+)
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search import study_run
 from evomerge.search.coordinator import Coordinator
@@ -65,6 +72,9 @@ class Crowd:
 
     def roster(self) -> Roster:
         return Roster(wanted=3, up=len(self.workers()))
+
+    def heed(self, wishes: Wishes) -> None:
+        """Let nothing change; nobody wishes anything."""
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         self._pools[worker].submit(worker, assignment)

@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.jobs import submission
 
+from evomerge.core.work import Wishes
 from evomerge.store.base import Store
+from evomerge.store.databases.database import Database
 from evomerge.store.owner import this_process
+from evomerge.store.queue.accounts import open_accounts
+from evomerge.store.queue.job_queue import open_queue
+from evomerge.store.queue.workers import Workers
 from evomerge.store.sql import open_store
 from evomerge.store.values import CrewMember
 
@@ -54,3 +60,48 @@ def test_workers_come_change_and_go_and_those_with_gpus_stay_known(
     assert {key: row["state"] for key, row in last.items()} == {"w0-ab": "lost"}
     store.record_crew(lease, ())
     assert rows(tmp_path) == last
+
+
+def test_who_is_drained_stays_so_until_the_study_is_finished(
+    store: Store, tmp_path: Path
+) -> None:
+    study = store.create_study("s", {}, {}, 1).id
+    lease = store.lease(study, this_process(), 60)
+    workers = Workers(Database(f"sqlite:///{tmp_path}/s.db", create=False))
+    crew = [CrewMember("local", True, FACTS), CrewMember("w0-ab", False, ON_GPU)]
+    store.record_crew(lease, crew)
+    for name in (f"local-{study}", "w0-ab"):
+        assert workers.drain(name).state == "draining"
+    wanted = Wishes(None, {"local": "", "w0-ab": "n1"})
+    assert store.wishes(study) == wanted
+    store.record_crew(lease, crew)
+    assert {row.state for row in workers.all()} == {"draining"}
+    for crew in ([CrewMember("w1-ab", True, ON_GPU)], []):
+        store.record_crew(lease, crew)
+        states = {row.id: row.state for row in workers.all()}
+        assert states[f"local-{study}"] == states["w0-ab"] == "drained"
+        assert store.wishes(study) == wanted
+    store.set_finished(lease, "trial budget used")
+    store.record_crew(lease, ())
+    assert {row.id: row.state for row in workers.all()} == {
+        "w0-ab": "lost",  # its GPU-hours count
+        "w1-ab": "lost",
+    }
+    assert store.wishes(study) == Wishes()
+
+
+def test_how_many_are_wanted_is_what_the_job_says_of_a_study_or_its_stages(
+    store: Store, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    accounts, queue = open_accounts(url), open_queue(url)
+    accounts.add_user("ann")
+    names = ("a", "a.one", "a.one.x", "ab")
+    queue.submit("ann", submission("a", place={"workers": 3}))
+    keys = {name: store.create_study(name, {}, {}, 1).id for name in names[1:]}
+    assert store.wishes(keys["a.one"]).workers == 3
+    queue.scale("ann", "a", 5)
+    wanted = {name: store.wishes(key).workers for name, key in keys.items()}
+    assert wanted == {"a.one": 5, "a.one.x": 5, "ab": None}
+    accounts.close()
+    queue.close()

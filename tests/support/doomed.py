@@ -20,7 +20,7 @@ import numpy as np
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.space import FloatAxis, SearchSpace
 from evomerge.core.study import Budget, Constraint, StrategySettings
-from evomerge.core.work import Assignment, PoolEvent, Roster
+from evomerge.core.work import Assignment, PoolEvent, Roster, Wishes
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
@@ -132,6 +132,9 @@ class Crowd:
     def roster(self) -> Roster:
         """Return how many there are, and are to be."""
         return Roster(len(self._pools), len(self.workers()))
+
+    def heed(self, wishes: Wishes) -> None:
+        """Let nothing change; nobody wishes anything."""
 
     def submit(self, worker: str, assignment: Assignment) -> None:
         """Hand work to one of them."""

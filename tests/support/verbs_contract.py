@@ -26,12 +26,16 @@ from evomerge.errors import (
     StudyNotFoundError,
     TokenError,
     UserError,
+    WorkerNotFoundError,
 )
 from evomerge.exit_codes import ExitCode
 from evomerge.service.supervisor import LOG
+from evomerge.store.owner import this_process
 from evomerge.store.queue.ending import ProcessEnd
 from evomerge.store.queue.job_queue import JobQueue
 from evomerge.store.queue.values import Job, JobState, Role, Scope
+from evomerge.store.sql import open_store
+from evomerge.store.values import CrewMember
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,7 @@ class VerbsContract:
     def test_what_is_anothers_is_not_there(self, bob: Verbs, job: Job) -> None:
         asked: list[Callable[[str], object]] = [
             *(bob.job, bob.cancel, bob.pause, bob.resume, bob.delete),
+            lambda name: bob.scale(name, 2),
             *(bob.status, bob.front, bob.trials, bob.attempts, bob.events, bob.log),
             lambda name: list(bob.follow_events(name)),
             lambda name: list(bob.follow_log(name)),
@@ -288,6 +293,29 @@ class VerbsContract:
         assert found.state == "failed"
         assert found.why is not None
         assert "it was so" in found.why
+
+    def test_a_job_is_scaled_until_it_has_ended(
+        self, house: House, ann: Verbs, job: Job
+    ) -> None:
+        assert ann.scale("x", 4).place == {"workers": 4}
+        house.claimed(job)
+        assert ann.scale("x", 2).place == ann.scale("x", 2).place == {"workers": 2}
+        told = [event.data for event in ann.events("x") if event.kind == "scaled"]
+        assert told == [{"from": None, "to": 4}, {"from": 4, "to": 2}]
+        for odd in (0, 10_001):
+            with pytest.raises(SpecError):
+                ann.scale("x", odd)
+        with pytest.raises(JobExistsError) as raised:
+            ann.submit(study(), place={"workers": 3})
+        (said,) = raised.value.problems
+        assert said.message.endswith("change it with: evomerge scale x WORKERS")
+
+    def test_what_has_ended_is_not_scaled(
+        self, house: House, ann: Verbs, job: Job
+    ) -> None:
+        house.end(job, ExitCode.DONE)
+        with pytest.raises(JobStateError):
+            ann.scale("x", 2)
 
     def test_only_what_has_ended_is_deleted(self, ann: Verbs, job: Job) -> None:
         with pytest.raises(JobStateError):
@@ -445,5 +473,27 @@ class VerbsContract:
         with pytest.raises(ForbiddenError):
             ann.add_user(NewUser("dan"))
 
-    def test_workers_are_listed(self, ann: Verbs) -> None:
+    def test_workers_are_listed_drained_and_let_back(
+        self, house: House, ann: Verbs, root: Verbs, job: Job
+    ) -> None:
         assert list(ann.workers()) == []
+        store = open_store(house.url)
+        lease = store.lease(store.create_study("x", {}, {}, 1).id, this_process(), 60)
+        store.record_crew(lease, [CrewMember("w0-ab", True, {"node_id": "n1"})])
+        (found,) = root.workers()
+        assert (found.id, found.state, found.study) == ("w0-ab", "busy", "x")
+        assert root.drain_worker("w0-ab") == root.drain_worker("w0-ab")
+        (found,) = root.workers()
+        assert found.state == "draining"
+        assert store.wishes(lease.study_id).drained == {"w0-ab": "n1"}
+        for verb in (ann.drain_worker, ann.undrain_worker):
+            with pytest.raises(ForbiddenError):
+                verb("w0-ab")
+        for verb in (root.drain_worker, root.undrain_worker):
+            with pytest.raises(WorkerNotFoundError):
+                verb("w1-ab")
+        store.record_crew(lease, ())
+        assert root.workers()[0].state == "drained"
+        root.undrain_worker("w0-ab")
+        assert list(root.workers()) == []
+        store.close()

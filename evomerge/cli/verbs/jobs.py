@@ -102,7 +102,7 @@ def submit(
                 for folder in found.folders:
                     click.echo(f"  {folder}")
         if is_local and not follow:
-            job = _when_taken(asked, job, db, as_json)
+            job = _when_taken(asked, job, as_json)
         if follow:
             code = follow_to_end(asked, job.name, as_json=as_json)
             raise SystemExit(code)
@@ -118,12 +118,12 @@ def _print_submitted(job: Job, is_new: bool) -> None:
         click.echo(f"{clean(job.address)} is there already: {job.state}.")
 
 
-def _when_taken(asked: Verbs, job: Job, db: str, as_json: bool) -> Job:
+def _when_taken(asked: Verbs, job: Job, as_json: bool) -> Job:
     """Look for a moment whether a service takes a job of the database's queue."""
     until = time.monotonic() + TAKEN_WITHIN_S
     while job.state == "queued" and time.monotonic() < until:
         time.sleep(0.2)
-        job = asked.job(job.name)
+        job = asked.job(job.address)
     if job.state == "queued":
         others = [other for other in asked.jobs(limit=100) if other.state.is_held]
         said = (
@@ -240,7 +240,7 @@ def cancel(name: str, cluster: str | None, db: str, as_json: bool) -> None:
     it.
     """
     with service(cluster, db) as asked:
-        _print_job(asked.cancel(name), as_json)
+        print_job(asked.cancel(name), as_json)
 
 
 @click.command(
@@ -252,7 +252,7 @@ def cancel(name: str, cluster: str | None, db: str, as_json: bool) -> None:
 def pause(name: str, cluster: str | None, db: str, as_json: bool) -> None:
     """Stop the job NAME until it is resumed; its workers are free for others."""
     with service(cluster, db) as asked:
-        _print_job(asked.pause(name), as_json)
+        print_job(asked.pause(name), as_json)
 
 
 def resume_job(
@@ -266,10 +266,39 @@ def resume_job(
     from evomerge.cli.verbs.meant import remote
 
     with remote(cluster) as asked:
-        _print_job(asked.resume(name, budget=budget, priority=priority), as_json)
+        print_job(asked.resume(name, budget=budget, priority=priority), as_json)
 
 
-def _print_job(job: Job, as_json: bool) -> None:
+def resume_queued(
+    name: str, budget: dict[str, float], priority: int | None, db: str, as_json: bool
+) -> bool:
+    """Queue the job again whose study this is, if there is one that nobody runs.
+
+    Returns:
+        Whether there is; without, the study goes on in this process.
+    """
+    from evomerge.service.local import local_desk
+
+    with local_desk(db, create=False) as asked:
+        job = job_of_study(asked, name)
+        if job is None or job.state.is_held:
+            return False
+        job = asked.resume(job.address, budget=budget, priority=priority)
+        if not as_json:
+            print_job(job, as_json)
+        job = _when_taken(asked, job, as_json)
+        if as_json:
+            print_json(_plain(job))
+        return True
+
+
+def job_of_study(asked: Verbs, study: str) -> Job | None:
+    """Return the job that a study was submitted as, if it was."""
+    return next(iter(asked.jobs(filters={"study": study}, limit=1)), None)
+
+
+def print_job(job: Job, as_json: bool) -> None:
+    """Say how a job stands."""
     if as_json:
         print_json(_plain(job))
     else:

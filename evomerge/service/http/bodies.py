@@ -55,6 +55,12 @@ class Resumed(_Asked):
     priority: int | None = None
 
 
+class Scaled(_Asked):
+    """How many workers a job is to have."""
+
+    workers: int
+
+
 class ExportAsked(_Asked):
     """A trial to be written as a model folder."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from evomerge.service.http import bodies
 from evomerge.service.http.asking import Asking, Counter, answer
@@ -48,6 +49,22 @@ def ready(request: Request) -> Response:
 def workers(ask: Asking) -> Response:
     """Return the workers of the cluster."""
     return answer({"workers": list(ask(lambda desk: desk.workers()))})
+
+
+WorkerId = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+@router.post("/v1/workers/{id}/drain", response_model=bodies.WorkerBody)
+def drain_worker(id: WorkerId, ask: Asking) -> Response:
+    """Let a worker end what it was handed, and its study do with one fewer."""
+    return answer(ask(lambda desk: desk.drain_worker(id)))
+
+
+@router.post("/v1/workers/{id}/undrain", status_code=204, response_class=Response)
+def undrain_worker(id: WorkerId, ask: Asking) -> Response:
+    """Let a drained worker's place be taken again."""
+    ask(lambda desk: desk.undrain_worker(id))
+    return Response(status_code=204)
 
 
 @router.post("/v1/drain", response_model=bodies.HealthBody, status_code=202)

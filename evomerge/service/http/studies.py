@@ -147,6 +147,14 @@ def resume(
     )
 
 
+@router.post("/studies/{name}/scale", response_model=bodies.JobBody)
+def scale(
+    name: Name, ask: Asking, sent: bodies.Scaled, owner: Owner = None
+) -> Response:
+    """Want another number of workers for a job that has not ended."""
+    return answer(ask(lambda desk: desk.scale(address(name, owner), sent.workers)))
+
+
 @router.delete("/studies/{name}", status_code=204, response_class=Response)
 def delete(name: Name, ask: Asking, owner: Owner = None) -> Response:
     """Forget a job that has ended, with its study, log and exports."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from evomerge.store.queue.jobs import is_of_job
 from evomerge.store.queue.values import JobState
 from evomerge.store.tables.decoding import mapping
 from evomerge.store.tables.dialects import NOW
@@ -29,7 +30,7 @@ def used(connection: sa.Connection, owner: str) -> float:
         query = (
             sa.select(table.c.worker, sa.func.sum(seconds).label("seconds"))
             .join(study, study.c.id == table.c.study_id)
-            .join(job, _is_of_job())
+            .join(job, is_of_job())
             .join(user, user.c.id == job.c.user_id)
             .where(user.c.name == owner, table.c.worker.is_not(None), *further)
             .group_by(table.c.worker)
@@ -68,12 +69,6 @@ def beyond(connection: sa.Connection) -> Mapping[int, str]:
             mine = going.where(user.c.name == owner, job.c.state.in_(_GOING))
             found |= dict.fromkeys(connection.scalars(mine), why)
     return found
-
-
-def _is_of_job() -> sa.ColumnElement[bool]:
-    """A job's study, or one of its stages; names may hold what LIKE takes for more."""
-    start = sa.func.substr(study.c.name, 1, sa.func.length(job.c.study) + 1)
-    return sa.or_(study.c.name == job.c.study, start == job.c.study + ".")
 
 
 def _has_parts() -> sa.ColumnElement[bool]:

@@ -142,6 +142,17 @@ class JobQueue:
         with self._database.writing() as connection:
             return jobs.resume(connection, user, name, budget or {}, priority)
 
+    def scale(self, user: str, name: str, workers: int) -> Job:
+        """Want another number of workers; its coordinator learns of it in seconds.
+
+        Raises:
+            JobNotFoundError: There is none of this name.
+            JobStateError: It has ended.
+            SpecError: It is no number of workers.
+        """
+        with self._database.writing() as connection:
+            return jobs.scale(connection, user, name, workers)
+
     def delete(self, user: str, name: str) -> None:
         """Forget a job that has ended, with its events; not the study.
 

@@ -23,6 +23,7 @@ from evomerge.store.queue.bundle import Bundle
 from evomerge.store.queue.submission import (
     Submission,
     budget_problems,
+    place_problems,
     priority_problems,
 )
 from evomerge.store.queue.values import Head, Job, JobEvent, JobState, Wanted
@@ -242,6 +243,25 @@ def resume(
     return want(connection, owner, name, Wanted.RUN)
 
 
+def scale(connection: sa.Connection, owner: str, name: str, workers: int) -> Job:
+    """Want another number of workers for a job that has not ended."""
+    if problems := place_problems({"workers": workers}):
+        raise SpecError(problems)
+    found = find(connection, owner, name, locked=True)
+    if found.state.is_final:
+        raise JobStateError(
+            f"Job {name!r} is {found.state}; only one that has not ended can be scaled."
+        )
+    before = found.place.get("workers")
+    if before != workers:
+        place = rows.to_text("A job's place", {**found.place, "workers": workers})
+        values = {"place": place, "slots": workers}
+        connection.execute(sa.update(job).where(job.c.id == found.id).values(values))
+        told = {"from": before, "to": workers}
+        record_event(connection, found.id, "scaled", told)
+    return by_id(connection, found.id)
+
+
 def delete(connection: sa.Connection, owner: str, name: str) -> None:
     """Forget a job that has ended, with what only it has."""
     found = find(connection, owner, name, locked=True)
@@ -292,6 +312,12 @@ def events(
         .limit(limit)
     )
     return [event_of(row) for row in connection.execute(query)]
+
+
+def is_of_job() -> sa.ColumnElement[bool]:
+    """A job's study, or one of its stages; names may hold what LIKE takes for more."""
+    start = sa.func.substr(study.c.name, 1, sa.func.length(job.c.study) + 1)
+    return sa.or_(study.c.name == job.c.study, start == job.c.study + ".")
 
 
 def is_recorded(connection: sa.Connection, name: str) -> bool:

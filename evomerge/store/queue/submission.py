@@ -47,14 +47,8 @@ class Submission:
             *name_problems("name", self.name),
             *name_problems("study", self.study),
             *priority_problems(self.priority),
+            *place_problems(self.place),
         ]
-        for key, value in self.place.items():
-            if key != "workers":
-                said = "is not known; expected 'workers'"
-                problems.append(Problem(f"place.{key}", said))
-            elif type(value) is not int or not 1 <= value <= MAX_WORKERS:
-                said = f"expected a number from 1 to {MAX_WORKERS}, got {value!r:.80}"
-                problems.append(Problem("place.workers", said))
         if problems:
             raise SpecError(problems)
 
@@ -71,7 +65,10 @@ class Submission:
         for key in sorted({*there, *here}):
             before, now = there.get(key, _ABSENT), here.get(key, _ABSENT)
             if before != now:
-                problems.append(Problem(key, f"is {before!r} there, {now!r} here"))
+                said = f"is {before!r} there, {now!r} here"
+                if key == "workers":
+                    said += f"; change it with: evomerge scale {job.name} WORKERS"
+                problems.append(Problem(key, said))
         return problems
 
 
@@ -92,6 +89,20 @@ def priority_problems(priority: int) -> list[Problem]:
     bounds = f"{PRIORITIES[0]} to {PRIORITIES[-1]}"
     said = f"expected a number from {bounds}, got {priority!r:.80}"
     return [Problem("priority", said)]
+
+
+def place_problems(place: Mapping[str, Any]) -> list[Problem]:
+    """Refuse a place that there cannot be."""
+    problems = []
+    for key, value in place.items():
+        if key != "workers":
+            said = "is not known; expected 'workers'"
+        elif type(value) is not int or not 1 <= value <= MAX_WORKERS:
+            said = f"expected a number from 1 to {MAX_WORKERS}, got {value!r:.80}"
+        else:
+            continue
+        problems.append(Problem(f"place.{key}", said))
+    return problems
 
 
 def budget_problems(

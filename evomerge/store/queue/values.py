@@ -161,7 +161,7 @@ class WorkerRow:
 
     Attributes:
         id: Unique in the cluster.
-        state: ``starting``, ``ready``, ``busy``, ``draining`` or ``lost``.
+        state: ``ready``, ``busy``, ``draining``, ``drained`` or ``lost``.
         study: What it works for, None for nothing.
         since: Since when it is in this state, ISO 8601 in UTC.
         seen: When it was last heard of.
