@@ -29,7 +29,7 @@ def leaves(group: click.Group, *words: str) -> dict[str, click.Command]:
 
 LEAVES = leaves(app)
 COMMANDS = sorted(LEAVES)
-PAGES = ("", "db", "token", "user", *COMMANDS)
+PAGES = ("", "db", "token", "user", "workers", *COMMANDS)
 HEAVY = (
     "torch",
     "ray",
@@ -78,8 +78,9 @@ def test_all_commands_are_there() -> None:
     promised = (
         "attempts, cancel, check, compare, dashboard, db check, db upgrade, delete, "
         "doctor, events, export, front, login, logs, merge, pause, ps, recipe, resume, "
-        "run, serve, show, status, studies, submit, token add, token list, "
-        "token revoke, trials, user add, user list, wait, zoo"
+        "run, scale, serve, show, status, studies, submit, token add, token list, "
+        "token revoke, trials, user add, user list, wait, workers drain, "
+        "workers undrain, zoo"
     )
     assert promised.split(", ") == COMMANDS
 
