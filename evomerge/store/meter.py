@@ -23,7 +23,7 @@ from evomerge.errors import StoreError
 from evomerge.store.databases.database import Database
 from evomerge.store.queue.values import JobState
 from evomerge.store.tables.decoding import is_number, mapping
-from evomerge.store.tables.dialects import NOW
+from evomerge.store.tables.dialects import NOW, json_number
 from evomerge.store.tables.schema import (
     attempt,
     event,
@@ -210,16 +210,15 @@ class Meter:
         """Return the tokens of every study's outcomes, under its key."""
         last = connection.scalar(sa.select(sa.func.max(outcome_block.c.id))) or 0
         self._last_block = min(self._last_block, last)  # SQLite draws numbers again
+        key = {"after": self._last_block}
+        # Rows may become visible in another order than their numbers were drawn.
+        fresh = connection.scalar(_FRESH, key)
+        settled_to = last + 1 if fresh is None else fresh
         recent: Counter[int] = Counter()
-        is_settled = True
-        found = connection.execute(_BLOCKS, {"after": self._last_block})
-        for row in found.yield_per(10_000):
-            tokens = row.n_items * _numbers(row.means).get("tokens", 0.0)
-            # Rows may become visible in another order than their numbers were drawn.
-            is_settled = is_settled and row.is_old
-            (self._tokens if is_settled else recent)[row.charged_to or 0] += tokens
-            if is_settled:
-                self._last_block = row.id
+        for row in connection.execute(_TOKENS, {**key, "to": settled_to}):
+            counted = self._tokens if row.is_settled else recent
+            counted[row.charged_to or 0] += row.tokens or 0.0
+        self._last_block = settled_to - 1
         return self._tokens + recent
 
 
@@ -242,16 +241,23 @@ _STUDIES = sa.select(
     _LAST.scalar_subquery().label("last"),
     study.c.name,
 )
-_BLOCKS = (
+_AFTER = outcome_block.c.id > sa.bindparam("after")
+_FRESH = sa.select(sa.func.min(outcome_block.c.id)).where(
+    # The time is asked for once, not for every row.
+    _AFTER,
+    outcome_block.c.created >= sa.select(NOW - _SETTLED_S).scalar_subquery(),
+)
+_IS_SETTLED_BLOCK = (outcome_block.c.id < sa.bindparam("to")).label("is_settled")
+_TOKENS = (
     sa.select(
-        outcome_block.c.id,
-        outcome_block.c.n_items,
-        outcome_block.c.means,
         outcome_block.c.charged_to,
-        (outcome_block.c.created < NOW - _SETTLED_S).label("is_old"),
+        _IS_SETTLED_BLOCK,
+        sa.func.sum(
+            outcome_block.c.n_items * json_number(outcome_block.c.means, "tokens")
+        ).label("tokens"),
     )
-    .where(outcome_block.c.id > sa.bindparam("after"))
-    .order_by(outcome_block.c.id)
+    .where(_AFTER)
+    .group_by(outcome_block.c.charged_to, "is_settled")
 )
 _NEWCOMERS = (
     sa.select(event.c.id, event.c.data)
@@ -265,45 +271,66 @@ _ROSTER = (
     .order_by(event.c.id.desc())
     .limit(1)
 )
+
+
+def _of_trial(table: sa.Table) -> sa.ColumnElement[bool]:
+    of_study = table.c.study_id == trial.c.study_id
+    return of_study & (table.c.trial == trial.c.number)
+
+
 _HERE = (trial.c.study_id == sa.bindparam("study")) & (
     trial.c.generation >= sa.bindparam("first")
 )
-_TRIALS = sa.select(
-    trial.c.generation, trial.c.state, trial.c.reused, trial.c.seconds
-).where(_HERE)
-_ATTEMPTS = (
+_IS_SETTLED = (trial.c.generation < sa.bindparam("to")).label("is_settled")
+_TRIALS = (
     sa.select(
-        trial.c.generation,
-        trial.c.number,
-        attempt.c.attempt,
-        attempt.c.worker,
-        attempt.c.began,
-        attempt.c.ended,
-        attempt.c.end,
-        attempt.c.cause,
-    )
-    .join_from(
-        trial,
-        attempt,
-        (attempt.c.study_id == trial.c.study_id) & (attempt.c.trial == trial.c.number),
+        _IS_SETTLED,
+        trial.c.state,
+        sa.func.count().label("n"),
+        sa.func.sum(sa.case((trial.c.reused, 1), else_=0)).label("reused"),
+        *(
+            sa.func.sum(json_number(trial.c.seconds, name)).label(name)
+            for name in PARTS
+        ),
     )
     .where(_HERE)
+    .group_by("is_settled", trial.c.state)
 )
-_SHARES = (
-    sa.select(
-        trial.c.generation,
-        trial.c.number,
-        part.c.attempt,
-        part.c.worker,
-        part.c.began,
-        part.c.ended,
+_OF_TRIAL = (attempt.c.study_id == trial.c.study_id) & (
+    attempt.c.trial == trial.c.number
+)
+_FAULTS = (
+    sa.select(_IS_SETTLED, attempt.c.end, attempt.c.cause, sa.func.count().label("n"))
+    .join_from(trial, attempt, _of_trial(attempt))
+    .where(_HERE, attempt.c.end.in_(end.value for end in _BLAME))
+    .group_by("is_settled", attempt.c.end, attempt.c.cause)
+)
+
+
+def _spans(table: sa.Table, *further: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Add up what workers did; ``n_open`` is what they are still at."""
+    took = table.c.ended - table.c.began
+    return (
+        sa.select(
+            _IS_SETTLED,
+            table.c.worker,
+            sa.func.sum(sa.case((took > 0, took), else_=0.0)).label("seconds"),
+            sa.func.sum(sa.case((table.c.ended.is_(None), 1), else_=0)).label("n_open"),
+        )
+        .join_from(trial, table, _of_trial(table))
+        .where(_HERE, *further)
+        .group_by("is_settled", table.c.worker)
     )
-    .join_from(
-        trial,
-        part,
-        (part.c.study_id == trial.c.study_id) & (part.c.trial == trial.c.number),
-    )
-    .where(_HERE)
+
+
+_SHARES = _spans(part)
+_WHOLE = _spans(
+    attempt,
+    ~sa.exists().where(
+        part.c.study_id == attempt.c.study_id,
+        part.c.trial == attempt.c.trial,
+        part.c.attempt == attempt.c.attempt,
+    ),
 )
 
 
@@ -338,44 +365,33 @@ def _read(connection: sa.Connection, found: Any, known: _Known) -> None:
     # Nothing is started in a generation that another follows; parts of its trials may
     # still end.
     settled_to = max(known.first, (found.last or 0) - 1)
-    key = {"study": found.id, "first": known.first}
+    key = {"study": found.id, "first": known.first, "to": settled_to}
     tallies = {True: Tally(), False: Tally()}
     known.open = Counter()
     for row in connection.execute(_TRIALS, key):
         if row.state in _FINAL:
-            _count_trial(tallies[row.generation < settled_to], row)
+            tally = tallies[bool(row.is_settled)]
+            tally.trials[row.state] += row.n
+            tally.reused += row.reused
+            tally.seconds.update({name: getattr(row, name) or 0.0 for name in PARTS})
         else:
-            known.open[row.state] += 1
-    shares = connection.execute(_SHARES, key).all()
-    shared = {(row.number, row.attempt) for row in shares}
-    attempts = connection.execute(_ATTEMPTS, key).all()
-    whole = [row for row in attempts if (row.number, row.attempt) not in shared]
-    for one in attempts:
-        if one.end in _BLAME and one.cause in _CAUSES:
-            faults = tallies[one.generation < settled_to].faults
-            faults[one.cause, _BLAME[AttemptEnd(one.end)]] += 1
-    for span in (*shares, *whole):
-        _count_time(tallies[span.generation < settled_to], span, known.gpus)
-    at_work = {row.worker for row in (*shares, *whole) if row.ended is None}
+            known.open[row.state] += row.n
+    for row in connection.execute(_FAULTS, key):
+        if row.cause in _CAUSES:
+            faults = tallies[bool(row.is_settled)].faults
+            faults[row.cause, _BLAME[AttemptEnd(row.end)]] += row.n
+    at_work = set()
+    for query in (_SHARES, _WHOLE):
+        for row in connection.execute(query, key):
+            tally = tallies[bool(row.is_settled)]
+            tally.worker_s += row.seconds
+            tally.gpu_s += row.seconds * known.gpus.get(row.worker, 0.0)
+            if row.n_open:
+                at_work.add(row.worker)
     known.busy = frozenset(at_work) if found.is_led else frozenset()
     known.settled.add(tallies[True])
     known.moving = tallies[False]
     known.first = settled_to
-
-
-def _count_trial(tally: Tally, row: Any) -> None:
-    tally.trials[row.state] += 1
-    tally.reused += bool(row.reused)
-    took = _numbers(row.seconds)
-    tally.seconds.update({name: took.get(name, 0.0) for name in PARTS})
-
-
-def _count_time(tally: Tally, row: Any, gpus: Mapping[str, float]) -> None:
-    if row.began is None or row.ended is None:
-        return
-    took_s = max(0.0, row.ended - row.began)
-    tally.worker_s += took_s
-    tally.gpu_s += took_s * gpus.get(row.worker, 0.0)
 
 
 def _jobs(connection: sa.Connection) -> tuple[dict[str, int], float]:

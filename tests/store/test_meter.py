@@ -189,7 +189,7 @@ def test_what_was_deleted_stays_counted(searched: str) -> None:
 def test_tokens_are_those_of_every_outcome_recorded(searched: str) -> None:
     by_hand(
         searched,
-        """UPDATE em_outcome_block SET means = '{"tokens": 2.5}'""",
+        """UPDATE em_outcome_block SET means = '{"acc":1e-3,"tokens":2.5}'""",
         "UPDATE em_outcome_block SET created = created - 100 WHERE id < 5",
     )
     meter = open_meter(searched)
@@ -205,10 +205,14 @@ def test_tokens_are_those_of_every_outcome_recorded(searched: str) -> None:
     meter.close()
 
 
-def test_damaged_rows_count_as_nothing(searched: str) -> None:
+@pytest.mark.parametrize(
+    "seconds", ["no json", '{"score":', '{"score":"1"}', '{"score":NaN}', "[1]"]
+)
+def test_damaged_rows_count_as_nothing(searched_url: str, seconds: str) -> None:
+    searched = searched_url
     by_hand(
         searched,
-        "UPDATE em_trial SET seconds = 'no json'",
+        f"UPDATE em_trial SET seconds = '{seconds}'",
         "UPDATE em_outcome_block SET means = '[1, 2]'",
         "UPDATE em_attempt SET cause = 'strange'",
     )
@@ -233,17 +237,17 @@ def test_a_second_look_reads_what_is_new_however_long_a_study_is(
         add_led_study(any_url, name, length)
     meter = open_meter(any_url)
     first = meter.read().users[NOBODY]
-    read: list[object] = []
-    kept = counting._count_trial
+    read: list[int] = []
+    kept = counting._read
 
-    def watched(tally: Tally, row: object) -> None:
-        read.append(row)
-        kept(tally, row)
+    def watched(connection: object, found: object, known: counting._Known) -> None:
+        read.append(known.first)
+        kept(connection, found, known)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(counting, "_count_trial", watched)
+    monkeypatch.setattr(counting, "_read", watched)
     assert meter.read().users[NOBODY] == first
     assert first.trials == Counter(scored=4 * 65)
-    assert len(read) == 2 * 2 * 4, "two generations of each"
+    assert read == [5 - 2, 60 - 2], "two generations of each"
     meter.close()
 
 

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL say differently: the time, and rows that may be there."""
+"""What SQLite and PostgreSQL say differently: time, JSON, rows that may be there."""
 
 from __future__ import annotations
 
@@ -36,6 +36,39 @@ NOW: sa.ColumnElement[float] = _Now()
 
 One clock serves every process of a study.
 """
+
+
+class _JsonNumber(FunctionElement[float]):
+    name = "evomerge_json_number"
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(_JsonNumber, "sqlite")
+def _sqlite_number(element: _JsonNumber, compiler: Any, **how: Any) -> str:
+    text, key = (compiler.process(one, **how) for one in element.clauses)
+    path = f"'$.' || {key}"
+    is_number = f"json_type({text}, {path}) IN ('integer', 'real')"
+    found = f"CASE WHEN {is_number} THEN json_extract({text}, {path}) END"
+    return f"(CASE WHEN json_valid({text}) THEN {found} END)"
+
+
+@compiles(_JsonNumber, "postgresql")
+def _postgresql_number(element: _JsonNumber, compiler: Any, **how: Any) -> str:
+    # Read as text: what is no JSON would end the transaction. Ours is canonical.
+    text, key = (compiler.process(one, **how) for one in element.clauses)
+    number = "'\":(-?[0-9]{1,200}(?:[.][0-9]+)?(?:[eE][+-]?[0-9]{1,2})?)[,}]'"
+    pattern = f"'^[{{].*?\"' || {key} || {number}"
+    # A single percent sign is the driver's; there is none here.
+    return f"CAST(substring({text} from {pattern}) AS double precision)"
+
+
+def json_number(text: sa.ColumnElement[str], key: str) -> sa.ColumnElement[float]:
+    """Return the number under a key of a flat JSON object of ours, as SQL.
+
+    Null where there is none, whatever the text is.
+    """
+    return _JsonNumber(text, sa.literal_column(f"'{key}'"))
 
 
 def insert_absent(
