@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from evomerge.core.work import Wishes
 from evomerge.store.leases import check_lease
-from evomerge.store.queue.jobs import is_of_job
+from evomerge.store.studies import is_of_job
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import mapping
 from evomerge.store.tables.dialects import NOW

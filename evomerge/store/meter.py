@@ -217,7 +217,7 @@ class Meter:
         recent: Counter[int] = Counter()
         for row in connection.execute(_TOKENS, {**key, "to": settled_to}):
             counted = self._tokens if row.is_settled else recent
-            counted[row.charged_to or 0] += row.tokens or 0.0
+            counted[row.charged_to or 0] += row.tokens or 0
         self._last_block = settled_to - 1
         return self._tokens + recent
 

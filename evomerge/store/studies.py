@@ -27,6 +27,7 @@ from evomerge.store.tables.decoding import count, mapping
 from evomerge.store.tables.dialects import NOW, insert_absent
 from evomerge.store.tables.schema import (
     generation,
+    job,
     manifest,
     outcome_block,
     protocol,
@@ -247,3 +248,9 @@ def _holder(row: rows.Row) -> Holder | None:
     if not is_alive(owner):
         return None
     return Holder(host_name(owner), owner.pid, row.left)
+
+
+def is_of_job() -> sa.ColumnElement[bool]:
+    """A job's study, or one of its stages; names may hold what LIKE takes for more."""
+    start = sa.func.substr(study.c.name, 1, sa.func.length(job.c.study) + 1)
+    return sa.or_(study.c.name == job.c.study, start == job.c.study + ".")

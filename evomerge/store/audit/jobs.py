@@ -9,11 +9,12 @@ from functools import partial
 import sqlalchemy as sa
 
 from evomerge.store.queue.accounts import token_of, user_of
+from evomerge.store.queue.exports import export_of
 from evomerge.store.queue.jobs import event_of, every, job_of, read_bundle
-from evomerge.store.queue.values import Job, JobEvent, JobState, Wanted
+from evomerge.store.queue.values import ExportState, Job, JobEvent, JobState, Wanted
 from evomerge.store.tables.decoding import legible
 from evomerge.store.tables.rows import Row
-from evomerge.store.tables.schema import bundle, job_event, token, user
+from evomerge.store.tables.schema import bundle, export, job_event, token, user
 from evomerge.store.values import Fault
 
 _RUN = frozenset({Wanted.RUN})
@@ -31,7 +32,7 @@ _WANTED = {
 
 
 def check_jobs(connection: sa.Connection) -> Iterator[Fault]:
-    """Find every broken promise of users, tokens, bundles and jobs."""
+    """Find every broken promise of users, tokens, bundles, jobs and exports."""
     for row in connection.execute(sa.select(user).order_by(user.c.id)):
         somebody = legible(f"user {row.name!r}", partial(user_of, row))
         if isinstance(somebody, Fault):
@@ -54,8 +55,37 @@ def check_jobs(connection: sa.Connection) -> Iterator[Fault]:
     for row in connection.execute(query):
         where = f"job {row.job_id}, event {row.number}"
         events[row.job_id].append(legible(where, partial(event_of, row)))
+    names = {row.id: f"job {row.user}/{row.name}" for row in every(connection)}
     for row in every(connection):
         yield from _job(row, events[row.id])
+    yield from _exports(connection, names)
+
+
+def _exports(connection: sa.Connection, names: dict[int, str]) -> Iterator[Fault]:
+    numbers = defaultdict[int, list[int]](list)
+    query = sa.select(export).order_by(export.c.job_id, export.c.number)
+    for row in connection.execute(query):
+        numbers[row.job_id].append(row.number)
+        where = f"{names.get(row.job_id, f'job {row.job_id}')}, export {row.number}"
+        found = legible(where, partial(export_of, row))
+        if isinstance(found, Fault):
+            yield found
+            continue
+        state = found["state"]
+        is_claimed = row.claim_by is not None and row.claim_until is not None
+        is_free = row.claim_by is None and row.claim_until is None
+        if not (is_claimed if state is ExportState.RUNNING else is_free):
+            yield Fault(where, f"is {state}, and {row.claim_by or 'nobody'} has it")
+        has_model = row.size_bytes > 0 and row.fingerprint is not None
+        if has_model is not (state is ExportState.FINISHED):
+            said = f"is {state}, with {row.size_bytes} bytes of {row.fingerprint}"
+            yield Fault(where, said)
+        if (row.why is not None) is not (state is ExportState.FAILED):
+            yield Fault(where, f"is {state}, for the reason {row.why!r}")
+    for job_id, found_ones in numbers.items():
+        if found_ones != list(range(1, len(found_ones) + 1)):
+            said = f"has exports {found_ones[:20]}, not 1, 2, 3 ..."
+            yield Fault(names.get(job_id, f"job {job_id}"), said)
 
 
 def _job(row: Row, events: list[JobEvent | Fault]) -> Iterator[Fault]:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from evomerge.store.queue.jobs import is_of_job
 from evomerge.store.queue.values import JobState
+from evomerge.store.studies import is_of_job
 from evomerge.store.tables.decoding import mapping
 from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.schema import attempt, job, part, study, user, worker

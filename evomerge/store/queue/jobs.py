@@ -314,12 +314,6 @@ def events(
     return [event_of(row) for row in connection.execute(query)]
 
 
-def is_of_job() -> sa.ColumnElement[bool]:
-    """A job's study, or one of its stages; names may hold what LIKE takes for more."""
-    start = sa.func.substr(study.c.name, 1, sa.func.length(job.c.study) + 1)
-    return sa.or_(study.c.name == job.c.study, start == job.c.study + ".")
-
-
 def is_recorded(connection: sa.Connection, name: str) -> bool:
     """Tell whether there is a study of this name."""
     return (

@@ -12,9 +12,11 @@ from evomerge.errors import (
     SpecError,
     UserError,
 )
+from evomerge.store.databases.database import Database
 from evomerge.store.queue.accounts import Accounts
 from evomerge.store.queue.claims import CLAIM_S
 from evomerge.store.queue.ending import MAX_FRUITLESS, ProcessEnd
+from evomerge.store.queue.exports import Exports
 from evomerge.store.queue.job_queue import JobQueue
 from evomerge.store.queue.values import Claim, JobState, Scope, Wanted
 from evomerge.store.sql import open_store
@@ -429,3 +431,34 @@ def test_other_rows_of_the_service_edited_by_hand_are_found(
         "job ann/a: has events [3, 7], not 1, 2, 3 ...",
     ):
         assert said in found
+
+
+EXPORT_EDITS = {
+    "state = 'odd'": "export 1: cannot be read",
+    "claim_by = NULL": "export 1: is running, and nobody has it",
+    "state = 'queued'": "export 1: is queued, and one has it",
+    "size_bytes = 7, fingerprint = 'f'": "export 1: is running, with 7 bytes of f",
+    "why = 'it was so'": "export 1: is running, for the reason 'it was so'",
+    "number = 2": "has exports [2], not 1, 2, 3 ...",
+}
+
+
+@pytest.mark.parametrize("edit", EXPORT_EDITS)
+def test_an_export_edited_by_hand_is_found(
+    queue: JobQueue, any_url: str, edit: str
+) -> None:
+    queue.submit("ann", submission("a"))
+    store = open_store(any_url)
+    store.create_study("a", {}, {}, 1)
+    store.close()
+    by_hand(any_url, "UPDATE em_study SET n_items = 1")
+    exports = Exports(Database(any_url, create=False))
+    exports.ask("ann", "a", None, is_scored=True)
+    assert exports.claim("one") is not None
+    exports.close()
+    before = faults(any_url)  # nothing was scored of the study
+    by_hand(any_url, f"UPDATE em_export SET {edit}")
+    (found,) = set(faults(any_url)) - set(before)
+    assert found.startswith("job ann/a")
+    assert EXPORT_EDITS[edit] in found
+    assert not any("export" in fault for fault in before)
