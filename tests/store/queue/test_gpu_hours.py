@@ -1,16 +1,27 @@
 """GPU-hours: what counts, and what becomes of jobs when they are used."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.jobs import submission
 from support.searched import ask, by_hand
 
+from evomerge.cluster.inprocess import InProcessPool
+from evomerge.core.study import Budget
+from evomerge.core.work import WorkerReady
+from evomerge.scoring.evaluator import Evaluator
+from evomerge.search import study_run
+from evomerge.search.coordinator import Coordinator
+from evomerge.store.meter import open_meter
+from evomerge.store.owner import this_process
 from evomerge.store.queue.accounts import open_accounts
 from evomerge.store.queue.ending import ProcessEnd
 from evomerge.store.queue.job_queue import JobQueue, open_queue
 from evomerge.store.queue.values import JobState, Wanted
 from evomerge.store.sql import open_store
+from evomerge.testing.search import SmallStudy
 
 
 @pytest.fixture
@@ -90,3 +101,31 @@ def test_jobs_beyond_the_hours_are_paused_with_the_reason(
     assert queue.resume("ann", "a").why is None
     assert queue.claim("one") is not None
     assert ask(any_url, "SELECT count(*) FROM em_job WHERE state = 'paused'") == 0
+
+
+class _OnTwo(Evaluator):
+    """An evaluator that says it has two GPUs of a node."""
+
+    def ready(self, worker: str) -> WorkerReady:
+        found = super().ready(worker)
+        return replace(found, facts={**found.facts, "node_id": "n1", "gpus": 2})
+
+
+def test_what_limits_and_what_is_told_are_the_same_hours(
+    any_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_run, "ROSTER_EVERY_S", 0.0)
+    accounts, queue = open_accounts(any_url), open_queue(any_url)
+    accounts.add_user("ann")
+    queue.submit("ann", submission("small"))
+    small, store = SmallStudy(budget=Budget(trials=8)), open_store(any_url)
+    store.create_study("small", {}, {}, small.seed)
+    pool = InProcessPool(lambda: _OnTwo(small.setup(tmp_path)), "w0-ab")
+    Coordinator(small.plan(), store, pool, this_process()).run()
+    meter = open_meter(any_url)
+    told = meter.read().users["ann"]
+    assert told.gpu_s == pytest.approx(2 * told.worker_s)
+    assert told.gpu_s > 0
+    assert queue.gpu_hours("ann") * 3600 == pytest.approx(told.gpu_s)
+    for opened in (meter, store, queue, accounts):
+        opened.close()
