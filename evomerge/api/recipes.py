@@ -121,7 +121,7 @@ def merge(
     means: Means | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Carry out one decided merge and write it as a model folder.
+    """Carry out one decided merge and write it as a model folder, with a card.
 
     Args:
         recipe_file: Of our own in either form, or mergekit's.
@@ -144,8 +144,13 @@ def merge(
     with ThreadPoolExecutor(1) as aside, remembered(means.cache_dir):
         aside.submit(_load_arithmetic)
         opened = open_recipe(recipe_file, profile=profile, strict=strict)
+    from evomerge.api.provenance import parents, versions
+    from evomerge.export.card import CardFacts, card
+    from evomerge.export.model import CARD_NAME
+
     # torch
     from evomerge.merging.devices import check_device, on_threads
+    from evomerge.merging.materialise import merged_tensors
     from evomerge.merging.memory import check_memory, saying_memory_ran_out
     from evomerge.merging.output.writer import RECIPE_NAME, recipe_text, write_model
     from evomerge.merging.sources import Sources
@@ -162,6 +167,14 @@ def merge(
         saying_memory_ran_out(),
     ):
         check_memory(recipe, sources, means.memory_bytes)
+        facts = CardFacts(
+            name=out.name,
+            recipe=recipe,
+            parents=parents(recipe, opened.models),
+            versions=versions(),
+            tensors=merged_tensors(recipe, sources),
+            allow=opened.allow,
+        )
         return write_model(
             recipe,
             sources,
@@ -170,6 +183,7 @@ def merge(
             progress=progress,
             extra={
                 **_template(opened.chat_template),
+                CARD_NAME: card(facts),
                 RECIPE_NAME: recipe_text(recipe, opened.allow),
             },
         )

@@ -129,11 +129,12 @@ def _opening(facts: CardFacts) -> str:
 def _worth(facts: CardFacts) -> list[str]:
     parts: list[str] = []
     if not facts.tables:
+        if facts.search is None:
+            return ["Unknown: nothing was scored."]
         parts.append(
             "Unknown: this model was not scored on items that the search had not seen."
         )
-        parts += [] if facts.search is None else _selected_only(facts.search)
-        return parts
+        return parts + _selected_only(facts.search)
     for one in facts.tables:
         parts += _objective(one, facts.search)
     parts.append(

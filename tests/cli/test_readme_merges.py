@@ -40,6 +40,14 @@ def test_the_commands_of_the_section_run_as_they_stand(call, zoo: Path) -> None:
         ended = call(*words.split())
         assert ended.code == 0, ended.err
     assert read_model(zoo / "small-model").config["dtype"] == "bfloat16"
+    card = (zoo / "merged-model" / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "made from a recipe",
+        "nothing was scored",
+        "demo/zoo/math",
+        "## Use",
+    ):
+        assert words in card
 
 
 def test_the_recipe_in_a_merged_folder_gives_the_same_bytes(call, zoo: Path) -> None:
