@@ -294,9 +294,9 @@ class RayPool:
             case "starting":
                 yield from self._started(slot, answer)
             case _:
-                if not isinstance(answer, BlockScored):
+                if not isinstance(answer[-1], BlockScored):
                     self._enter(slot, "idle", None)
-                yield answer
+                yield from answer
 
     def _compare(self, slot: _Slot, report: Mapping[str, Any]) -> Iterator[PoolEvent]:
         """Look whether a node has what the study needs, before its first work."""

@@ -78,9 +78,9 @@ class Worker:
 
     def run(
         self, assignment: Assignment
-    ) -> Iterator[BlockScored | AttemptDone | AttemptFailed]:
-        """Score an assignment, answering block by block."""
-        yield from self._evaluator.run(self._name, assignment)
+    ) -> Iterator[tuple[BlockScored | AttemptDone | AttemptFailed, ...]]:
+        """Score an assignment, answering call by call of the engine."""
+        yield from self._evaluator.answers(self._name, assignment)
 
     def pid(self) -> int:
         """Return the process id; fault tests kill it."""

@@ -38,6 +38,8 @@ from evomerge.scoring.simulated import landscape
 
 _log = logging.getLogger(__name__)
 
+Answer = BlockScored | AttemptDone | AttemptFailed
+
 
 class Evaluator:
     """A living engine and its tasks; one thread, one assignment at a time.
@@ -89,10 +91,15 @@ class Evaluator:
         """Describe the tasks, under the name the pool gave this worker."""
         return WorkerReady(worker, self._descriptions, self._facts)
 
-    def run(
+    def run(self, worker: str, assignment: Assignment) -> Iterator[Answer]:
+        """Work on an assignment, answering one event at a time; see ``answers``."""
+        for together in self.answers(worker, assignment):
+            yield from together
+
+    def answers(
         self, worker: str, assignment: Assignment
-    ) -> Iterator[BlockScored | AttemptDone | AttemptFailed]:
-        """Work on an assignment; blocks are answered as each call of the engine ends.
+    ) -> Iterator[tuple[Answer, ...]]:
+        """Work on an assignment; the blocks of a call are answered together.
 
         The last event is AttemptDone or AttemptFailed, never an exception. The time
         limit is looked at between calls; one that hangs is for the pool to kill. What
@@ -100,19 +107,20 @@ class Evaluator:
         """
         attempt = _Attempt(worker, assignment)
         is_scoring = False
+        scored: tuple[Answer, ...] = ()
         try:
             report = self._swap(assignment.recipe)
             is_scoring = True
             for blocks in self._tasks.calls(assignment):
+                if scored:
+                    yield scored
                 if attempt.is_late:
-                    yield attempt.failed(attempt.timeout())
+                    yield (attempt.failed(attempt.timeout()),)
                     return
                 began = time.perf_counter()
                 found = self._tasks.score(assignment.recipe, blocks)
                 seconds = time.perf_counter() - began
-                for block, outcomes in zip(blocks, found, strict=True):
-                    yield attempt.scored(block, outcomes, seconds)
-                    seconds = 0.0
+                scored = attempt.scored(blocks, found, seconds)
         except Exception as error:  # noqa: BLE001 - the worker's outermost call
             self._held = None
             failure = failure_from(error, scoring=is_scoring)
@@ -131,9 +139,9 @@ class Evaluator:
                     "cause": failure.cause,
                 },
             )
-            yield attempt.failed(failure)
+            yield (attempt.failed(failure),)
             return
-        yield attempt.done(report.materialise_s, report.swap_s)
+        yield (*scored, attempt.done(report.materialise_s, report.swap_s))
 
     def score(self, recipe: Recipe, blocks: Sequence[BlockKey]) -> tuple[Outcome, ...]:
         """Score blocks outside any trial, as export does; errors come through.
@@ -276,11 +284,18 @@ class _Attempt:
         )
 
     def scored(
-        self, block: BlockKey, outcomes: tuple[Outcome, ...], seconds: float
-    ) -> BlockScored:
+        self,
+        blocks: Sequence[BlockKey],
+        found: Sequence[tuple[Outcome, ...]],
+        seconds: float,
+    ) -> tuple[BlockScored, ...]:
+        """Return the blocks of one call; its time is that of the first."""
         self._score_s += seconds
-        number, attempt = self._assignment.trial, self._assignment.attempt
-        return BlockScored(self._worker, number, attempt, block, outcomes, seconds)
+        place = (self._worker, self._assignment.trial, self._assignment.attempt)
+        return tuple(
+            BlockScored(*place, block, outcomes, 0.0 if n else seconds)
+            for n, (block, outcomes) in enumerate(zip(blocks, found, strict=True))
+        )
 
     def failed(self, failure: Failure) -> AttemptFailed:
         number, attempt = self._assignment.trial, self._assignment.attempt

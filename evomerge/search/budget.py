@@ -26,6 +26,7 @@ class BudgetWatch:
         self._recorded_at = clock()
         self._read: Usage | None = None
         self._items_since = 0
+        self._items_unrecorded = 0
         self._seconds_since = 0.0
 
     @property
@@ -43,6 +44,11 @@ class BudgetWatch:
     def note_items(self, n_items: int) -> None:
         """Learn of items scored; some may prove free of charge."""
         self._items_since += n_items
+        self._items_unrecorded += n_items
+
+    def recorded(self, n_items: int) -> None:
+        """Learn that items scored are in the store now."""
+        self._items_unrecorded -= n_items
 
     def room(self) -> int | None:
         """Return how many more candidates may be asked; None for any number."""
@@ -55,7 +61,7 @@ class BudgetWatch:
         budget, usage = self._budget, self._usage()
         if budget.trials is not None and usage.trials >= budget.trials:
             return "trial budget used"
-        return self._spent_inside(usage.items, usage.seconds)
+        return self._spent_inside(usage.items + self._items_since, usage.seconds)
 
     def allows(self, generation: int) -> bool:
         """Tell whether another trial of a generation may start.
@@ -71,7 +77,7 @@ class BudgetWatch:
             if self._spent_inside(n_items, seconds) is None:
                 return True
         usage = self._usage()
-        n_items = usage.items if generation > 0 else 0
+        n_items = usage.items + self._items_since if generation > 0 else 0
         return self._spent_inside(n_items, usage.seconds) is None
 
     def items_left(self, generation: int, enough: int) -> int | None:
@@ -88,11 +94,11 @@ class BudgetWatch:
             left = limit - self._read.items - self._items_since
             if left >= enough:
                 return left
-        return limit - self._usage().items
+        return limit - self._usage().items - self._items_since
 
     def _usage(self) -> Usage:
         self._read = self._store.usage(self._study_id)
-        self._items_since, self._seconds_since = 0, 0.0
+        self._items_since, self._seconds_since = self._items_unrecorded, 0.0
         return self._read
 
     def _spent_inside(self, n_items: int, recorded_s: float) -> str | None:

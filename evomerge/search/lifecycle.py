@@ -136,12 +136,12 @@ class Lifecycle:
         """Trials that are being scored."""
         return len(self._standing.active)
 
-    @property
-    def has_work(self) -> bool:
-        """Some worker that has nothing to do could be given something."""
+    def has_work_for(self, idle: Iterable[str]) -> bool:
+        """Tell whether one of these workers can go on, or be given something."""
         standing = self._standing
         return (
-            standing.left_alone(None) is not None
+            any(standing.holds(worker) for worker in idle)
+            or standing.left_alone(None) is not None
             or standing.next(None) is not None
             or standing.to_help(None, self._sharing.portions) is not None
         )

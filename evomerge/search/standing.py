@@ -126,16 +126,19 @@ class Standing:
         return None
 
     def to_help(self, avoid: str | None, costs: Portions) -> Running | None:
-        """Return the open trial with most work left, if that is worth a swap."""
+        """Return the open trial that would be done last, if helping is worth a swap."""
 
         def left_s(now: Running) -> float:
-            return len(now.unstarted) * (now.block_s or costs.block_s or 0.0)
+            in_hand = sum(len(part.left) for part in now.parts.values())
+            n_left = len(now.unstarted) + in_hand / 2  # half of it done, on average
+            per_block_s = now.block_s or costs.block_s or 0.0
+            return n_left * per_block_s / max(1, len(now.parts))
 
         best = max(self._not_failed(self._open, avoid), key=left_s, default=None)
         if best is None:
             return None
         block_s = best.block_s or costs.block_s
-        is_worth = block_s is not None and left_s(best) > costs.swap_s + block_s
+        is_worth = block_s is not None and left_s(best) > costs.swap_s + block_s / 2
         return best if is_worth else None
 
     def _not_failed(

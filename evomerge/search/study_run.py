@@ -133,6 +133,7 @@ class StudyRun:
         Raises:
             LeaseLostError: Another coordinator took the study over.
         """
+        self._executor.settle()
         self._store.recover(self._lease)
         if self._crew:
             self._store.record_crew(self._lease, ())
@@ -230,21 +231,29 @@ class StudyRun:
 
     def _drive(self, number: int, trials: Sequence[Trial]) -> bool:
         """Score a generation; False if the budget ran out before it was complete."""
-        life = self._life
         self._executor.feed(GenerationBegan(tuple(trials)))
+        is_complete = self._score(number)
+        self._executor.settle()
+        if is_complete:
+            self._observer(self._progress(number, 0))
+        return is_complete
+
+    def _score(self, number: int) -> bool:
+        life = self._life
         if not life.is_complete:
             self._dispatcher.start()
         while not life.is_complete:
             self._welcome_newcomers()
             # The budget is a question to the store: not asked after every block.
             idle = self._dispatcher.free()
-            if (idle and life.has_work) or not life.n_at_work:
+            if (idle and life.has_work_for(idle)) or not life.n_at_work:
                 if self._budget.allows(number):
                     self._offer_work(number, idle)
                 elif not life.n_at_work:
                     return False
                 if life.lacks_room and not life.n_running:
                     return False
+            self._executor.settle()
             for event in self._dispatcher.events(POLL_S):
                 if isinstance(event, NodeSetAside):
                     self._note_aside(event)
@@ -254,7 +263,6 @@ class StudyRun:
             self._note_roster()
             self._prolong()
             self._observer(self._progress(number, life.n_running))
-        self._observer(self._progress(number, 0))
         return True
 
     def _offer_work(self, number: int, idle: Sequence[str]) -> None:
@@ -265,6 +273,8 @@ class StudyRun:
             self._board.begin_work()
         # Who can go on comes first, before another one takes that over.
         for worker in sorted(idle, key=lambda name: not self._life.holds(name)):
+            if not self._life.has_work_for((worker,)):
+                break
             self._executor.feed(WorkerIdle(worker, is_alone, room))
 
     def _welcome_newcomers(self) -> None:

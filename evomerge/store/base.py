@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
+from evomerge.core.scoring_protocol import Outcome, TaskDescription
 from evomerge.core.trial import Candidate, Record, Trial
 from evomerge.core.work import Wishes
 from evomerge.store.values import (
@@ -28,6 +28,7 @@ from evomerge.store.values import (
     Part,
     PartBegun,
     PartEnded,
+    Report,
     Size,
     StoredStudy,
     Usage,
@@ -49,6 +50,7 @@ __all__ = [
     "Part",
     "PartBegun",
     "PartEnded",
+    "Report",
     "Size",
     "StoredStudy",
     "Usage",
@@ -179,20 +181,15 @@ class Store(Protocol):
     def start_attempt(self, lease: Lease, number: int, worker: str) -> int:
         """Make a pending trial running and return its new attempt number."""
 
-    def record_block(
-        self,
-        lease: Lease,
-        number: int,
-        attempt: int,
-        block: BlockKey,
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        """Record a block's outcomes under (recipe, protocol, items), if absent.
+    def record(self, lease: Lease, number: int, attempt: int, report: Report) -> None:
+        """Record what came of a running attempt: blocks, parts that ended or began.
 
-        The trial must be running this attempt. Repeating the call changes nothing.
+        Outcomes are kept under (recipe, protocol, item), if absent; recording them
+        again changes nothing.
 
         Raises:
             StaleAttemptError: The attempt is over.
+            StoreError: A block has other items.
         """
 
     def end_attempt(
@@ -207,20 +204,6 @@ class Store(Protocol):
         Raises:
             StaleAttemptError: The attempt is over.
             IllegalTransitionError: The state machine has no such arrow.
-        """
-
-    def move_part(
-        self,
-        lease: Lease,
-        number: int,
-        attempt: int,
-        ended: PartEnded | None,
-        begun: PartBegun | None,
-    ) -> None:
-        """Record that a part of a running attempt ended, another began, or both.
-
-        Raises:
-            StaleAttemptError: The attempt is over.
         """
 
     def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:

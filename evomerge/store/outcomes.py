@@ -21,13 +21,12 @@ from evomerge.store.tables import rows
 from evomerge.store.tables.dialects import NOW
 from evomerge.store.tables.prepared import Prepared
 from evomerge.store.tables.schema import manifest, outcome_block, recipe, study, task
-from evomerge.store.trials import check_running
 from evomerge.store.values import Lease
 
 BlockFacts = tuple[str, frozenset[str]]
 """A block's protocol digest and item ids."""
 
-Report = tuple[BlockFacts, Sequence[Outcome]]
+Found = tuple[BlockFacts, Sequence[Outcome]]
 """What a worker found of a block."""
 
 Place = tuple[str, str]
@@ -121,11 +120,10 @@ class KnownItems:
             last, items = row.id, items.union(rows.items_of(row.body))
         self._keep(place, last, items)
 
-    def learn(self, added: Added | None) -> None:
+    def learn(self, added: Added) -> None:
         """Remember a row of ours, once it is committed."""
-        if added is not None:
-            _, items = self.at(added.place)
-            self._keep(added.place, added.id, items | added.items)
+        _, items = self.at(added.place)
+        self._keep(added.place, added.id, items | added.items)
 
     def _keep(self, place: Place, last: int, items: frozenset[str]) -> None:
         self._kept[place] = (last, items)
@@ -157,38 +155,40 @@ def block_facts(
     return row.protocol_digest, items
 
 
-def record_block(
+def record(
     connection: sa.Connection,
     lease: Lease,
-    attempt: tuple[int, int],
-    report: Report,
+    trial: rows.Row,
+    found: Iterable[Found],
     known: KnownItems,
-) -> Added | None:
-    """Record what a running attempt found of a block, and count what was new.
+) -> list[Added]:
+    """Record what a running attempt found, and count what was new.
 
     Args:
         connection: A writing transaction.
         lease: The study's.
-        attempt: Trial number and attempt.
-        report: The block, and one outcome per item of it.
+        trial: The trial's row, held.
+        found: Blocks, and one outcome per item of each.
         known: What is known already; the caller teaches it what was added, after the
             commit.
     """
-    (protocol_digest, items), outcomes = report
-    row = check_running(connection, lease, *attempt)
-    came = {outcome.item for outcome in outcomes}
-    if came != items:
-        raise StoreError(
-            f"The block has {len(items)} items, but the {len(outcomes)} outcomes "
-            f"lack {len(items - came)} of them and hold {len(came - items)} others."
-        )
-    payer = lease.study_id if row.generation > 0 else NOBODY
-    added = _add(
-        connection, (row.recipe_digest, protocol_digest), outcomes, known, payer
-    )
-    if added is not None and payer != NOBODY:
-        count = {"study": payer, "fresh": len(added.items)}
-        _COUNT(connection, count)
+    by_protocol: dict[str, list[Outcome]] = {}
+    for (protocol_digest, items), outcomes in found:
+        came = {outcome.item for outcome in outcomes}
+        if came != items:
+            raise StoreError(
+                f"The block has {len(items)} items, but the {len(outcomes)} outcomes "
+                f"lack {len(items - came)} of them and hold {len(came - items)} others."
+            )
+        by_protocol.setdefault(protocol_digest, []).extend(outcomes)
+    payer = lease.study_id if trial.generation > 0 else NOBODY
+    added = []
+    for protocol_digest, came_in in by_protocol.items():
+        place = (trial.recipe_digest, protocol_digest)
+        new = _add(connection, place, came_in, known, payer)
+        added += [] if new is None else [new]
+    if added and payer != NOBODY:
+        _COUNT(connection, {"study": payer, "fresh": sum(len(a.items) for a in added)})
     return added
 
 

@@ -8,50 +8,37 @@ import sqlalchemy as sa
 
 from evomerge.store.tables import rows
 from evomerge.store.tables.dialects import NOW
+from evomerge.store.tables.prepared import Prepared
 from evomerge.store.tables.schema import part
-from evomerge.store.trials import check_running
-from evomerge.store.values import AttemptEnd, Lease, PartBegun, PartEnded
+from evomerge.store.values import AttemptEnd, Lease, Report
 
-_BEGIN = sa.insert(part).values(began=NOW)
-_END = (
-    sa.update(part)
-    .where(
-        part.c.study_id == sa.bindparam("of_study"),
-        part.c.trial == sa.bindparam("of_trial"),
-        part.c.attempt == sa.bindparam("of_attempt"),
-        part.c.part == sa.bindparam("of_part"),
+_KEY = ("study_id", "trial", "attempt", "part")
+_BEGIN = Prepared(
+    sa.insert(part).values(
+        began=NOW,
+        **{name: sa.bindparam(name) for name in (*_KEY, "worker", "blocks")},
     )
-    .values(ended=NOW)
+)
+_END = Prepared(
+    sa.update(part)
+    .where(*(part.c[name] == sa.bindparam(f"of_{name}") for name in _KEY))
+    .values(end=sa.bindparam("end"), cause=sa.bindparam("cause"), ended=NOW)
 )
 
 
 def move(
-    connection: sa.Connection,
-    lease: Lease,
-    attempt: tuple[int, int],
-    ended: PartEnded | None,
-    begun: PartBegun | None,
+    connection: sa.Connection, lease: Lease, attempt: tuple[int, int], report: Report
 ) -> None:
-    """Record that a part of a running attempt ended, that another began, or both."""
-    number, which = attempt
-    check_running(connection, lease, number, which)
-    if ended is not None:
-        key = {
-            "of_study": lease.study_id,
-            "of_trial": number,
-            "of_attempt": which,
-            "of_part": ended.part,
-        }
-        cause = None if ended.cause is None else ended.cause.value
-        connection.execute(_END, {**key, "end": ended.end.value, "cause": cause})
-    if begun is not None:
-        key = {"study_id": lease.study_id, "trial": number, "attempt": which}
-        row = {
-            "part": begun.part,
-            "worker": begun.worker,
-            "blocks": rows.blocks_text(begun.blocks),
-        }
-        connection.execute(_BEGIN, {**key, **row})
+    """Record which parts of a running attempt ended, and which began."""
+    place = (lease.study_id, *attempt)
+    for ended in report.ended:
+        key = zip(_KEY, (*place, ended.part), strict=True)
+        how = {"end": ended.end.value, "cause": ended.cause and ended.cause.value}
+        _END(connection, {**{f"of_{name}": value for name, value in key}, **how})
+    if (begun := report.begun) is not None:
+        key = zip(_KEY, (*place, begun.part), strict=True)
+        blocks = rows.blocks_text(begun.blocks)
+        _BEGIN(connection, {**dict(key), "worker": begun.worker, "blocks": blocks})
 
 
 def interrupt(connection: sa.Connection, lease: Lease) -> None:

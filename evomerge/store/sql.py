@@ -40,8 +40,7 @@ from evomerge.store.values import (
     Overview,
     Owner,
     Part,
-    PartBegun,
-    PartEnded,
+    Report,
     Size,
     StoredStudy,
     Usage,
@@ -202,22 +201,18 @@ class SqlStore:
         with self._database.writing() as connection:
             return trials.start_attempt(connection, lease, number, worker)
 
-    def record_block(
-        self,
-        lease: Lease,
-        number: int,
-        attempt: int,
-        block: BlockKey,
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        """Record a block's outcomes under (recipe, protocol, items), if absent."""
-        facts = self._facts(lease.study_id, block)
-        report = (facts, outcomes)
+    def record(self, lease: Lease, number: int, attempt: int, report: Report) -> None:
+        """Record what came of a running attempt: blocks, parts that ended or began."""
+        found = [
+            (self._facts(lease.study_id, block), outcomes)
+            for block, outcomes in report.blocks.items()
+        ]
         with self._database.writing() as connection:
-            added = known.record_block(
-                connection, lease, (number, attempt), report, self._known
-            )
-        self._known.learn(added)
+            row = trials.check_running(connection, lease, number, attempt)
+            added = known.record(connection, lease, row, found, self._known)
+            parts.move(connection, lease, (number, attempt), report)
+        for new in added:
+            self._known.learn(new)
 
     def end_attempt(
         self,
@@ -229,18 +224,6 @@ class SqlStore:
         """Move a running trial to a final state, or back to pending."""
         with self._database.writing() as connection:
             trials.end_attempt(connection, lease, number, attempt, ending)
-
-    def move_part(
-        self,
-        lease: Lease,
-        number: int,
-        attempt: int,
-        ended: PartEnded | None,
-        begun: PartBegun | None,
-    ) -> None:
-        """Record that a part of a running attempt ended, another began, or both."""
-        with self._database.writing() as connection:
-            parts.move(connection, lease, (number, attempt), ended, begun)
 
     def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:
         """Return the parts of the attempts at one trial, or at all, oldest first."""
@@ -284,7 +267,8 @@ class SqlStore:
         with self._database.writing() as connection:
             place = (recipe_digest, protocol_digest)
             added = known.add(connection, place, outcomes, self._known)
-        self._known.learn(added)
+        if added is not None:
+            self._known.learn(added)
 
     def usage(self, study_id: int) -> Usage:
         """Return what counts against the budget; cost does not grow with the study."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from evomerge.core.scoring_protocol import BlockKey
+from evomerge.core.scoring_protocol import BlockKey, Outcome
 from evomerge.core.trial import Cause, Failure, TrialState
 
 
@@ -185,6 +185,21 @@ class PartEnded:
     part: int
     end: AttemptEnd
     cause: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a running attempt, to be recorded at one go.
+
+    Attributes:
+        blocks: Outcomes, one for every item of each block.
+        ended: Parts that did.
+        begun: One that did.
+    """
+
+    blocks: Mapping[BlockKey, Sequence[Outcome]] = field(default_factory=dict)
+    ended: Sequence[PartEnded] = ()
+    begun: PartBegun | None = None
 
 
 @dataclass(frozen=True, slots=True)

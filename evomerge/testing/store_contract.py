@@ -11,7 +11,7 @@ import pytest
 from evomerge.core.scoring_protocol import BlockKey, ItemRole, Outcome
 from evomerge.core.trial import Trial
 from evomerge.errors import LeaseLostError, StoreError
-from evomerge.store.base import Lease, Store
+from evomerge.store.base import Lease, PartBegun, Report, Store
 from evomerge.store.owner import this_process
 from evomerge.store.values import CrewMember
 from evomerge.testing.store_samples import (
@@ -40,9 +40,10 @@ class OutcomeContract(StoreFixtures):
         store.start_attempt(lease, 1, "w")
         for index in (0, 2, 0):
             block = search_block(index)
-            store.record_block(lease, 1, 1, block, answers(block))
+            store.record(lease, 1, 1, Report({block: answers(block)}))
         block = search_block(0)
-        store.record_block(lease, 1, 1, block, answers(block, 0.0))  # too late to lie
+        late = Report({block: answers(block, 0.0)})  # too late to lie
+        store.record(lease, 1, 1, late)
         found = opened().outcomes(recipe, task().protocol.digest)
         expected = answers(search_block(0)) + answers(search_block(2))
         assert found == {outcome.item: outcome for outcome in expected}
@@ -53,7 +54,7 @@ class OutcomeContract(StoreFixtures):
     ) -> None:
         block = search_block(0)
         store.start_attempt(lease, 1, "w")
-        store.record_block(lease, 1, 1, block, answers(block))
+        store.record(lease, 1, 1, Report({block: answers(block)}))
         first, second = (trial.candidate.recipe.digest for trial in trials[:2])
         assert not store.outcomes(second, task().protocol.digest)
         assert not store.outcomes(first, task(settings=2).protocol.digest)
@@ -63,7 +64,7 @@ class OutcomeContract(StoreFixtures):
     ) -> None:
         block = search_block(0)
         store.start_attempt(lease, 1, "w")
-        store.record_block(lease, 1, 1, block, answers(block))
+        store.record(lease, 1, 1, Report({block: answers(block)}))
         other = store.create_study("other", {}, {}, 1)
         mine = store.lease(other.id, this_process(), 60)
         store.record_tasks(mine, [task()])
@@ -71,9 +72,8 @@ class OutcomeContract(StoreFixtures):
         store.add_generation(mine, 1, candidates(1, 1), {}, None)
         store.start_attempt(mine, 0, "w")
         for index in (0, 1):
-            store.record_block(
-                mine, 0, 1, search_block(index), answers(search_block(index))
-            )
+            block = search_block(index)
+            store.record(mine, 0, 1, Report({block: answers(block)}))
         assert store.usage(other.id).items == BLOCK_SIZE  # block 1 only
         assert store.usage(other.id).trials == 1
 
@@ -91,11 +91,29 @@ class OutcomeContract(StoreFixtures):
             [Outcome(good[0].item, {"acc": float("inf")}), *good[1:]],
         ):
             with pytest.raises(StoreError):
-                store.record_block(lease, 1, 1, block, wrong)
+                store.record(lease, 1, 1, Report({block: wrong}))
         for missing in (search_block(N_BLOCKS), BlockKey("u", ItemRole.SEARCH, 0)):
             with pytest.raises(StoreError):
-                store.record_block(lease, 1, 1, missing, good)
+                store.record(lease, 1, 1, Report({missing: good}))
         assert store.usage(lease.study_id).items == 0
+
+    def test_what_comes_together_is_recorded_together_or_not_at_all(
+        self, store: Store, lease: Lease, trials: Sequence[Trial]
+    ) -> None:
+        store.start_attempt(lease, 1, "w")
+        one, two, three = map(search_block, range(3))
+        begun = PartBegun(1, "w", (one, two))
+        bad = {one: answers(one), two: answers(three)}
+        with pytest.raises(StoreError):
+            store.record(lease, 1, 1, Report(bad, begun=begun))
+        assert store.usage(lease.study_id).items == 0
+        assert not store.parts(lease.study_id, 1)
+        both = {two: answers(two), one: answers(one)}
+        store.record(lease, 1, 1, Report(both, begun=begun))
+        assert store.usage(lease.study_id).items == 2 * BLOCK_SIZE
+        assert [part.blocks for part in store.parts(lease.study_id, 1)] == [(one, two)]
+        store.record(lease, 1, 1, Report({**both, three: answers(three)}))
+        assert store.usage(lease.study_id).items == 3 * BLOCK_SIZE
 
     def test_held_out_outcomes_need_no_lease_and_the_first_stands(
         self, store: Store, opened: Opened, trials: Sequence[Trial]
@@ -114,7 +132,7 @@ class OutcomeContract(StoreFixtures):
         block = search_block(0)
         for number in (0, 1):
             store.start_attempt(lease, number, "w")
-            store.record_block(lease, number, 1, block, answers(block))
+            store.record(lease, number, 1, Report({block: answers(block)}))
         store.renew(lease, 2.5)
         usage = store.usage(lease.study_id)
         assert (usage.trials, usage.items, usage.seconds) == (4, BLOCK_SIZE, 2.5)

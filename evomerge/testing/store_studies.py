@@ -19,7 +19,7 @@ from evomerge.errors import (
     StudyLockedError,
     StudyNotFoundError,
 )
-from evomerge.store.base import Lease, Owner, Store
+from evomerge.store.base import Lease, Owner, Report, Store
 from evomerge.store.owner import this_process
 from evomerge.testing.store_samples import (
     CONFIG,
@@ -27,10 +27,8 @@ from evomerge.testing.store_samples import (
     TASK,
     Opened,
     StoreFixtures,
-    answers,
     candidates,
     scored,
-    search_block,
     task,
 )
 
@@ -226,9 +224,7 @@ class StudyContract(StoreFixtures):
             lambda: store.add_generation(lease, 2, candidates(2, 1), {}, None),
             lambda: store.extend_generation(lease, 1, candidates(1, 1, 4)),
             lambda: store.start_attempt(lease, 2, "w"),
-            lambda: store.record_block(
-                lease, 1, 1, search_block(0), answers(search_block(0))
-            ),
+            lambda: store.record(lease, 1, 1, Report()),
             lambda: store.end_attempt(lease, 1, 1, scored()),
             lambda: store.reuse(lease, 2, {"t/acc": 1.0}),
             lambda: store.recover(lease),

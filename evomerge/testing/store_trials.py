@@ -16,6 +16,7 @@ from evomerge.store.base import (
     Lease,
     PartBegun,
     PartEnded,
+    Report,
     Store,
 )
 from evomerge.testing.store_samples import (
@@ -179,7 +180,7 @@ class TrialContract(StoreFixtures):
         store.end_attempt(lease, 1, 1, Ending(TrialState.PENDING, None, LOST))
         for _ in range(2):  # while pending, and while the next attempt runs
             with pytest.raises(StaleAttemptError, match="Attempt 1 at trial 1 is over"):
-                store.record_block(lease, 1, 1, block, answers(block))
+                store.record(lease, 1, 1, Report({block: answers(block)}))
             with pytest.raises(StaleAttemptError):
                 store.end_attempt(lease, 1, 1, scored())
             if store.trial(lease.study_id, 1).state is TrialState.PENDING:
@@ -225,12 +226,13 @@ class TrialContract(StoreFixtures):
     ) -> None:
         first, second, third = (search_block(k) for k in range(3))
         store.start_attempt(lease, 1, "w")
-        store.move_part(lease, 1, 1, None, PartBegun(1, "w", (first, second)))
-        store.move_part(lease, 1, 1, None, PartBegun(2, "v", (third,)))
+        begun = [PartBegun(1, "w", (first, second)), PartBegun(2, "v", (third,))]
+        for part in begun:
+            store.record(lease, 1, 1, Report(begun=part))
         lost = PartEnded(1, AttemptEnd.FAULT, Cause.WORKER_LOST)
-        store.move_part(lease, 1, 1, lost, PartBegun(3, "u", ()))
+        store.record(lease, 1, 1, Report({}, [lost], PartBegun(3, "u", ())))
         store.start_attempt(lease, 2, "t")
-        store.move_part(lease, 2, 1, None, PartBegun(1, "t", (first,)))
+        store.record(lease, 2, 1, Report(begun=PartBegun(1, "t", (first,))))
         one, two, three = opened().parts(lease.study_id, 1)
         assert (one.part, one.worker, one.blocks) == (1, "w", (first, second))
         assert (one.end, one.cause) == (AttemptEnd.FAULT, Cause.WORKER_LOST)
@@ -248,7 +250,7 @@ class TrialContract(StoreFixtures):
         interrupted = AttemptEnd.INTERRUPTED
         assert ends == [AttemptEnd.FAULT, *[interrupted] * 3]
         with pytest.raises(StaleAttemptError):
-            store.move_part(lease, 1, 1, lost, None)
+            store.record(lease, 1, 1, Report(ended=[lost]))
 
     def test_known_outcomes_score_a_pending_trial(
         self, store: Store, lease: Lease, trials: Sequence[Trial]

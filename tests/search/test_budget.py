@@ -23,6 +23,7 @@ class Counter:
 
     def score(self, watch: BudgetWatch, n_items: int, *, charged: int) -> None:
         watch.note_items(n_items)
+        watch.recorded(n_items)
         self.now = replace(self.now, items=self.now.items + charged)
 
 
@@ -42,6 +43,17 @@ def test_the_store_is_asked_only_when_the_limit_may_be_near() -> None:
     store.score(budget, 100, charged=100)
     assert not budget.allows(1)
     assert store.n_reads == 2
+
+
+def test_items_that_the_store_does_not_have_yet_count() -> None:
+    store = Counter()
+    budget = watch(store, items=1000)
+    store.score(budget, 900, charged=900)
+    budget.note_items(60)
+    assert budget.items_left(1, enough=100) == 40
+    budget.note_items(40)
+    assert not budget.allows(1)
+    assert budget.spent() == "item budget used"
 
 
 def test_items_that_cost_nothing_leave_the_budget_as_it_is() -> None:

@@ -151,10 +151,11 @@ class SearchLife(RuleBasedStateMachine):
         worker = workers[pick % len(workers)]
         return worker, self.pool.busy[worker]
 
-    def happen(self, event):
-        """An event comes in, and is handled like any other."""
-        self.pool.events.append(event)
+    def happen(self, *events):
+        """Events come in together, and are handled like any other."""
+        self.pool.events += events
         self.listen()
+        self.executor.settle()
 
     def listen(self):
         for event in self.crew.events(0):
@@ -175,6 +176,7 @@ class SearchLife(RuleBasedStateMachine):
         self.listen()
         for worker in self.crew.free():
             self.executor.feed(WorkerIdle(worker, self.crew.n_up == 1))
+        self.executor.settle()
 
     @precondition(lambda self: self.pool.busy)
     @rule(pick=PICK, which=PICK)
@@ -185,15 +187,21 @@ class SearchLife(RuleBasedStateMachine):
         self.happen(BlockScored(*place, block, tuple(answers(block)), 0.1))
 
     @precondition(lambda self: self.pool.busy)
-    @rule(pick=PICK)
-    def finish(self, pick):
-        """Report every block, and the end."""
+    @rule(pick=PICK, goes_on=st.booleans())
+    def finish(self, pick, goes_on):
+        """Report every block and the end together; maybe get the next part at once."""
         worker, work = self.at_work(pick)
         place = (worker, work.trial, work.attempt)
-        for block in work.blocks:
-            self.happen(BlockScored(*place, block, tuple(answers(block)), 0.1))
+        self.pool.events += [
+            BlockScored(*place, block, tuple(answers(block)), 0.1)
+            for block in work.blocks
+        ]
         del self.pool.busy[worker]
-        self.happen(AttemptDone(*place, {"score": 0.3}))
+        self.pool.events.append(AttemptDone(*place, {"score": 0.3}))
+        self.listen()
+        if goes_on:
+            self.executor.feed(WorkerIdle(worker, self.crew.n_up == 1))
+        self.executor.settle()
 
     @precondition(lambda self: self.pool.busy)
     @rule(pick=PICK)
@@ -225,12 +233,14 @@ class SearchLife(RuleBasedStateMachine):
         event = self.told[pick % len(self.told)]
         if not isinstance(event, WorkerReady | WorkerLost):
             self.handle(event)
+            self.executor.settle()
 
     @rule(seconds=st.floats(0.1, 2 * TIMEOUT_S))
     def time_passes(self, seconds):
         self.now += seconds
         self.listen()
         self.executor.feed(Tick(self.now))
+        self.executor.settle()
 
     @rule()
     def the_coordinator_dies_and_another_resumes(self):
@@ -247,7 +257,7 @@ class SearchLife(RuleBasedStateMachine):
         for part in parts:
             done = AttemptDone(part.worker, part.trial, part.attempt, {})
             with pytest.raises(LeaseLostError):
-                sleeper.feed(done)
+                hear(sleeper, done)
         with pytest.raises(LeaseLostError):
             self.store.recover(old)
 
@@ -287,6 +297,11 @@ class SearchLife(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "store"):
             self.store.close()
+
+
+def hear(executor, event):
+    executor.feed(event)
+    executor.settle()
 
 
 def live(new_url, n_lives):

@@ -211,7 +211,7 @@ def test_a_generation_begins_with_nothing_running() -> None:
 def test_an_equal_recipe_waits_until_the_first_is_scored() -> None:
     life = lifecycle(trial(), trial(1))
     start(life)
-    assert not life.has_work
+    assert not life.has_work_for(())
     assert life.handle(WorkerIdle("w1", is_alone=False)) == []
     for one in BLOCKS:
         life.handle(scored(one))
@@ -336,16 +336,29 @@ def test_parts_of_a_trial_go_to_whoever_is_free_and_the_last_answer_ends_it() ->
     assert isinstance(final, EndTrial)
 
 
-def test_help_comes_only_where_more_is_left_than_a_swap_and_a_block_take() -> None:
+def test_help_comes_only_where_it_would_be_in_time() -> None:
     life = shared()
     sharing = life._sharing
     share(life)
-    sharing.portions.swapped(0.1)
-    assert not life.has_work  # two blocks of 0.1 s
+    sharing.portions.swapped(0.25)
+    assert not life.has_work_for(())  # two blocks of 0.1 s, and half of one
     assert life.handle(WorkerIdle("w1", False)) == []
     sharing.portions.swapped(0.01)
-    assert life.has_work
+    assert life.has_work_for(())
     assert len(life.handle(WorkerIdle("w1", False))) == 2
+
+
+def test_who_can_go_on_has_work_where_a_helper_would_be_late() -> None:
+    life = shared()
+    life._sharing.portions.swapped(10.0)
+    share(life)
+    life.handle(scored(block(0)))
+    life.handle(AttemptDone("w0", 0, 1, {}))
+    assert given(life.handle(WorkerIdle("w1", False))).blocks == (block(1),)
+    assert life.has_work_for(("w2", "w0"))
+    assert not life.has_work_for(("w2",))
+    assert life.handle(WorkerIdle("w2", False)) == []
+    assert given(life.handle(WorkerIdle("w0", False))).blocks == (block(2),)
 
 
 def test_who_helps_goes_where_most_is_left_once_no_trial_is_pending() -> None:
@@ -364,7 +377,7 @@ def test_a_trial_whose_worker_is_gone_is_taken_up_before_a_pending_one() -> None
     life.handle(scored(block(0)))
     life.handle(AttemptDone("w0", 0, 1, {}))
     assert life.n_at_work == 0
-    assert life.has_work
+    assert life.has_work_for(())
     assert given(life.handle(WorkerIdle("w1", False))).blocks == (block(1),)
 
 
@@ -435,11 +448,11 @@ def test_nobody_begins_a_trial_that_the_budget_has_no_room_for() -> None:
     life.handle(replace(idle, worker="w1"))
     assert life.handle(OutcomesRead(1, found())) == []
     assert life.lacks_room
-    assert not life.has_work
+    assert not life.has_work_for(())
     assert life.trials[1].state is TrialState.PENDING
     life.handle(scored(block(0)))
     life.handle(AttemptFailed("w0", 0, 1, NAN))
-    assert life.has_work  # what was set aside for the failed one is free
+    assert life.has_work_for(())  # what was set aside for the failed one is free
 
 
 def test_what_the_first_trials_take_tells_how_much_goes_out_at_once() -> None:

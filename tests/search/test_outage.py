@@ -196,7 +196,7 @@ def test_the_pool_stays_up_and_late_answers_are_not_taken(
     small = SmallStudy(budget=Budget(trials=2))
     add(store, small)
     pool = slow_pool(small, tmp_path)
-    shaky = ShakyStore(store, at=("record_block", 1))
+    shaky = ShakyStore(store, at=("record", 2))
     with caplog.at_level(logging.INFO, "evomerge"):
         search(shaky, small, pool)
     assert pool.n_lives == 1
@@ -217,7 +217,7 @@ def test_a_worker_that_hangs_at_an_attempt_of_before_is_stopped(
     def hold() -> None:
         pool.is_held = True
 
-    shaky = ShakyStore(store, at=("record_block", 1), then=hold)
+    shaky = ShakyStore(store, at=("record", 2), then=hold)
     search(shaky, small, pool)
     assert pool.cancelled == [(0, 1)]
     trials = store.trials(store.study("small").id)
@@ -265,12 +265,12 @@ def test_a_study_that_another_took_over_meanwhile_is_left_to_it(
     class Watched(ShakyStore):
         """Another coordinator comes while ours scores its first block."""
 
-        def record_block(self, *arguments: Any) -> None:
+        def record(self, *arguments: Any) -> None:
             if not leases:
                 leases.append(arguments[0])
                 store.release(arguments[0])
                 store.lease(study.id, heir, 30)
-            store.record_block(*arguments)
+            store.record(*arguments)
 
     with pytest.raises(LeaseLostError, match="taken over") as raised:
         search(Watched(store), small, small.pool(tmp_path))

@@ -76,7 +76,7 @@ def test_a_trial_that_was_cut_off_is_timed_anew_over_all_blocks(
 ) -> None:
     cut = Listening(tmp_path)
     with pytest.raises(StoreUnreachableError):
-        search(ShakyStore(store, at=("record_block", 11)), cut)
+        search(ShakyStore(store, at=("record", 16)), cut)
     before = {t.number: t for t in store.trials(store.study("small").id)}
     assert len([t for t in before.values() if t.state is TrialState.SCORED]) == 2
     rest = Listening(tmp_path)

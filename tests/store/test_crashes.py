@@ -18,6 +18,7 @@ from support.steps import step_at_prepared
 
 from evomerge.core.trial import TrialState
 from evomerge.errors import StudyLockedError
+from evomerge.store.base import AttemptEnd, PartBegun, PartEnded, Report
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.store_samples import (
@@ -62,10 +63,14 @@ def run_study(url, note):
 def run_trial(store, lease, number, note):
     attempt = store.start_attempt(lease, number, "w")
     note("attempt", number, attempt)
-    for index in range(N_BLOCKS):
-        block = search_block(index)
-        store.record_block(lease, number, attempt, block, answers(block))
-        note("block", number, index)
+    every = [search_block(index) for index in range(N_BLOCKS)]
+    for n, blocks in enumerate((every[:1], every[1:])):
+        found = {block: answers(block) for block in blocks}
+        begun = PartBegun(n + 2, "w", tuple(blocks))
+        ended = [PartEnded(n + 1, AttemptEnd.SCORED)]
+        store.record(lease, number, attempt, Report(found, ended, begun))
+        for block in blocks:
+            note("block", number, block.index)
     store.end_attempt(lease, number, attempt, scored())
     note("scored", number)
 
@@ -205,7 +210,8 @@ def test_killed_again_and_again_it_still_ends_complete(any_url):
 _HOLDER = """if True:
     import sys
     from evomerge.errors import StudyLockedError
-    from evomerge.store.owner import this_process
+    from evomerge.store.base import AttemptEnd, PartBegun, PartEnded, Report
+from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
     store = open_store(sys.argv[1])
     print("ready", flush=True)
@@ -260,7 +266,8 @@ def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(any_url)
 _OPENER = """if True:
     import json, sys
     from evomerge.core.scoring_protocol import Outcome
-    from evomerge.store.owner import this_process
+    from evomerge.store.base import AttemptEnd, PartBegun, PartEnded, Report
+from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
     from evomerge.testing.store_samples import candidates
     url, me = sys.argv[1:]

@@ -19,7 +19,7 @@ from evomerge.errors import (
     StaleAttemptError,
     StudyLockedError,
 )
-from evomerge.store.base import Ending, Owner
+from evomerge.store.base import Ending, Owner, Report
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.store_samples import (
@@ -84,17 +84,22 @@ class StoreLife(RuleBasedStateMachine):
             with pytest.raises(IllegalTransitionError):
                 self.store.start_attempt(self.lease, number, "w")
 
-    @rule(number=NUMBERS, attempt=ATTEMPTS, block=BLOCKS, is_latest=st.booleans())
-    def report(self, number, attempt, block, is_latest):
+    @rule(
+        number=NUMBERS,
+        attempt=ATTEMPTS,
+        blocks=st.sets(BLOCKS),
+        is_latest=st.booleans(),
+    )
+    def report(self, number, attempt, blocks, is_latest):
         attempt = self.trials[number][1] if is_latest else attempt
-        key = search_block(block)
-        call = (self.lease, number, attempt, key, answers(key))
+        found = {search_block(block): answers(search_block(block)) for block in blocks}
+        call = (self.lease, number, attempt, Report(found))
         if self.is_running(number, attempt):
-            self.store.record_block(*call)
-            self.blocks[number].add(block)
+            self.store.record(*call)
+            self.blocks[number] |= blocks
         else:
             with pytest.raises(StaleAttemptError):
-                self.store.record_block(*call)
+                self.store.record(*call)
 
     @rule(number=NUMBERS, attempt=ATTEMPTS, ending=ENDINGS, is_latest=st.booleans())
     def end(self, number, attempt, ending, is_latest):
@@ -156,8 +161,8 @@ class StoreLife(RuleBasedStateMachine):
         for old in self.old_leases[-2:]:
             for write in (
                 lambda old=old: self.store.start_attempt(old, number, "ghost"),
-                lambda old=old: self.store.record_block(
-                    old, number, attempt, block, answers(block)
+                lambda old=old: self.store.record(
+                    old, number, attempt, Report({block: answers(block)})
                 ),
                 lambda old=old: self.store.end_attempt(old, number, attempt, ending),
                 lambda old=old: self.store.recover(old),

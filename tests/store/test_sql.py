@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from evomerge.errors import SchemaError, StoreError
+from evomerge.store.base import Report
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.store.tables.schema import metadata
@@ -256,7 +257,7 @@ def test_no_call_of_the_hot_path_walks_a_table(url):
         store.add_generation(lease, number, candidates(number, 2), {}, None)
     store.extend_generation(lease, 1, candidates(1, 1, 2))
     store.start_attempt(lease, 2, "w")
-    store.record_block(lease, 2, 1, block, answers(block))
+    store.record(lease, 2, 1, Report({block: answers(block)}))
     store.end_attempt(lease, 2, 1, scored())
     store.reuse(lease, 3, {"t/acc": 1.0})
     store.trial(study.id, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,26 +170,26 @@ class Promising:
 
         def call(*arguments: Any) -> Any:
             answer = method(*arguments)
-            if (promise := _promise(name, arguments, answer)) is not None:
+            for promise in _promises(name, arguments, answer):
                 os.write(self._file, json.dumps(promise).encode() + b"\n")
             return answer
 
         return call
 
 
-def _promise(name: str, arguments: Sequence[Any], answer: Any) -> list[Any] | None:
+def _promises(name: str, arguments: Sequence[Any], answer: Any) -> Iterator[list[Any]]:
     if name in ("add_generation", "extend_generation"):
-        return ["trials", max((t.number for t in answer), default=-1)]
+        yield ["trials", max((t.number for t in answer), default=-1)]
     if name == "start_attempt":
-        return ["attempt", arguments[1], answer]
-    if name == "record_block":
-        _, number, _, block, outcomes = arguments
-        return ["outcomes", number, block.task, [o.item for o in outcomes]]
+        yield ["attempt", arguments[1], answer]
+    if name == "record":
+        for block, outcomes in arguments[3].blocks.items():
+            items = [outcome.item for outcome in outcomes]
+            yield ["outcomes", arguments[1], block.task, items]
     if name == "end_attempt" and arguments[3].state.is_final:
-        return ["end", arguments[1], arguments[3].state]
+        yield ["end", arguments[1], arguments[3].state]
     if name == "reuse":
-        return ["end", arguments[1], "scored"]
-    return None
+        yield ["end", arguments[1], "scored"]
 
 
 def live(life: Life, doom: Doom) -> None:
