@@ -75,7 +75,7 @@ test-long: setup ## The long sweeps
 	$(PYTEST) -m long --timeout 7200
 
 .PHONY: test-cluster
-test-cluster: setup ## Strike at the machines of a pretended cluster; needs root, Linux (about 15 min)
+test-cluster: setup ## Strike at the machines of a pretended cluster; needs root, Linux (about 17 min)
 	$(PYTEST) -m drill
 
 .PHONY: gpu-check

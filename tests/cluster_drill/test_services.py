@@ -81,7 +81,7 @@ def test_the_disk_of_a_worker_is_full(the_stand: Stand, tmp_path: Path) -> None:
     os.kill(worker.named("ray::Worker")[0], signal.SIGKILL)
     lost_s = drill.until(lambda now: now.faults >= 1)
     the_stand.took("worker killed on a full disk: known to be lost", lost_s)
-    on_s = lost_s + drill.goes_on(by=4)  # its successor starts where nothing fits
+    on_s = lost_s + drill.goes_on(by=4)  # there, if one can start, or elsewhere
     the_stand.took("worker killed on a full disk: four trials have ended", on_s)
     worker.free_disk()
     drill.ends_as_undisturbed(tmp_path)
