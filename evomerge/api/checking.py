@@ -275,9 +275,11 @@ def _differences(study: ResolvedStudy) -> str | None:
 
     space = study.config["study"]["space"]
     base = study.sources.get(space.get("base") or "")
-    experts = {name: study.sources[name] for name in space.get("experts", ())}
-    every = [base, *experts.values()]
-    if base is None or any(m is None or m.adapter is not None for m in every):
+    names = space.get("experts", ())
+    experts = {name: m for name in names if (m := study.sources.get(name)) is not None}
+    if base is None or len(experts) < len(names):
+        return None  # what a later stage takes is not there yet
+    if any(model.adapter is not None for model in (base, *experts.values())):
         return None
     with Sources(folders_of(study.sources.values())) as sources:
         return verdict(differences(base, experts, sources, most=_COMPARED))

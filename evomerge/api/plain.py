@@ -11,6 +11,8 @@ from evomerge.masking import masked_by_form
 
 def plain(value: Any) -> Any:
     """Turn values of ours into plain data, without what looks like a secret."""
+    if value is None or isinstance(value, int | float):  # most are, of many
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name))

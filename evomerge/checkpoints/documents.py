@@ -70,7 +70,8 @@ def parse_json(data: bytes, *, unique: bool = False) -> Any:
         )
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    _check_depth(value)
+    if containers > MAX_DEPTH:  # else it is not that deep
+        _check_depth(value)
     if _ESCAPED_SURROGATE.search(data):
         json.dumps(value, ensure_ascii=False).encode()
     return value

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from evomerge.api.plain import plain
 from evomerge.masking import masked_by_form
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-_NO_WRAP = 10_000
-"""Columns where nobody looks at the width."""
 
 
 def print_json(value: Any) -> None:
@@ -32,25 +26,57 @@ def print_table(
 
     A terminal's width is kept by wrapping cells; a file or pipe gets whole lines.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     has_header = any(columns)
-    table = Table(box=None, pad_edge=False, show_header=has_header)
-    for index, name in enumerate(columns):
-        column = [row[index] for row in rows if row[index] is not None]
-        numeric = all(isinstance(value, int | float) for value in column)
-        table.add_column(name, justify="right" if numeric and column else "left")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    console = Console(width=None if sys.stdout.isatty() else _NO_WRAP)
-    with console.capture() as text:
-        console.print(table)
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [_is_numeric([row[i] for row in rows]) for i in range(len(columns))]
+    shown = ([list(columns)] if has_header else []) + cells
     if title:
         click.echo(title)
-    if rows or has_header:
-        for line in text.get().splitlines():
-            click.echo(line.rstrip())
+    if sys.stdout.isatty():
+        _print_wrapped(columns if has_header else (), cells, numeric)
+    elif shown:
+        for line in _aligned(shown, numeric):
+            click.echo(line)
+
+
+def _is_numeric(column: Sequence[Any]) -> bool:
+    known = [value for value in column if value is not None]
+    return bool(known) and all(isinstance(value, int | float) for value in known)
+
+
+def _aligned(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> Iterator[str]:
+    """Yield whole lines, columns two blanks apart."""
+    from rich.cells import cell_len
+
+    lengths = [[cell_len(cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip(*lengths, strict=True)]
+    for row, taken in zip(rows, lengths, strict=True):
+        line = ""
+        for cell, n, width, right in zip(row, taken, widths, numeric, strict=True):
+            blanks = " " * (width - n)
+            line += f"{blanks}{cell}  " if right else f"{cell}{blanks}  "
+        yield line.rstrip()
+
+
+def _print_wrapped(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
+) -> None:
+    """Print on a terminal, as wide as it is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=bool(columns))
+    for name, right in zip(columns or [""] * len(numeric), numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left")
+    for row in cells:
+        # Text, not str: a label with brackets is no markup.
+        table.add_row(*map(Text, row))
+    console = Console()
+    with console.capture() as text:
+        console.print(table)
+    for line in text.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def counted(n: int, noun: str) -> str:
@@ -58,12 +84,9 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _cell(value: Any) -> Text:
-    from rich.text import Text
-
-    # Text, not str: a label with brackets is no markup.
+def _cell(value: Any) -> str:
     if value is None:
-        return Text("-")
-    return Text(
-        f"{value:.4g}" if isinstance(value, float) else masked_by_form(str(value))
-    )
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, int) else masked_by_form(str(value))

@@ -79,8 +79,9 @@ def compare(
     first, others = (models[0], models[1:]) if base is None else (base, models)
     if not others:
         raise click.UsageError("expected another model beside the base.")
+    compared = api.compare  # or the extra that brings it is named
     click.echo(f"comparing with {first}", err=True)
-    found = api.compare(first, others, cache_dir=cache_dir(), most=most)
+    found = compared(first, others, cache_dir=cache_dir(), most=most)
     if as_json:
         print_json(found)
     else:

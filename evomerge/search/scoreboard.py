@@ -97,7 +97,8 @@ class Scoreboard:
         self._constraints = tuple(constraints)
         self._clock = clock
         self._began = clock()
-        self._front: list[Standing] = []
+        self._front: dict[tuple[float, ...], list[Standing]] = {}  # by their losses
+        self._front_size = 0
         self._best: list[Standing | None] = [None] * len(self._objectives)
         self._at_work: float | None = None  # since when
         self._done = self._failed = self._reused = self._items = 0
@@ -107,7 +108,8 @@ class Scoreboard:
     @property
     def front(self) -> tuple[Standing, ...]:
         """The feasible non-dominated trials, by number."""
-        return tuple(sorted(self._front, key=lambda standing: standing.number))
+        every = (standing for equal in self._front.values() for standing in equal)
+        return tuple(sorted(every, key=lambda standing: standing.number))
 
     @property
     def best(self) -> tuple[Standing | None, ...]:
@@ -145,9 +147,14 @@ class Scoreboard:
         for k, best in enumerate(self._best):
             if best is None or new.losses[k] < best.losses[k]:
                 self._best[k] = new
-        if any(_dominates(old, new) for old in self._front):
-            return
-        self._front = [o for o in self._front if not _dominates(new, o)] + [new]
+        if new.losses not in self._front:
+            if any(_dominates(old, new.losses) for old in self._front):
+                return
+            for old in [old for old in self._front if _dominates(new.losses, old)]:
+                self._front_size -= len(self._front.pop(old))
+            self._front[new.losses] = []
+        self._front[new.losses].append(new)
+        self._front_size += 1
 
     def progress(
         self,
@@ -180,7 +187,7 @@ class Scoreboard:
             running=running,
             workers=workers,
             best=tuple(self._best),
-            front_size=len(self._front),
+            front_size=self._front_size,
             items_per_s=self._items / at_work if at_work > 0 else 0.0,
             seconds=seconds,
             trial_s=trial_s,
@@ -233,7 +240,6 @@ def is_outgrown(asked_s: float, n_candidates: int, trial_s: float) -> bool:
     return asked_s > max(NOTICED_S, SLOW_SHARE * trial_s * n_candidates)
 
 
-def _dominates(a: Standing, b: Standing) -> bool:
-    return a.losses != b.losses and all(
-        mine <= theirs for mine, theirs in zip(a.losses, b.losses, strict=True)
-    )
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Tell whether losses are as small in everything, and differ."""
+    return a != b and all(mine <= theirs for mine, theirs in zip(a, b, strict=True))
