@@ -13,7 +13,6 @@ from evomerge.api.plain import flat, plain
 from evomerge.cli.options import cache_dir, cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
-from evomerge.core.nearest import did_you_mean
 
 NOTE_LENGTH = 110
 """Most characters of a failure that a table shows; --json has it whole."""
@@ -73,6 +72,8 @@ class _Listing:
         numbers = [k for k in ("number", "generation") if k in rows[0]]
         if key in numbers:
             return sorted(rows, key=lambda row: int(row[key]))
+        from evomerge.core.nearest import did_you_mean  # costs --help milliseconds
+
         known = [*directions, *numbers]
         hint = did_you_mean(key, known)
         raise click.BadParameter(
