@@ -43,11 +43,11 @@ class Part:
     took: dict[BlockKey, float] = field(default_factory=dict)
     calls: tuple[int, ...] = ()
 
-    def is_over(self, now: float) -> bool:
-        """Tell whether its time is over; it begins at the first look."""
+    def ends(self, now: float) -> float:
+        """Return when its time is over; it begins at the first look."""
         if self.began is None:
             self.began = now
-        return self.began + self.limit_s <= now
+        return self.began + self.limit_s
 
     def call_times(self) -> Iterator[tuple[tuple[BlockKey, ...], float]]:
         """Yield the blocks and seconds of each call."""

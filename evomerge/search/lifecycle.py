@@ -46,6 +46,7 @@ is running pending in one transaction, whatever state this machine is in.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -120,6 +121,8 @@ class Lifecycle:
         self._standing = Standing()
         self._strays = {part.worker: part for part in strays}
         self._sharing = sharing or Sharing(is_on=False)
+        self._new: list[Part] = []  # handed out since time was looked at
+        self._due = -math.inf  # nobody's time is over before
 
     @property
     def is_complete(self) -> bool:
@@ -271,6 +274,7 @@ class Lifecycle:
         now: float | None = None,
     ) -> list[Instruction]:
         part = running.hand_out(worker, self._timeout_s, now)
+        self._new.append(part)
         self._standing.handed_out(running, worker)
         assignment = Assignment(
             trial=part.trial,
@@ -398,7 +402,13 @@ class Lifecycle:
         return [done, EndTrial(ended)] if ended.state.is_final else [done]
 
     def _stop_overdue(self, now: float) -> list[Instruction]:
-        overdue = [part for part in self.in_flight if part.is_over(now)]
+        # With many workers the ends of all are looked at only when one may be due.
+        soonest = min((part.ends(now) for part in self._new), default=math.inf)
+        self._due = min(self._due, soonest)
+        self._new.clear()
+        if now < self._due:
+            return []
+        overdue = [part for part in self.in_flight if part.ends(now) <= now]
         # All are stopped before the store is asked for anything: it may be away.
         done: list[Instruction] = [_stop(part) for part in overdue]
         for part in overdue:
@@ -413,6 +423,8 @@ class Lifecycle:
                 f"{part.limit_s:g} s and was stopped.",
             )
             done += self._fail(running, part, failure)
+        ends = (part.ends(now) for part in self.in_flight)
+        self._due = min(ends, default=math.inf)
         return done
 
     def validate(self) -> None:

@@ -292,11 +292,11 @@ class StudyRun:
 
     def _note_roster(self) -> None:
         """Record who works, for those who look from elsewhere; do as they wish."""
-        roster, crew = self._dispatcher.roster(), self._dispatcher.crew()
         now = self._dispatcher.now()
         if now - self._roster_at < ROSTER_EVERY_S:
             return
         self._roster_at = now
+        roster, crew = self._dispatcher.roster(), self._dispatcher.crew()
         self._dispatcher.heed(self._store.wishes(self._study_id))
         if crew != self._crew:
             self._crew = crew
