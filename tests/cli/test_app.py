@@ -171,7 +171,7 @@ def test_the_password_is_not_in_the_line_that_says_how_to_resume(
     prepared = api.Prepared("mine", ("score",), url, where, None, {})  # type: ignore[arg-type]
     monkeypatch.setattr(api, "take_up", lambda *_, **__: prepared)
     monkeypatch.setattr(api, "search", _interrupted)
-    ended = call("resume", "mine", "--db", url)
+    ended = call("resume", "mine", "--in-process", "--db", url)
     assert ended.code == 130
     assert "evomerge resume mine --db" in ended.err
     assert SECRET not in ended.err

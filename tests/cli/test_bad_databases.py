@@ -248,6 +248,7 @@ def test_a_read_only_file_is_told(searched_file: Path) -> None:
         # Read while it may be: the libraries may lie where only root looks.
         "import os, evomerge.cli.app, evomerge.cli.databases, evomerge.cli.tables\n"
         "import evomerge.api, evomerge.store.sql, evomerge.store.databases.sqlite\n"
+        "import evomerge.service.local\n"
         f"if os.geteuid() == 0: os.setuid(65534)\n{MAIN}"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -251,7 +251,8 @@ def test_stacks_of_any_depth_are_checked_at_their_extremes(
             {"strategy": {"kind": "cmaa"}},
             [
                 "stages.1.strategy: unknown strategy 'cmaa'; did you mean 'cma'?; "
-                "known: cma, catcma, comocatcma, tpe, nsga2, nsga3, climb, random."
+                "known: cma, catcma, comocatcma, tpe, nsga2, nsga3, climb, grid, "
+                "random."
             ],
         ),
         (

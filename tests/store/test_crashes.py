@@ -210,8 +210,7 @@ def test_killed_again_and_again_it_still_ends_complete(any_url):
 _HOLDER = """if True:
     import sys
     from evomerge.errors import StudyLockedError
-    from evomerge.store.base import AttemptEnd, PartBegun, PartEnded, Report
-from evomerge.store.owner import this_process
+    from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
     store = open_store(sys.argv[1])
     print("ready", flush=True)
@@ -266,8 +265,7 @@ def test_of_several_processes_one_gets_the_lease_and_its_death_frees_it(any_url)
 _OPENER = """if True:
     import json, sys
     from evomerge.core.scoring_protocol import Outcome
-    from evomerge.store.base import AttemptEnd, PartBegun, PartEnded, Report
-from evomerge.store.owner import this_process
+    from evomerge.store.owner import this_process
     from evomerge.store.sql import open_store
     from evomerge.testing.store_samples import candidates
     url, me = sys.argv[1:]

@@ -116,7 +116,7 @@ class StoreLife(RuleBasedStateMachine):
         """Report what is missing, and the end."""
         _, attempt = self.trials[number]
         for block in range(N_BLOCKS):
-            self.report(number, attempt, block, is_latest=True)
+            self.report(number, attempt, {block}, is_latest=True)
         ending = Ending(TrialState.SCORED, SCORES)
         self.end(number, attempt, ending, is_latest=True)
 

@@ -50,7 +50,7 @@ def test_a_data_flow_is_searched_and_gone_on_with(kind: str, flow: Flow) -> None
     space = space_of(flow)
     n = KINDS[kind].least_objectives
     if problems(StrategySettings(kind), space, n):
-        assert kind == "cma"
+        assert kind in ("cma", "grid")
         return
     strategy, again = make(kind, space), make(kind, space)
     for generation in (1, 2, 3):

@@ -16,11 +16,11 @@ from support.searched import by_hand
 
 from evomerge.store.queue.accounts import Accounts, open_accounts
 from evomerge.store.queue.job_queue import JobQueue, open_queue
+from evomerge.store.tables.schema import metadata
 
-TABLES = (
-    *("em_export", "em_job_event", "em_job", "em_bundle", "em_token", "em_user"),
-    *("em_worker", "em_part", "em_attempt", "em_trial", "em_recipe", "em_study"),
-)
+KEPT = ("em_meta",)
+"""Says whose database it is."""
+TABLES = [t.name for t in reversed(metadata.sorted_tables) if t.name not in KEPT]
 
 
 @pytest.fixture(scope="session")
