@@ -67,7 +67,7 @@ check: setup ## Format, lint, types, import contract and the quick tests
 	$(PYTEST) -q $(SIDE_BY_SIDE) -m "not (engine or ray or slow or long or gpu or drill)"
 
 .PHONY: test
-test: setup ## Every test but the GPU ones and the long sweeps (20 to 25 min)
+test: setup ## Every test but the GPU ones and the long sweeps (about 20 min)
 	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long or drill)"
 
 .PHONY: test-long
