@@ -25,6 +25,7 @@ from evomerge.cli import (
     service,
     studies,
     tools,
+    trial,
 )
 from evomerge.cli.verbs import following, jobs, login, workers
 from evomerge.errors import EvomergeError
@@ -65,7 +66,7 @@ for _command in (
     studies.status,
     studies.front,
     studies.trials,
-    studies.show,
+    trial.show,
     databases.attempts,
     models.export,
     models.merge,
