@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from time import monotonic, sleep
 
 from evomerge.errors import EvomergeError, SetupError, WorkerError
 
 CONNECT_S = 5.0
 _ASK_S = 10.0
+_COMING_UP_S = 20.0
 _TOKEN = "RAY_AUTH_TOKEN_PATH"
 
 
@@ -83,18 +85,39 @@ def _require_token() -> None:
 
 
 def _require_node(address: str) -> None:
-    import ray
+    """Make sure that this machine has a node; where one comes up, wait for it."""
     from ray._private import services
+
+    patience = monotonic() + _COMING_UP_S
+    while not _alive(address) & services.find_node_ids():
+        # A head answers before the node beside it is registered.
+        coming_up = address in services.find_gcs_addresses() or _is_here(address)
+        if not coming_up or monotonic() > patience:
+            raise WorkerError(
+                f"This machine has no node of the Ray at {address}, and a coordinator "
+                "needs one beside it. Start one without work of its own: "
+                f"ray start --address={address} --num-cpus=0. From a machine that is "
+                "no part of the cluster: evomerge submit."
+            )
+        sleep(0.5)
+
+
+def _is_here(address: str) -> bool:
+    """Tell whether an address is one of this machine's own."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address.rpartition(":")[0], 0))
+        except OSError:
+            return False
+    return True
+
+
+def _alive(address: str) -> set[str]:
+    """Return the ids of the nodes that the Ray at an address has."""
+    import ray
 
     try:
         found = ray._raylet.GcsClient(address=address).get_all_node_info(timeout=_ASK_S)
     except Exception as error:  # noqa: BLE001 - Ray raises bare ones here
         raise told(error, address) from None
-    alive = {node.node_id.hex() for node in found.values() if node.state == 0}
-    if not alive & services.find_node_ids():
-        raise WorkerError(
-            f"This machine has no node of the Ray at {address}, and a coordinator "
-            "needs one beside it. Start one without work of its own: "
-            f"ray start --address={address} --num-cpus=0. From a machine that is no "
-            "part of the cluster: evomerge submit."
-        )
+    return {node.node_id.hex() for node in found.values() if node.state == 0}

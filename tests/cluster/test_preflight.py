@@ -1,9 +1,11 @@
 """What keeps a coordinator from joining a Ray, told before Ray is asked."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray._private import services
 
 from evomerge.cluster import preflight
 from evomerge.errors import EvomergeError, SetupError, WorkerError
@@ -81,3 +83,34 @@ def test_why_ray_was_not_joined_is_told_in_our_words(
     assert type(found) is kind
     assert says in str(found)
     assert "\n" not in str(found)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Somebody listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def its_nodes(monkeypatch: pytest.MonkeyPatch, answers: list[set[str]]) -> None:
+    """Which nodes the Ray has, question by question; ours is beside this process."""
+    monkeypatch.setattr(preflight, "_alive", lambda address: answers.pop(0))
+    monkeypatch.setattr(services, "find_node_ids", lambda: {"ours"})
+    monkeypatch.setattr(preflight, "sleep", lambda seconds: None)
+
+
+def test_a_head_that_comes_up_on_this_machine_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    answers: list[set[str]] = [set(), {"another"}, {"another", "ours"}]
+    its_nodes(monkeypatch, answers)
+    preflight.look(address)
+    assert not answers
+
+
+def test_a_node_is_not_waited_for_where_the_head_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(preflight, "_is_here", lambda address: False)
+    its_nodes(monkeypatch, [{"another"}])
+    assert f"no node of the Ray at {address}" in str(told(address))
