@@ -4,9 +4,9 @@ In Python: ``run`` a study, or ``load`` it by name; ``Study`` does the rest. Bel
 searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
 ``trials``, ``show``. Writing models: ``export``, ``merge``. Recipe files:
-``convert_recipe``. Around it: ``check``, ``compare``, ``doctor``, ``zoo``. Databases:
-``studies``, ``attempts``, ``delete``, ``upgrade``, ``audit``. A name is loaded when it
-is first asked for, so importing this module loads nothing.
+``convert_recipe``, ``convert_study``. Around it: ``check``, ``compare``, ``doctor``,
+``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``, ``audit``. A
+name is loaded when it is first asked for, so importing this module loads nothing.
 """
 
 from __future__ import annotations
@@ -53,9 +53,12 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.reading import status as status
     from evomerge.api.reading import trials as trials
     from evomerge.api.recipes import Conversion as Conversion
+    from evomerge.api.recipes import ConvertedStudy as ConvertedStudy
+    from evomerge.api.recipes import EvolveOptions as EvolveOptions
     from evomerge.api.recipes import Means as Means
     from evomerge.api.recipes import RecipeForm as RecipeForm
     from evomerge.api.recipes import convert_recipe as convert_recipe
+    from evomerge.api.recipes import convert_study as convert_study
     from evomerge.api.recipes import merge as merge
     from evomerge.api.running import Prepared as Prepared
     from evomerge.api.running import RunReport as RunReport
@@ -100,9 +103,12 @@ _NAMES = {
     ),
     "evomerge.api.recipes": (
         "Conversion",
+        "ConvertedStudy",
+        "EvolveOptions",
         "Means",
         "RecipeForm",
         "convert_recipe",
+        "convert_study",
         "merge",
     ),
     "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),

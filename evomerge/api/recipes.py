@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from evomerge.checkpoints import Model, remembered
 from evomerge.checkpoints.finite import non_finite
-from evomerge.errors import CandidateError, RecipeError
+from evomerge.errors import CandidateError, ExportError, RecipeError
 from evomerge.logs import say
 from evomerge.specs.canonical import canonical_text, own_text, yaml_text
 from evomerge.specs.mergekit import Profile, write_mergekit
+from evomerge.specs.mergekit.evolve import ConvertedStudy, EvolveOptions
+from evomerge.specs.mergekit.evolve import convert_study as convert_to_study
 from evomerge.specs.recipes import open_recipe
 
 if TYPE_CHECKING:  # it loads torch
@@ -89,6 +91,29 @@ def convert_recipe(
         )
     text = yaml_text(written.data)
     return Conversion(form, text, recipe.digest, written.losses, written.notes)
+
+
+def convert_study(
+    config: Path, out: Path | None = None, options: EvolveOptions | None = None
+) -> ConvertedStudy:
+    """Turn a file of mergekit-evolve into a study file.
+
+    Args:
+        config: The file.
+        out: File to write, which must not exist; None writes none, and relative paths
+            start in the current folder.
+        options: The command line of mergekit-evolve.
+
+    Raises:
+        SpecError: Anything is wrong with the file; carries every mistake.
+        ExportError: ``out`` is there.
+    """
+    if out is not None and out.exists():
+        raise ExportError(f"{out} is there already. Name another file, or remove it.")
+    done = convert_to_study(config, Path() if out is None else out.parent, options)
+    if out is not None:
+        out.write_text(done.text, encoding="utf-8")
+    return done
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ for _command in (
     models.export,
     models.merge,
     recipes.recipe,
+    recipes.study,
     databases.delete,
     databases.db,
     login.login,

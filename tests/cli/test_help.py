@@ -78,8 +78,8 @@ def test_all_commands_are_there() -> None:
     promised = (
         "attempts, cancel, check, compare, dashboard, db check, db upgrade, delete, "
         "doctor, events, export, front, login, logs, merge, pause, ps, recipe, resume, "
-        "run, scale, serve, show, status, studies, submit, token add, token list, "
-        "token revoke, trials, user add, user list, wait, workers drain, "
+        "run, scale, serve, show, status, studies, study, submit, token add, "
+        "token list, token revoke, trials, user add, user list, wait, workers drain, "
         "workers undrain, zoo"
     )
     assert promised.split(", ") == COMMANDS

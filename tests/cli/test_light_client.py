@@ -31,6 +31,7 @@ COMMANDS = (
     "export mine out",
     "merge recipe.yaml out",
     "recipe recipe.yaml",
+    "study evolve.yml",
     "delete mine --yes",
     "db upgrade",
     "db check",

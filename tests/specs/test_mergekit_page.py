@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli.recipes import study
+from evomerge.specs.mergekit.evolve.schema import EvolveSpec, EvolveTaskSpec, GenomeSpec
 from evomerge.specs.mergekit.methods import METHODS
 from evomerge.specs.mergekit.operations import operator_of
 from evomerge.specs.mergekit.schema import MergekitSpec
@@ -38,3 +40,21 @@ def test_no_other_method_is_listed() -> None:
 def test_every_key_is_listed() -> None:
     listed = {key for cell in rows("Keys") for key in re.findall(r"`(\w+)`", cell)}
     assert listed == set(MergekitSpec.model_fields)
+
+
+def test_every_key_of_mergekit_evolve_is_listed_in_the_words_of_its_model() -> None:
+    listed = rows("Coming from mergekit-evolve")
+    for model, prefix in (
+        (GenomeSpec, ""),
+        (EvolveSpec, ""),
+        (EvolveTaskSpec, "tasks.*."),
+    ):
+        for name, field in model.model_fields.items():
+            assert listed[f"`{prefix}{name}`"] == field.description
+
+
+def test_every_option_of_the_study_command_is_listed() -> None:
+    listed = " ".join(rows("Coming from mergekit-evolve"))
+    for option in study.params:
+        for word in option.opts:
+            assert not word.startswith("--") or f"`{word}`" in listed, word

@@ -26,10 +26,9 @@ _MIXTURE = (
     "models into one dense model with merge_method and models."
 )
 _SEARCH = (
-    "is a file of mergekit-evolve, which describes a search. evomerge searches by a "
-    "study file: list genome.models under sources, write genome.merge_method as "
-    "space.operator and genome.base_model as space.base, put the tasks under tasks, "
-    "and start it with `evomerge run`; docs/study-files.md has every key."
+    "is a file of mergekit-evolve, which describes a search. `evomerge study FILE "
+    "study.yaml` turns it into a study file and says what has no equal; `evomerge run "
+    "study.yaml` searches."
 )
 _LAYERS = (
     "is a file of bakllama, mergekit's older form of layer stacks. Write its "
