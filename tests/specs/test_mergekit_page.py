@@ -55,6 +55,6 @@ def test_every_key_of_mergekit_evolve_is_listed_in_the_words_of_its_model() -> N
 
 def test_every_option_of_the_study_command_is_listed() -> None:
     listed = " ".join(rows("Coming from mergekit-evolve"))
-    for option in study.params:
-        for word in option.opts:
-            assert not word.startswith("--") or f"`{word}`" in listed, word
+    words = [word for option in study.params for word in option.opts]
+    own = ("config", "out", "--json")
+    assert not [word for word in words if word not in own and f"`{word}`" not in listed]
