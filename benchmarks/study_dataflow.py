@@ -123,12 +123,11 @@ def _is_wanted(only: Sequence[str], setting: str, variant: str) -> bool:
 
 
 def _settings(given: argparse.Namespace) -> list[Setting]:
-    from evomerge.zoo import make_depth_pair, make_zoo, progress_bars
+    from evomerge.zoo import make_depth_pair, make_zoo
 
     zoo, pair = given.zoo.resolve(), given.depths.resolve()
-    with progress_bars() as progress:
-        make_zoo(zoo, progress=progress)
-        make_depth_pair(pair, zoo / "base", progress=progress)
+    make_zoo(zoo)
+    make_depth_pair(pair, zoo / "base")
     engine = given.engine
     return [zoo_setting(zoo, engine), depths_setting(pair, zoo, engine)]
 

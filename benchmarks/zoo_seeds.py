@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.zoo import MODELS, make_zoo, progress_bars, score
+from evomerge.zoo import MODELS, make_zoo, score
 from evomerge.zoo.folder import read_weights
 
 TASKS = ("en_hard", "en_sort5", "jd_sort4", "jd_sort5")
@@ -33,13 +33,8 @@ def main() -> None:
     print("| seed | model | " + " | ".join(TASKS) + " | mean | min |")
     print("|---|---|" + "---|" * (len(TASKS) + 2))
     for seed in chosen.seeds:
-        with progress_bars() as progress:
-            zoo = make_zoo(
-                chosen.folder / f"seed-{seed}",
-                recipe=chosen.recipe,
-                seed=seed,
-                progress=progress,
-            )
+        folder = chosen.folder / f"seed-{seed}"
+        zoo = make_zoo(folder, recipe=chosen.recipe, seed=seed)
         states = {name: read_weights(zoo.models[name]) for name in MODELS}
         for name, state in states.items():
             _row(seed, name, state)

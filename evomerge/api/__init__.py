@@ -124,7 +124,12 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with extras.named():  # the light client has this module and nothing below it
+    from evomerge.steps import step  # costs --help milliseconds
+
+    with (
+        step("loading"),
+        extras.named(),
+    ):  # the light client has this module and nothing below it
         found = getattr(import_module(_MODULES[name]), name)
     globals()[name] = found
     return found

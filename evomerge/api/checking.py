@@ -30,6 +30,7 @@ from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.required_items import missing_measures
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.specs.sources import folders_of
+from evomerge.steps import step
 from evomerge.store.sql import open_store
 
 OUTCOME_BYTES = 35
@@ -178,22 +179,27 @@ class _Measured:
 def _dry_run(study: ResolvedStudy, cache_dir: Path) -> _Measured:
     evaluator = Evaluator(setup_of(study, cache_dir))
     try:
-        tasks = evaluator.ready("check").tasks
-        _check_metrics(study, tasks)
-        frame = study.sources[study.frame]
-        recipe = passthrough(
-            study.frame, study.inputs[study.frame], frame.n_layers, study.dtype
-        )
-        began = time.perf_counter()
-        evaluator.score(recipe, ())
-        swap_s = time.perf_counter() - began
-        item_s = {}
-        for task in tasks:
-            name = task.manifest.task
-            evaluator.score_items(recipe, name, 1)  # the first pays for compiling
-            item_s[name] = _item_s(partial(evaluator.score_items, recipe, name))
+        with step("timing a swap and some items"):
+            return _timed(study, evaluator)
     finally:
         evaluator.close()
+
+
+def _timed(study: ResolvedStudy, evaluator: Evaluator) -> _Measured:
+    tasks = evaluator.ready("check").tasks
+    _check_metrics(study, tasks)
+    frame = study.sources[study.frame]
+    recipe = passthrough(
+        study.frame, study.inputs[study.frame], frame.n_layers, study.dtype
+    )
+    began = time.perf_counter()
+    evaluator.score(recipe, ())
+    swap_s = time.perf_counter() - began
+    item_s = {}
+    for task in tasks:
+        name = task.manifest.task
+        evaluator.score_items(recipe, name, 1)  # the first pays for compiling
+        item_s[name] = _item_s(partial(evaluator.score_items, recipe, name))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _Measured(tasks, swap_s, item_s, memory)
 

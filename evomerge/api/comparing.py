@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.checkpoints import Model, compatibility, remarks, remembered
 from evomerge.errors import Problem, SpecError
 from evomerge.specs.sources import folders_of, open_source
+from evomerge.steps import step
 
 if TYPE_CHECKING:  # it loads torch
     from evomerge.merging.differences import Differences, Sums
@@ -89,16 +90,16 @@ def compare(
     Raises:
         SpecError: One is no model, or has an adapter beside it.
     """
-    with remembered(cache_dir):
+    with step("reading the models"), remembered(cache_dir):
         opened = _opened([base, *models], cache_dir)
     (name, first), *others = opened.items()
     problems = compatibility(opened)
     noted = tuple(remarks(opened)) if not problems else ()
     if problems:
         return Compared(name, tuple(problems), noted, (), (), (), None)
-    # torch
-    from evomerge.merging.differences import differences, verdict
-    from evomerge.merging.sources import Sources
+    with step("loading torch"):
+        from evomerge.merging.differences import differences, verdict
+        from evomerge.merging.sources import Sources
 
     with Sources(folders_of(opened.values()), cache_dir=cache_dir) as sources:
         found = differences(first, dict(others), sources, most=most)

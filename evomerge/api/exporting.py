@@ -29,6 +29,7 @@ from evomerge.export.tables import CostRow
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of
 from evomerge.specs.studies.restored import restore
+from evomerge.steps import BYTES, PERCENT, step
 from evomerge.store.base import Store, StoredStudy
 from evomerge.store.sql import open_store
 
@@ -110,15 +111,17 @@ def export(
             because its scales do not fold into weights.
         CandidateError: The trial's weights are not finite.
     """
-    from evomerge.export.model import refuse_taken  # loads torch
+    with step("loading torch"):
+        from evomerge.export.model import refuse_taken
 
     refuse_taken(wanted.out, replace=wanted.replace)
     store = open_store(db, create=False)
     try:
-        stored = found(store, name, finished=True)
-        study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
-        trial = _chosen(store, stored, study, wanted.trial)
-        _check_writable(trial, study, cache_dir)
+        with step("reading the study"):
+            stored = found(store, name, finished=True)
+            study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
+            trial = _chosen(store, stored, study, wanted.trial)
+            _check_writable(trial, study, cache_dir)
         case = Case(store, stored, study, trial)
         judged = Judged((), {}, 0)
         if wanted.is_scored and judged_on(study):
@@ -143,9 +146,12 @@ def zoo(
         SpecError: The folder holds something else, or the recipe is unknown.
         EvomergeError: Training failed.
     """
-    from evomerge.zoo import make_zoo  # loads torch
+    with step("loading torch"):
+        from evomerge.zoo import counting, make_zoo
 
-    return make_zoo(out, recipe=recipe, seed=seed, progress=progress)
+    with step("training", unit=PERCENT) as now:
+        told = progress or counting(now, recipe)
+        return make_zoo(out, recipe=recipe, seed=seed, progress=told)
 
 
 def _chosen(
@@ -214,13 +220,16 @@ def _write(
         versions=versions(),
         costs=costs,
     )
-    with Sources(folders_of(study.sources.values())) as sources:
+    with (
+        Sources(folders_of(study.sources.values())) as sources,
+        step("merging and writing", unit=BYTES) as now,
+    ):
         done = export_model(
             dataclasses.replace(facts, tensors=merged_tensors(recipe, sources)),
             sources,
             wanted.out,
             shard_bytes=wanted.shard_bytes,
-            progress=progress,
+            progress=progress or now.to,
             replace=wanted.replace,
         )
     path = str(done.path.resolve())

@@ -18,6 +18,7 @@ from evomerge.errors import EvomergeError
 from evomerge.masking import masked_url
 from evomerge.scoring.engines import open_engine
 from evomerge.specs.sources import dtype_of, open_source
+from evomerge.steps import step
 from evomerge.store.sql import open_store
 
 WANTED = {
@@ -67,7 +68,8 @@ def doctor(
 
     Nothing is raised for what is wrong: it is a finding with the verdict ``bad``.
     """
-    found = [*_machine(), *_libraries(), _database(db)]
+    with step("looking at this machine"):
+        found = [*_machine(), *_libraries(), _database(db)]
     if engine is not None:
         found += _engine(engine, cache_dir)
     return tuple(found)
@@ -145,18 +147,19 @@ def _prove(
     for problem in compatibility({"model": model, "probe": probe}):
         yield Finding(name, problem, "bad")
         return
-    engine = open_engine(
-        WorkerSetup(
-            engine=EngineSettings(check.kind, check.dtype),
-            tasks=(),
-            sources={m.fingerprint: str(m.path) for m in (model, probe)},
-            frame=model.fingerprint,
-            probe=probe.fingerprint,
-            cache_dir=str(cache_dir),
-        )
+    setup = WorkerSetup(
+        engine=EngineSettings(check.kind, check.dtype),
+        tasks=(),
+        sources={m.fingerprint: str(m.path) for m in (model, probe)},
+        frame=model.fingerprint,
+        probe=probe.fingerprint,
+        cache_dir=str(cache_dir),
     )
+    with step(f"starting the {check.kind} engine"):
+        engine = open_engine(setup)
     try:
-        test = engine.self_test()
+        with step("proving that the engine swaps weights"):
+            test = engine.self_test()
     finally:
         engine.close()
     yield Finding(

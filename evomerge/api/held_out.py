@@ -24,6 +24,7 @@ from evomerge.export.bounds import HeldBound, held_bounds
 from evomerge.export.report import BaselineTable, Contender, baseline_tables, p_values
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.steps import Step, step
 from evomerge.store.base import Store, StoredStudy
 
 COMPARED = "report_compared"
@@ -93,14 +94,21 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     unscored: dict[str, str] = {}
     scored: list[Contender] = []
     opening = _Opening(case)
-    with _scorer(study, tasks, cache_dir, opening) as score:
+    due = {one.number: _due(store, tasks, one) for one in (trial, *baselines)}
+    with (
+        step("scoring held-out items", sum(due.values()), "items") as now,
+        _scorer(study, tasks, cache_dir, opening, now) as score,
+    ):
         chosen = _contender(store, tasks, trial, score)
+        done = due[trial.number]
         for baseline in baselines:
+            now.to(done)
             label = _label(baseline)
             try:
                 scored.append(_contender(store, tasks, baseline, score))
             except CandidateError as error:
                 unscored[label] = str(error)
+            done += due[baseline.number]
     earlier = [
         float(p)
         for made in store.events(stored.id, COMPARED)
@@ -148,6 +156,7 @@ def _scorer(
     tasks: Sequence[TaskDescription],
     cache_dir: Path,
     opening: _Opening,
+    now: Step,
 ) -> Iterator[Score]:
     """Give a function that scores held-out items; its engine starts when needed."""
     living: list[Evaluator] = []
@@ -157,7 +166,7 @@ def _scorer(
             living.append(Evaluator(setup_of(study, cache_dir)))
             _check_same_protocol(study, tasks, living[0].ready("export").tasks)
         blocks = task.manifest.blocks(ItemRole.REPORT)
-        outcomes = living[0].score(trial.candidate.recipe, blocks)
+        outcomes = living[0].score(trial.candidate.recipe, blocks, now.advance)
         opening.note()
         return outcomes
 
@@ -193,13 +202,27 @@ def _check_same_protocol(
             )
 
 
+def _held_out(task: TaskDescription) -> list[str]:
+    return [item.id for item in task.manifest.items if item.role is ItemRole.REPORT]
+
+
+def _due(store: Store, tasks: Sequence[TaskDescription], trial: Trial) -> int:
+    """Return how many items are scored of a trial: whole tasks, unless all is known."""
+    n_items, digest = 0, trial.candidate.recipe.digest
+    for task in tasks:
+        ids = _held_out(task)
+        known = store.outcomes(digest, task.protocol.digest)
+        n_items += len(ids) if any(item not in known for item in ids) else 0
+    return n_items
+
+
 def _contender(
     store: Store, tasks: Sequence[TaskDescription], trial: Trial, score: Score
 ) -> Contender:
     outcomes: dict[str, list[Outcome]] = {}
     digest = trial.candidate.recipe.digest
     for task in tasks:
-        ids = [i.id for i in task.manifest.items if i.role is ItemRole.REPORT]
+        ids = _held_out(task)
         known = store.outcomes(digest, task.protocol.digest)
         if any(item not in known for item in ids):
             fresh = score(trial, task)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from evomerge.api.staged import every_part, found, whole_of
 from evomerge.core.trial import TrialState
 from evomerge.logs import say
+from evomerge.steps import step
 from evomerge.store.base import Fault, Overview, Store, StoredStudy
 from evomerge.store.databases import database
 from evomerge.store.owner import this_process
@@ -229,11 +230,12 @@ def state_of(entry: Overview) -> str:
 @contextmanager
 def opened(db: str) -> Iterator[Store]:
     """Open a database that is there, and close it at the end."""
-    store = open_store(db, create=False)
-    try:
-        yield store
-    finally:
-        store.close()
+    with step("reading the database"):
+        store = open_store(db, create=False)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from evomerge.specs.mergekit import Profile, write_mergekit
 from evomerge.specs.mergekit.evolve import ConvertedStudy, EvolveOptions
 from evomerge.specs.mergekit.evolve import convert_study as convert_to_study
 from evomerge.specs.recipes import open_recipe
+from evomerge.steps import BYTES, step
 
 if TYPE_CHECKING:  # it loads torch
     from evomerge.merging.output.writer import Written
@@ -166,7 +167,11 @@ def merge(
     """
     means = means or Means()
     # Fingerprints are hashed outside of the interpreter: torch loads in the meantime.
-    with ThreadPoolExecutor(1) as aside, remembered(means.cache_dir):
+    with (
+        step("reading the recipe"),
+        ThreadPoolExecutor(1) as aside,
+        remembered(means.cache_dir),
+    ):
         aside.submit(_load_arithmetic)
         opened = open_recipe(recipe_file, profile=profile, strict=strict)
     from evomerge.api.provenance import parents, versions
@@ -190,6 +195,7 @@ def merge(
         Sources(opened.folders, device=means.device) as sources,
         _naming_culprits(opened.models),
         saying_memory_ran_out(),
+        step("merging and writing", unit=BYTES) as now,
     ):
         check_memory(recipe, sources, means.memory_bytes)
         facts = CardFacts(
@@ -205,7 +211,7 @@ def merge(
             sources,
             out,
             shard_bytes=means.shard_bytes,
-            progress=progress,
+            progress=progress or now.to,
             extra={
                 **_template(opened.chat_template),
                 CARD_NAME: card(facts),

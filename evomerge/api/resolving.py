@@ -16,6 +16,7 @@ from evomerge.specs.persistence import cut_of, diff, recipe_version_of
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of, origins_of
 from evomerge.specs.studies.study_file import Written, read_studies
+from evomerge.steps import step, through
 from evomerge.store.base import Store, StoredStudy
 from evomerge.store.owner import this_process
 from evomerge.strategies.registry import problems
@@ -33,9 +34,10 @@ def resolve_file(study_file: Written, cache_dir: Path) -> tuple[ResolvedStudy, .
     Raises:
         SpecError: Every mistake in the file and its sources.
     """
-    studies = read_studies(
-        study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
-    )
+    with step("reading the study"):
+        studies = read_studies(
+            study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
+        )
     say(warning for study in studies for warning in study.warnings)
     return studies
 
@@ -109,7 +111,8 @@ def refuse_non_finite(study: ResolvedStudy, cache_dir: Path) -> None:
         SpecError: Names source and tensors that hold NaN or infinity.
     """
     found = {
-        name: non_finite(model, cache_dir) for name, model in study.sources.items()
+        name: non_finite(model, cache_dir)
+        for name, model in through("looking for NaN", study.sources.items(), "sources")
     }
     bad = {name: tensors for name, tensors in found.items() if tensors}
     if bad:

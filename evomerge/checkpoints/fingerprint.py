@@ -16,9 +16,11 @@ from pathlib import Path
 
 from evomerge.core.digest import digest
 from evomerge.errors import CheckpointError
+from evomerge.steps import BYTES, Step, step
 
 MEMO_NAME = "fingerprints.json"
 _MEMO_LIMIT = 10_000
+_CHUNK = 1 << 20
 
 _known: dict[str, str] = {}
 
@@ -45,11 +47,17 @@ def fingerprint(
     ordered = sorted(set(names))
     keys = [_key(folder / name) for name in ordered]
 
+    unknown = [key for key in keys if not (key in _known or key in on_disk)]
+    n_bytes = sum(int(key.rsplit("|", 3)[1]) for key in unknown)
+
     def find(name: str, key: str) -> str:
-        return _known.get(key) or on_disk.get(key) or _hash(folder / name, key)
+        return _known.get(key) or on_disk.get(key) or _hash(folder / name, key, now)
 
     # Hashing leaves the interpreter to others: one thread a core, shard by shard.
-    with ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1) as pool:
+    with (
+        step(f"reading {folder.name}", n_bytes, BYTES) as now,
+        ThreadPoolExecutor(min(len(ordered), os.cpu_count() or 1) or 1) as pool,
+    ):
         found_all = list(pool.map(find, ordered, keys))
     for name, key, found in zip(ordered, keys, found_all, strict=True):
         hashes[name] = _known[key] = found
@@ -92,15 +100,18 @@ def _key(file: Path) -> str:
     return f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
 
 
-def _hash(file: Path, key: str) -> str:
+def _hash(file: Path, key: str, now: Step) -> str:
+    found, chunk = hashlib.sha256(), bytearray(_CHUNK)
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        with file.open("rb", buffering=0) as stream:
+            while n := stream.readinto(chunk):
+                found.update(memoryview(chunk)[:n])
+                now.advance(n)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
     if _key(file) != key:
         raise CheckpointError(f"{file}: changed while it was read; try again.")
-    return found
+    return found.hexdigest()
 
 
 def _load(cache_dir: Path) -> dict[str, str]:

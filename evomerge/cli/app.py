@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: those of ``ExitCode``; 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
+    from evomerge.cli import screen  # costs every import of this module
+
     if arguments is None:
         arguments = sys.argv[1:]
         hide_arguments()
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         masked_url(word)  # learns what must not be told of it
     stop = Stop()
     try:
-        with stop.once(), extras.named():
+        with stop.once(), extras.named(), screen.shown():
             code = app.main(arguments, prog_name="evomerge", standalone_mode=False)
     except click.exceptions.Abort:  # what click makes of Ctrl-C
         click.echo("Stopped.", err=True)

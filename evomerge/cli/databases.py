@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -221,8 +221,10 @@ def check(db: str, as_json: bool) -> None:
     average equal its outcomes. Studies may be running. Exit code 3 if a promise is
     broken.
     """
-    with _progress() as notice:
-        found = api.audit(db=db, notice=notice)
+    from evomerge.steps import step  # costs --help milliseconds
+
+    with step("checking") as now:
+        found = api.audit(db=db, notice=lambda what: now.say(f"checking {what}"))
     if as_json:
         print_json(found)
     else:
@@ -239,18 +241,3 @@ def check(db: str, as_json: bool) -> None:
         click.echo(f"{size}: {verdict}")
     if found.faults:
         raise SystemExit(ExitCode.RECORD_BROKEN)
-
-
-class _progress:  # noqa: N801 - reads as the statement it stands in
-    """Show, where somebody looks, what is being done; nothing is left of it."""
-
-    def __enter__(self) -> Callable[[str], None]:
-        from rich.console import Console
-        from rich.text import Text
-
-        self._status = Console(stderr=True).status("checking")
-        self._status.start()
-        return lambda what: self._status.update(Text(f"checking {what}"))
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +88,7 @@ def export(
     if remote:
         raise click.UsageError("Expected --cluster URL, or it in EVOMERGE_CLUSTER.")
     wanted = api.Export(trial, out, is_scored, replace, int(shard_gb * _GIGA))
-    with _progress("writing") as progress:
-        done = api.export(name, wanted, db=db, cache_dir=cache_dir(), progress=progress)
+    done = api.export(name, wanted, db=db, cache_dir=cache_dir())
     if as_json:
         print_json(done)
         return
@@ -128,57 +126,19 @@ def merge(
 
     RECIPE is a file of our own, or mergekit's.
     """
-    with _progress("merging") as progress:
-        done = api.merge(
-            recipe,
-            out,
-            profile=profile,
-            strict=strict,
-            means=api.Means(
-                device,
-                dtype,
-                threads,
-                None if memory_gb is None else int(memory_gb * _GIGA),
-                cache_dir(),
-                int(shard_gb * _GIGA),
-            ),
-            progress=progress,
-        )
+    done = api.merge(
+        recipe,
+        out,
+        profile=profile,
+        strict=strict,
+        means=api.Means(
+            device,
+            dtype,
+            threads,
+            None if memory_gb is None else int(memory_gb * _GIGA),
+            cache_dir(),
+            int(shard_gb * _GIGA),
+        ),
+    )
     files = counted(len(done.shards), "file")
     click.echo(f"{done.path}: {done.size_bytes / 1e6:.1f} MB in {files}")
-
-
-class _progress:  # noqa: N801 - reads as the statement it stands in
-    """A progress bar over bytes, on standard error."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> _progress:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(self._what, total=None)
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

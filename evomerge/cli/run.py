@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +30,6 @@ from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
     from evomerge.search.scoreboard import Progress
-
-LINE_EVERY_S = 15.0
-"""How often a line is printed where the output is no terminal."""
 
 
 @click.command(
@@ -132,7 +128,7 @@ def _search(prepared: api.Prepared, as_json: bool) -> None:
     now: api.Prepared | None = prepared
     while now is not None:
         with _how_to_resume(now):
-            with live_view(now.objectives) as observer:
+            with live_view(now.name, now.objectives) as observer:
                 reports.append(api.search(now, observer))
             if not as_json:
                 _print(reports[-1])
@@ -181,35 +177,31 @@ def _print(report: api.RunReport) -> None:
 
 
 @contextmanager
-def live_view(objectives: tuple[str, ...]) -> Iterator[Callable[[Progress], None]]:
-    """Give a function that shows a study's progress while the context lasts."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
+def live_view(
+    name: str, objectives: tuple[str, ...]
+) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows a study's progress while the context lasts.
 
-        with Live(console=Console(stderr=True), refresh_per_second=4) as live:
-            yield lambda progress: live.update(Text(describe(progress, objectives)))
-        return
-    last = [0.0, -1.0]
+    Each generation is told at once, also where there is no terminal.
+    """
+    from evomerge.steps import step  # costs --help milliseconds
 
-    def line(progress: Progress) -> None:
-        is_due = time.monotonic() - last[0] >= LINE_EVERY_S
-        if is_due or progress.generation != last[1]:
-            last[:] = [time.monotonic(), progress.generation]
-            from evomerge import logs
+    last: list[str] = []
+    with step(f"starting the search of {name}") as now:
 
-            text = describe(progress, objectives)
-            if logs.is_json():
-                logs.tell(text)
-            else:
-                click.echo(text, err=True)
+        def show(progress: Progress) -> None:
+            last[:] = [describe(progress, objectives)]
+            now.say(last[0], progress.generation if progress.workers else None)
 
-    yield line
+        yield show
+    if last and sys.stderr.isatty():
+        click.echo(last[0], err=True)
 
 
 def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
     """Put a study's progress into one line."""
+    from evomerge.steps import clock_words
+
     if progress.workers == 0:
         roster = progress.roster
         is_known = roster.waits_for is not None or roster.n_aside > 0
@@ -230,12 +222,6 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
         f"front {progress.front_size}",
         f"{progress.items_per_s:.0f} items/s",
         progress.roster.missing,
-        f"{_clock(progress.left_s)} left" if progress.left_s is not None else "",
+        f"{clock_words(progress.left_s)} left" if progress.left_s is not None else "",
     ]
     return " | ".join(part for part in parts if part)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

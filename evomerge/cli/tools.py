@@ -79,9 +79,7 @@ def compare(
     first, others = (models[0], models[1:]) if base is None else (base, models)
     if not others:
         raise click.UsageError("expected another model beside the base.")
-    compared = api.compare  # or the extra that brings it is named
-    click.echo(f"comparing with {first}", err=True)
-    found = compared(first, others, cache_dir=cache_dir(), most=most)
+    found = api.compare(first, others, cache_dir=cache_dir(), most=most)
     if as_json:
         print_json(found)
     else:
@@ -148,10 +146,7 @@ def zoo(out: Path, recipe: str, seed: int) -> None:
 
     About two minutes on two cores; a second call finds them there.
     """
-    from evomerge.zoo import progress_bars
-
-    with progress_bars() as progress:
-        done = api.zoo(out, recipe=recipe, seed=seed, progress=progress)
+    done = api.zoo(out, recipe=recipe, seed=seed)
     how = f"made in {done.seconds:.0f} s" if done.built else "there already"
     click.echo(f"{done.folder}: {', '.join(done.models)} ({done.recipe}, {how})")
     click.echo(f"{done.tasks}: their tasks")

@@ -17,6 +17,7 @@ import torch
 
 from evomerge.checkpoints import BUFFER, Model
 from evomerge.merging.sources import Sources
+from evomerge.steps import through
 
 _BLOCK = 1 << 20
 """Entries read together, of every model."""
@@ -134,7 +135,7 @@ def differences(
     left_out = sorted(
         {name for m in models.values() for name in m.tensors} - base.tensors.keys()
     )
-    for name, info in base.tensors.items():
+    for name, info in through("comparing", base.tensors.items(), "tensors"):
         place = base.places.get(name)
         fits = all(
             name in m.tensors and m.tensors[name].shape == info.shape

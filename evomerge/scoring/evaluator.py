@@ -13,7 +13,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.core.policy import Policy, confined
@@ -35,6 +35,7 @@ from evomerge.scoring.engines import open_engine
 from evomerge.scoring.failures import failure_from
 from evomerge.scoring.localise import at_hand
 from evomerge.scoring.simulated import landscape
+from evomerge.steps import step
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +65,16 @@ class Evaluator:
         if any(settings.task != landscape.TASK for settings in setup.tasks):
             # Another version of lm-eval is told now, not after the engine's start.
             import evomerge.scoring.harness.internals  # noqa: F401
-        setup = at_hand(setup)
         self._held: str | None = None
-        self._engine = open_engine(setup)
+        with step(f"starting the {setup.engine.kind} engine"):
+            setup = at_hand(setup)
+            self._engine = open_engine(setup)
         try:
-            self_test = self._engine.self_test()
-            self._tasks = _Tasks(setup, self._engine)
-            self._descriptions = self._tasks.describe()
+            with step("proving that the engine swaps weights"):
+                self_test = self._engine.self_test()
+            with step("building the tasks"):
+                self._tasks = _Tasks(setup, self._engine)
+                self._descriptions = self._tasks.describe()
         except BaseException:
             self._engine.close()
             raise
@@ -143,8 +147,18 @@ class Evaluator:
             return
         yield (*scored, attempt.done(report.materialise_s, report.swap_s))
 
-    def score(self, recipe: Recipe, blocks: Sequence[BlockKey]) -> tuple[Outcome, ...]:
+    def score(
+        self,
+        recipe: Recipe,
+        blocks: Sequence[BlockKey],
+        scored: Callable[[int], None] = lambda n: None,
+    ) -> tuple[Outcome, ...]:
         """Score blocks outside any trial, as export does; errors come through.
+
+        Args:
+            recipe: What is swapped in.
+            blocks: Of the tasks.
+            scored: Told of each block how many items it had.
 
         Returns:
             Outcomes in the order of the blocks, then of the manifest.
@@ -155,12 +169,12 @@ class Evaluator:
         """
         self._held = None
         self._engine.swap(recipe)
-        return tuple(
-            outcome
-            for block in blocks
-            for outcomes in self._tasks.score(recipe, (block,))
-            for outcome in outcomes
-        )
+        found: list[Outcome] = []
+        for block in blocks:
+            (outcomes,) = self._tasks.score(recipe, (block,))
+            found += outcomes
+            scored(len(outcomes))
+        return tuple(found)
 
     def score_items(self, recipe: Recipe, task: str, n: int) -> int:
         """Score a task's first search items with the weights that are in the engine.

@@ -10,7 +10,7 @@ from evomerge.zoo.build import ZooReport, make_zoo
 from evomerge.zoo.depths import make_depth_pair
 from evomerge.zoo.recipes import MODELS, RECIPES, ZooRecipe
 from evomerge.zoo.tasks import TASKS, score, write_tasks
-from evomerge.zoo.training import OnStep, progress_bars
+from evomerge.zoo.training import OnStep, counting
 
 __all__ = [
     "MODELS",
@@ -19,9 +19,9 @@ __all__ = [
     "TASKS",
     "ZooRecipe",
     "ZooReport",
+    "counting",
     "make_depth_pair",
     "make_zoo",
-    "progress_bars",
     "score",
     "write_tasks",
 ]

@@ -8,25 +8,16 @@ than the smallest zoo.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
+from evomerge.steps import Step
 from evomerge.zoo.model import EMBED, HEAD, State, initial_state, logits
-from evomerge.zoo.recipes import BASE, Course, Drill, ZooRecipe
+from evomerge.zoo.recipes import BASE, MODELS, RECIPES, Course, Drill, ZooRecipe
 from evomerge.zoo.skills import mix
 from evomerge.zoo.tokenizer import IGNORED, Examples, build_tokenizer
 
@@ -238,26 +229,21 @@ OnStep = Callable[[str, int, int], None]
 """Told the model, its finished steps and all its steps; calls never overlap."""
 
 
-@contextmanager
-def progress_bars(console: Console | None = None) -> Iterator[OnStep]:
-    """Show a bar for each model in the terminal while the block runs.
+def counting(now: Step, recipe: str) -> OnStep:
+    """Return what tells a step how far the training of a whole zoo is, in percent.
 
-    Args:
-        console: Where to; standard error if left out.
+    Experts that are trained side by side count for less.
     """
-    columns = (
-        TextColumn("{task.description:>5}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console or Console(stderr=True)) as shown:
+    chosen = RECIPES.get(recipe)
+    if chosen is None:
+        return lambda model, done, total: None
+    at_once = min(2, os.cpu_count() or 1) if chosen.side_by_side else 1
+    share = {name: 1.0 if name == BASE else 1 / at_once for name in MODELS}
+    total = sum(chosen.course(name).steps * share[name] for name in MODELS)
+    known: dict[str, float] = {}
 
-        def on_step(model: str, done: int, total: int) -> None:
-            if model not in bars:
-                bars[model] = shown.add_task(model, total=total)
-            shown.update(bars[model], completed=done)
+    def on_step(model: str, done: int, _: int) -> None:
+        known[model] = done * share[model]
+        now.to(sum(known.values()), total)
 
-        yield on_step
+    return on_step

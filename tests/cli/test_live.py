@@ -1,12 +1,15 @@
 """The line that a running search shows."""
 
 import dataclasses
+import sys
 
 import pytest
 
-from evomerge.cli.run import LINE_EVERY_S, describe, live_view
+from evomerge.cli.run import describe, live_view
+from evomerge.cli.screen import EVERY_S, Screen
 from evomerge.core.work import Roster
 from evomerge.search.scoreboard import Progress, Standing
+from evomerge.steps import Steps, watched
 
 PROGRESS = Progress(
     generation=3,
@@ -75,18 +78,16 @@ def test_of_workers_that_are_all_there_nothing_is_said() -> None:
     assert describe(there, NAMES) == describe(PROGRESS, NAMES)
 
 
-def test_without_a_terminal_a_line_comes_with_each_generation_and_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with live_view(NAMES) as show:
-        for generation, seconds in ((1, 0), (1, 1), (2, 1), (2, LINE_EVERY_S), (2, 1)):
+def test_without_a_terminal_each_generation_is_told_at_once() -> None:
+    now, told = [0.0], list[str]()
+    steps = Steps(clock=lambda: now[0])
+    screen = Screen(steps, told.append)
+    with watched(steps), live_view("mine", NAMES) as show:
+        for generation, seconds in ((1, 2), (1, 1), (2, 1), (2, EVERY_S), (2, 1)):
             now[0] += seconds
             show(dataclasses.replace(PROGRESS, generation=generation))
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert [line.split(" | ")[0] for line in err.splitlines()] == [
+            screen.tick()
+    assert [line.split(" | ")[0] for line in told] == [
         "generation 1",
         "generation 2",
         "generation 2",
@@ -96,10 +97,7 @@ def test_without_a_terminal_a_line_comes_with_each_generation_and_now_and_then(
 def test_in_a_terminal_the_last_line_stays(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "200")
-    with live_view(NAMES) as show:
+    with live_view("mine", NAMES) as show:
         show(PROGRESS)
     assert "best math 0.618 (trial 17)" in capsys.readouterr().err
