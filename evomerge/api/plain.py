@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from evomerge.masking import masked_by_form
@@ -11,18 +12,42 @@ from evomerge.masking import masked_by_form
 
 def plain(value: Any) -> Any:
     """Turn values of ours into plain data, without what looks like a secret."""
-    if value is None or isinstance(value, int | float):  # most are, of many
+    kind = type(value)
+    if kind in _AS_THEY_ARE:  # most are, of many
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, str):
+        return masked_by_form(value)
+    if kind is dict:
         return {
-            field.name: plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
+            key if type(key) is str else str(key): (
+                entry if type(entry) in _AS_THEY_ARE else plain(entry)
+            )
+            for key, entry in value.items()
         }
+    if (names := _fields(kind)) is not None:
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return masked_by_form(value) if isinstance(value, str) else value
+        return plain(dict(value))
+    return [plain(entry) for entry in value] if isinstance(value, _LISTS) else value
+
+
+_AS_THEY_ARE = frozenset((type(None), bool, int, float))
+_LISTS = (list, tuple)
+
+
+@cache
+def _fields(kind: Any) -> tuple[str, ...] | None:
+    """Return the fields of a class of data; None of any other."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def shallow(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return values of a class of data as mappings, their fields as they are."""
+    return [
+        {name: getattr(row, name) for name in _fields(type(row)) or ()} for row in rows
+    ]
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -202,20 +202,28 @@ def trials(name: str, *, db: str) -> tuple[TrialRow, ...]:
         StudyNotFoundError: There is no such study.
     """
     with opened_study(db, name) as (store, stored):
-        return rows_of(store, stored)[0]
+        objectives, constraints = goals_of(stored)
+        return _rows(store.history(stored.id), objectives, constraints)
 
 
 def rows_of(
     store: Store, stored: StoredStudy
 ) -> tuple[tuple[TrialRow, ...], Standings]:
     """Return every trial of a study that is open, by number, and its standings."""
-    from evomerge.search.scoreboard import is_feasible  # loads numpy
-
     objectives, constraints = goals_of(stored)
     every = store.history(stored.id)
+    rows = _rows(every, objectives, constraints)
+    return rows, _standings(every, objectives, constraints)
+
+
+def _rows(
+    every: Sequence[Record],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+) -> tuple[TrialRow, ...]:
     baselines = _baselines(every)
     directions = {o.name: o.direction for o in objectives}
-    rows = tuple(
+    return tuple(
         TrialRow(
             number=trial.number,
             generation=trial.generation,
@@ -223,9 +231,7 @@ def rows_of(
             recipe=trial.recipe,
             label=trial.label,
             point=trial.point,
-            feasible=None
-            if trial.scores is None
-            else is_feasible(constraints, trial.scores, baselines),
+            feasible=_is_feasible(trial, constraints, baselines),
             values=_values(trial, objectives),
             directions=directions,
             scores=trial.scores or {},
@@ -240,7 +246,20 @@ def rows_of(
         )
         for trial in every
     )
-    return rows, _standings(every, objectives, constraints)
+
+
+def _is_feasible(
+    trial: Record,
+    constraints: Sequence[Constraint],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> bool | None:
+    if trial.scores is None:
+        return None
+    if not constraints:
+        return True
+    from evomerge.search.scoreboard import is_feasible  # loads numpy
+
+    return is_feasible(constraints, trial.scores, baselines)
 
 
 def _baselines(every: Sequence[Record]) -> dict[str, Mapping[str, float]]:

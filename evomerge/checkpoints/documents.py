@@ -61,18 +61,15 @@ def parse_json(data: bytes, *, unique: bool = False) -> Any:
     containers = data.count(b"{") + data.count(b"[")
     if containers > MAX_CONTAINERS:
         raise ValueError(f"more than {MAX_CONTAINERS} lists and objects")
+    is_plain = len(data) <= _SHORT and not _HUGE.search(data)
+    decoder = _QUICK if is_plain else _FINITE
     try:
-        value = json.loads(
-            data.decode(),
-            object_pairs_hook=_unique if unique else None,
-            parse_constant=_refuse,
-            parse_float=_finite,
-        )
+        value = (_UNIQUE if unique else decoder).decode(data.decode())
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if containers > MAX_DEPTH:  # else it is not that deep
         _check_depth(value)
-    if _ESCAPED_SURROGATE.search(data):
+    if b"\\" in data and _ESCAPED_SURROGATE.search(data):
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -140,6 +137,17 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is no number that a computer can hold")
     return number
+
+
+_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
+"""Part of every number that is too large for a float."""
+_SHORT = 1 << 14
+"""Bytes that are looked through in less time than it takes to read them carefully."""
+_QUICK = json.JSONDecoder(parse_constant=_refuse)
+_FINITE = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_UNIQUE = json.JSONDecoder(
+    parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique
+)
 
 
 def _check_depth(value: Any) -> None:

@@ -56,8 +56,8 @@ class Model:
         architecture: Class name, for example ``LlamaForCausalLM``.
         vocab_size: Rows of the embedding, as configured.
         tokenizer_digest: Name of the tokenizer as it is written; empty without one.
-        origin: The hub id and commit it was fetched by; None for a folder that was
-            named as such.
+        origin: The hub id and commit it was fetched by, or the name of a made-up
+            model; None for a folder that was named as such.
         remarks: What must be seen of the folder although nothing is refused.
         adapter: The low-rank adapter that goes with it, if any; everything else is
             said of the folder itself.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.plain import flat, plain
+from evomerge.api.plain import flat, plain, shallow
 from evomerge.cli.options import cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
@@ -49,6 +49,11 @@ class _Listing:
     as_csv: bool
     state: str | None = None
 
+    def refuse_two_forms(self, as_json: bool) -> None:
+        """Refuse to print one listing in two forms."""
+        if self.as_csv and as_json:
+            raise click.UsageError("Expected --csv or --json, got both.")
+
     def chosen(self, rows: Sequence[_Row]) -> list[_Row]:
         """Choose among rows, and put them in order."""
         found = [
@@ -86,7 +91,7 @@ class _Listing:
         import csv
         import io
 
-        table = [flat(row) for row in rows]
+        table = [flat(plain(row)) for row in rows]
         columns = list(dict.fromkeys(key for row in table for key in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -196,11 +201,12 @@ def front(
     it selected on; `evomerge export` scores a trial on held-out items.
     """
     shown = _Listing(**listing)
+    shown.refuse_two_forms(as_json)
     if (urls := meant(cluster)) is not None:
         with remote(urls) as asked:
             rows = asked.front(name)
     else:
-        rows = plain(api.front(name, db=db))
+        rows = shallow(api.front(name, db=db))
     rows = understood(shown.chosen, rows)
     if as_json:
         print_json(rows)
@@ -295,11 +301,12 @@ def trials(
     Attempts count every start; faults are those that a machine spoilt.
     """
     shown = _Listing(**listing)
+    shown.refuse_two_forms(as_json)
     if (urls := meant(cluster)) is not None:
         with remote(urls) as asked:
             rows = asked.trials(name)
     else:
-        rows = plain(api.trials(name, db=db))
+        rows = shallow(api.trials(name, db=db))
     rows = understood(shown.chosen, rows)
     if as_json:
         print_json(rows)

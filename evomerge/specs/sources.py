@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge.caches import cache_dir as own_cache
 from evomerge.checkpoints import (
     BUFFER,
     Model,
@@ -14,6 +15,7 @@ from evomerge.checkpoints import (
 )
 from evomerge.checkpoints.adapted import fold
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
+from evomerge.checkpoints.simulated_model import is_simulated, simulated_folder
 from evomerge.core.policy import in_force, refuse_outside
 from evomerge.core.recipes.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
@@ -46,7 +48,8 @@ def open_source(
     Args:
         written: A path, or ``org/name`` or ``org/name@revision``, with or without
             ``hf://``. Without, a folder of that name is taken first. An adapter may
-            follow after a ``+``, written the same way.
+            follow after a ``+``, written the same way. Or ``simulated:NAME``: a model
+            for dry runs.
         base_dir: Where relative paths start.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
 
@@ -65,7 +68,8 @@ def open_pair(
     Raises:
         CheckpointError: As for ``open_source``.
     """
-    folder, origin = _find(base, base_dir, "a model saved by transformers")
+    found = _simulated(base, cache_dir)
+    folder, origin = found or _find(base, base_dir, "a model saved by transformers")
     model = replace(read_model(folder, cache_dir=cache_dir), origin=origin)
     if added is None:
         return model
@@ -73,6 +77,12 @@ def open_pair(
     adapter = replace(read_adapter(folder, cache_dir=cache_dir), origin=origin)
     fold(adapter, model)
     return replace(model, adapter=adapter)
+
+
+def _simulated(written: str, cache_dir: Path | None) -> tuple[Path, str | None] | None:
+    if not is_simulated(written):
+        return None
+    return simulated_folder(written, cache_dir or own_cache()), written
 
 
 def split(written: str, base_dir: Path) -> tuple[str, str | None]:
@@ -106,7 +116,7 @@ def _is_likely_pair(base: str, added: str, base_dir: Path) -> bool:
 def missing(written: str, base_dir: Path) -> str | None:
     """Say what is wrong with a source that is not there, without fetching it."""
     base, added = split(written, base_dir)
-    said = _missing(base, base_dir, "model")
+    said = None if is_simulated(base) else _missing(base, base_dir, "model")
     if said is None and added is not None:
         said = _missing(added, base_dir, "adapter")
     return said

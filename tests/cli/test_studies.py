@@ -219,6 +219,13 @@ def test_trials_as_csv_have_a_column_for_everything(call, done: Path) -> None:
                 assert float(line[name]) == value
 
 
+@pytest.mark.parametrize("command", ["trials", "front"])
+def test_two_forms_at_once_are_refused(call, done: Path, command: str) -> None:
+    said = call(command, "mine", "--csv", "--json")
+    assert (said.code, said.out) == (2, "")
+    assert "Expected --csv or --json, got both." in said.err
+
+
 def test_show_tells_all_of_a_trial(call, done: Path) -> None:
     rows = json.loads(call("trials", "mine", "--json").out)
     found = json.loads(call("show", "mine", "--trial", 5, "--json").out)

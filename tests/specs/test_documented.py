@@ -12,12 +12,14 @@ from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.stacks import StackedSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-files.md"
-ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([^`]+)` \| (?:(needed)|`(.+)`|) ?\| (.+) \|$", re.MULTILINE)
 MODELS = [StudySpec, EvaluatorsSpec, RecipeSpec, StackedSpec]
 
 
-def rows() -> set[tuple[str, str]]:
-    return set(ROW.findall(PAGE.read_text(encoding="utf-8")))
+def rows() -> set[tuple[str, str, str]]:
+    """Every key of the page with its default and meaning."""
+    found = ROW.findall(PAGE.read_text(encoding="utf-8"))
+    return {(key, needed or default, help_) for key, needed, default, help_ in found}
 
 
 def forms(key: Key) -> set[str]:
@@ -28,13 +30,17 @@ def forms(key: Key) -> set[str]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_is_documented(model: type[Spec]) -> None:
-    listed = {name for name, _ in rows()}
+    listed = {name for name, _, _ in rows()}
     missing = {key.dotted for key in all_keys(model) if not forms(key) & listed}
     assert not missing
 
 
-def test_the_page_says_what_the_models_say() -> None:
-    known = {(key.dotted, key.help) for m in MODELS for key in all_keys(m)}
+def test_the_page_says_what_the_models_say_and_their_defaults() -> None:
+    known = {
+        (key.dotted, key.default, key.help)
+        for model in MODELS
+        for key in all_keys(model)
+    }
     assert rows() <= known
 
 

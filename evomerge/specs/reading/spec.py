@@ -18,6 +18,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
 )
+from pydantic.fields import FieldInfo
 
 from evomerge.checkpoints.configs.meanings import KINDS, Kind
 
@@ -73,10 +74,13 @@ class Key:
     Attributes:
         path: Its place, outermost first.
         help: What it means, in one or two sentences.
+        default: What holds if it is not given, as it would be written; "needed" if it
+            must be; empty where ``help`` tells, or nothing can be written for it.
     """
 
     path: tuple[str, ...]
     help: str
+    default: str = ""
 
     @property
     def dotted(self) -> str:
@@ -107,8 +111,19 @@ def siblings(model: type[Spec], path: Sequence[str]) -> list[str]:
 def _of_model(model: type[Spec], path: tuple[str, ...]) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         here = (*path, name)
-        yield Key(here, field.description or "")
+        yield Key(here, field.description or "", _default(field))
         yield from _of_type(field.annotation, here)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    value = field.default
+    if "if not given" in (field.description or ""):  # said there, in words
+        return ""
+    if isinstance(value, str | bool):
+        return value if isinstance(value, str) else str(value).lower()
+    return f"{value:g}" if isinstance(value, int | float) else ""
 
 
 def _of_type(annotation: Any, path: tuple[str, ...]) -> Iterator[Key]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ MAX_TEXT = 32 << 20
 UNREADABLE = (EvomergeError, LookupError, TypeError, ValueError, AttributeError)
 """What decoders raise at data of a shape that this package never wrote."""
 
-_ABSENT = object()
 _T = TypeVar("_T")
 
 
@@ -114,7 +113,7 @@ def numbers(what: str, text: str | None) -> dict[str, float] | None:
         return None
     value = mapping(what, text)
     for name, number in value.items():
-        if not is_number(number):
+        if type(number) is not float and not is_number(number):  # a float is finite
             raise damaged(what, TypeError(f"{name} is {number!r:.60}, not a number"))
     return value
 
@@ -146,21 +145,28 @@ _LARGEST = 1.7976931348623157e308
 
 
 def _check(row: Any, table: sa.Table) -> None:
-    for name, (kinds, nullable) in _columns(table).items():
-        value = getattr(row, name, _ABSENT)
-        if value is _ABSENT or (value is None and nullable):
+    checks = _checks(table, row._fields)
+    for value, (name, kinds, nullable) in zip(row, checks, strict=True):
+        if kinds is None or (value is None and nullable):
             continue
-        if not isinstance(value, kinds) or value in (math.inf, -math.inf):
+        if not isinstance(value, kinds) or value in _INFINITE:
             raise TypeError(f"{name} is {value!r:.60}")
 
 
+_INFINITE = frozenset((math.inf, -math.inf))
+_Check = tuple[str, tuple[type, ...] | None, bool]
+
+
 @lru_cache
-def _columns(table: sa.Table) -> Mapping[str, tuple[tuple[type, ...], bool]]:
+def _checks(table: sa.Table, fields: tuple[str, ...]) -> tuple[_Check, ...]:
+    """Return name, types and nullability of a row's fields; no types of others'."""
+
     def kinds(column: sa.Column[Any]) -> tuple[type, ...]:
         kind = column.type.python_type
         return (int, float) if kind is float else (kind,)
 
-    return {c.name: (kinds(c), bool(c.nullable)) for c in table.columns}
+    own = {c.name: (kinds(c), bool(c.nullable)) for c in table.columns}
+    return tuple((name, *own.get(name, (None, True))) for name in fields)
 
 
 def legible(where: str, read: Callable[[], _T]) -> _T | Fault:
