@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from evomerge.masking import masked_by_form
 
 def plain(value: Any) -> Any:
     """Turn values of ours into plain data, without what looks like a secret."""
-    kind = type(value)
+    kind = value.__class__
     if kind in _AS_THEY_ARE:  # most are, of many
         return value
     if isinstance(value, str):
@@ -36,18 +36,17 @@ _LISTS = (list, tuple)
 
 
 @cache
-def _fields(kind: Any) -> tuple[str, ...] | None:
+def _fields(kind: Hashable) -> tuple[str, ...] | None:
     """Return the fields of a class of data; None of any other."""
-    if not dataclasses.is_dataclass(kind):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return None
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def shallow(rows: Iterable[Any]) -> list[dict[str, Any]]:
     """Return values of a class of data as mappings, their fields as they are."""
-    return [
-        {name: getattr(row, name) for name in _fields(type(row)) or ()} for row in rows
-    ]
+    found = [(row, _fields(row.__class__) or ()) for row in rows]
+    return [{name: getattr(row, name) for name in names} for row, names in found]
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
