@@ -66,6 +66,29 @@ class Study:
         number = found[objective] if objective else next(iter(found.values()))
         return next(row for row in self.trials() if row["number"] == number)
 
+    def plot(self, out: str | Path) -> Path:
+        """Draw the trials as an SVG file: the front, or the best so far.
+
+        Two objectives are drawn against each other, one over the number of the trial;
+        of three and more, the first two.
+
+        Args:
+            out: File to write.
+
+        Raises:
+            EvomergeError: Nothing is scored yet.
+        """
+        from evomerge.api.pictures.plot import plots
+        from evomerge.api.pictures.svg import svg
+
+        trials = plain(reading.trials(self.name, db=self.db))
+        drawn = plots(trials, plain(reading.front(self.name, db=self.db)))
+        if not drawn:
+            raise EvomergeError(f"{self.name} has no scored trial to draw yet.")
+        file = Path(out)
+        file.write_text(svg(drawn[0]), encoding="utf-8")
+        return file
+
     def show(self, trial: int) -> showing.Shown:
         """Return all that is known of a trial, its recipe among it."""
         return showing.show(self.name, trial, db=self.db, cache_dir=cache_dir())

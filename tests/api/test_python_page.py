@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from support.study_files import simulated_study, write_models
@@ -41,6 +42,11 @@ def test_the_page_runs_from_top_to_bottom(
     assert best["one"] == trials["one"].max()
     assert (here / "best" / "model.safetensors").is_file()
     assert (here / "best" / "README.md").is_file()
+    drawn = ElementTree.parse(here / "front.svg").getroot()
+    marks = drawn.findall("{*}circle")
+    assert len(marks) == len(trials)
+    filled = [mark for mark in marks if mark.get("class") == "best"]
+    assert len(filled) == len(names["study"].front())
 
 
 def test_all_mistakes_of_a_mapping_are_told_at_once_without_lines(here: Path) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.api.pictures.plot import Plot, plots
 from evomerge.masking import masked_by_form
-from evomerge.service.page.plot import Plot, plots
 from evomerge.store.queue.values import Job, JobEvent, JobState
 
 TRIALS_SHOWN = 50

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.watched import front_row, trial
 
-from evomerge.service.page.plot import (
+from evomerge.api.pictures.plot import (
     BOTTOM,
     HEIGHT,
     LEFT,

@@ -1,0 +1,1 @@
+"""Pictures of a study, for pages and files, without any library."""
