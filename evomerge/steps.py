@@ -26,19 +26,21 @@ class Step:
 
     Attributes:
         began: When, in seconds of the clock.
-        mark: Whoever watches shows at once what is said under another mark.
+        mark: What is said under another one is shown at once.
     """
 
     def __init__(
-        self, name: str, total: float | None, unit: str, clock: Clock = time.monotonic
+        self, name: str, total: float | None, unit: str, steps: Steps | None = None
     ) -> None:
-        self._name, self._total, self._unit, self._clock = name, total, unit, clock
+        self._name, self._total, self._unit = name, total, unit
+        self._steps = steps
+        self._clock = time.monotonic if steps is None else steps.clock
         self._done = 0.0
         self._said: str | None = None
         self._paused_s = 0.0
         self._lock = threading.Lock()
         self.mark: object = None
-        self.began = clock()
+        self.began = self._clock()
 
     def to(self, done: float, total: float | None = None) -> None:
         """Say how much is done, and of how much."""
@@ -52,7 +54,10 @@ class Step:
 
     def say(self, text: str, mark: object = None) -> None:
         """Say in words how things stand, instead of name and numbers."""
+        is_new = mark != self.mark
         self._said, self.mark = text, mark
+        if is_new and self._steps is not None:
+            self._steps.look()
 
     def pause(self, seconds: float) -> None:
         """Leave time out of the estimate: another step took it."""
@@ -90,19 +95,17 @@ class Step:
 
 
 class Steps:
-    """What one thread is at: steps within steps."""
+    """What one thread is at: steps within steps.
 
-    def __init__(
-        self, clock: Clock = time.monotonic, begun: Callable[[], None] | None = None
-    ) -> None:
-        """Begin with none.
+    Attributes:
+        begun: Called at each step within no other.
+        look: Called where something is said that is to be shown at once.
+    """
 
-        Args:
-            clock: In seconds.
-            begun: Called at each step within no other.
-        """
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        self._begun = begun
+        self.begun: Callable[[], None] = lambda: None
+        self.look: Callable[[], None] = lambda: None
         self._stack: list[Step] = []
 
     @property
@@ -116,8 +119,8 @@ class Steps:
         """Be at a step within the block; the one around it waits meanwhile."""
         around = self.current
         self._stack.append(one)
-        if around is None and self._begun is not None:
-            self._begun()
+        if around is None:
+            self.begun()
         try:
             yield
         finally:
@@ -149,7 +152,7 @@ def step(name: str, total: float | None = None, unit: str = "") -> Iterator[Step
         unit: Of that; ``BYTES``, or a noun.
     """
     steps = _watched.get()
-    one = Step(name, total, unit, time.monotonic if steps is None else steps.clock)
+    one = Step(name, total, unit, steps)
     if steps is None:
         yield one
         return

@@ -40,6 +40,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 # Read when huggingface_hub is imported, which collecting tests may already do.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# How long something takes here is no part of what a test expects to be said.
+os.environ["EVOMERGE_PROGRESS"] = "off"
 # Loops compiled once serve every process of every run, whatever its cache folder.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path("~/.cache").expanduser()))
 

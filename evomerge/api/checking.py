@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evomerge.api.crowding import crowding
 from evomerge.api.preparing import refuse_other_stages
 from evomerge.api.resolving import (
     as_recorded,
@@ -26,6 +27,7 @@ from evomerge.core.scoring_protocol import ItemRole, TaskDescription
 from evomerge.core.study import Objective
 from evomerge.core.trial import Repeats
 from evomerge.errors import SpecError, StoreError
+from evomerge.logs import say
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.required_items import missing_measures
 from evomerge.specs.resolved import ResolvedStudy, meter_of
@@ -128,6 +130,8 @@ def check(
     studies = resolve_file(study_file, cache_dir)
     refuse_non_finite(studies[0], cache_dir)
     studies = _as_named(studies, db, study_file, cache_dir)
+    crowded = (crowding(study.workers, study.engine) for study in studies)
+    say(said for said in crowded if said is not None)
     known: list[tuple[ResolvedStudy, _Measured]] = []
     reports = []
     for study in studies:

@@ -111,17 +111,16 @@ def export(
             because its scales do not fold into weights.
         CandidateError: The trial's weights are not finite.
     """
-    with step("loading torch"):
-        from evomerge.export.model import refuse_taken
-
-    refuse_taken(wanted.out, replace=wanted.replace)
     store = open_store(db, create=False)
     try:
         with step("reading the study"):
             stored = found(store, name, finished=True)
             study = restore(stored.config, stored.allowance, cache_dir=cache_dir)
             trial = _chosen(store, stored, study, wanted.trial)
-            _check_writable(trial, study, cache_dir)
+        with step("loading torch"):
+            from evomerge.export.model import refuse_taken
+        refuse_taken(wanted.out, replace=wanted.replace)
+        _check_writable(trial, study, cache_dir)
         case = Case(store, stored, study, trial)
         judged = Judged((), {}, 0)
         if wanted.is_scored and judged_on(study):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.api.crowding import crowding
 from evomerge.api.reading import Best, read_bests
 from evomerge.api.resolving import setup_of
 from evomerge.cluster.inprocess import InProcessPool
@@ -15,6 +16,7 @@ from evomerge.cluster.ray_pool import RayPool
 from evomerge.core.policy import Policy, in_force
 from evomerge.core.work import Pool
 from evomerge.errors import Problem, SpecError
+from evomerge.logs import say
 from evomerge.masking import masked
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
@@ -174,7 +176,10 @@ def search(
         SetupError: No worker can ever be what the study asks for.
         WorkerError: No worker could be brought up.
     """
-    study = prepared.study
+    study, where = prepared.study, prepared.where
+    if where.address is None and not where.in_process:
+        said = crowding(where.workers or study.workers, study.engine)
+        say([] if said is None else [said])
     plan = Plan(
         name=study.name,
         seed=study.seed,
@@ -192,7 +197,7 @@ def search(
     )
     store = open_store(prepared.db)
     try:
-        pool = make_pool(study, prepared.where)
+        pool = make_pool(study, where)
         reason = Coordinator(plan, store, pool, this_process(), observer).run()
         stored = store.study(study.name)
         usage = store.usage(stored.id)

@@ -17,15 +17,18 @@ FIRST_S = 1.0
 """A step that takes longer is told; before, the command may be done."""
 EVERY_S = 8.0
 """Without a terminal something is told as often, whatever it is at."""
+OFF = "off"
+"""Of ``EVOMERGE_PROGRESS``: nothing is told but what is to be told at once."""
 _BLINK_S = 0.25
 _ERASE = "\r\x1b[2K"
 
 
 class Screen:
-    """Shows the steps of one thread. Ticks come from another, or from a test."""
+    """Shows the steps of one thread; what ticks is another, or a test."""
 
     def __init__(self, steps: Steps, tell: Callable[[str], None]) -> None:
         self._steps, self._tell = steps, tell
+        self._lock = threading.Lock()
         self._clock: Clock = steps.clock
         self._last: float | None = None  # when something was told
         self._began = self._clock()
@@ -33,17 +36,18 @@ class Screen:
 
     def tick(self) -> None:
         """Tell a line, if one is due."""
-        step, now = self._steps.current, self._clock()
-        if step is not None and now >= self._due(step):
-            self._last, self._told = now, (step, step.mark)
-            self._tell(step.line)
+        with self._lock:
+            step, now = self._steps.current, self._clock()
+            if step is not None and now >= self._due(step):
+                self._last, self._told = now, (step, step.mark)
+                self._tell(step.line)
 
     def _due(self, step: Step) -> float:
+        told, mark = self._told
+        if step.mark is not None and (step, step.mark) != (told, mark):
+            return self._began
         if self._last is None:
             return self._began + FIRST_S
-        told, mark = self._told
-        if step is told and step.mark != mark:
-            return self._last
         regular = self._last + EVERY_S
         if step is told:
             return regular
@@ -110,13 +114,16 @@ def shown() -> Iterator[None]:
         if ticking.ident is None:
             ticking.start()
 
-    steps = Steps(begun=begin)
+    steps = Steps()
     if before.isatty():
         line = Line(steps, before)
         sys.stderr = line  # is all that a stream is
         view: Screen | Line = line
     else:
         view = Screen(steps, _tell)
+    steps.look = view.tick
+    if os.environ.get("EVOMERGE_PROGRESS") != OFF:
+        steps.begun = begin
     try:
         with watched(steps):
             yield

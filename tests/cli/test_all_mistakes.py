@@ -117,6 +117,21 @@ FILES = {
             "tasks.w: there is no split 'tset'",
         ],
     ),
+    "engine": (
+        {
+            "tasks": {"t": {"task": "leters", "metric": "acc"}},
+            "engine": {
+                "kind": "vllm",
+                "options": {"enforce_eagr": True, "dtype": "flaot16", "seed": "one"},
+            },
+        },
+        [
+            "tasks.t.task: no task 'leters'",
+            "engine.options.enforce_eagr: vLLM has no such argument; did you mean",
+            "engine.options.dtype: expected 'auto' or 'half'",
+            "engine.options.seed: expected a whole number, got 'one'",
+        ],
+    ),
     "simulated": (
         {
             "tasks": {

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,9 +100,14 @@ def test_on_a_terminal_the_line_is_rewritten_and_taken_away() -> None:
             line.write("WARNING: look\n")
             line.tick()
         line.tick()
-    assert os.read(main, 1000).decode() == (
-        "\r\x1b[2Kreading, 2 s\r\x1b[2KWARNING: look\r\n\r\x1b[2Kreading, 2 s\r\x1b[2K"
-    )
+        wanted = (
+            b"\r\x1b[2Kreading, 2 s\r\x1b[2KWARNING: look\r\n"
+            b"\r\x1b[2Kreading, 2 s\r\x1b[2K"
+        )
+        said = b""
+        while len(said) < len(wanted):
+            said += os.read(main, 1000)
+        assert said == wanted
     os.close(main)
 
 
@@ -133,23 +139,26 @@ app.main(sys.argv[1:])
 """
 
 
-def _slow(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", SLOW, *words]
+def _slow(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, check=True, **options
-    )  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", SLOW, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "EVOMERGE_PROGRESS": ""},
+    )
 
 
 def test_progress_goes_to_standard_error_and_results_to_standard_output() -> None:
     done = _slow("slow", "--seconds", "1.6")
     assert json.loads(done.stdout) == {"done": True}
-    assert done.stderr == "waiting, 1 s\n"
+    assert re.fullmatch(r"waiting, \d s\n", done.stderr)
 
 
 def test_for_programs_progress_is_an_object_a_line() -> None:
     done = _slow("--log-format", "json", "slow", "--seconds", "1.6")
     (line,) = done.stderr.splitlines()
-    assert json.loads(line)["message"] == "waiting, 1 s"
+    assert json.loads(line)["message"].startswith("waiting, ")
 
 
 def test_a_quick_command_says_nothing_but_its_result() -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -14,6 +14,7 @@ from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodReques
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.scoring.vllm import worker
+from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
 
@@ -179,3 +180,15 @@ def test_probe_is_measured_before_the_start_and_again_if_lost(
     assert kept.read_bytes() == first
     assert len(engine.generate([GenerateRequest((5, 6, 7), 4)])) == 1
     engine.close()
+
+
+def test_arguments_read_from_the_source_are_those_of_the_class() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    defaults = {
+        field.name: field.default
+        for field in fields(EngineArgs)
+        if isinstance(field.default, bool | int | float | str)
+    }
+    assert len(defaults) > 50
+    assert [name for name, _ in option_mistakes(defaults)] == ["worker_extension_cls"]

@@ -23,20 +23,13 @@ from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import Problem, SpecError
 from evomerge.extras import installing
 from evomerge.scoring.stacks.slots import slot_kinds
+from evomerge.specs.completing.engine_options import OURS, STACK_OPTIONS
 
 CPU_CACHE_BYTES = 64 << 20
 """Least memory for the key-value cache on CPU, where vLLM would take most of it."""
 
 MEMORY_SHARE = 0.9
 """Of a GPU's memory that vLLM takes where it has one for itself."""
-
-_STACK_OPTIONS = (
-    "enforce_eager",
-    "hf_overrides",
-    "load_format",
-    "pipeline_parallel_size",
-    "quantization",
-)
 
 EXTENSION = "evomerge.scoring.vllm.worker.SwapExtension"
 
@@ -179,9 +172,9 @@ def _check_options(settings: EngineSettings) -> None:
     known = set(EngineArgs.__dataclass_fields__)
     problems = []
     for name in settings.options:
-        if name == "worker_extension_cls":
-            message = "This is how evomerge reaches the weights; leave it out."
-        elif settings.stacks and name in _STACK_OPTIONS:
+        if name in OURS:
+            message = OURS[name]
+        elif settings.stacks and name in STACK_OPTIONS:
             message = f"Profile {settings.profile} decides this; leave it out."
         elif name not in known:
             hint = suggestion(name, known, "; ") or "."

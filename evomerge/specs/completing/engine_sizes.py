@@ -14,6 +14,7 @@ from evomerge.core.flow.layer_pool import Step
 from evomerge.core.recipes.recipe import Recipe, Slot
 from evomerge.core.space import Blueprint
 from evomerge.core.work import EngineSettings
+from evomerge.specs.completing.engine_options import STACK_OPTIONS
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.schema.study import EngineSpec
@@ -99,6 +100,10 @@ def engine_of(
         room = EngineSize("weights")
         key = "slots" if spec.slots and spec.slots < facts.depth else "profile"
         mistakes.add(f"engine.{key}", f"{error}")
+    taken = STACK_OPTIONS if room.profile != "weights" and spec.kind == "vllm" else ()
+    for name in spec.options.keys() & taken:
+        said = f"Profile {room.profile} decides this; leave it out."
+        mistakes.add(f"engine.options.{name}", said)
     limit = None if frame is None else position_limit(frame.config)
     if spec.max_model_len and limit and spec.max_model_len > limit:
         mistakes.warn(

@@ -14,6 +14,7 @@ from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
 from evomerge.specs.completing.context import Judge, Surroundings
+from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.specs.completing.engine_sizes import engine_of, facts_of
 from evomerge.specs.completing.generation_zero import GenerationZero
 from evomerge.specs.completing.measures import Measured, tasks_of
@@ -148,6 +149,7 @@ class _Resolver:
         planned = plan_open_space(space, setting, "space", self._mistakes)
         baselines: tuple[Baseline, ...] = ()
         self._check_strategy(planned)
+        self._check_engine()
         if planned is not None and not has_strange_sources(spec):
             zero = GenerationZero(
                 spec,
@@ -283,6 +285,13 @@ class _Resolver:
         )
         self._mistakes.stop_if_any()
         return engine
+
+    def _check_engine(self) -> None:
+        """Note arguments that vLLM does not take; of a recorded study it says so."""
+        engine = self._spec.engine
+        if engine.kind == "vllm" and not self._around.accepted:
+            for name, said in option_mistakes(engine.options):
+                self._mistakes.add(f"engine.options.{name}", said)
 
     def _check_strategy(self, planned: PlannedSpace[Blueprint] | None) -> None:
         space = SearchSpace(())
