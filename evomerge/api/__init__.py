@@ -4,9 +4,10 @@ In Python: ``run`` a study, or ``load`` it by name; ``Study`` does the rest. Bel
 searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
 ``trials``, ``show``. Writing models: ``export``, ``merge``. Recipe files:
-``convert_recipe``, ``convert_study``. Around it: ``check``, ``compare``, ``doctor``,
-``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``, ``audit``. A
-name is loaded when it is first asked for, so importing this module loads nothing.
+``convert_recipe``, ``convert_study``. Around it: ``init``, ``check``, ``compare``,
+``doctor``, ``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``,
+``audit``. A name is loaded when it is first asked for, so importing this module loads
+nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.checking import check as check
     from evomerge.api.comparing import Compared as Compared
     from evomerge.api.comparing import compare as compare
+    from evomerge.api.drafting import Beginning as Beginning
+    from evomerge.api.drafting import Begun as Begun
+    from evomerge.api.drafting import init as init
     from evomerge.api.exporting import Export as Export
     from evomerge.api.exporting import Exported as Exported
     from evomerge.api.exporting import export as export
@@ -74,6 +78,7 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
 _NAMES = {
     "evomerge.api.checking": ("CheckReport", "check"),
     "evomerge.api.comparing": ("Compared", "compare"),
+    "evomerge.api.drafting": ("Beginning", "Begun", "init"),
     "evomerge.api.exporting": ("Export", "Exported", "export", "zoo"),
     "evomerge.api.health": ("EngineCheck", "Finding", "doctor"),
     "evomerge.api.housekeeping": (

@@ -1,4 +1,4 @@
-"""Models that nobody trained, for dry runs: ``simulated:NAME``, ``simulated:NAME@24``.
+"""Models that nobody trained, for dry runs: ``simulated:NAME``, ``simulated:NAME/24``.
 
 A study of made-up tasks needs parents of some shape, and no model. Such a parent is an
 ordinary folder of some 40 000 parameters in the cache folder, written when it is first
@@ -27,7 +27,7 @@ LAYERS = 4
 """Layers, where no number is said."""
 MOST_LAYERS = 256
 
-_NAME = re.compile(r"([A-Za-z][\w-]{0,63})(?:@([0-9]{1,4}))?", re.ASCII)
+_NAME = re.compile(r"([A-Za-z][\w-]{0,63})(?:/([0-9]{1,4}))?", re.ASCII)
 _FOLDER = "simulated_models"
 _HIDDEN = 32
 _SPECIALS = ("<s>", "</s>")
@@ -60,14 +60,14 @@ def simulated_folder(written: str, cache_dir: Path) -> Path:
     """Return the folder of a made-up model, written now if it is not there yet.
 
     Args:
-        written: ``simulated:NAME``, perhaps with ``@`` and a number of layers.
+        written: ``simulated:NAME``, perhaps with ``/`` and a number of layers.
         cache_dir: In which folder it is kept.
 
     Raises:
         CheckpointError: What is written is no such name.
     """
     name, n_layers = _parsed(written)
-    folder = cache_dir / _FOLDER / f"{name}@{n_layers}"
+    folder = cache_dir / _FOLDER / str(n_layers) / name
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
@@ -85,7 +85,7 @@ def _parsed(written: str) -> tuple[str, int]:
     if found is None or not 0 < n_layers <= MOST_LAYERS:
         raise CheckpointError(
             f"{written!r} is no made-up model: expected {SCHEME}NAME, or "
-            f"{SCHEME}NAME@24 with a number of layers from 1 to {MOST_LAYERS}."
+            f"{SCHEME}NAME/24 with a number of layers from 1 to {MOST_LAYERS}."
         )
     return found[1], n_layers
 

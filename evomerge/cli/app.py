@@ -17,6 +17,7 @@ import click
 
 from evomerge import __version__, extras
 from evomerge.cli import (
+    beginning,
     databases,
     models,
     people,
@@ -60,6 +61,7 @@ def app(verbose: bool, log_format: str) -> None:
 
 
 for _command in (
+    beginning.init,
     run.run,
     run.resume,
     databases.studies,

@@ -15,13 +15,13 @@ STUDY = Path(__file__).parents[2] / "search_spaces" / "simulated.yaml"
 
 def test_made_up_models_are_ordinary_ones_that_fit_each_other(tmp_path: Path) -> None:
     models = {
-        name: open_source(f"simulated:{name}@6", tmp_path, cache_dir=tmp_path)
+        name: open_source(f"simulated:{name}/6", tmp_path, cache_dir=tmp_path)
         for name in ("base", "math")
     }
     assert compatibility(models) == []
     assert {model.n_layers for model in models.values()} == {6}
     assert len({model.fingerprint for model in models.values()}) == 2
-    assert whereabouts(models["base"]) == "simulated:base@6"
+    assert whereabouts(models["base"]) == "simulated:base/6"
 
 
 def test_equal_names_give_equal_bytes_in_every_cache(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_equal_names_give_equal_bytes_in_every_cache(tmp_path: Path) -> None:
 def test_transformers_loads_a_made_up_model(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = simulated_folder("simulated:base@2", tmp_path)
+    folder = simulated_folder("simulated:base/2", tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("Größe", return_tensors="pt")["input_ids"]
     assert tokenizer.decode(ids[0]) == "Größe"
@@ -44,7 +44,7 @@ def test_transformers_loads_a_made_up_model(tmp_path: Path) -> None:
     assert model(ids).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("written", ["simulated:", "simulated:a/b", "simulated:a@0"])
+@pytest.mark.parametrize("written", ["simulated:", "simulated:a/b", "simulated:a/0"])
 def test_what_is_no_name_is_refused_with_the_form(written: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected simulated:NAME"):
         simulated_folder(written, tmp_path)

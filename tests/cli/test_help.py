@@ -77,8 +77,8 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 def test_all_commands_are_there() -> None:
     promised = (
         "attempts, cancel, check, compare, dashboard, db check, db upgrade, delete, "
-        "doctor, events, export, front, login, logs, merge, pause, ps, recipe, resume, "
-        "run, scale, serve, show, status, studies, study, submit, token add, "
+        "doctor, events, export, front, init, login, logs, merge, pause, ps, recipe, "
+        "resume, run, scale, serve, show, status, studies, study, submit, token add, "
         "token list, token revoke, trials, user add, user list, wait, workers drain, "
         "workers undrain, zoo"
     )

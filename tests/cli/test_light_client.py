@@ -35,6 +35,7 @@ COMMANDS = (
     "delete mine --yes",
     "db upgrade",
     "db check",
+    "init study.yaml --model a=b --task c",
     "check study.yaml",
     "compare a b",
     "zoo out",
