@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +35,13 @@ _TEXTS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
 
 def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
     """Return the sources whose weights a merge is made of, each content once."""
+    return described(parents_of(recipe), sources)
+
+
+def described(
+    inputs: Sequence[Checkpoint | Adapted], sources: Mapping[str, Model]
+) -> tuple[Parent, ...]:
+    """Return those of the sources that are among the inputs, in the inputs' order."""
     named: dict[Input, tuple[str, Model]] = {}
     for name, model in sources.items():
         named.setdefault(input_of(model), (name, model))
@@ -64,7 +71,7 @@ def parents(recipe: Recipe, sources: Mapping[str, Model]) -> tuple[Parent, ...]:
         )
         return replace(found, adapter=part)
 
-    return tuple(parent(one) for one in parents_of(recipe) if one in named)
+    return tuple(parent(one) for one in inputs if one in named)
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from evomerge.api.mixtures import assemble
 from evomerge.checkpoints import Model, remembered
 from evomerge.checkpoints.finite import non_finite
 from evomerge.errors import CandidateError, ExportError, RecipeError
@@ -17,6 +18,7 @@ from evomerge.specs.canonical import canonical_text, own_text, yaml_text
 from evomerge.specs.mergekit import Profile, write_mergekit
 from evomerge.specs.mergekit.evolve import ConvertedStudy, EvolveOptions
 from evomerge.specs.mergekit.evolve import convert_study as convert_to_study
+from evomerge.specs.mergekit.mixture import open_mixture
 from evomerge.specs.recipes import open_recipe
 from evomerge.steps import BYTES, step
 
@@ -150,7 +152,8 @@ def merge(
     """Carry out one decided merge and write it as a model folder, with a card.
 
     Args:
-        recipe_file: Of our own in either form, or mergekit's.
+        recipe_file: Of our own in either form, or mergekit's; or a mixture's, as
+            mergekit-moe describes it.
         out: Folder to make.
         profile: Of a mergekit file: ``identical`` gives mergekit's result; with
             ``default`` what it does not say is as in recipes of our own.
@@ -173,7 +176,11 @@ def merge(
         remembered(means.cache_dir),
     ):
         aside.submit(_load_arithmetic)
-        opened = open_recipe(recipe_file, profile=profile, strict=strict)
+        mixture = open_mixture(recipe_file, strict=strict)
+        if mixture is None:
+            opened = open_recipe(recipe_file, profile=profile, strict=strict)
+    if mixture is not None:
+        return assemble(mixture, out, means=means, progress=progress)
     from evomerge.api.provenance import parents, versions
     from evomerge.export.card import CardFacts, card
     from evomerge.export.model import CARD_NAME

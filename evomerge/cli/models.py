@@ -124,7 +124,7 @@ def merge(
 ) -> None:
     """Carry out one decided merge: the RECIPE file, written as model folder OUT.
 
-    RECIPE is a file of our own, or mergekit's.
+    RECIPE is a file of our own, or mergekit's; of mergekit-moe's files comes a mixture.
     """
     done = api.merge(
         recipe,

@@ -100,7 +100,7 @@ def card(facts: CardFacts) -> str:
     if facts.versions:
         rows = [(markdown(k), markdown(v)) for k, v in sorted(facts.versions.items())]
         parts += ["## Made with", table(("program", "version"), rows)]
-    parts += ["## Use", _usage(facts)]
+    parts += ["## Use", usage(facts.name)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -280,8 +280,9 @@ def _cost(search: Search) -> str:
     return " ".join(parts)
 
 
-def _usage(facts: CardFacts) -> str:
-    name = json.dumps(file_name(facts.name))
+def usage(model: str) -> str:
+    """Return how a model folder is loaded."""
+    name = json.dumps(file_name(model))
     return (
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

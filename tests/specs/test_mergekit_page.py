@@ -8,6 +8,11 @@ import pytest
 from evomerge.cli.recipes import study
 from evomerge.specs.mergekit.evolve.schema import EvolveSpec, EvolveTaskSpec, GenomeSpec
 from evomerge.specs.mergekit.methods import METHODS
+from evomerge.specs.mergekit.mixture_schema import (
+    DrawSpec,
+    ExpertSpec,
+    MixtureSpec,
+)
 from evomerge.specs.mergekit.operations import operator_of
 from evomerge.specs.mergekit.schema import MergekitSpec
 
@@ -48,6 +53,17 @@ def test_every_key_of_mergekit_evolve_is_listed_in_the_words_of_its_model() -> N
         (GenomeSpec, ""),
         (EvolveSpec, ""),
         (EvolveTaskSpec, "tasks.*."),
+    ):
+        for name, field in model.model_fields.items():
+            assert listed[f"`{prefix}{name}`"] == field.description
+
+
+def test_every_key_of_mergekit_moe_is_listed_in_the_words_of_its_model() -> None:
+    listed = rows("Mixtures: files of mergekit-moe")
+    for model, prefix in (
+        (MixtureSpec, ""),
+        (ExpertSpec, "experts.*."),
+        (DrawSpec, "evomerge."),
     ):
         for name, field in model.model_fields.items():
             assert listed[f"`{prefix}{name}`"] == field.description

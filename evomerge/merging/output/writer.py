@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from evomerge.checkpoints import INDEX
 from evomerge.checkpoints.documents import read_bytes, read_json
@@ -135,12 +138,12 @@ class Planned:
     """A model folder that is to be written.
 
     Attributes:
+        stream: Begins to give the tensors of all shards, in order.
         texts: Text files, by name.
         copies: Files that are taken over as they are, by name.
     """
 
-    recipe: Recipe
-    sources: Sources
+    stream: Callable[[], Iterator[tuple[str, torch.Tensor]]]
     shards: tuple[Shard, ...]
     texts: Mapping[str, str]
     copies: Mapping[str, Path]
@@ -166,7 +169,7 @@ class Planned:
             CheckpointError: A source is broken, or changed since it was recorded.
             CandidateError: The merged weights are not finite.
         """
-        _write_weights(folder, self.shards, self.recipe, self.sources, progress)
+        _write_weights(folder, self.shards, self.stream(), progress)
         for name, file in self.copies.items():
             (folder / name).parent.mkdir(exist_ok=True)
             _write_bytes(folder / name, read_bytes(file))
@@ -195,7 +198,8 @@ def plan_model(
     shards = plan_shards(describe(recipe, sources), shard_bytes)
     if len(shards) > 1:
         texts[INDEX] = index_json(shards)
-    return Planned(recipe, sources, shards, texts, copies)
+    stream = partial(materialise, recipe, sources, reuse=True)
+    return Planned(stream, shards, texts, copies)
 
 
 def write_model(
@@ -247,13 +251,11 @@ def recipe_text(recipe: Recipe, allow: Sequence[str] = ()) -> str:
 def _write_weights(
     folder: Path,
     shards: tuple[Shard, ...],
-    recipe: Recipe,
-    sources: Sources,
+    stream: Iterator[tuple[str, torch.Tensor]],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     total = sum(shard.size_bytes for shard in shards)
     done = 0
-    stream = materialise(recipe, sources, reuse=True)
     for shard in shards:
         for written in write_shard(folder / shard.name, shard, stream):
             done += written

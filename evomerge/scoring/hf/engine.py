@@ -34,6 +34,7 @@ from evomerge.scoring.engine import (
 from evomerge.scoring.hf.batches import Generator, loglikelihoods
 from evomerge.scoring.hf.model import (
     HfLayerSlots,
+    by_stored_name,
     distinct,
     end_tokens,
     load_model,
@@ -69,9 +70,10 @@ class HfEngine:
         self._model = load_model(setup)
         self._device: torch.device = self._model.device
         self._tokenizer = load_tokenizer(folder)
-        self._targets = distinct(self._model)
         self._sources = Sources(setup.sources, cache_dir=setup.cache_dir)
-        stored = self._sources.model(setup.frame).tensors
+        frame = self._sources.model(setup.frame)
+        stored, family = frame.tensors, str(frame.config.get("model_type", ""))
+        self._targets = by_stored_name(distinct(self._model), stored, family)
         # What the cold load left aside, for example old checkpoints' rotary tables.
         self._unused = stored.keys() - self._targets.keys()
         self._whole = not setup.engine.stacks

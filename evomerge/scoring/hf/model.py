@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from evomerge.checkpoints.layers.pieces import called, together
 from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import (
@@ -140,6 +141,32 @@ def distinct(model: Any) -> dict[str, torch.Tensor]:
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     state: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name not in tied}
+
+
+def by_stored_name(
+    tensors: Mapping[str, torch.Tensor], stored: Collection[str], family: str
+) -> dict[str, torch.Tensor]:
+    """Name a model's tensors as its folder does: experts apart where they lie apart.
+
+    Args:
+        tensors: As the loaded model has them; parts are handed out as views of these.
+        stored: Names in the folder.
+        family: The ``model_type`` of the configuration.
+    """
+    out = dict(tensors)
+    for whole, members in together(stored, family).items():
+        if (held := out.get(whole)) is None or len(members) % len(held):
+            continue
+        del out[whole]
+        parts = len(members) // len(held)
+        for i, name in enumerate(members):
+            expert, part = divmod(i, parts)
+            out[name] = held[expert].chunk(parts)[part]
+    for name in stored:
+        other = called(name, family)
+        if name not in out and other in out:
+            out[name] = out.pop(other)
+    return out
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

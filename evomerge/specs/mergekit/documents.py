@@ -21,9 +21,8 @@ from evomerge.specs.reading.mistakes import Mistakes
 
 _MIXTURE = (
     "is a file of mergekit-moe, which puts dense models side by side as the experts of "
-    "a mixture and merges none of their weights. evomerge merges mixtures and makes "
-    "none: make it with mergekit-moe and name its folder as a source, or merge these "
-    "models into one dense model with merge_method and models."
+    "a mixture. `evomerge merge FILE OUT` makes that; its folder can then be a source "
+    "here. To merge these models into one dense model, write merge_method and models."
 )
 _SEARCH = (
     "is a file of mergekit-evolve, which describes a search. `evomerge study FILE "
