@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.housekeeping import removal as removal
     from evomerge.api.housekeeping import studies as studies
     from evomerge.api.housekeeping import upgrade as upgrade
+    from evomerge.api.means import Means as Means
     from evomerge.api.preparing import following as following
     from evomerge.api.preparing import prepare as prepare
     from evomerge.api.preparing import take_up as take_up
@@ -57,9 +58,6 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.reading import status as status
     from evomerge.api.reading import trials as trials
     from evomerge.api.recipes import Conversion as Conversion
-    from evomerge.api.recipes import ConvertedStudy as ConvertedStudy
-    from evomerge.api.recipes import EvolveOptions as EvolveOptions
-    from evomerge.api.recipes import Means as Means
     from evomerge.api.recipes import RecipeForm as RecipeForm
     from evomerge.api.recipes import convert_recipe as convert_recipe
     from evomerge.api.recipes import convert_study as convert_study
@@ -74,6 +72,8 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.study import load as load
     from evomerge.api.study import run as run
     from evomerge.core.study import Budget as Budget
+    from evomerge.specs.mergekit.evolve import ConvertedStudy as ConvertedStudy
+    from evomerge.specs.mergekit.evolve import EvolveOptions as EvolveOptions
 
 _NAMES = {
     "evomerge.api.checking": ("CheckReport", "check"),
@@ -95,6 +95,7 @@ _NAMES = {
         "studies",
         "upgrade",
     ),
+    "evomerge.api.means": ("Means",),
     "evomerge.api.preparing": ("following", "prepare", "take_up"),
     "evomerge.api.progress": ("StageRow", "stages"),
     "evomerge.api.reading": (
@@ -108,9 +109,6 @@ _NAMES = {
     ),
     "evomerge.api.recipes": (
         "Conversion",
-        "ConvertedStudy",
-        "EvolveOptions",
-        "Means",
         "RecipeForm",
         "convert_recipe",
         "convert_study",
@@ -120,6 +118,7 @@ _NAMES = {
     "evomerge.api.showing": ("Shown", "show"),
     "evomerge.api.study": ("Study", "load", "run"),
     "evomerge.core.study": ("Budget",),
+    "evomerge.specs.mergekit.evolve": ("ConvertedStudy", "EvolveOptions"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

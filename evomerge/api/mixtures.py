@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.api.means import Means, Progress
 from evomerge.checkpoints import Model
 from evomerge.core.mixture import DRAWN, Mixture
 from evomerge.errors import CheckpointError
@@ -16,7 +17,6 @@ from evomerge.specs.mergekit.mixture import OpenedMixture
 if TYPE_CHECKING:
     import torch
 
-    from evomerge.api.recipes import Means, Progress
     from evomerge.merging.output.writer import Written
     from evomerge.merging.sources import Sources
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from evomerge.api.means import Means, Progress
 from evomerge.api.mixtures import assemble
 from evomerge.checkpoints import Model, remembered
 from evomerge.checkpoints.finite import non_finite
@@ -26,8 +27,6 @@ if TYPE_CHECKING:  # it loads torch
     from evomerge.merging.output.writer import Written
 
 RecipeForm = Literal["own", "mergekit", "canonical"]
-Progress = Callable[[int, int], None]
-"""Told written bytes and all bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +116,6 @@ def convert_study(
     if out is not None:
         out.write_text(done.text, encoding="utf-8")
     return done
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """How one merge is computed; the result is the same on the same kind of device.
-
-    Attributes:
-        device: As torch names it.
-        dtype: Element type of the result; None takes the recipe's.
-        threads: Processor threads; None takes as many as there are cores.
-        memory_bytes: Most memory to use; None takes what is free.
-        cache_dir: Where fingerprints are remembered between processes, if anywhere.
-        shard_bytes: Largest weight file.
-    """
-
-    device: str = "cpu"
-    dtype: str | None = None
-    threads: int | None = None
-    memory_bytes: int | None = None
-    cache_dir: Path | None = None
-    shard_bytes: int = 5 * 10**9
 
 
 def merge(

@@ -198,9 +198,9 @@ def mixture_config(
         "output_router_logits": False,
     }
     if family.model_type == "mixtral":
-        own = {"num_local_experts": n_experts, "router_jitter_noise": 0.0}
-        return config | own | {"sliding_window": config.get("sliding_window")}
-    own = {
+        config |= {"num_local_experts": n_experts, "router_jitter_noise": 0.0}
+        return config | {"sliding_window": config.get("sliding_window")}
+    own: dict[str, Any] = {
         "num_experts": n_experts,
         "moe_intermediate_size": inner,
         "decoder_sparse_step": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ from evomerge.merging.output.writer import (
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.merged import Merged
 from evomerge.merging.views.stored import Where
+
+Entry = tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]
+"""Name and shape of a tensor, and what reads it."""
 
 
 class Assembly:
@@ -97,26 +100,20 @@ class Assembly:
         for name, _, read in self._tensors():
             yield name, read()
 
-    def _tensors(
-        self,
-    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
+    def _tensors(self) -> Iterator[Entry]:
         for where in ("embed", *range(self.base.n_layers), "head"):
             yield from self._taken_over(where)
             if isinstance(where, int):
                 yield from self._mixed(where)
 
-    def _taken_over(
-        self, where: Where
-    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
+    def _taken_over(self, where: Where) -> Iterator[Entry]:
         for name, part in self.base.section(where).items():
             if name in BLOCK or part.role == BUFFER:
                 continue
             full = self.base.layout.full_name(where, name)
-            yield full, part.shape, lambda w=where, n=name: self._read(self.base, w, n)
+            yield full, part.shape, partial(self._read, self.base, where, name)
 
-    def _mixed(
-        self, layer: int
-    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
+    def _mixed(self, layer: int) -> Iterator[Entry]:
         family, mixture = self._family, self.mixture
         n = len(mixture.experts)
         rows = {family.router: self._rows[layer, :n]}
@@ -124,17 +121,13 @@ class Assembly:
             rows[family.shared_router] = self._rows[layer, n:]
         for name, row in rows.items():
             full = self.base.layout.full_name(layer, name)
-            yield full, tuple(row.shape), lambda r=row: r.to(self._dtype).contiguous()
+            yield full, tuple(row.shape), partial(row.to, self._dtype)
         for i, expert in enumerate(mixture.routed):
             for name in BLOCK:
                 own = family.expert(i, name) if i < n else family.shared(name)
                 shape = self._models[expert.source].section(layer)[name].shape
                 full = self.base.layout.full_name(layer, own)
-                yield (
-                    full,
-                    shape,
-                    lambda e=expert, k=i, m=name: self._expert(e, k, layer, m),
-                )
+                yield full, shape, partial(self._expert, expert, i, layer, name)
 
     def _read(self, model: Merged, where: Where, name: str) -> torch.Tensor:
         return model.merge(where, name, self._sources.space)

@@ -18,7 +18,7 @@ from evomerge.checkpoints.mixtures import (
     misfit,
     unlike,
 )
-from evomerge.core.mixture import DRAWN, Expert, Gate, Mixture, Parent
+from evomerge.core.mixture import DRAWN, Expert, Mixture, Parent
 from evomerge.core.nearest import did_you_mean
 from evomerge.errors import Problem, RecipeError, SpecError
 from evomerge.specs.mergekit.mixture_schema import ExpertSpec, MixtureSpec
@@ -142,7 +142,7 @@ def _read(
         experts=tuple(expert for expert in experts if expert is not None),
         shared=shared[0] if shared else None,
         per_token=spec.experts_per_token,
-        gate=cast("Gate", gate),
+        gate=gate,
         seed=spec.evomerge.seed,
     )
     return mixture, models
