@@ -13,6 +13,7 @@ from evomerge.core.mixture import DRAWN, Mixture
 from evomerge.errors import CheckpointError
 from evomerge.logs import say
 from evomerge.specs.mergekit.mixture import OpenedMixture
+from evomerge.steps import BYTES, step
 
 if TYPE_CHECKING:
     import torch
@@ -61,22 +62,23 @@ def assemble(
         Sources(opened.folders, device=means.device) as sources,
         saying_memory_ran_out(),
     ):
-        rows = _rows(mixture, opened.models, sources, means.device)
+        with step("working out the router"):
+            rows = _rows(mixture, opened.models, sources, means.device)
         alike = hard_to_tell(rows)
         say(_degenerate(alike, rows.shape[0]))
         assembly = Assembly(mixture, sources, rows)
         for recipe in assembly.recipes:
             check_memory(recipe, sources, means.memory_bytes)
         parents = described(mixture.parents, opened.models)
-        return write_mixture(
-            assembly,
-            out,
-            shard_bytes=means.shard_bytes,
-            texts={
-                CARD_NAME: mixture_card(out.name, mixture, parents, versions(), alike)
-            },
-            progress=progress,
-        )
+        text = mixture_card(out.name, mixture, parents, versions(), alike)
+        with step("assembling and writing", unit=BYTES) as now:
+            return write_mixture(
+                assembly,
+                out,
+                shard_bytes=means.shard_bytes,
+                texts={CARD_NAME: text},
+                progress=progress or now.to,
+            )
 
 
 def _rows(
