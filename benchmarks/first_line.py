@@ -32,6 +32,7 @@ space: {{operator: task_arithmetic, base: base, knobs: {{weight: search}}}}
 tasks:
   en_hard: {{task: en_hard, include: {zoo}/tasks, metric: exact_match, limit: 400}}
   jd_sort4: {{task: jd_sort4, include: {zoo}/tasks, metric: exact_match, limit: 400}}
+engine: {{kind: hf}}
 budget: {{trials: 12}}
 """
 RECIPE = """\
@@ -52,7 +53,7 @@ COMMANDS = {
     "show": "show demo --trial 3 --db sqlite:///demo.db",
     "status": "status demo --db sqlite:///demo.db",
     "compare": "compare zoo/base zoo/math zoo/ja",
-    "doctor": "doctor --engine zoo/base --probe zoo/math",
+    "doctor": "doctor --engine zoo/base --probe zoo/math --kind hf",
 }
 SHARES = (0.1, 0.25, 0.5, 0.75)
 _LEFT = re.compile(r"(?:(\d+):)?(\d+):(\d\d) left")

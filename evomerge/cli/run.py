@@ -214,9 +214,11 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
         )
         if standing is not None
     )
+    of = "" if progress.allowed is None else f" of {progress.allowed}"
     parts = [
         f"generation {progress.generation}",
-        f"{progress.done} trials",
+        f"{progress.done}{of} trials",
+        f"{progress.n_baselines} baselines to go" if progress.n_baselines else "",
         f"{progress.failed} failed" if progress.failed else "",
         best,
         f"front {progress.front_size}",

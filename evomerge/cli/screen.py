@@ -20,6 +20,7 @@ EVERY_S = 8.0
 OFF = "off"
 """Of ``EVOMERGE_PROGRESS``: nothing is told but what is to be told at once."""
 _BLINK_S = 0.25
+_SHORT_S = 0.5
 _ERASE = "\r\x1b[2K"
 
 
@@ -74,6 +75,8 @@ class Line:
         with self._lock:
             if step is None:
                 self.erase()
+            elif self._is_shown and self._steps.clock() - step.began < _SHORT_S:
+                pass  # it may be over before it could be read
             elif self._at_start and self._steps.clock() - self._began >= FIRST_S / 2:
                 width = os.get_terminal_size(self._out.fileno()).columns or 80
                 self._out.write(f"{_ERASE}{step.line[: width - 1]}")

@@ -101,25 +101,57 @@ class _Listing:
 
 
 @click.command(
-    epilog="Example: evomerge status scalars", short_help="Show how a study stands."
+    epilog="Example: evomerge status scalars --follow",
+    short_help="Show how a study stands.",
 )
 @click.argument("name")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on until its search ends: speed, time left.",
+)
 @cluster_option
 @db_option
 @json_option
-def status(name: str, cluster: str | None, db: str, as_json: bool) -> None:
-    """Show how the study NAME stands; of one with stages, how each of them does."""
-    if (urls := meant(cluster)) is not None:
+def status(
+    name: str, follow: bool, cluster: str | None, db: str, as_json: bool
+) -> None:
+    """Show how the study NAME stands; of one with stages, how each of them does.
+
+    With --follow and --json each change is one line. Leaving with Ctrl-C stops nothing.
+    """
+    urls = meant(cluster)
+    if follow:
+        found = _followed(name, urls, db, as_json)
+        if as_json or found is None:
+            return
+    elif urls is not None:
         with remote(urls) as asked:
             found = asked.status(name)
     else:
-        found = plain(api.stages(name, db=db) or api.status(name, db=db))
+        found = _stood(name, db)
     if as_json:
         print_json(found)
     elif isinstance(found, list):
         understood(lambda rows: _print_stages(name, rows), found)
     else:
         understood(lambda found: _print_status(name, found), found)
+
+
+def _stood(name: str, db: str) -> Any:
+    return plain(api.stages(name, db=db) or api.status(name, db=db))
+
+
+def _followed(name: str, urls: str | None, db: str, as_json: bool) -> Any:
+    """Tell how a study stands until its search ends; return how it stood last."""
+    from evomerge.cli.verbs import standing  # costs --help milliseconds
+
+    if urls is not None:
+        return standing.follow_remote(name, urls, as_json=as_json)
+    return standing.follow(
+        name, lambda: standing.local_look(_stood(name, db)), as_json=as_json
+    )
 
 
 def _print_status(name: str, found: _Row) -> None:

@@ -45,6 +45,8 @@ class Progress:
         running: Trials being scored.
         workers: Workers that are ready and welcome.
         roster: How many of them there are to be, and what they wait for.
+        allowed: Candidates that the budget allows; None for any number.
+        n_baselines: Trials of generation 0 that are not over.
         best: The best standing of each objective, in order; None before the first.
         front_size: Feasible trials that no other dominates.
         items_per_s: Items scored per second since the first worker began.
@@ -67,6 +69,8 @@ class Progress:
     trial_s: float | None
     left_s: float | None
     roster: Roster = NO_ROSTER
+    allowed: int | None = None
+    n_baselines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,8 @@ class Scoreboard:
             trial_s=trial_s,
             left_s=self._left(ahead, seconds, trial_s, begun),
             roster=roster,
+            allowed=ahead.budget.trials,
+            n_baselines=ahead.n_baselines,
         )
 
     def _begun(self, n_items: int, running: int) -> float:

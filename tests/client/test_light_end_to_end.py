@@ -72,6 +72,8 @@ def test_a_job_is_looked_after_from_a_laptop(laptop: Laptop, tmp_path: Path) -> 
         "events sim",
         "logs sim",
         "status sim",
+        "pause sim --json",
+        "status sim --follow",
         "cancel sim",
         "wait sim --json",
         "ps --all",
@@ -113,6 +115,7 @@ def test_a_job_is_looked_after_from_a_laptop(laptop: Laptop, tmp_path: Path) -> 
     ]
     assert out["logs sim"] == ""
     assert "sim" in err["status sim"]
+    assert out["status sim --follow"] == "sim is paused.\n"
     assert out["cancel sim"] == "ann/sim is cancelled.\n"
     assert "cancelled" in out["ps --all"]
     numbers = [event["number"] for event in json.loads(out["events sim --json"])]
@@ -210,6 +213,34 @@ def test_a_study_is_searched_followed_and_exported(
     assert read_model(tmp_path / "out").fingerprint == exported["fingerprint"]
     assert said[again][0] == 2
     assert "exists already; nothing is overwritten" in said[again][2]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_how_a_study_stands_is_followed_from_a_laptop(
+    light: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = {"items": 20, "sleep_s": 0.3}
+    tasks = {"one": {"task": "simulated", "metric": "acc", "options": options}}
+    study = write_study(tmp_path, tasks=tasks)
+    url, spool = f"sqlite:///{tmp_path}/jobs.db", tmp_path / "spool"
+    with serving(url, spool, capacity=1) as one:
+        (tmp_path / "token").write_text(one.tokens["ann"])
+        (tmp_path / "token").chmod(0o600)
+        said = Laptop(light, one.url, tmp_path).call(
+            f"submit {study}", "status sim --follow --json", "status sim --follow"
+        )
+    code, out, _ = said["status sim --follow --json"]
+    assert code == 0
+    told = [json.loads(line) for line in out.splitlines()]
+    assert len(told) > 1
+    assert (told[-1]["done"], told[-1]["allowed"], told[-1]["left_s"]) == (6, 6, 0.0)
+    assert told[-1]["trials_per_hour"] > 0
+    code, out, err = said["status sim --follow"]
+    assert code == 0
+    assert "sim | 6 of 6 trials | best score" in err
+    assert "trial budget used" in out
 
 
 def test_following_goes_on_at_another_replica(
