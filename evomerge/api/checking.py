@@ -20,6 +20,7 @@ from evomerge.api.resolving import (
     resolve_file,
     setup_of,
 )
+from evomerge.api.showable import power_of
 from evomerge.api.staged import refuse_other_kind
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.flow.stacks import passthrough
@@ -55,6 +56,8 @@ class CheckReport:
         memory_bytes: Memory one worker took in the dry run.
         costs: Cost that the study speaks of (``cost/layers``) to what each baseline
             has of it; a measured one has none yet.
+        shown: Objective to the smallest difference that the held-out items can show, in
+            words.
         differences: What the experts' differences from the base promise, in a sentence,
             by a sample of their entries; None without a dry run, or where they have no
             base.
@@ -77,6 +80,7 @@ class CheckReport:
     disk_bytes: int
     memory_bytes: int | None
     costs: Mapping[str, Mapping[str, float]]
+    shown: Mapping[str, str]
     differences: str | None = None
     later: tuple[CheckReport, ...] = ()
 
@@ -95,6 +99,7 @@ class CheckReport:
             (f"items of {task}", f"{search} searched on, {report} held out")
             for task, (search, report) in self.items.items()
         ]
+        rows += [(f"{name} can show", text) for name, text in self.shown.items()]
         rows += [
             (name, ", ".join(f"{label} {value:.6g}" for label, value in found.items()))
             for name, found in self.costs.items()
@@ -274,6 +279,7 @@ def _report(study: ResolvedStudy, measured: _Measured | None) -> CheckReport:
         disk_bytes=n_kept * n_search * OUTCOME_BYTES + weights,
         memory_bytes=memory,
         costs=_costs(study),
+        shown=power_of(study),
         differences=None if measured is None else _differences(study),
     )
 

@@ -219,6 +219,16 @@ def test_trials_as_csv_have_a_column_for_everything(call, done: Path) -> None:
                 assert float(line[name]) == value
 
 
+def test_check_tells_what_the_held_out_items_can_show(call, study: Path) -> None:
+    found = json.loads(call("check", study, "--no-dry-run", "--json").out)
+    n_items = sum(report for _, report in found["items"].values())
+    assert n_items < 40
+    (said,) = found["shown"].values()
+    assert "differences from 0." in said
+    assert f"{found['baselines']} comparisons sharing 5 % error" in said
+    assert "can show" in call("check", study, "--no-dry-run").out
+
+
 @pytest.mark.parametrize("command", ["trials", "front"])
 def test_two_forms_at_once_are_refused(call, done: Path, command: str) -> None:
     said = call(command, "mine", "--csv", "--json")

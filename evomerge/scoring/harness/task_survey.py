@@ -59,7 +59,9 @@ class _Seen:
     def of(cls, settings: TaskSettings, cache_dir: str) -> _Seen:
         task = load_task(settings, cache_dir)
         facts = facts_of(task, settings)
-        surveyed = Surveyed({settings.name: facts})
+        said = searched_in_public(task, settings)
+        warnings = () if said is None else (Problem(f"{settings.name}.items", said),)
+        surveyed = Surveyed({settings.name: facts}, warnings=warnings)
         try:
             items = {settings.name: _counted(task, settings)}
             surveyed = replace(surveyed, items=items)
@@ -126,6 +128,10 @@ class _Group:
         return {WHOLE: alike, **self._group.figures}
 
     def _warnings(self) -> Iterator[Problem]:
+        public = [one for seen in self._seen.values() for one in seen.surveyed.warnings]
+        if public:
+            said = f"of {len(public)} of its tasks {public[0].message}"
+            yield Problem(f"{self._name}.items", said)
         if WHOLE not in self._group.figures:
             yield Problem(
                 f"{self._name}.task",
@@ -201,3 +207,35 @@ def _counted(task: ConfigurableTask, settings: TaskSettings) -> tuple[int, int]:
         except (TypeError, ValueError, SpecError) as error:
             raise wrong(settings, f"gen_kwargs: {error}") from error
     return counted(questions.items)
+
+
+def searched_in_public(task: ConfigurableTask, settings: TaskSettings) -> str | None:
+    """Say so where items of a public benchmark's test split are searched on.
+
+    Whoever does so cannot compare with those who report it; mergekit-evolve asks for a
+    flag of its own.
+
+    Args:
+        task: As it was built; its splits are still those of its file.
+        settings: Which items are searched on.
+
+    Returns:
+        None for tasks of one's own, and where another split is searched on.
+    """
+    test = task.config.test_split
+    if settings.include_path is not None or test is None:
+        return None
+    if settings.search_split not in (None, test):
+        return None
+    others = (task.config.validation_split, task.config.training_split)
+    other = next((name for name in others if name and name != test), None)
+    way = (
+        "It has no other split; say so beside the result."
+        if other is None
+        else f"To keep it for the report, write `items: {{search_split: {other}, "
+        f"report_split: {test}}}`."
+    )
+    return (
+        f"items of the public test split ({test!r}) are searched on, so the result "
+        f"cannot be compared with what others publish on it. {way}"
+    )
