@@ -64,7 +64,7 @@ def test_run_ends_with_the_best_and_tells_what_it_used(call, study: Path) -> Non
     assert ended.code == 0
     assert "mine: trial budget used; 6 trials" in ended.out
     assert "evomerge front mine" in ended.out
-    assert "generation 2 | 3 trials | best score" in ended.err
+    assert "generation 2 | 3 of 6 trials | best score" in ended.err
 
 
 def test_run_gives_json_that_equals_what_status_says(call, study: Path) -> None:
