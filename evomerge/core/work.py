@@ -296,6 +296,19 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuTime:
+    """GPU time that whoever a study is run for may still use.
+
+    Attributes:
+        left_s: Seconds of one GPU; 0 or less if all is used.
+        elsewhere: GPUs at work for other studies of theirs.
+    """
+
+    left_s: float
+    elsewhere: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """What those who look at a study from elsewhere want of its workers.
 
@@ -303,10 +316,12 @@ class Wishes:
         workers: How many there are to be; None for as many as the run began with.
         drained: Worker to the id of its node: they are to get no more work, and are
             not replaced.
+        gpu_time: What may still be used of it; None for any.
     """
 
     workers: int | None = None
     drained: Mapping[str, str] = field(default_factory=dict)
+    gpu_time: GpuTime | None = None
 
 
 PoolEvent = (

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from evomerge.core.study import Budget
+from evomerge.core.work import GpuTime
 from evomerge.store.base import Store, Usage
+
+
+class GpuWatch:
+    """Tells when GPU time is used up, between two looks at what is left of it.
+
+    It reckons with every worker being at work, so it may say so early, never late; the
+    next look knows better.
+    """
+
+    def __init__(self) -> None:
+        self._ends = math.inf
+
+    def look(self, time: GpuTime | None, gpus: float, now: float) -> None:
+        """Learn what is left.
+
+        Args:
+            time: That; None for any.
+            gpus: Those of all of this study's workers.
+            now: In seconds, of the clock of ``is_used``.
+        """
+        self._ends = math.inf
+        if time is not None and (at_once := gpus + time.elsewhere) > 0:
+            self._ends = now + time.left_s / at_once
+
+    def is_used(self, now: float) -> bool:
+        """Tell whether nothing may be begun any more."""
+        return now >= self._ends
 
 
 class BudgetWatch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from evomerge.core.work import (
     Assignment,
@@ -30,6 +31,7 @@ class Dispatcher:
         self._clock = clock
         self._is_started = False
         self._ready: dict[str, WorkerReady] = {}
+        self._new: dict[str, WorkerReady] = {}  # of these, those not yet welcome
         self._welcome: set[str] = set()
         self._inbox: deque[PoolEvent] = deque()
         self._wishes = Wishes()
@@ -38,6 +40,12 @@ class Dispatcher:
     def n_up(self) -> int:
         """Workers that are ready and welcome."""
         return sum(name in self._welcome for name in self._pool.workers())
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one worker, and no other, is ready and welcome."""
+        up = (name for name in self._pool.workers() if name in self._welcome)
+        return len(tuple(islice(up, 2))) == 1
 
     def crew(self) -> Sequence[CrewMember]:
         """Return the workers that are ready, and what each said of itself."""
@@ -66,11 +74,12 @@ class Dispatcher:
 
     def newcomers(self) -> Sequence[WorkerReady]:
         """Return what the workers said that are ready and not yet welcome."""
-        return [e for name, e in self._ready.items() if name not in self._welcome]
+        return tuple(self._new.values())
 
     def welcome(self, worker: str) -> None:
         """Let a worker have work from now on."""
         self._welcome.add(worker)
+        self._new.pop(worker, None)
 
     def free(self) -> Sequence[str]:
         """Return the welcome workers that have nothing to do."""
@@ -110,9 +119,12 @@ class Dispatcher:
     def _note(self, event: PoolEvent) -> None:
         if isinstance(event, WorkerReady):
             self._ready[event.worker] = event
+            if event.worker not in self._welcome:
+                self._new[event.worker] = event
         elif isinstance(event, WorkerLost):
             self._forget(event.worker)
 
     def _forget(self, worker: str) -> None:
         self._ready.pop(worker, None)
+        self._new.pop(worker, None)
         self._welcome.discard(worker)

@@ -13,6 +13,7 @@ from evomerge.errors import IllegalTransitionError
 from evomerge.search.attempt import Part, Running, Starting
 from evomerge.search.messages import WorkerIdle
 from evomerge.search.portions import Portions
+from evomerge.search.ranking import Ranking
 
 
 class Standing:
@@ -32,6 +33,7 @@ class Standing:
         self._busy: set[str] = set()  # workers
         self._recipes: set[str] = set()  # of active trials
         self._open: dict[int, Running] = {}  # some block of theirs is with nobody
+        self._ranking = Ranking(self._open)
         self._alone: dict[int, Running] = {}  # nobody is at one of those
         self._held: dict[str, int] = {}  # the trial that a worker was at last
         self._owed: dict[int, int] = {}  # items that count, and are not recorded yet
@@ -126,20 +128,11 @@ class Standing:
         return None
 
     def to_help(self, avoid: str | None, costs: Portions) -> Running | None:
-        """Return the open trial that would be done last, if helping is worth a swap."""
-
-        def left_s(now: Running) -> float:
-            in_hand = sum(len(part.left) for part in now.parts.values())
-            n_left = len(now.unstarted) + in_hand / 2  # half of it done, on average
-            per_block_s = now.block_s or costs.block_s or 0.0
-            return n_left * per_block_s / max(1, len(now.parts))
-
-        best = max(self._not_failed(self._open, avoid), key=left_s, default=None)
-        if best is None:
-            return None
-        block_s = best.block_s or costs.block_s
-        is_worth = block_s is not None and left_s(best) > costs.swap_s + block_s / 2
-        return best if is_worth else None
+        """Return the open trial that would be done last of those worth a swap."""
+        return self._ranking.last(
+            costs,
+            lambda number: avoid is not None and avoid == self._failed_at.get(number),
+        )
 
     def _not_failed(
         self, trials: dict[int, Running], avoid: str | None
@@ -173,6 +166,7 @@ class Standing:
 
     def recorded(self, number: int, n_items: int) -> None:
         """Count items that are recorded."""
+        self._ranking.change(number)
         if number in self._owed:
             self._owed[number] -= n_items
 
@@ -180,11 +174,13 @@ class Standing:
         """Let a trial that was being started run; nothing of it is handed out."""
         number = running.trial.number
         self.active[number] = self._open[number] = self._alone[number] = running
+        self._ranking.change(number)
 
     def handed_out(self, running: Running, worker: str) -> None:
         """Note that a worker is at a part."""
         number = running.trial.number
         self._busy.add(worker)
+        self._ranking.change(number)
         self._alone.pop(number, None)
         if not running.is_open:
             self._open.pop(number, None)
@@ -199,6 +195,7 @@ class Standing:
         del running.parts[part.worker]
         self._busy.discard(part.worker)
         self._held[part.worker] = part.trial
+        self._ranking.change(part.trial)
         if running.is_open and not running.parts:
             self._alone[part.trial] = running
         return not running.parts and not running.is_open
@@ -210,6 +207,7 @@ class Standing:
         self._recipes.discard(trial.candidate.recipe.digest)
         for index in (self._open, self._alone, self._owed):
             index.pop(trial.number, None)
+        self._ranking.change(trial.number)
         self.lacks_room = False  # what was set aside and not used is free
         if trial.state.is_final:
             self._ended[trial.number] = trial

@@ -25,7 +25,7 @@ from evomerge.core.work import (
 )
 from evomerge.errors import Problem, SpecError
 from evomerge.search.attempt import Part
-from evomerge.search.budget import BudgetWatch
+from evomerge.search.budget import BudgetWatch, GpuWatch
 from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.executor import Executor
 from evomerge.search.lifecycle import Lifecycle
@@ -76,6 +76,7 @@ class StudyRun:
         self._observer = observer
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, self._study_id)
+        self._gpu_watch = GpuWatch()
         self._roster: Roster | None = None
         self._crew: Sequence[CrewMember] = ()
         self._roster_at = -math.inf
@@ -245,7 +246,7 @@ class StudyRun:
         while not life.is_complete:
             self._welcome_newcomers()
             # The budget is a question to the store: not asked after every block.
-            idle = self._dispatcher.free()
+            idle = self._idle()
             if (idle and life.has_work_for(idle)) or not life.n_at_work:
                 if self._budget.allows(number):
                     self._offer_work(number, idle)
@@ -265,8 +266,16 @@ class StudyRun:
             self._observer(self._progress(number, life.n_running))
         return True
 
+    def _idle(self) -> Sequence[str]:
+        """Return who may be handed something: nobody once the GPU time is used."""
+        if self._gpu_watch.is_used(self._dispatcher.now()):
+            if not self._life.n_at_work:
+                time.sleep(POLL_S)  # a pool without work does not wait
+            return ()
+        return self._dispatcher.free()
+
     def _offer_work(self, number: int, idle: Sequence[str]) -> None:
-        is_alone = self._dispatcher.n_up == 1
+        is_alone = self._dispatcher.is_single
         enough = self._life.n_owed + len(idle) * self._life.n_items
         room = self._budget.items_left(number, enough)
         if idle:
@@ -297,7 +306,10 @@ class StudyRun:
             return
         self._roster_at = now
         roster, crew = self._dispatcher.roster(), self._dispatcher.crew()
-        self._dispatcher.heed(self._store.wishes(self._study_id))
+        wishes = self._store.wishes(self._study_id)
+        self._dispatcher.heed(wishes)
+        n_gpus = sum(member.gpus for member in crew)
+        self._gpu_watch.look(wishes.gpu_time, n_gpus, now)
         if crew != self._crew:
             self._crew = crew
             self._store.record_crew(self._lease, crew)

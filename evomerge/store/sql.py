@@ -8,6 +8,7 @@ where its transaction begins and ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
 from evomerge.store.databases.database import Database
 from evomerge.store.deletion import delete, deletion, restart
+from evomerge.store.queue import gpu_hours
 from evomerge.store.studies import overview, size
 from evomerge.store.tables import rows
 from evomerge.store.tables.dialects import NOW, insert_absent
@@ -283,7 +285,8 @@ class SqlStore:
     def wishes(self, study_id: int) -> Wishes:
         """Return what is wanted of the study's workers from elsewhere."""
         with self._database.reading() as connection:
-            return crew.wishes(connection, study_id)
+            wishes = crew.wishes(connection, study_id)
+            return replace(wishes, gpu_time=gpu_hours.left(connection, study_id))
 
     def add_event(self, study_id: int, kind: str, data: Mapping[str, Any]) -> None:
         """Remember something; no lease."""

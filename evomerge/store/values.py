@@ -262,6 +262,12 @@ class CrewMember:
     is_busy: bool
     facts: Mapping[str, Any]
 
+    @property
+    def gpus(self) -> float:
+        """GPUs that it says it has."""
+        said = self.facts.get("gpus")
+        return float(said) if isinstance(said, int | float) else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Size:

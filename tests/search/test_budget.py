@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from evomerge.core.study import Budget
-from evomerge.search.budget import BudgetWatch
+from evomerge.core.work import GpuTime
+from evomerge.search.budget import BudgetWatch, GpuWatch
 from evomerge.store.base import Usage
 
 
@@ -88,3 +89,24 @@ def test_seconds_count_whether_the_store_knows_of_them_or_not(
     now[0] += 1
     assert not budget.allows(1)
     assert budget.spent() == "time budget used"
+
+
+def test_nothing_is_begun_once_the_gpu_time_is_used_until_there_is_more() -> None:
+    watch = GpuWatch()
+    assert not watch.is_used(1e9)  # nobody limits it
+    watch.look(GpuTime(left_s=60.0, elsewhere=2.0), gpus=4.0, now=100.0)
+    assert not watch.is_used(109.9)
+    assert watch.is_used(110.0)  # six GPUs at once
+    watch.look(GpuTime(left_s=12.0), gpus=4.0, now=110.0)  # they were not all at work
+    assert not watch.is_used(112.9)
+    assert watch.is_used(113.0)
+    watch.look(GpuTime(left_s=-1.0), gpus=4.0, now=115.0)
+    assert watch.is_used(115.0)
+    watch.look(None, gpus=4.0, now=116.0)
+    assert not watch.is_used(1e9)
+
+
+def test_a_study_without_gpus_uses_none_of_the_time() -> None:
+    watch = GpuWatch()
+    watch.look(GpuTime(left_s=0.0), gpus=0.0, now=0.0)
+    assert not watch.is_used(1e9)

@@ -3,8 +3,9 @@
 What is used is the time of every part of every attempt, until now while it runs, times
 the GPUs of its worker as it reported them; of a worker that is not known, none. Jobs of
 a user whose hours are used are paused with that reason, their processes within a beat
-of their supervisor: what is used beyond is a few seconds a worker. When an operator has
-granted more, whoever resumes a job goes on.
+of their supervisor. Coordinators begin nothing more once the hours are used, so what
+is used beyond is the rest of what workers are at. When an operator has granted more,
+whoever resumes a job goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from evomerge.core.work import GpuTime
 from evomerge.store.queue.values import JobState
 from evomerge.store.studies import is_of_job
 from evomerge.store.tables.decoding import mapping
@@ -54,6 +56,31 @@ def over(connection: sa.Connection, owner: str) -> str | None:
         f"{owner}'s GPU-hours are used: {hours:.3g} of {most:g}; an operator can "
         "grant more"
     )
+
+
+def left(connection: sa.Connection, study_id: int) -> GpuTime | None:
+    """Return what a study's owner may still use; None if that is not limited."""
+    query = (
+        sa.select(user.c.name, user.c.max_gpu_hours)
+        .join(job, job.c.user_id == user.c.id)
+        .join(study, is_of_job())
+        .where(study.c.id == study_id, user.c.max_gpu_hours.is_not(None))
+    )
+    owner = connection.execute(query.limit(1)).first()
+    if owner is None:
+        return None
+    open_elsewhere = (
+        sa.select(part.c.worker)
+        .join(study, study.c.id == part.c.study_id)
+        .join(job, is_of_job())
+        .join(user, user.c.id == job.c.user_id)
+        .where(user.c.name == owner.name, study.c.id != study_id)
+        .where(part.c.ended.is_(None))
+    )
+    gpus = _gpus(connection)
+    at_work = sum(gpus.get(name, 0.0) for name in connection.scalars(open_elsewhere))
+    left_h = owner.max_gpu_hours - used(connection, owner.name)
+    return GpuTime(left_h * 3600, at_work)
 
 
 def beyond(connection: sa.Connection) -> Mapping[int, str]:

@@ -10,10 +10,11 @@ from support.searched import ask, by_hand
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.study import Budget
-from evomerge.core.work import WorkerReady
+from evomerge.core.work import GpuTime, WorkerReady
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search import study_run
 from evomerge.search.coordinator import Coordinator
+from evomerge.search.scoreboard import Progress
 from evomerge.store.meter import open_meter
 from evomerge.store.owner import this_process
 from evomerge.store.queue.accounts import open_accounts
@@ -109,6 +110,58 @@ class _OnTwo(Evaluator):
     def ready(self, worker: str) -> WorkerReady:
         found = super().ready(worker)
         return replace(found, facts={**found.facts, "node_id": "n1", "gpus": 2})
+
+
+def test_what_is_left_of_the_hours_is_known_to_every_study_of_the_user(
+    queue: JobQueue, any_url: str
+) -> None:
+    spent(any_url, "a.one", 0.25, parts=1)
+    spent(any_url, "a.two", 0.25, gpus=4)
+    store = open_store(any_url)
+    one, two = (store.study(f"a.{name}").id for name in ("one", "two"))
+    left = store.wishes(two).gpu_time
+    assert left is not None
+    assert left.left_s / 3600 == pytest.approx(1.5 - 0.5 - 1.0)
+    assert left.elsewhere == 0.0
+    by_hand(any_url, "UPDATE em_part SET began = began + 1e12, ended = NULL")
+    assert [store.wishes(key).gpu_time for key in (one, two)] == [
+        GpuTime(pytest.approx(0.5 * 3600), 0.0),
+        GpuTime(pytest.approx(0.5 * 3600), 2.0),
+    ]
+    by_hand(any_url, "UPDATE em_user SET max_gpu_hours = NULL")
+    assert store.wishes(two).gpu_time is None
+    store.close()
+
+
+def test_a_search_begins_nothing_beyond_the_hours_and_goes_on_when_there_are_more(
+    any_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_run, "ROSTER_EVERY_S", 1.0)
+    accounts, queue = open_accounts(any_url), open_queue(any_url)
+    limit_s, block_s = 2.0, 0.1
+    accounts.add_user("ann", max_gpu_hours=limit_s / 3600)
+    accounts.close()
+    queue.submit("ann", submission("small"))
+    small = SmallStudy(budget=Budget(trials=20), options={"sleep_s": block_s}, blocks=2)
+    store = open_store(any_url)
+    store.create_study("small", {}, {}, small.seed)
+    used: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        used.append(3600 * queue.gpu_hours("ann"))
+        if used[-1] > limit_s - 0.1 and used[-20:] == [used[-1]] * 20:  # it rests
+            by_hand(any_url, "UPDATE em_user SET max_gpu_hours = 1")
+
+    pool = InProcessPool(lambda: _OnTwo(small.setup(tmp_path)), "w0-ab")
+    Coordinator(small.plan(), store, pool, this_process(), watch).run()
+    rest = next(x for i, x in enumerate(used) if used[i : i + 20] == [x] * 20)
+    assert limit_s - 0.1 < rest
+    query = "SELECT max(ended - began) FROM em_part"
+    longest_s = float(str(ask(any_url, query)))
+    assert rest < limit_s + 2 * longest_s + 0.1
+    assert len(store.history(store.study("small").id)) >= 20
+    for opened in (store, queue):
+        opened.close()
 
 
 def test_what_limits_and_what_is_told_are_the_same_hours(
