@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from support.mergekit import mergekit_process
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.layers.pieces import called
@@ -34,7 +34,6 @@ from evomerge.testing.models import write_tokenizer
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7000)]
 
 N_FILES = int(os.environ.get("EVOMERGE_FILES", "320"))
-PACKAGES = ("mergekit==0.1.5", "immutables", "peft", "accelerate")
 SERVER = Path(__file__).with_name("mergekit_server.py")
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -80,29 +79,8 @@ FILTERS += ("layernorm", "norm", "embed_tokens", "lm_head", "q_proj", "mlp.gate"
 @pytest.fixture(scope="module")
 def mergekit(tmp_path_factory):
     """A process that merges by mergekit."""
-    kept = os.environ.get("EVOMERGE_MERGEKIT")
-    place = Path(kept) if kept else tmp_path_factory.mktemp("mergekit")
-    if not (place / "mergekit").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*pip, "--target", str(place), *PACKAGES],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"mergekit 0.1.5 cannot be installed: {done.stderr[-300:]}")
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(place / "log.txt").open("w"),
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"},
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
+    with mergekit_process(SERVER, tmp_path_factory.mktemp("mergekit")) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
