@@ -39,6 +39,8 @@ BEAT_S = 3.0
 """How often claims are prolonged, and what is wanted of jobs is looked at."""
 KILL_AFTER_S = 20.0
 """How long a process has to end in order."""
+LEAVE_AFTER_S = 20.0
+"""How long a drained supervisor, its processes ended, waits for the database."""
 POLL_S = 0.5
 
 _STOPPING = (JobState.PAUSING, JobState.CANCELLING)
@@ -120,6 +122,7 @@ class Supervisor:
         self._looked_at = clock()
         self._is_unsure = False  # whether the last step was cut off
         self._in_the_way: str | None = None
+        self._away_since: float | None = None  # since it is draining
         self._draining = threading.Event()
 
     @property
@@ -140,7 +143,8 @@ class Supervisor:
     def run(self) -> None:
         """Run jobs until drained; jobs whose processes were stopped are queued again.
 
-        A database that does not answer is waited for: processes go on meanwhile.
+        A database that does not answer is waited for: processes go on meanwhile. Once
+        drained it is not waited for long, as claims run out.
         """
         try:
             while not (self._draining.is_set() and not self._children):
@@ -150,6 +154,8 @@ class Supervisor:
                     if self._in_the_way != _AWAY:
                         _logger.warning("%s", error)
                     self._in_the_way = _AWAY
+                    if self._leaves_anyway():
+                        break
                 if self._draining.is_set():
                     time.sleep(POLL_S)  # for processes to end
                 else:
@@ -157,6 +163,21 @@ class Supervisor:
         finally:
             for child in self._children:
                 child.process.stop()
+
+    def _leaves_anyway(self) -> bool:
+        """Tell whether nobody is left but ends that cannot be recorded."""
+        if not self._draining.is_set():
+            return False
+        if self._away_since is None:
+            self._away_since = self._clock()
+        if self._clock() - self._away_since < LEAVE_AFTER_S:
+            return False
+        if any(child.process.poll() is None for child in self._children):
+            return False
+        for child in self._children:
+            said = "How its process ended is not recorded; others run the job again."
+            _logger.warning(said, extra=_about(child.claim.job))
+        return True
 
     def step(self) -> None:
         """Look once at processes, claims and the queue.
@@ -188,7 +209,7 @@ class Supervisor:
             self._begin(claim)
         self._is_unsure = False
         self._looked_at = self._clock()
-        self._in_the_way = None
+        self._in_the_way = self._away_since = None
 
     def _is_ours(self) -> bool:
         """Look whether the database's schema is one that coordinators can use.

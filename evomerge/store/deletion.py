@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from evomerge.errors import StoreError
+from evomerge.store import crew
 from evomerge.store.leases import change, check_lease
 from evomerge.store.studies import tasks_of
 from evomerge.store.tables import rows
@@ -68,11 +69,10 @@ def delete(connection: sa.Connection, lease: Lease) -> Deleted:
             sa.delete(table).where(table.c.study_id == lease.study_id)
         )
         n_trials = gone.rowcount if table is trial else n_trials
-    connection.execute(
-        sa.update(worker)
-        .where(worker.c.study_id == lease.study_id)
-        .values(study_id=None)
-    )
+    is_its = worker.c.study_id == lease.study_id
+    for row in connection.execute(sa.select(worker).where(is_its)).all():
+        crew.leave(connection, row)
+    connection.execute(sa.update(worker).where(is_its).values(study_id=None))
     connection.execute(
         sa.update(outcome_block)
         .where(outcome_block.c.charged_to == lease.study_id)

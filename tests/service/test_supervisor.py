@@ -15,12 +15,14 @@ from support.searched import by_hand
 
 from evomerge.core.policy import OFFLINE, Policy
 from evomerge.errors import StoreUnreachableError
+from evomerge.service import supervisor as supervisor_module
 from evomerge.service.environment import of_coordinator, passed_on
 from evomerge.service.policy import read_policy
 from evomerge.service.processes import Command
 from evomerge.service.supervisor import (
     BEAT_S,
     KILL_AFTER_S,
+    LEAVE_AFTER_S,
     Site,
     Supervisor,
     place_files,
@@ -333,6 +335,29 @@ def test_a_database_that_is_away_is_waited_for(
     runner.join(20)
     assert len(calls) == 3
     assert machine.state() is S.FINISHED
+
+
+def test_a_drained_supervisor_does_not_wait_long_for_a_database(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "POLL_S", 0.01)
+    supervisor = machine.supervisor()
+    supervisor.step()
+    looks: list[float] = []
+
+    def away(queue: JobQueue) -> None:
+        del queue
+        machine.now += 1.0
+        looks.append(machine.now)
+        raise StoreUnreachableError("The database does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobQueue, "check", away)
+        supervisor.drain()
+        supervisor.run()
+    assert looks[-1] - looks[0] == LEAVE_AFTER_S
+    assert machine.processes[0].stops >= 1
+    assert machine.state() is S.RUNNING  # until the claim runs out
 
 
 @pytest.mark.parametrize("lost", ["claim", "bundle", "started"])

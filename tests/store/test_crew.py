@@ -90,6 +90,24 @@ def test_who_is_drained_stays_so_until_the_study_is_finished(
     assert store.wishes(study) == Wishes()
 
 
+def test_drained_workers_are_gone_with_their_study(
+    store: Store, tmp_path: Path
+) -> None:
+    study = store.create_study("s", {}, {}, 1).id
+    lease = store.lease(study, this_process(), 60)
+    workers = Workers(Database(f"sqlite:///{tmp_path}/s.db", create=False))
+    crew = [CrewMember("local", True, FACTS), CrewMember("w0-ab", False, ON_GPU)]
+    store.record_crew(lease, crew)
+    for name in (f"local-{study}", "w0-ab"):
+        workers.drain(name)
+    store.record_crew(lease, ())
+    assert {row.state for row in workers.all()} == {"drained"}
+    store.delete(lease)
+    assert [(row.id, row.state, row.study) for row in workers.all()] == [
+        ("w0-ab", "lost", None)  # its GPU-hours may be another stage's
+    ]
+
+
 def test_how_many_are_wanted_is_what_the_job_says_of_a_study_or_its_stages(
     store: Store, tmp_path: Path
 ) -> None:
