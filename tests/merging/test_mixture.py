@@ -347,3 +347,19 @@ def test_other_commands_say_what_makes_a_mixture(models, tmp_path, monkeypatch):
 def test_a_recipe_that_contradicts_itself_is_refused():
     with pytest.raises(RecipeError, match="Not a mixture"):
         Mixture.from_json({"version": 1, "mixture": {}})
+
+
+@pytest.mark.long
+@pytest.mark.engine
+@pytest.mark.xdist_group("engines")
+@pytest.mark.timeout(600)
+def test_vllm_swaps_mixtures_exactly(assemble, tmp_path):
+    one = assemble(gate_mode="hidden", experts=[MATH, JA]).rename(tmp_path / "one")
+    base = {"source_model": "base", "positive_prompts": ["x"]}
+    other = assemble(gate_mode="hidden", experts=[JA, base]).rename(tmp_path / "other")
+    found = api.doctor(
+        api.EngineCheck(str(one), str(other), "vllm", "float32"),
+        db=f"sqlite:///{tmp_path}/mine.db",
+        cache_dir=tmp_path / "cache",
+    )
+    assert not [row for row in found if row.verdict == "bad"]

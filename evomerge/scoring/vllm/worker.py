@@ -120,6 +120,7 @@ def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
         initialize_layerwise_reload,
     )
 
+    _pack_experts_anew(model)
     initialize_layerwise_reload(model)
     try:
         try:
@@ -138,6 +139,20 @@ def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
             f"The merge gives nothing for {missing[0]} ({len(missing)} modules in "
             "all): its layers do not match the frame's."
         )
+
+
+def _pack_experts_anew(model: Any) -> None:
+    """Let the experts of a mixture be packed again when they are loaded, on a CPU.
+
+    vLLM packs them only where it makes their kernel, which it does once; a reload would
+    write them unpacked into the packed ones' storage.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        return
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _untouched(model: Any) -> list[str]:
