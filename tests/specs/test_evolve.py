@@ -87,7 +87,8 @@ def test_the_documented_configuration_becomes_a_study_that_says_what_differs(
     (score,) = spec.objectives
     assert score.direction == "maximize"
     assert score.mean_of == {"lm_eval_task_name/acc": 1.0, "another/acc": 1.0}
-    (note,) = said(done, "tasks")
+    note, other = said(done, "tasks")
+    assert "in a mean here" in other
     assert "evolve.yml:18: tasks: are searched on with half of their items" in note
     assert "held out" in done.text.replace("\n#    ", " ")
 

@@ -138,6 +138,12 @@ def _objectives(
             "differ: those of negative weight are an objective of their own here, "
             "minimised, and the result is a front. mergekit-evolve subtracts them.",
         )
+    if len(sums) > 1 or set(sums.values()) != {1.0}:
+        mistakes.warn(
+            "tasks",
+            "are weighed in a mean here, in a sum by mergekit-evolve: other numbers in "
+            "the same order.",
+        )
     out = []
     if gains:
         out.append({"name": "score", "direction": "maximize", "mean_of": gains})
