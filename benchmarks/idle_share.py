@@ -8,7 +8,8 @@ that is done. A trial takes 100 s on average, 32 blocks alike, and 5 s more for 
 swap. Idle is the share of all workers' time in which they neither swap nor score, from
 the first candidate on; useful is the share in which they score or swap a trial in for
 the first time. The target is a value of the sphere; both ways find it at the same trial
-and differ in the time until then. PostgreSQL is a server of its own, started here, or
+and differ in the time until then. CPU is that of the process a trial, over all of them,
+the first and the last tenth. PostgreSQL is a server of its own, started here, or
 the one EVOMERGE_TEST_PG_URL names.
 """
 
@@ -48,6 +49,7 @@ from evomerge.core.work import (
 )
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
+from evomerge.search.scoreboard import Progress
 from evomerge.specs.resolved import Baseline
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
@@ -222,6 +224,8 @@ class Row:
     hours: float
     hours_to_target: float | None
     cpu_ms_a_trial: float
+    cpu_ms_first: float
+    cpu_ms_last: float
     told: str
 
 
@@ -258,8 +262,15 @@ def run(url: str, database: str, case: tuple[str, int, int, int], shared: bool) 
     plan = replace(plan, shares_trials=shared)
     pool = PretendedPool(name, n_workers, TIMES[times], sphere)
     began = time.process_time()
-    Coordinator(plan, store, pool, this_process()).run()
+    spent = [0.0] * (n_trials + 1)  # CPU seconds when so many trials were done
+
+    def watch(progress: Progress) -> None:
+        spent[progress.done] = time.process_time() - began
+
+    Coordinator(plan, store, pool, this_process(), watch).run()
     cpu = time.process_time() - began
+    tenth = max(1, n_trials // 10)
+    known_to = [max(spent[: n + 1]) for n in (tenth, n_trials - tenth)]
     account = pool.account
     makespan = pool.now - account.began
     known = store.study(name).id
@@ -278,6 +289,8 @@ def run(url: str, database: str, case: tuple[str, int, int, int], shared: bool) 
         hours=makespan / 3600,
         hours_to_target=None if target is None else (target - account.began) / 3600,
         cpu_ms_a_trial=1000 * cpu / n_trials,
+        cpu_ms_first=1000 * known_to[0] / tenth,
+        cpu_ms_last=1000 * (cpu - known_to[1]) / tenth,
         told=repr(hash(repr(told))),
     )
 
@@ -289,19 +302,22 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="each study; by default fitting")
     parser.add_argument("--times", choices=[*TIMES], nargs="+", default=[*TIMES])
     parser.add_argument("--database", choices=["SQLite", "PostgreSQL"])
+    parser.add_argument("--only-shared", action="store_true", help="half the time")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     given = parser.parse_args()
     rows = []
     print(
         f"{'database':11}{'times':16}{'workers':>8}{'gen.':>6}{'trials':>7}  "
         f"{'way':7}{'idle':>7}{'useful':>8}{'hours':>8}{'target':>8}{'CPU ms':>8}"
+        f"{'first':>8}{'last':>8}"
     )
     with databases() as places:
         for name, url in places:
             if given.database not in (None, name):
                 continue
             for case in cases(given):
-                pair = [run(url, name, case, shared) for shared in (False, True)]
+                ways = (True,) if given.only_shared else (False, True)
+                pair = [run(url, name, case, shared) for shared in ways]
                 if len({row.told for row in pair}) > 1:
                     raise RuntimeError(f"what was told differs: {pair}")
                 rows += pair
@@ -330,6 +346,7 @@ def line(row: Row) -> str:
         f"{row.database:11}{row.times:16}{row.workers:8}{row.generation:6}"
         f"{row.trials:7}  {way:7}{row.idle:7.1%}{row.useful:8.1%}{row.hours:8.2f}"
         f"{target:>8}{row.cpu_ms_a_trial:8.1f}"
+        f"{row.cpu_ms_first:8.1f}{row.cpu_ms_last:8.1f}"
     )
 
 
