@@ -117,6 +117,10 @@ golden: setup ## Rewrite the golden files; review the difference
 defaults: setup ## Read anew what transformers takes for granted of its families
 	PYTHONPATH=tests $(BIN)/python -m support.config_defaults
 
+.PHONY: families
+families: setup ## Merge every architecture of transformers; write docs/models.md's table
+	$(BIN)/python benchmarks/families.py --write
+
 .PHONY: lock
 lock: ## Pin the versions anew
 	$(LOCK) $(TORCH_BACKEND) --extra cpu -o requirements/cpu.txt

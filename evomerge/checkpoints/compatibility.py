@@ -12,6 +12,7 @@ from evomerge.checkpoints.configs.meanings import (
     Meaning,
     differences,
 )
+from evomerge.checkpoints.layers.layout import Layout
 from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.tokenizer_notes import different_rows
 
@@ -121,7 +122,7 @@ def _consequence(odd: Difference, frame: str) -> str:
 
 def _meant(one: Named, other: Named, *, same_depth: bool) -> list[Difference]:
     """Compare what models of one family compute; others are told apart by it."""
-    a, b = (Meaning(n, m.config, m.layer_types) for n, m in (one, other))
+    a, b = (Meaning(n, m.decoder, m.layer_types) for n, m in (one, other))
     if a.config.get("model_type") != b.config.get("model_type"):
         return []
     return differences(a, b, same_depth=same_depth)
@@ -140,19 +141,17 @@ def _config_problems(
 
 
 def _size(model: Model, key: str) -> object:
-    family = family_of(model.config)
+    family = family_of(model.decoder)
     for name, _, attribute in _HEADS:
         if name == key and name in {*family.fields, *family.derived, *family.names}:
-            return getattr(read_sizes(family.filled(model.config)), attribute)
-    return model.config.get(key)
+            return getattr(read_sizes(family.filled(model.decoder)), attribute)
+    return model.decoder.get(key)
 
 
 def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
-    a, b = _shapes(one[1], rows_too), _shapes(other[1], rows_too)
-    if odd := _other_names(one, other):
-        yield odd
-        return
-    heads = {one[1].layout.head, other[1].layout.head}
+    like = one[1].layout
+    a, b = _shapes(one[1], rows_too, like), _shapes(other[1], rows_too, like)
+    heads = {like.head}
     for (name, has), (absent, lacks) in (
         ((one[0], a), (other[0], b)),
         ((other[0], b), (one[0], a)),
@@ -171,22 +170,11 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
         )
 
 
-def _other_names(one: Named, other: Named) -> str | None:
-    """Say that models call their parts otherwise, where all their tensors do."""
-    ours, theirs = one[1].layout.layers, other[1].layout.layers
-    if ours == theirs:
-        return None
-    return (
-        f"{other[0]!r} calls its layers {theirs + 'N'!r}, but {one[0]!r} "
-        f"{ours + 'N'!r}: they were saved by different classes. Load the one with the "
-        "unusual names with transformers' AutoModelForCausalLM, and save it again."
-    )
-
-
 def _stack_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
     """Compare what layers are made of, wherever they stand."""
-    a, b = _parts(one[1], rows_too), _parts(other[1], rows_too)
-    heads = {one[1].layout.head, other[1].layout.head}
+    like = one[1].layout
+    a, b = _parts(one[1], rows_too, like), _parts(other[1], rows_too, like)
+    heads = {like.head}
     for (name, has), (absent, lacks) in (
         ((one[0], a), (other[0], b)),
         ((other[0], b), (one[0], a)),
@@ -204,21 +192,34 @@ def _stack_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
         )
 
 
-def _parts(model: Model, rows_too: bool) -> dict[str, list[list[int]]]:
+def _parts(model: Model, rows_too: bool, like: Layout) -> dict[str, list[list[int]]]:
     """Return the shapes of every tensor by its name within its layer."""
     shapes: dict[str, set[tuple[int, ...]]] = {}
-    for name, shape in _shapes(model, rows_too).items():
-        place = model.places.get(name)
-        shapes.setdefault(place.suffix if place else name, set()).add(shape)
+    for name, shape in _shapes(model, rows_too, like).items():
+        _, _, within = name.removeprefix(like.layers).partition(".")
+        suffix = within if name.startswith(like.layers) else name
+        shapes.setdefault(suffix, set()).add(shape)
     return {n: [list(shape) for shape in sorted(found)] for n, found in shapes.items()}
 
 
-def _shapes(model: Model, rows_too: bool) -> dict[str, tuple[int, ...]]:
-    """Return shapes by name; of the vocabulary's matrices without rows if asked."""
-    out = {name: info.shape for name, info in model.tensors.items()}
-    for name in (model.layout.embed, model.layout.head):
-        if name in out and not rows_too:
-            out[name] = out[name][1:]
+def _shapes(model: Model, rows_too: bool, like: Layout) -> dict[str, tuple[int, ...]]:
+    """Return shapes of the text decoder's tensors, as another model calls them.
+
+    Those of the vocabulary's matrices come without rows if asked.
+    """
+    layout = model.layout
+    out: dict[str, tuple[int, ...]] = {}
+    for name, info in model.tensors.items():
+        place = model.places[name]
+        if place.section == "beside":
+            continue
+        shape = info.shape
+        if name in (layout.embed, layout.head) and not rows_too:
+            shape = shape[1:]
+        if place.layer is not None:
+            out[like.full_name(place.layer, place.suffix)] = shape
+        else:
+            out[layout.name_in(like, name)] = shape
     return out
 
 

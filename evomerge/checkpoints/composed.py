@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from evomerge.checkpoints.configs.families import layer_count_key
+from evomerge.checkpoints.configs.nested import with_decoder
 from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.layers.layout import Place
 from evomerge.checkpoints.model import Model
@@ -53,7 +54,11 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
             name = frame.layout.full_name(i, place.suffix)
             tensors[name], places[name] = info, replace(place, layer=i)
     ends = recipe.embed.reads | recipe.head.reads
-    config = {**frame.config, layer_count_key(frame.config): len(recipe.slots)}
+    decoder = frame.decoder
+    key = layer_count_key(decoder)
+    if decoder.get(key) is not None:
+        decoder = {**decoder, key: len(recipe.slots)}
+    config = with_decoder(frame.config, decoder)
     return replace(
         frame,
         config=MappingProxyType(config),

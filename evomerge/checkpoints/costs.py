@@ -37,7 +37,7 @@ def facts_of(model: Model) -> ModelFacts:
     outside: dict[str, int] = {"embed": 0, "head": 0}
     for name, info in model.tensors.items():
         place = model.places[name]
-        if place.role == BUFFER:
+        if place.role == BUFFER or place.section == "beside":
             continue
         if place.layer is not None:
             layers[place.layer].append((place, info))
@@ -45,11 +45,11 @@ def facts_of(model: Model) -> ModelFacts:
             outside[place.section] += math.prod(info.shape)
     matrix = model.layout.embed if model.tied else model.layout.head
     head = math.prod(model.tensors[matrix].shape)
-    sizes = read_sizes(model.config)
-    seen = windows(model.config, model.layer_types)
+    sizes = read_sizes(model.decoder)
+    seen = windows(model.decoder, model.layer_types)
     return ModelFacts(
         layers=tuple(
-            _layer(tensors, window, sizes, model.config)
+            _layer(tensors, window, sizes, model.decoder)
             for tensors, window in zip(layers, seen, strict=True)
         ),
         embed=outside["embed"],

@@ -201,7 +201,7 @@ def why_not(config: Mapping[str, Any], layers: Sequence[Names]) -> str | None:
 
 def unfoldable(model: Model) -> str | None:
     """Tell why scales do not fold into the weights of a stored model, if so."""
-    return why_not(model.config, _layers(model))
+    return why_not(model.decoder, _layers(model))
 
 
 def writers(model: Model) -> tuple[str, ...]:
@@ -216,7 +216,7 @@ def writers(model: Model) -> tuple[str, ...]:
     """
     if reason := unfoldable(model):
         raise RecipeError(reason)
-    wiring = WIRINGS[str(model.config["model_type"])]
+    wiring = WIRINGS[str(model.decoder["model_type"])]
     if wiring.behind:
         raise RecipeError(
             "its layers have a norm behind their outputs, which takes a scale away "
@@ -235,7 +235,7 @@ def check_folds(model: Model, scales: Sequence[float], dtype: str) -> None:
     Raises:
         RecipeError: They do not; the reason is given.
     """
-    folds_of(model.config, _layers(model), scales, dtype)
+    folds_of(model.decoder, _layers(model), scales, dtype)
 
 
 def _layers(model: Model) -> list[dict[str, str]]:

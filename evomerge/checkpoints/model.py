@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoints.configs.families import layer_count_key, read_sizes
+from evomerge.checkpoints.configs.families import (
+    layer_count_key,
+    listed_layers,
+    read_sizes,
+)
 from evomerge.checkpoints.configs.layer_types import LayerType, read_layer_types
+from evomerge.checkpoints.configs.nested import (
+    decoder_config,
+    decoder_path,
+    models_beside,
+)
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
@@ -80,8 +90,22 @@ class Model:
 
     @property
     def n_layers(self) -> int:
-        """Transformer layers."""
+        """Layers of the text decoder."""
         return len(self.layer_types)
+
+    @cached_property
+    def decoder(self) -> Mapping[str, Any]:
+        """What the configuration says of the text decoder, by itself."""
+        return MappingProxyType(decoder_config(self.config))
+
+    @cached_property
+    def beside(self) -> Mapping[str, tuple[str, ...]]:
+        """Kind of part beside the text decoder to the names of its tensors."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, place in self.places.items():
+            if place.section == "beside" and name in self.tensors:
+                found[place.role] = (*found.get(place.role, ()), name)
+        return MappingProxyType(found)
 
     @cached_property
     def tokenizer(self) -> TokenizerFacts | None:
@@ -120,16 +144,23 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
     copied = (*TOKENIZER_FILES, *RARE_FILES, *template_files(folder))
     refuse_links_out(folder, (CONFIG, GENERATION, *copied))
     config = read_json(folder / CONFIG)
-    _refuse_more_than_text(folder, config)
+    _refuse_encoders(folder, config)
     stored = _read_weights(folder, config)
     shards = {info.file.relative_to(folder).as_posix() for info in stored.values()}
     config, said = without_left_over(config)
-    n_layers = _count(folder, config, layer_count_key(config))
-    vocab_size = _count(folder, config, "vocab_size")
+    decoder = decoder_config(config)
+    n_layers = listed_layers(decoder)
+    if n_layers is None:
+        n_layers = _count(folder, config, decoder, layer_count_key(decoder))
+    vocab_size = _vocabulary(folder, config, decoder)
     tensors = {n: t for n, t in stored.items() if not is_recomputed(n, t.shape)}
     try:
-        layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(config))
-        types = read_layer_types(config, _mixtures(places.values(), n_layers))
+        layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(decoder))
+        types = read_layer_types(
+            decoder,
+            _having("expert", places.values(), n_layers),
+            _having("state", places.values(), n_layers),
+        )
     except ElementTypeError as error:
         raise say_quantised(config, error) from error
     except CheckpointError as error:
@@ -154,8 +185,23 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
         architecture=_architecture(folder, config),
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest(folder),
-        remarks=said,
+        remarks=(*said, *_carried(places, tensors)),
     )
+
+
+def _carried(
+    places: Mapping[str, Place], tensors: Mapping[str, TensorInfo]
+) -> Iterator[str]:
+    """Say which parts a model has beside its text decoder."""
+    kinds = [
+        p.role for n, p in places.items() if p.section == "beside" and n in tensors
+    ]
+    if found := Counter(kinds):
+        parts = ", ".join(f"{kind} ({n} tensors)" for kind, n in sorted(found.items()))
+        yield (
+            f"has parts beside its text decoder: {parts}. A merge takes over those of "
+            "its frame as they are, unless `parts` says otherwise."
+        )
 
 
 def _read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, TensorInfo]:
@@ -167,48 +213,31 @@ def _read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, TensorIn
     return stored
 
 
-def _refuse_more_than_text(folder: Path, config: Mapping[str, Any]) -> None:
+def _refuse_encoders(folder: Path, config: Mapping[str, Any]) -> None:
     if config.get("is_encoder_decoder") is True or "encoder_layers" in config:
         raise CheckpointError(
             f"{folder / CONFIG}: the model is an encoder-decoder. Only text decoder "
             "models are supported."
         )
-    parts = sorted(
-        key
-        for key, value in config.items()
-        if key.endswith("_config")
-        and key not in _PARTS
-        and isinstance(value, dict)
-        and _is_model(value)
-    )
-    if parts:
-        raise CheckpointError(
-            f"{folder / CONFIG}: describes several models in one ({', '.join(parts)}). "
-            "Only text decoder models are supported; save the text model alone, with "
-            "a configuration of its own."
-        )
 
 
-_PARTS = ("attn_config", "ffn_config")
-"""Settings of one model's blocks, which DBRX and MPT keep apart."""
-
-
-def _is_model(config: Mapping[str, Any]) -> bool:
-    return "model_type" in config or "hidden_size" in config
-
-
-def _mixtures(places: Iterable[Place], n_layers: int) -> list[bool]:
-    layers = {place.layer for place in places if place.role == "expert"}
+def _having(role: str, places: Iterable[Place], n_layers: int) -> list[bool]:
+    """Tell of each layer whether it stores tensors of a role."""
+    layers = {place.layer for place in places if place.role == role}
     return [layer in layers for layer in range(n_layers)]
 
 
-def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
+def _count(
+    folder: Path, config: Mapping[str, Any], decoder: Mapping[str, Any], key: str
+) -> int:
+    value = decoder.get(key)
     if value is None:
         what = "tokens it knows" if key == "vocab_size" else "layers it has"
+        parts = models_beside(config)
+        several = f" It describes several models ({', '.join(parts)})." if parts else ""
         raise CheckpointError(
             f"{folder / CONFIG}: does not say how many {what}: expected "
-            f"{key}. Such a model is not supported; text decoder models as "
+            f"{key}.{several} Such a model is not supported; text decoder models as "
             "transformers saves them are."
         )
     if type(value) is not int or value < 1:
@@ -217,6 +246,15 @@ def _count(folder: Path, config: Mapping[str, Any], key: str) -> int:
             f"{value!r}. Only text decoder models are supported."
         )
     return value
+
+
+def _vocabulary(
+    folder: Path, config: Mapping[str, Any], decoder: Mapping[str, Any]
+) -> int:
+    """Return the vocabulary of a decoder, which may be said of the whole instead."""
+    beside = {"vocab_size": config.get("vocab_size")} if config != decoder else {}
+    said = {key: value for key, value in decoder.items() if value is not None}
+    return _count(folder, config, beside | said, "vocab_size")
 
 
 def _architecture(folder: Path, config: Mapping[str, Any]) -> str:
@@ -242,9 +280,14 @@ def _is_tied(
     Without the key, transformers' own defaults decide: Gemma ties, the others do not.
     Older savers dropped the stored head of a tied model without saying so.
     """
+    if layout.is_headless:
+        return True
     stored = layout.head in tensors
     family = str(config.get("model_type", ""))
-    flag = config.get("tie_word_embeddings", not stored or family.startswith("gemma"))
+    usual = not stored or family.startswith("gemma")
+    if decoder_path(config) and stored:
+        usual = _equal_bytes(tensors[layout.embed], tensors[layout.head])
+    flag = decoder_config(config).get("tie_word_embeddings", usual)
     if not isinstance(flag, bool):
         raise CheckpointError(
             f"{folder / CONFIG}: tie_word_embeddings should be true or false, got "

@@ -16,6 +16,7 @@ from evomerge.core.operators.catalogue import (
     EMBED_ROLES,
     HEAD_ROLES,
     LAYER_ROLES,
+    RARE_ROLES,
     Choices,
     holds,
 )
@@ -42,7 +43,12 @@ ROLE_GROUPS: Mapping[str, RoleGroup] = {
     "norm": "other",
     "bias": "other",
     "router": "other",
+    "state": "other",
+    "scalar": "other",
 }
+
+PART_POLICIES = ("linear", "same")
+"""How a part beside the decoder may be merged, if it is not taken from one input."""
 
 ForRole = Callable[[Operation, str, str | None, str | None], Operation]
 """Gives the operation for tensors of a role: (operation, role, norm policy, embed
@@ -200,7 +206,11 @@ class MergeBlueprint:
         embed_policy: What happens to the embedding and the head; None as the operator
             has it.
         for_role: The catalogue's rule for tensors an operator does not treat itself.
+        state_policy: What happens to what recurrent blocks have beside matrices, and
+            scalars; None as to norms and biases.
         version: Of the recipes.
+        parts: Kind of part beside the text decoder to ``linear``, ``same`` or the input
+            it is taken from; the frame's where none is said.
     """
 
     frame: str
@@ -212,7 +222,9 @@ class MergeBlueprint:
     norm_policy: Term | None
     for_role: ForRole
     embed_policy: Term | None = None
+    state_policy: Term | None = None
     version: int = VERSION
+    parts: tuple[tuple[str, str], ...] = ()
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.
@@ -221,13 +233,18 @@ class MergeBlueprint:
             SpaceError: The point lacks an axis this blueprint needs.
         """
         plan = self._plan(str(read(self.operator, point)))
-        policies = (_policy(self.norm_policy, point), _policy(self.embed_policy, point))
+        terms = (self.norm_policy, self.embed_policy, self.state_policy)
+        norms, embeds, states = (_policy(term, point) for term in terms)
+        policies, rare = (norms, embeds), (states, embeds)
         known: dict[_Decided, _Roles] = {}  # layers often agree: decide each case once
         slots = []
         for i in range(self.n_layers):
             decided = plan.decide(_at_layer(i, self.n_layers, point))
             if decided not in known:
-                known[decided] = self._roles(decided, policies, LAYER_ROLES)
+                roles = self._roles(decided, policies, LAYER_ROLES)
+                if states is not None:
+                    roles = (*roles, *self._rare(decided, policies, rare))
+                known[decided] = roles
             fed = _read_by(known[decided])
             layers = tuple((name, i) for name in plan.reads if name in fed)
             slots.append(Slot(known[decided], layers))
@@ -235,8 +252,9 @@ class MergeBlueprint:
         head = plan.decide(lambda schedule: schedule.at_head(point))
         first = Slot(self._roles(embed, policies, EMBED_ROLES))
         last = Slot(self._roles(head, policies, HEAD_ROLES))
+        parts = tuple((kind, self._part(how, embed)) for kind, how in self.parts)
         used = {self.frame}.union(
-            *(_read_by(slot.roles) for slot in (first, *slots, last))
+            *(_read_by(slot.roles) for slot in (first, *slots, last, Slot(parts)))
         )
         return Recipe(
             frame=self.frame,
@@ -246,7 +264,15 @@ class MergeBlueprint:
             slots=tuple(slots),
             head=last,
             version=self.version,
+            parts=parts,
         )
+
+    def _part(self, how: str, decided: _Decided) -> Operation:
+        """Return how a part beside the decoder is merged, as its embedding is."""
+        if how not in PART_POLICIES:
+            return Operation.copy_of(how)
+        groups = dict(decided)
+        return self.for_role(groups.get("other") or groups[ANY_ROLE], "norm", how, None)
 
     def _plan(self, operator: str) -> OperatorPlan:
         for plan in self.plans:
@@ -269,6 +295,14 @@ class MergeBlueprint:
         usual = by_role[roles[0]]
         rest = tuple((role, op) for role, op in by_role.items() if op != usual)
         return ((ANY_ROLE, usual), *rest)
+
+    def _rare(self, decided: _Decided, policies: _Policies, rare: _Policies) -> _Roles:
+        """Write rare roles where they are not merged as biases are."""
+        groups = dict(decided)
+        operation = groups.get("other") or groups[ANY_ROLE]
+        bias = self.for_role(operation, "bias", *policies)
+        found = {role: self.for_role(operation, role, *rare) for role in RARE_ROLES}
+        return tuple((role, op) for role, op in found.items() if op != bias)
 
 
 def _policy(term: Term | None, point: Point) -> str | None:

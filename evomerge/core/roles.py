@@ -16,6 +16,8 @@ from evomerge.errors import RecipeError
 _SPOKEN_FOR = {
     "norm": "norm_policy",
     "bias": "norm_policy",
+    "state": "norm_policy",
+    "scalar": "norm_policy",
     "embed": "embed_policy",
     "head": "embed_policy",
 }

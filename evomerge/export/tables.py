@@ -82,7 +82,7 @@ def _speed(value: float | None) -> str:
 Line = tuple[str, str, str, str]
 
 
-Place = int | Literal["embed", "head"]
+Place = int | Literal["embed", "head", "beside"]
 Tensors = Mapping[Place, Collection[tuple[str, str]]]
 """Place to name and role of every tensor, or piece of one, that is merged there."""
 

@@ -93,7 +93,7 @@ def merged_config(recipe: Recipe, sources: Sources) -> dict[str, Any]:
 
 
 def _order(merged: Merged, *, untie: bool) -> Iterator[tuple[Where, str]]:
-    sections: list[Where] = ["embed", *range(merged.n_layers), "head"]
+    sections: list[Where] = ["embed", *range(merged.n_layers), "head", "beside"]
     for where in sections:
         for name in merged.section(where):
             yield where, name

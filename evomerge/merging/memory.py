@@ -103,6 +103,7 @@ def _largest(recipe: Recipe, sources: Sources) -> int:
     recipe = merged.recipe
     slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
     slots |= dict(enumerate(recipe.slots))
+    slots["beside"] = recipe.beside
     widths = {name: _width(source, sources) for name, source in recipe.inputs}
     folded = _WIDE if any(slot.scale != 1.0 for slot in recipe.slots) else 0
     within = [

@@ -134,7 +134,7 @@ def own_text(
     }
     order = (
         *("version", "fused", "paths", "allow", "inputs", "frame", "dtype"),
-        *("embed", "slots", "head"),
+        *("embed", "slots", "head", "parts"),
     )
     data |= {"allow": list(allow)} if allow else {}
     return yaml_text({key: data[key] for key in order if key in data})

@@ -56,6 +56,29 @@ SUFFIXES: Mapping[str, tuple[str, Sequence[int]]] = {
     "pre_feedforward_layernorm.weight": ("norm", (32,)),
     "self_attn_layer_norm.weight": ("norm", (32,)),
     "ln_1.weight": ("norm", (32,)),
+    "mamba.in_proj.weight": ("attn", (64, 32)),
+    "mamba.dt_bias": ("state", (8,)),
+    "mixer.A_log": ("state", (48, 16)),
+    "mixer.D": ("state", (48,)),
+    "mixer.conv1d.weight": ("state", (48, 1, 4)),
+    "mixer.conv1d.bias": ("bias", (48,)),
+    "linear_attn.A_log": ("state", (4,)),
+    "linear_attn.in_proj_qkvz.weight": ("attn", (96, 32)),
+    "linear_attn.norm.weight": ("norm", (8,)),
+    "conv.conv.weight": ("state", (32, 1, 3)),
+    "self_attn.diagonal_decay": ("state", (1, 4, 8, 8)),
+    "attention.time_decay": ("state", (32,)),
+    "self_attn.q_a_proj.weight": ("attn", (16, 32)),
+    "layer_scalar": ("scalar", (1,)),
+    "mlp.act_fn.alpha_p": ("scalar", (1,)),
+    "self_attn.lambda_q1": ("scalar", (8,)),
+    "per_layer_input_gate.weight": ("mlp", (8, 32)),
+    "altup.prediction_coefs.weight": ("scalar", (4, 2)),
+    "mlp.moe_statics.e_score_correction_bias": ("bias", (1, 6)),
+    "mlp.router.classifier.weight": ("router", (8, 32)),
+    "attention.wqkv.weight": ("attn", (64, 32)),
+    "intermediate.dense.weight": ("mlp", (48, 32)),
+    "output.dense.weight": ("mlp", (32, 48)),
 }
 
 LAYERS = ("model.layers.", "transformer.h.", "gpt_neox.layers.", "layers.")
@@ -140,15 +163,14 @@ def test_positions_and_the_norm_after_the_embedding_belong_to_it() -> None:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("model.layers.0.mamba.in_proj.weight", (64, 32)),
-        ("model.layers.0.mixer.A_log", (48, 16)),
-        ("model.layers.0.mixer.conv1d.weight", (48, 1, 4)),
+        ("model.layers.0.strange.weight", (64, 32)),
+        ("model.layers.0.rel_attn.k", (32, 4, 8)),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", (4, 32)),
         ("model.layers.0.mlp.gate.weight", (5, 32)),
         ("model.layers.0.mlp.experts.w1", (288, 32)),
         ("model.layers.0.mlp.experts.gate_up_proj", (5, 96, 32)),
-        ("vision.patch.weight", (2,)),
-        ("score.weight", (3, 32)),
+        ("model.strange.weight", (64, 32)),
+        ("model.blocks_of.00.mlp.up_proj.weight", (48, 32)),
     ],
 )
 def test_what_is_not_understood_is_named_with_its_shape(
@@ -173,7 +195,6 @@ def test_a_matrix_of_whole_numbers_is_no_buffer() -> None:
         ({"model.layers.2.mlp.up_proj.weight": (48, 32)}, 2, r"\[1, 2\]"),
         ({"model.layers.00.mlp.up_proj.weight": (48, 32)}, 1, "not understood"),
         ({"encoder.layers.0.mlp.up_proj.weight": (48, 32)}, 1, "several stacks"),
-        ({"mtp.layers.0.mlp.up_proj.weight": (48, 32)}, 1, r"mtp\.layers\.N \(1\)"),
         ({"other.wte.weight": (VOCAB, 32)}, 1, "one matrix of at least 64 rows"),
         ({"other.embed_out.weight": (VOCAB, 32)}, 1, "at most one for the output"),
     ],
@@ -194,13 +215,72 @@ def test_layers_and_ends_that_are_unclear_are_refused(
         {"mtp.layers.0.mlp.up_proj.weight": (48, 32), "mtp.fc.weight": (32, 64)},
     ],
 )
-def test_layers_that_predict_further_tokens_are_named(
+def test_layers_that_predict_further_tokens_stand_beside_the_decoder(
     extra: dict[str, Sequence[int]],
 ) -> None:
-    with pytest.raises(CheckpointError, match="predict further tokens") as caught:
-        places(AROUND | LAYER | extra, 1)
-    assert "AutoModelForCausalLM" in str(caught.value)
-    assert "incomplete" not in str(caught.value)
+    _, found = places(AROUND | LAYER | extra, 1)
+    assert {(found[n].section, found[n].role) for n in extra} == {
+        ("beside", "prediction")
+    }
+    assert found["model.layers.0.mlp.up_proj.weight"].layer == 0
+
+
+BESIDE = {
+    "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight": "vision",
+    "model.visual.blocks.0.attn.qkv.weight": "vision",
+    "model.visual.merger.mlp.0.weight": "vision",
+    "model.embed_vision.embedding.weight": "vision",
+    "model.image_newline": "vision",
+    "audio_tower.layers.3.fc1.weight": "audio",
+    "multi_modal_projector.linear_1.weight": "projector",
+    "model.connector.modality_projection.proj.weight": "projector",
+    "mlp1.0.weight": "projector",
+    "score.weight": "classifier",
+    "v_head.summary.weight": "classifier",
+    "mtp.pre_fc_norm_hidden.weight": "prediction",
+}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "model.language_model.", "language_model.model."]
+)
+@pytest.mark.parametrize("name", BESIDE)
+def test_parts_beside_the_decoder_are_told_by_their_words(
+    name: str, prefix: str
+) -> None:
+    decoder = {
+        n.replace("model.", prefix, 1): shape for n, shape in (AROUND | LAYER).items()
+    }
+    layout, found = places(decoder | {name: (3, 32)})
+    assert (found[name].section, found[name].role) == ("beside", BESIDE[name])
+    assert (layout.layers, layout.root) == (f"{prefix}layers.", prefix)
+    assert layout.embed == f"{prefix}embed_tokens.weight"
+    others = {n: p for n, p in found.items() if n != name}
+    assert not any(place.section == "beside" for place in others.values())
+
+
+def test_names_outside_the_layers_are_found_in_a_model_of_other_prefixes() -> None:
+    plain, _ = places(AROUND | LAYER)
+    within = {
+        "language_model.model.embed_tokens.weight": (VOCAB, 32),
+        "language_model.model.norm.weight": (32,),
+        "language_model.lm_head.weight": (VOCAB, 32),
+        "language_model.model.layers.0.mlp.up_proj.weight": (48, 32),
+    }
+    wrapped, _ = places(within)
+    pairs = {n: plain.name_in(wrapped, n) for n in AROUND}
+    assert pairs == {
+        "model.embed_tokens.weight": "language_model.model.embed_tokens.weight",
+        "model.norm.weight": "language_model.model.norm.weight",
+        "lm_head.weight": "language_model.lm_head.weight",
+    }
+    assert {wrapped.name_in(plain, other): other for other in pairs.values()} == pairs
+
+
+def test_a_classifier_has_no_output_head() -> None:
+    decoder = {n: shape for n, shape in AROUND.items() if n != "lm_head.weight"}
+    assert places(decoder | LAYER | {"score.weight": (3, 32)})[0].is_headless
+    assert not places(decoder | LAYER)[0].is_headless
 
 
 def test_a_model_without_layers_or_embedding_is_refused() -> None:

@@ -18,12 +18,21 @@ FILE = Path(__file__).with_name("families.json")
 
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
 
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+LAYER_COUNTS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    *("decoder_layers", "layers", "num_blocks"),
+)
 """Keys that hold the number of layers; the first is what most families say."""
+
+LAYER_LISTS = ("layers_block_type", "layer_types", "block_types")
+"""Keys that hold an entry for each layer, of which some families count theirs."""
 
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+_KEY_VALUE_HEADS = (
+    *("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "multi_query_group_num",
+)
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -116,7 +125,7 @@ class Sizes:
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
     """Read the sizes; a value that is no whole number from 1 up counts as silence."""
     hidden, heads = _first(config, _WIDTHS), _first(config, _HEADS)
-    head = _first(config, ("head_dim",))
+    head = _first(config, ("head_dim", "kv_channels"))
     if head is None and hidden and heads and hidden % heads == 0:
         head = hidden // heads
     return Sizes(
@@ -131,7 +140,16 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
 
 def layer_count_key(config: Mapping[str, Any]) -> str:
     """Return the key that holds the number of layers; the usual one if none does."""
-    return next((key for key in LAYER_COUNTS if key in config), LAYER_COUNTS[0])
+    said = (key for key in LAYER_COUNTS if config.get(key) is not None)
+    return next(said, LAYER_COUNTS[0])
+
+
+def listed_layers(config: Mapping[str, Any]) -> int | None:
+    """Return the number of layers where a configuration only lists what each is."""
+    if any(config.get(key) is not None for key in LAYER_COUNTS):
+        return None
+    lists = (config.get(key) for key in LAYER_LISTS)
+    return next((len(one) for one in lists if isinstance(one, list) and one), None)
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:

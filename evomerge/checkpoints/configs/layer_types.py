@@ -11,10 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.checkpoints.configs.families import LAYER_COUNTS, Family, family_of
+from evomerge.checkpoints.configs.families import (
+    LAYER_COUNTS,
+    LAYER_LISTS,
+    Family,
+    family_of,
+    layer_count_key,
+    listed_layers,
+)
 from evomerge.errors import CheckpointError
 
 FULL = "full_attention"
+RECURRENT = "recurrent block"
+"""Type of layers that store a recurrence where others store none, and the configuration
+says by some pattern of its own which they are."""
 _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 
 
@@ -47,20 +57,23 @@ class LayerType:
 
 
 def read_layer_types(
-    config: Mapping[str, Any], mixtures: Sequence[bool]
+    config: Mapping[str, Any], mixtures: Sequence[bool], recurrent: Sequence[bool] = ()
 ) -> tuple[LayerType, ...]:
     """Tell the type of each layer.
 
     Args:
         config: ``config.json``.
         mixtures: For each layer, whether it stores experts.
+        recurrent: For each layer, whether it stores a recurrence; none does if empty.
 
     Raises:
         CheckpointError: A list of the configuration is not one entry per layer.
     """
     n = len(mixtures)
     family = family_of(config)
-    attention = _attention(config, family, n)
+    attention = list(_attention(config, family, n))
+    if any(recurrent) and not all(recurrent) and attention == [None] * n:
+        attention = [RECURRENT if one else FULL for one in recurrent]
     rotary = _rotary(config, family, n)
     return tuple(
         LayerType(*known) for known in zip(attention, rotary, mixtures, strict=True)
@@ -82,19 +95,41 @@ def restacked(
         CheckpointError: The family cannot say in its configuration what the stack is.
     """
     out = dict(config)
+    _refuse_unwritable(config, picks)
     for key in LAYER_COUNTS:
-        if key in config:
+        if config.get(key) is not None:
             out[key] = len(picks)
     for key, value in config.items():
         if _is_per_layer(key, value, config):
             out[key] = [_entry(source, key, layer) for source, layer, _ in picks]
     types = [kind for _, _, kind in picks]
     attentions = [kind.attention for kind in types]
-    if "layer_types" not in config and None not in attentions:
+    has_list = any(isinstance(config.get(key), list) for key in LAYER_LISTS)
+    if not has_list and not {None, RECURRENT} & set(attentions):
         out["layer_types"] = attentions
     if "no_rope_layers" not in config and not all(kind.rotary for kind in types):
         out["no_rope_layers"] = [int(kind.rotary) for kind in types]
     return out | _mixtures(config, [kind.mixture for kind in types])
+
+
+def _refuse_unwritable(
+    config: Mapping[str, Any],
+    picks: Sequence[tuple[Mapping[str, Any], int, LayerType]],
+) -> None:
+    """Refuse an order of recurrent layers that only a pattern could tell of.
+
+    Raises:
+        CheckpointError: Layers are not where they were.
+    """
+    mixed = any(kind.attention == RECURRENT for _, _, kind in picks)
+    moved = [i for i, (_, layer, _) in enumerate(picks) if layer != i]
+    count = config.get(layer_count_key(config), len(picks))
+    if mixed and (moved or count != len(picks)):
+        raise CheckpointError(
+            "This family says by a pattern which of its layers are recurrent, so "
+            "layers can neither be moved nor left out. Keep the frame's layers in "
+            "their order."
+        )
 
 
 def _mixtures(config: Mapping[str, Any], mixtures: Sequence[bool]) -> dict[str, Any]:
@@ -147,8 +182,9 @@ def _window(config: Mapping[str, Any]) -> int | None:
 def _attention(
     config: Mapping[str, Any], family: Family, n: int
 ) -> Iterable[str | None]:
-    if (listed := _listed(config, "layer_types", n)) is not None:
-        return [str(entry) for entry in listed]
+    for key in LAYER_LISTS:
+        if (listed := _listed(config, key, n)) is not None:
+            return [str(entry) for entry in listed]
     pattern = next(
         (
             value
@@ -201,8 +237,7 @@ def _listed(config: Mapping[str, Any], key: str, n: int) -> list[Any] | None:
 def _is_per_layer(key: str, value: Any, config: Mapping[str, Any]) -> bool:
     if not isinstance(value, list) or "layer" not in key or key in _INDEX_LISTS:
         return False
-    count = next((config[key] for key in LAYER_COUNTS if key in config), None)
-    return len(value) == count
+    return len(value) == (listed_layers(config) or config.get(layer_count_key(config)))
 
 
 def _entry(source: Mapping[str, Any], key: str, layer: int) -> Any:

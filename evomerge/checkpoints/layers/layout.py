@@ -16,18 +16,17 @@ from evomerge.checkpoints.configs.families import Sizes
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
 from evomerge.checkpoints.layers.names import (
     BUFFER,
-    Stack,
     experts_transposed,
-    find_stack,
     is_recomputed,
     is_transposed,
     role_in_layer,
     role_outside,
 )
 from evomerge.checkpoints.layers.pieces import Piece, pieces_of
+from evomerge.checkpoints.layers.stack import Stack, find_stack
 from evomerge.errors import CheckpointError
 
-Section = Literal["embed", "layer", "head"]
+Section = Literal["embed", "layer", "head", "beside"]
 
 EMBED_WEIGHT = "model.embed_tokens.weight"
 HEAD_WEIGHT = "lm_head.weight"
@@ -36,7 +35,7 @@ HEAD_WEIGHT = "lm_head.weight"
 _EMBED = re.compile(
     r"embed_tokens|wte|word_embeddings?|embed_in|tok_embeddings|embeddings?"
 )
-_HEAD = re.compile(r"lm_head|embed_out|output(_layer)?|head|unembed")
+_HEAD = re.compile(r"lm_head|embed_out|output(_layer)?|head|unembed|decoder")
 _POSITIONS = re.compile(r"wpe|.*pos.*")
 _MATRICES = frozenset({"attn", "mlp", "expert", "bias"})
 
@@ -46,9 +45,11 @@ class Place:
     """Where in a model a tensor belongs.
 
     Attributes:
-        section: ``embed``, ``layer`` or ``head`` (final norm and output head).
+        section: ``embed``, ``layer``, ``head`` (final norm and output head) or
+            ``beside`` (no part of the text decoder).
         layer: Index of its layer; None outside the layers.
-        role: One of ``core.catalogue.ROLES``, or ``BUFFER``.
+        role: One of ``core.catalogue.ROLES``, or ``BUFFER``; beside the decoder the
+            kind of part.
         suffix: Its name within the layer; the whole name outside the layers.
         pieces: What it is merged by; nothing if it is merged as it is stored.
     """
@@ -68,11 +69,29 @@ class Layout:
         embed: Name of the token embedding.
         head: Name of the output head; of a tied one, what it would be called.
         layers: What stands before a layer's number, with the dot.
+        is_headless: Nothing gives tokens: a classifier, or a model of hidden states.
     """
 
     embed: str
     head: str
     layers: str
+    is_headless: bool = False
+
+    @property
+    def root(self) -> str:
+        """What all names of the text decoder begin with, but perhaps the head's."""
+        return self.layers[: self.layers[:-1].rfind(".") + 1]
+
+    def name_in(self, other: Layout, name: str) -> str:
+        """Return what another model calls a tensor outside the layers."""
+        if name == self.embed:
+            return other.embed
+        head = self.head.removesuffix("weight")
+        if name.startswith(head):
+            return other.head.removesuffix("weight") + name[len(head) :]
+        if name.startswith(self.root) and self.root != other.root:
+            return other.root + name[len(self.root) :]
+        return name
 
     def full_name(self, where: int | str, name: str) -> str:
         """Return a tensor's name in the model: those of layers are numbered."""
@@ -102,15 +121,19 @@ def read_layout(
     outside = {name: tensors[name] for name in stack.outside}
     embed, head = _ends(outside, vocab_size)
     places = {embed: Place("embed", None, "embed", embed)}
-    layout = Layout(embed, head or HEAD_WEIGHT, stack.prefix)
+    is_headless = head is None and "classifier" in stack.beside.values()
+    layout = Layout(embed, head or HEAD_WEIGHT, stack.prefix, is_headless)
     places[layout.head] = Place("head", None, "head", layout.head)
     for name, info in outside.items():
         if name not in places:
             places[name] = _outside(name, info)
     for layer in stack.layers:
         places |= _layer(stack, layer, sizes)
+    for name, kind in stack.beside.items():
+        places[name] = Place("beside", None, kind, name)
     for name, info in tensors.items():
-        if places[name].role != BUFFER and not info.is_float:
+        place = places[name]
+        if place.section != "beside" and place.role != BUFFER and not info.is_float:
             raise ElementTypeError.of(info.file, name, info.dtype)
     return layout, places
 
@@ -154,7 +177,7 @@ def _outside(name: str, info: TensorInfo) -> Place:
     role = role_outside(name, info.shape, is_float=info.is_float)
     if role is None:
         raise _not_understood(name, info)
-    before = role != BUFFER and "embed" in word
+    before = role == "embed" or (role not in (BUFFER, "head") and "embed" in word)
     return Place("embed" if before else "head", None, role, name)
 
 

@@ -1,121 +1,48 @@
-"""What names of tensors say: which of them are layers, and what each tensor is for.
-
-The layers are the one pattern of names that repeats once for each; what a tensor is for
-is told from the words of its name, its shape and its kind.
-"""
+"""What each tensor is for, told from the words of its name, its shape and its kind."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from evomerge.checkpoints.configs.families import Sizes
 from evomerge.checkpoints.header import TensorInfo
-from evomerge.errors import CheckpointError
-
-_PREDICTS = re.compile(r"(^|[._])(mtp|nextn)")
-_PREDICTING = re.compile(r"(eh_proj|enorm|hnorm|shared_head|embed_tokens)\.")
-_SAVE_WITHOUT = (
-    "They are not supported yet: load the model with transformers' "
-    "AutoModelForCausalLM, which leaves them out, and save it again."
-)
-_NUMBERED = re.compile(r"((?:[^.]+\.)*?)(0|[1-9][0-9]{0,5})\.(.+)")
 
 BUFFER = "buffer"
 """Role of tensors that no operator may touch: copied from the frame."""
 
 _NORM = re.compile(r".*norm.*|ln(_?[a-z0-9]+)?")
-_ATTENTION = re.compile(r".*(attn|attention).*|W?qkv(_proj)?|query_key_value")
+_ATTENTION = re.compile(r".*(attn|attention).*|[Ww]?qkv(_proj)?|query_key_value")
 _FEED_FORWARD = re.compile(
-    r"mlp|ffn|feed_?forward|block_sparse_moe|moe|fc\d|(gate|up|down|gate_up)_proj"
+    r"mlp|ffn?|feed_?forward|block_sparse_moe|moe|fc\d|(gate|up|down|gate_up)_proj"
+    r"|intermediate|laurel|per_layer_(input_gate|projection)|linear"
 )
 _ROUTER = re.compile(r".*router.*|gate|shared_expert_gate|wg")
+_COEFFICIENTS = re.compile(r"altup|hc_.*|.*_coefs")
+"""Small matrices that weigh streams of the hidden state."""
+_MIXER = re.compile(
+    r".*(mamba|mixer|ssm|linear_attn|recurrent|rg_lru|temporal|lstm|rwkv).*|.*conv.*"
+)
+"""Blocks that mix tokens as attention does, by a recurrence or a short convolution."""
+_CONVOLUTION = re.compile(r".*conv.*")
+_STATE = re.compile(
+    r"A|D|A_log|dt(_.*)?|.*_(decay|dt)|(time|slope)_.*|(input|recurrent)_gate_.*"
+    r"|recurrent_param|learnable_skip|.*gate_(pre)?act.*"
+)
+"""Parameters of a recurrence: decay, step, skip, initial state."""
 _SHARED = re.compile(r"shared_(experts?|mlp)")
+_TABLE = re.compile(r".*embed.*|.*proj(ect(ion)?(s|_in)?)?|.*_table")
+_BEHIND = re.compile(
+    r"(^|\.)(lm_head|cls|.*_predictions?|prediction|head|unembed.*|project_out"
+    r"|.*unembed.*|.*_head)\."
+)
+"""What stands between the layers and the output head."""
 _RECOMPUTED = re.compile(
     r"(.*\.)?((.*_)?inv_freq|masked_bias|causal_mask|position_ids|token_type_ids"
     r"|(cos|sin)_cache(d)?|freqs_cis|rope\.freqs|embed_positions|alibi"
     r"|rotary_(pos_)?emb\.[^.]+)"
 )
 _MASKED = re.compile(r"(.*\.)?(attn|attention|self_attn)(\.attention)?\.bias")
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """The layers of a model.
-
-    Attributes:
-        prefix: What stands before a layer's number, with the dot.
-        layers: Layer to name within the layer to tensor.
-        outside: Names of the tensors of no layer.
-    """
-
-    prefix: str
-    layers: Mapping[int, Mapping[str, TensorInfo]]
-    outside: tuple[str, ...]
-
-
-def find_stack(tensors: Mapping[str, TensorInfo], n_layers: int) -> Stack:
-    """Find the names that repeat for the layers 0 to ``n_layers - 1``.
-
-    Raises:
-        CheckpointError: There is no such pattern, more than one, or layers are missing.
-    """
-    stacks: dict[str, dict[int, dict[str, TensorInfo]]] = {}
-    outside: list[str] = []
-    for name, info in tensors.items():
-        if match := _NUMBERED.fullmatch(name):
-            layers = stacks.setdefault(match[1], {})
-            layers.setdefault(int(match[2]), {})[match[3]] = info
-        else:
-            outside.append(name)
-    if not stacks:
-        raise CheckpointError(
-            "no tensor belongs to a layer: expected names such as "
-            f"'model.layers.0.mlp.up_proj.weight', got {_some(tensors)}."
-        )
-    # A configuration may speak of a thousand million layers: what is stored is counted.
-    fitting = [p for p, found in stacks.items() if len(found) == n_layers > max(found)]
-    predicting = [p for p in stacks if _PREDICTS.search(p)]
-    if predicting and len(stacks) - len(predicting) < 2:
-        name = predicting[0]
-        raise CheckpointError(
-            f"{name}N ({len(stacks[name])}) are layers that predict further tokens, "
-            f"beside the stack of decoder layers. {_SAVE_WITHOUT}"
-        )
-    if len(stacks) > 1:
-        raise CheckpointError(
-            "the tensors form several stacks, "
-            f"{', '.join(f'{p}N ({len(stacks[p])})' for p in sorted(stacks))}, where "
-            "one stack of decoder layers was expected. Encoder-decoders, models that "
-            "see or hear, and layers that predict further tokens are not supported; "
-            "save the text decoder alone."
-        )
-    (prefix,) = stacks
-    if not fitting:
-        found = stacks[prefix]
-        odd = [
-            layer
-            for layer in range(min(n_layers, len(found) + 8))
-            if layer not in found
-        ]
-        further = sorted(layer for layer in found if layer >= n_layers)
-        names = [name for layer in further for name in found[layer]]
-        if not odd and any(map(_PREDICTING.match, names)):
-            raise CheckpointError(_further_layers(further, n_layers))
-        odd += further
-        raise CheckpointError(
-            f"config.json speaks of {n_layers} layers (0 to {n_layers - 1}), but "
-            f"layers {odd[:8]} are missing or too many. The folder is incomplete."
-        )
-    return Stack(prefix, stacks[prefix], tuple(outside))
-
-
-def _further_layers(odd: list[int], n_layers: int) -> str:
-    return (
-        f"config.json speaks of {n_layers} layers (0 to {n_layers - 1}); layers "
-        f"{odd[:8]} behind the last predict further tokens. {_SAVE_WITHOUT}"
-    )
 
 
 def is_transposed(layer: Mapping[str, TensorInfo]) -> bool:
@@ -148,10 +75,6 @@ def experts_transposed(layer: Mapping[str, TensorInfo], sizes: Sizes) -> bool:
         comes_out = "down" in name or "output" in name
         return (rows == sizes.hidden) != comes_out
     return False
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names)[:3])
 
 
 def is_recomputed(name: str, shape: Sequence[int]) -> bool:
@@ -187,8 +110,9 @@ def role_in_layer(
         return None
     if is_recomputed(suffix, shape):
         return BUFFER
-    role = _role_of_weight(words, leaf, shape, sizes)
-    return role or _counter(shape, is_float=is_float)
+    if not is_float and (kept := _counter(shape, is_float=is_float)):
+        return _role_of_weight(words, leaf, shape, sizes) or kept
+    return _role_of_weight(words, leaf, shape, sizes) or _rare(words, leaf, shape)
 
 
 def _role_of_weight(
@@ -199,23 +123,59 @@ def _role_of_weight(
     if len(shape) == 2:
         return _matrix(words, leaf, shape, sizes)
     if len(shape) == 3 and shape[0] == sizes.experts:
+        if "experts" in words and any(map(_ATTENTION.fullmatch, words)):
+            return "attn"
         return "expert" if any(map(_FEED_FORWARD.fullmatch, words)) else None
+    if len(shape) == 3 and any(map(_SHARED.fullmatch, words)):
+        return "expert"
+    return None
+
+
+def _rare(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:
+    """Return the role of what few families have: blocks with a state, and scalars."""
+    own = words[-1] if leaf in ("weight", "bias") else leaf
+    mixes = any(map(_MIXER.fullmatch, words))
+    is_vector = sum(length > 1 for length in shape) < 2
+    if _STATE.fullmatch(own) and (mixes or any(map(_ATTENTION.fullmatch, words))):
+        return "state" if is_vector or leaf != "weight" else "attn"
+    if any(map(_CONVOLUTION.fullmatch, words)) and len(shape) > 2:
+        return "state"
+    if is_vector:
+        return "bias" if leaf.endswith("bias") else "scalar"
+    if len(shape) == 2 and (mixes or any(map(_ATTENTION.fullmatch, words))):
+        return "attn"
     return None
 
 
 def role_outside(name: str, shape: Sequence[int], *, is_float: bool) -> str | None:
-    """Return the role of a tensor before or after the layers that is no big matrix.
+    """Return the role of a tensor before or after the layers.
 
     Returns:
-        ``norm``, ``bias``, ``BUFFER``, or None if it is not understood.
+        One of ``core.catalogue.ROLES``: ``embed`` for further tables with a row for
+        each token or position, and for what brings them to the width of the layers;
+        ``head`` for matrices behind the layers; or ``BUFFER``, or None if it is not
+        understood.
     """
     *words, leaf = name.split(".")
     if len(shape) == 1 and words:
         if leaf == "bias":
             return "bias"
-        if leaf == "weight" and _NORM.fullmatch(words[-1]):
+        if leaf == "weight" and _NORM.fullmatch(words[-1].lower()):
             return "norm"
-    return _counter(shape, is_float=is_float)
+    if not is_float:
+        return _counter(shape, is_float=is_float)
+    listed = len(words) > 1 and words[-1].isdecimal()  # one of a list of matrices
+    words = words[:-1] if listed else words
+    if any(word.isdecimal() for word in words):
+        return None
+    own = words[-1] if leaf in ("weight", "bias") and words else leaf
+    if sum(length > 1 for length in shape) < 2:
+        return "scalar" if words else None
+    if leaf == "bias" and _TABLE.fullmatch(own) is None:
+        return None
+    if _BEHIND.search(name):
+        return "head"
+    return "embed" if _TABLE.fullmatch(own) else None
 
 
 def _counter(shape: Sequence[int], *, is_float: bool) -> str | None:
@@ -227,7 +187,7 @@ def _counter(shape: Sequence[int], *, is_float: bool) -> str | None:
 
 
 def _small(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:
-    if len(shape) > 2:
+    if len(shape) > 2 or _STATE.fullmatch(leaf):
         return None
     if leaf == "bias" or leaf.endswith("_bias") or leaf == "sinks":
         return "bias"
@@ -241,8 +201,12 @@ def _matrix(
 ) -> str | None:
     if leaf.endswith("_bias"):
         return "bias" if shape[0] == sizes.experts else None
+    if any(map(_COEFFICIENTS.fullmatch, words)):
+        return "scalar"
     if any(map(_ROUTER.fullmatch, words)):
-        return "router" if shape[0] in (1, sizes.experts) else None
+        return "router" if _routes(words, shape, sizes) else None
+    if any(map(_NORM.fullmatch, words)) and "mlp" not in words:
+        return "norm"
     if any(map(_SHARED.fullmatch, words)):
         return "expert"
     if "experts" in words:
@@ -250,4 +214,21 @@ def _matrix(
         return "expert" if after and after[0].isdecimal() else None
     if any(map(_ATTENTION.fullmatch, words)):
         return "attn"
-    return "mlp" if any(map(_FEED_FORWARD.fullmatch, words)) else None
+    is_output = words[0] == "output" and words[-1].startswith("dense")  # as BERT has it
+    return "mlp" if is_output or any(map(_FEED_FORWARD.fullmatch, words)) else None
+
+
+def _routes(words: list[str], shape: Sequence[int], sizes: Sizes) -> bool:
+    """Tell whether a matrix sends tokens to experts, or is a gate of all of them.
+
+    Some routers have rows for experts that do nothing, or are shared, or are several
+    matrices one after another.
+    """
+    if shape[0] in (1, sizes.experts):
+        return True
+    if sizes.experts is None or shape[0] < sizes.experts:
+        return False
+    is_named = any("router" in word for word in words) or not _ROUTER.fullmatch(
+        words[-1]
+    )
+    return is_named or shape[0] <= 2 * sizes.experts

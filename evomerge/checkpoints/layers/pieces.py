@@ -24,8 +24,15 @@ _DOWN = {"output_linear": "down_proj"}
 _IN_A_ROW = ("qkv_proj", "c_attn", "Wqkv", "W_pack", "qkv")
 _MIXED = frozenset({"codegen", "gpt_bigcode"})
 """Families that use such a name for rows in another order."""
+_BY_GROUP = ("wqkv",)
+"""Names of tensors that hold, for each key-value head, its queries, its key and its
+value: those of InternLM2."""
 _BY_HEAD = frozenset({"gpt_neox", "bloom"})
 """Families whose ``query_key_value`` holds q, k and v of head 0, then of head 1, ..."""
+_ALL_IN_A_ROW = frozenset({"chatglm"})
+"""Families whose ``query_key_value`` holds all queries, then keys, then values."""
+_GATED = frozenset({("chatglm", "dense_h_to_4h"), ("aria_text", "fc1")})
+"""Family and name of further tensors that hold gate and up projections."""
 _BY_ROW = frozenset({"gpt_oss"})
 """Families whose ``gate_up_proj`` alternates a row of gate and a row of up."""
 
@@ -119,12 +126,16 @@ def pieces_of(
 
 
 def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
-    if word in _GATE_UP and rows % 2 == 0:
+    if (word in _GATE_UP or (sizes.family, word) in _GATED) and rows % 2 == 0:
         if sizes.family in _BY_ROW:
             half = rows // 2
             return {"gate_proj": (half, 0, 1), "up_proj": (half, 1, 2)}
         return {"gate_proj": (1, 0, rows // 2), "up_proj": (1, rows // 2, rows)}
     if word in _IN_A_ROW and sizes.family not in _MIXED:
+        return _heads_in_a_row(suffix, rows, sizes)
+    if word in _BY_GROUP:
+        return _heads_by_group(suffix, rows, sizes)
+    if word == "query_key_value" and sizes.family in _ALL_IN_A_ROW:
         return _heads_in_a_row(suffix, rows, sizes)
     if word == "query_key_value" and sizes.family in _BY_HEAD:
         heads, head = sizes.heads, sizes.head
@@ -145,7 +156,24 @@ def _heads_in_a_row(suffix: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
                     "k_proj": (1, q, q + kv),
                     "v_proj": (1, q + kv, rows),
                 }
-    raise CheckpointError(
+    raise _other_heads(suffix, rows, sizes)
+
+
+def _heads_by_group(suffix: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
+    heads, head, pairs = sizes.heads, sizes.head, sizes.key_value_heads
+    if heads and head and pairs and rows == (heads + 2 * pairs) * head:
+        q = heads // pairs * head
+        return {
+            "q_proj": (pairs, 0, q),
+            "k_proj": (pairs, q, q + head),
+            "v_proj": (pairs, q + head, q + 2 * head),
+        }
+    raise _other_heads(suffix, rows, sizes)
+
+
+def _other_heads(suffix: str, rows: int, sizes: Sizes) -> CheckpointError:
+    heads, head = sizes.heads, sizes.head
+    return CheckpointError(
         f"Tensor {suffix!r} has {rows} rows for queries, keys and values, which is not "
         f"what {heads} heads and {sizes.key_value_heads} key-value heads of {head} "
         "make. The configuration belongs to another model, or the family is not "

@@ -108,7 +108,9 @@ class FlowBlueprint:
         first = merged.embed if merged and embed == MERGE else Slot.copy_of(embed)
         last = merged.head if merged and head == MERGE else Slot.copy_of(head)
         inputs = {**self.inputs, **(dict(merged.inputs) if merged else {})}
-        used = {self.frame}.union(*(slot.reads for slot in (first, *slots, last)))
+        parts = merged.parts if merged else ()
+        beside = Slot(parts)
+        used = {self.frame}.union(*(s.reads for s in (first, *slots, last, beside)))
         return Recipe(
             frame=self.frame,
             dtype=self.dtype,
@@ -117,6 +119,7 @@ class FlowBlueprint:
             slots=slots,
             head=last,
             version=self.version,
+            parts=parts,
         )
 
 

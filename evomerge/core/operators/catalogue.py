@@ -18,10 +18,15 @@ Policy = Literal["self", "linear", "base"]
 """What an operator does with tensors of a role: itself, a plain weighted sum with its
 own weights, or the base's value."""
 
-ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
-"""Tensor roles: matrices of attention and feed-forward blocks, and all the rest."""
+USUAL_ROLES = ("embed", "head", "norm", "bias", "attn", "mlp", "router", "expert")
+"""Tensor roles that most models have: matrices of blocks that mix tokens and of those
+that do not, and all the rest."""
+RARE_ROLES = ("state", "scalar")
+"""Decay, step and convolution of recurrent blocks; and scalars of a layer, such as
+those of its activation. Where a slot names neither, they are merged as its biases."""
+ROLES = (*USUAL_ROLES, *RARE_ROLES)
 EMBED_ROLES = ("embed",)
-LAYER_ROLES = ("attn", *(r for r in ROLES if r not in ("attn", "embed", "head")))
+LAYER_ROLES = ("attn", *(r for r in USUAL_ROLES if r not in ("attn", "embed", "head")))
 HEAD_ROLES = ("head", "norm")
 """Those of a place of a model, the one whose operation is the usual first."""
 
@@ -32,6 +37,8 @@ LINEAR_VECTORS: Mapping[str, Policy] = {
     "norm": "linear",
     "bias": "linear",
     "router": "linear",
+    "state": "linear",
+    "scalar": "linear",
 }
 
 

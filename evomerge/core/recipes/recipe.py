@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from evomerge.core.digest import canonical_json, digest_of_text
+from evomerge.core.recipes.canonical import canonical
 from evomerge.core.recipes.inputs import (
     Adapted,
     Checkpoint,
@@ -68,6 +69,8 @@ class Recipe:
         head: How the final norm and the output head are merged.
         fused: What transformers holds as one tensor is merged as one: all experts of a
             layer, or query, key and value; otherwise each by itself.
+        parts: Kind of part beside the text decoder to how it is merged; the frame's are
+            taken over where none is said.
     """
 
     frame: str
@@ -78,11 +81,13 @@ class Recipe:
     head: Slot
     version: int = field(default=VERSION)
     fused: bool = False
+    parts: tuple[tuple[str, Operation], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(
             self, "inputs", tuple(sorted(self.inputs, key=lambda i: i[0]))
         )
+        object.__setattr__(self, "parts", tuple(sorted(self.parts, key=lambda p: p[0])))
         self._check()
 
     def _check(self) -> None:
@@ -117,11 +122,21 @@ class Recipe:
                         raise RecipeError(f"{where} names no layer of input {name!r}.")
 
     def places(self) -> Iterator[tuple[str, Slot]]:
-        """Yield the embedding, every slot and the head, each with a readable name."""
+        """Yield the embedding, every slot and the head, each with a readable name.
+
+        Behind them comes what is merged of parts beside the decoder, if anything is.
+        """
         yield "embed", self.embed
         for index, slot in enumerate(self.slots):
             yield f"slot {index}", slot
         yield "head", self.head
+        if self.parts:
+            yield "beside", self.beside
+
+    @property
+    def beside(self) -> Slot:
+        """How parts beside the text decoder are merged."""
+        return Slot(self.parts)
 
     @cached_property
     def nesting(self) -> int:
@@ -180,7 +195,9 @@ class Recipe:
         slots = [slot.canonical("attn", self.frame) for slot in self.slots]
         head = self.head.canonical("head", self.frame)
         places = [embed, *slots, head]
-        read = {self.frame}.union(*(place.reads for place, _ in places))
+        steps = {kind: canonical(operation) for kind, operation in self.parts}
+        parts = tuple((kind, step.operation) for kind, step in steps.items())
+        read = {self.frame}.union(*(p.reads for p, _ in (*places, (Slot(parts), 0))))
         inputs = [(n, *_computed_input(one)) for n, one in self.inputs if n in read]
         made = replace(
             self,
@@ -188,9 +205,14 @@ class Recipe:
             embed=embed[0],
             slots=tuple(slot for slot, _ in slots),
             head=head[0],
+            parts=parts,
         )
         made.__dict__["_computed"] = made, True
-        return made, all(exact for *_, exact in (*places, *inputs))
+        exact = (
+            *(e for *_, e in (*places, *inputs)),
+            *(s.exact for s in steps.values()),
+        )
+        return made, all(exact)
 
     @cached_property
     def text(self) -> str:
@@ -208,6 +230,7 @@ class Recipe:
             "embed": self.embed.to_json(),
             "slots": [slot.to_json() for slot in self.slots],
             "head": self.head.to_json(),
+            **({"parts": self.beside.to_json()["roles"]} if self.parts else {}),
         }
 
     @classmethod
@@ -227,6 +250,7 @@ class Recipe:
                 slots=tuple(Slot.from_json(slot) for slot in data["slots"]),
                 head=Slot.from_json(data["head"]),
                 fused=bool(data.get("fused", False)),
+                parts=Slot.from_json({"roles": data.get("parts", {})}).roles,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecipeError(
@@ -278,6 +302,7 @@ def copied(recipe: Recipe) -> Input | None:
         for i, slot in enumerate(computed.slots)
     )
     ends = (computed.embed.roles, computed.head.roles) == (roles, roles)
+    ends &= not computed.parts
     return computed.input(name) if keeps and in_order and ends else None
 
 

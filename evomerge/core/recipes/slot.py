@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from evomerge.core.operators.catalogue import ROLES
+from evomerge.core.operators.catalogue import RARE_ROLES, ROLES, USUAL_ROLES
 from evomerge.core.recipes.canonical import canonical
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
 
 ANY_ROLE = "*"
+
+_STANDS_FOR_RARE = "bias"
 
 Roles = tuple[tuple[str, Operation], ...]
 
@@ -59,8 +61,11 @@ class Slot:
     def operation(self, role: str, name: str = "") -> Operation:
         """Return the operation for a tensor of this role and this name in the slot."""
         found = dict(self.roles)
+        named = found.get(name) or found.get(role)
+        if named is None and role in RARE_ROLES:
+            named = found.get(_STANDS_FOR_RARE)
         try:
-            return found.get(name) or found.get(role) or found[ANY_ROLE]
+            return named or found[ANY_ROLE]
         except KeyError:
             raise RecipeError(
                 f"No operation for role {role!r}; this slot has {sorted(found)}."
@@ -126,8 +131,10 @@ def _canonical(roles: Roles, usual: str) -> tuple[Roles, bool]:
     found = {role: step.operation for role, step in steps.items()}
     if ANY_ROLE not in found:
         return tuple(found.items()), exact
-    by_role = {role: found.get(role, found[ANY_ROLE]) for role in ROLES}
+    by_role = {role: found.get(role, found[ANY_ROLE]) for role in USUAL_ROLES}
     rest = {role: op for role, op in by_role.items() if op != by_role[usual]}
+    stands = by_role[_STANDS_FOR_RARE]
+    rest |= {r: found[r] for r in RARE_ROLES if found.get(r, stands) != stands}
     for name, operation in found.items():
         known = name == ANY_ROLE or name in ROLES
         if not known and (rest or operation != by_role[usual]):

@@ -47,7 +47,12 @@ from evomerge.merging.sources import Sources
 from evomerge.merging.views.revocabulated import name_within, opened_alignment
 
 TEMPLATE = "chat_template.jinja"
-COPIED = (*TOKENIZER_FILES, *RARE_FILES, GENERATION)
+PROCESSORS = (
+    *("processor_config.json", "preprocessor_config.json"),
+    *("video_preprocessor_config.json", "image_processor_config.json"),
+)
+"""What prepares the images and sounds of models that see and hear."""
+COPIED = (*TOKENIZER_FILES, *RARE_FILES, GENERATION, *PROCESSORS)
 _TEMPLATES = (TEMPLATE, "chat_template.json")
 _OF_ONE_VOCABULARY = frozenset((*OLD_FILES, *RARE_FILES))
 """Older forms of what ``tokenizer.json`` says, which a union does not write."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import BUFFER, LayerType, Layout, restacked
+from evomerge.checkpoints.configs.nested import decoder_config, with_decoder
 from evomerge.checkpoints.foldable import Fold, folds_of
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import CheckpointError, RecipeError
@@ -49,7 +50,7 @@ def rewritten(
     frame: Mapping[str, Any],
     layers: Sequence[tuple[dict[str, Any], int, LayerType]],
     *,
-    tied: bool,
+    tied: bool | None,
     dtype: str,
 ) -> dict[str, Any]:
     """Return the frame's configuration as the merged model needs it.
@@ -57,17 +58,25 @@ def rewritten(
     Args:
         frame: The frame's.
         layers: Whose configuration, index and type each layer of the merge has.
-        tied: The head is the embedding.
+        tied: The head is the embedding; None if there is no head.
         dtype: Element type of the weights.
 
     Raises:
         RecipeError: The layers make no model that the frame's family can express.
     """
+    inner = [(decoder_config(config), i, kind) for config, i, kind in layers]
     try:
-        config = restacked(frame, layers)
+        decoder = restacked(decoder_config(frame), inner)
     except CheckpointError as error:
         raise RecipeError(str(error)) from error
-    config["tie_word_embeddings"] = tied
+    if tied is not None:
+        decoder["tie_word_embeddings"] = tied
+    for key in ("torch_dtype", "dtype"):
+        if key in decoder:
+            decoder[key] = dtype
+    config = with_decoder(frame, decoder)
+    if tied is not None:
+        config["tie_word_embeddings"] = tied
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     # Code of its own does not travel with the weights.
     config.pop("auto_map", None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 
+from evomerge.checkpoints import BUFFER
 from evomerge.core.recipes.recipe import (
     STORED,
     Adapted,
@@ -103,7 +104,18 @@ class Feed:
         view = self.views[name]
         head = view.layout.head if self.where == "head" else None
         found = view.section(self.place(name))
-        return {n: part for n, part in found.items() if n != head}
+        return {self._ours(name, n): part for n, part in found.items() if n != head}
+
+    def name_in(self, name: str, tensor: str) -> str:
+        """Return what an input calls a tensor that the section has."""
+        if self.where not in ("embed", "head"):
+            return tensor
+        return self.view.layout.name_in(self.views[name].layout, tensor)
+
+    def _ours(self, name: str, tensor: str) -> str:
+        if self.where not in ("embed", "head"):
+            return tensor
+        return self.views[name].layout.name_in(self.view.layout, tensor)
 
     def element_type(
         self, wanted: str, tensor: str, part: Part, head: str
@@ -118,7 +130,10 @@ class Feed:
             head: What the merge calls its output head; inputs may call or tie theirs
                 otherwise.
         """
-        if wanted != STORED:
+        taken_over = (
+            self.where == "beside" and len(self.slot.operation(part.role).reads) < 2
+        )
+        if wanted != STORED and not taken_over:
             found: torch.dtype = getattr(torch, wanted)
             return found
         names = [piece.name for piece in part.pieces] or [tensor]
@@ -131,14 +146,22 @@ class Feed:
     def _stored_type(self, name: str, tensor: str, head: str) -> torch.dtype:
         view = self.views[name]
         found = view.section(self.place(name))
-        if tensor == head:
-            tensor = view.layout.head
+        tensor = view.layout.head if tensor == head else self.name_in(name, tensor)
         if tensor not in found:  # a tied head
             return view.section("embed")[view.layout.embed].dtype
         return found[tensor].dtype
 
+    def carried(self) -> dict[str, Part]:
+        """Return parts beside the decoder that are taken over as they are stored."""
+        operations = dict(self.slot.roles)
+        return {
+            name: replace(part, role=BUFFER)
+            for name, part in self.view.section(self.where).items()
+            if part.role not in operations or not part.dtype.is_floating_point
+        }
+
     def _check(self, name: str) -> None:
-        wanted, found = self.parts(self.like), self.parts(name)
+        wanted, found = self.merged_parts(self.like), self.merged_parts(name)
         if odd := sorted(wanted.keys() ^ found.keys()):
             raise RecipeError(
                 f"{self._title}: input {name!r} and the frame do not have the same "
@@ -154,6 +177,15 @@ class Feed:
                     f"{list(theirs.shape)} in {len(theirs.pieces) or 1}. Merge models "
                     "of one shape."
                 )
+
+    def merged_parts(self, name: str) -> dict[str, Part]:
+        """Return what an input gives, of parts beside the decoder those merged."""
+        kinds = {kind for kind, _ in self.slot.roles}
+        return {
+            n: part
+            for n, part in self.parts(name).items()
+            if self.where != "beside" or part.role in kinds
+        }
 
     @property
     def _title(self) -> str:

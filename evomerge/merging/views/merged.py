@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import BUFFER, LayerType, Piece
+from evomerge.checkpoints.configs.nested import decoder_config
 from evomerge.checkpoints.foldable import Fold
 from evomerge.core.digest import digest
 from evomerge.core.recipes.recipe import (
@@ -80,6 +81,7 @@ class Merged:
         self.layout = layout_of(recipe, self._views)
         slots: dict[Where, Slot] = {"embed": recipe.embed, "head": recipe.head}
         slots |= dict(enumerate(recipe.slots))
+        slots["beside"] = recipe.beside
         self._feeds = {
             where: Feed.of(where, slot, self._views, recipe.frame)
             for where, slot in slots.items()
@@ -95,8 +97,10 @@ class Merged:
             check_factors(operations, recipe, self._feeds[where].slot, self._views)
         frame, stack = self._views[recipe.frame].config, self._stack()
         usual = usual_type(self._sections.values())
-        self._config = rewritten(frame, stack, tied=self.tied, dtype=usual)
-        family = str(self._config.get("model_type", ""))
+        tied = None if self.layout.is_headless else self.tied
+        self._config = rewritten(frame, stack, tied=tied, dtype=usual)
+        decoder = decoder_config(self._config)
+        family = str(decoder.get("model_type", ""))
         fused = range(self.n_layers if recipe.fused else 0)
         self._wholes = Wholes(
             {i: wholes_of(self._sections[i], family) for i in fused},
@@ -105,7 +109,7 @@ class Merged:
         )
         self._folds: Mapping[tuple[Where, str], Fold] = {}
         if not scaled:
-            self._folds = recipe_folds(recipe, self._config, self._sections)
+            self._folds = recipe_folds(recipe, decoder, self._sections)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -251,18 +255,21 @@ class Merged:
 
     def _find(self, where: Where, name: str, source: str) -> Tensor:
         """Return what an input has for a tensor of the merge."""
-        view = self._views[source]
+        view, feed = self._views[source], self._feeds[where]
         if where == "head" and name == self.layout.head:
             name = view.layout.head
-        return Tensor(view, self._feeds[where].place(source), name)
+        else:
+            name = feed.name_in(source, name)
+        return Tensor(view, feed.place(source), name)
 
     def _key(
         self, where: Where, name: str, piece: Piece | None, operation: Operation
     ) -> str:
         if where == "head" and name == self.layout.head:
             return name
-        first = operation.inputs[0]
-        return self._views[first].key(self._feeds[where].place(first), name, piece)
+        first, feed = operation.inputs[0], self._feeds[where]
+        name = feed.name_in(first, name)
+        return self._views[first].key(feed.place(first), name, piece)
 
     def _operation(self, where: Where, name: str, piece: Piece | None) -> Operation:
         """Return the operation for a tensor or its piece; both may be named."""
@@ -289,13 +296,20 @@ class Merged:
         feed = self._feeds[where]
         parts = {
             name: part if part.role == BUFFER else self._typed(feed, name, part)
-            for name, part in feed.parts(feed.like).items()
+            for name, part in feed.merged_parts(feed.like).items()
         }
+        if where == "beside":
+            return parts | feed.carried()
         if where == "head" and not self.tied:
-            shape = feed.view.section("embed")[feed.view.layout.embed].shape
-            head = Part("head", shape, torch.float32)
+            head = Part("head", self._head_shape(feed), torch.float32)
             parts[self.layout.head] = self._typed(feed, self.layout.head, head)
         return parts
+
+    def _head_shape(self, feed: Feed) -> tuple[int, ...]:
+        """Return the head's shape; of an embedding's where the frame ties it."""
+        layout = feed.view.layout
+        head = feed.view.section("head").get(layout.head)
+        return (head or feed.view.section("embed")[layout.embed]).shape
 
     def _typed(self, feed: Feed, name: str, part: Part) -> Part:
         """Return a part with the element type it is merged to."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
 from evomerge.checkpoints import LayerType, Layout, Model, Piece
 from evomerge.merging.sources import TORCH_DTYPES
 
-Where = int | Literal["embed", "head"]
-"""A section: the index of a layer, or what stands before and after the layers."""
+Where = int | Literal["embed", "head", "beside"]
+"""A section: the index of a layer, what stands before and after the layers, or what is
+no part of the text decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Part:
     """One tensor of a section.
 
     Attributes:
-        role: One of ``core.catalogue.ROLES``, or ``BUFFER``.
+        role: One of ``core.catalogue.ROLES``, or ``BUFFER``; beside the decoder the
+            kind of part.
         dtype: Element type it is read in.
         pieces: What it is merged by, piece by piece; nothing if as a whole.
     """
@@ -131,4 +133,4 @@ class Stored:
 def _where(section: str, layer: int | None) -> Where:
     if layer is not None:
         return layer
-    return "embed" if section == "embed" else "head"
+    return cast("Where", section)

@@ -157,6 +157,8 @@ class GenerationZero:
             "experts": space.experts,
             "norm_policy": space.norm_policy[:1],
             "embed_policy": space.embed_policy[:1],
+            "state_policy": (space.state_policy or ())[:1],
+            "parts": space.parts,
         }
         spec = SpaceSpec.model_construct(**{"knobs": {}, **usual, **parts})
         for name in (*spec.experts, *([] if spec.base is None else [spec.base])):

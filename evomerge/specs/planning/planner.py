@@ -16,6 +16,7 @@ from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.presets import PRESETS, operator_named
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
+from evomerge.specs.planning.beside import parts_of
 from evomerge.specs.planning.knobs import (
     Draft,
     Guard,
@@ -31,7 +32,8 @@ from evomerge.specs.schema.space import MergeSpec
 OPERATOR_AXIS = "operator"
 NORM_POLICY = "norm_policy"
 EMBED_POLICY = "embed_policy"
-POLICIES = (NORM_POLICY, EMBED_POLICY)
+STATE_POLICY = "state_policy"
+POLICIES = (NORM_POLICY, EMBED_POLICY, STATE_POLICY)
 
 
 def plan_space(
@@ -66,9 +68,11 @@ class _Planner:
             return None
         axes: list[Axis] = []
         operator = self._choose(OPERATOR_AXIS, [o.name for o in operators], axes)
-        norms, embeds = (self._policy(name, axes) for name in POLICIES)
+        norms, embeds, states = (self._policy(name, axes) for name in POLICIES)
         plans = self._plans(operators, axes)
+        parts = parts_of(self.spec, self.setting, self.key, self.mistakes)
         read = {self.setting.frame, *(name for plan in plans for name in plan.reads)}
+        read |= {how for _, how in parts}
         blueprint = MergeBlueprint(
             frame=self.setting.frame,
             dtype=self.setting.dtype,
@@ -81,8 +85,10 @@ class _Planner:
             operator=operator,
             norm_policy=norms,
             embed_policy=embeds,
+            state_policy=states,
             for_role=for_role,
             version=self.setting.version,
+            parts=parts,
         )
         return PlannedSpace(SearchSpace(tuple(axes)), blueprint)
 
@@ -95,7 +101,7 @@ class _Planner:
 
     def _policy(self, name: str, axes: list[Axis]) -> Term | None:
         """Return what is written of a policy; None leaves it to the operator."""
-        written = list(getattr(self.spec, name))
+        written = list(getattr(self.spec, name) or ())
         return self._choose(name, written, axes) if written else None
 
     def _operators(self) -> list[Operator]:
@@ -122,7 +128,7 @@ class _Planner:
             )
         without = self.spec.base is None or not operator.takes_base
         for name in POLICIES:
-            if without and "base" in getattr(self.spec, name):
+            if without and "base" in (getattr(self.spec, name) or ()):
                 self.mistakes.add(
                     _at(self.key, name),
                     f"expected linear or same: {operator.name!r} uses no base here.",

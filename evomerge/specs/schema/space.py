@@ -127,6 +127,7 @@ class FlowSpec(Spec):
 
 Ends = Literal["own", "nearest"]
 Policy = Literal["linear", "same", "base"]
+Part = Literal["vision", "audio", "projector", "prediction", "classifier"]
 
 
 class By(Spec):
@@ -295,6 +296,19 @@ class MergeSpec(Spec):
     embed_policy: Annotated[tuple[Policy, ...], Listed] = Field(
         default=(),
         description="The same for the embedding and the head.",
+    )
+    state_policy: Annotated[tuple[Policy, ...], Listed] | None = Field(
+        default=None,
+        description="The same for decay, step and convolution of recurrent blocks, and "
+        "for scalars of a layer; as norms and biases if not given.",
+    )
+    parts: dict[Part, str] | None = Field(
+        default=None,
+        description="What becomes of parts beside the text decoder (`vision`, `audio`, "
+        "`projector`, `prediction` for layers that predict further tokens, "
+        "`classifier` for heads that give no tokens): `from_base`, `linear`, by the "
+        "`same` operator, or the source they are taken from. The frame's are taken "
+        "over as they are stored if not given.",
     )
 
 

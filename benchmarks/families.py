@@ -1,0 +1,91 @@
+"""Which architectures of transformers merge: docs/models.md's table, made anew.
+
+Every architecture is built tiny in a process of its own, merged by every method of the
+table, loaded again, and compared with plain arithmetic tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+
+from evomerge.testing.architecture_table import METHODS, Row, examine_apart
+from evomerge.testing.architectures import KINDS
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
+_LONGEST = 110
+
+
+def main() -> None:
+    """Examine the architectures asked for; write the page if that is all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("families", nargs="*", help="model types; all if none is named")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--rows", type=Path, help="keep rows here, and go on from them")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    asked = parser.parse_args()
+    rows = _kept(asked.rows)
+    for name in asked.kinds:
+        for family in KINDS[name].families:
+            is_asked = not asked.families or family in asked.families
+            if is_asked and (name, family) not in rows:
+                row = examine_apart(KINDS[name], family)
+                rows[name, family] = row
+                print(
+                    f"{name:12} {family:28} {row.state:10} {row.why[:160]}", flush=True
+                )
+                if asked.rows:
+                    with asked.rows.open("a") as out:
+                        out.write(json.dumps(asdict(row)) + "\n")
+    text = page(list(rows.values()))
+    print(text.split("\n\n")[0])
+    if asked.write:
+        before, _, rest = PAGE.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def _kept(file: Path | None) -> dict[tuple[str, str], Row]:
+    if file is None or not file.is_file():
+        return {}
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [Row(**{**row, "carried": tuple(row["carried"])}) for row in found]
+    return {(row.kind, row.family): row for row in rows}
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the table, with how many there are of each kind before it."""
+    import transformers
+
+    lines = [
+        f"Of transformers {transformers.__version__}, merged by "
+        f"{' and '.join(METHODS)} and loaded again:"
+    ]
+    for kind in KINDS:
+        states = Counter(row.state for row in rows if row.kind == kind)
+        built = sum(states.values()) - states["not built"]
+        lines.append(
+            f"- {kind}: {states['merges']} of {built} that can be built here merge, "
+            f"{states['refused']} are refused, {states['wrong']} come out wrong; "
+            f"{states['not built']} cannot be built."
+        )
+    lines += ["", "| Task | Family | Outcome | Tensors | Carried, or why not |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for row in sorted(rows, key=lambda r: (list(KINDS).index(r.kind), r.family)):
+        said = ", ".join(row.carried) or row.why.replace("|", "/").replace("\n", " ")
+        shown = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
+        n = row.tensors or ""
+        lines.append(f"| {row.kind} | `{row.family}` | {row.state} | {n} | {shown} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What becomes of an architecture: built tiny, merged, loaded again, compared.
+
+Merges are worked out a second time from plain state dicts, tensor by tensor, so that
+every stored tensor is accounted for: merged, taken over, or missed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+
+from evomerge import api
+from evomerge.checkpoints import BUFFER, Model, Piece, read_model
+from evomerge.errors import EvomergeError
+from evomerge.merging.views.fused import cut
+from evomerge.testing.architectures import CAUSAL, KINDS, Kind, NotBuiltError, build
+
+METHODS = {
+    "linear": "operator: linear\nknobs: {weight: {a: 0.25, b: 0.75}}\n",
+    "ties": "operator: ties\nknobs: {density: 0.5}\n",
+}
+_MATRICES = ("attn", "mlp", "expert", "embed", "head")
+_FINAL = ("head", "norm")
+_SECONDS = 120.0
+
+State = Literal["merges", "refused", "not built", "wrong"]
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one architecture.
+
+    Attributes:
+        kind: Of task.
+        family: ``model_type``.
+        state: What came out.
+        why: Of what did not merge, the reason.
+        tensors: Stored tensors, each accounted for.
+        carried: Kinds of parts that were taken over from the frame.
+    """
+
+    kind: str
+    family: str
+    state: State
+    why: str = ""
+    tensors: int = 0
+    carried: tuple[str, ...] = ()
+
+
+def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
+    """Build an architecture, merge it by every method, load and compare.
+
+    Args:
+        kind: Of task.
+        family: ``model_type``.
+        folder: To work in.
+        changes: What its configuration has besides.
+    """
+    try:
+        build(folder, kind, family, **changes)
+    except NotBuiltError as error:
+        return Row(kind.name, family, "not built", str(error))
+    try:
+        model = read_model(folder / "a")
+        for method, written in METHODS.items():
+            out = _merged(folder, method, written)
+            if odd := _oddity(folder, out, method, model):
+                return Row(kind.name, family, "wrong", f"{method}: {odd}")
+            if odd := _loaded_otherwise(kind, folder / "a", out):
+                return Row(kind.name, family, "wrong", f"{method}: {odd}")
+    except EvomergeError as error:
+        said = str(error).replace(f"{folder}/", "")
+        return Row(kind.name, family, "refused", said)
+    except Exception:  # noqa: BLE001
+        return Row(kind.name, family, "wrong", traceback.format_exc()[-400:])
+    n, carried = len(model.tensors), tuple(sorted(model.beside))
+    return Row(kind.name, family, "merges", "", n, carried)
+
+
+def examine_apart(kind: Kind, family: str) -> Row:
+    """Examine an architecture in a process of its own, for two minutes at most."""
+    _warm()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(theirs, kind.name, family))
+    child.start()
+    theirs.close()
+    try:
+        if ours.poll(_SECONDS):
+            found: Row = ours.recv()
+            return found
+        return Row(kind.name, family, "wrong", f"not done after {_SECONDS:g} s")
+    except EOFError:
+        return Row(kind.name, family, "wrong", "its process died")
+    finally:
+        child.kill()
+        child.join()
+
+
+@cache
+def _warm() -> None:
+    """Load here what every child then has for nothing: ten seconds of it."""
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    with TemporaryDirectory() as folder:
+        examine(CAUSAL, "llama", Path(folder))
+
+
+def _child(answer: Any, kind: str, family: str) -> None:
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        answer.send(examine(KINDS[kind], family, Path(folder)))
+
+
+def _merged(folder: Path, method: str, written: str) -> Path:
+    file, out = folder / f"{method}.yaml", folder / f"out-{method}"
+    sources = ", ".join(f"{name}: {name}" for name in ("base", "a", "b"))
+    text = f"sources: {{{sources}}}\nframe: a\nexperts: [a, b]\n{written}"
+    file.write_text(text + ("base: base\n" if method == "ties" else ""))
+    api.merge(file, out)
+    return out
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of a folder."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: t for file in files for name, t in load_file(file).items()}
+
+
+def _oddity(folder: Path, out: Path, method: str, model: Model) -> str | None:
+    """Say which tensor is not what plain arithmetic gives."""
+    base, a, b, found = (stored(f) for f in (*_folders(folder), out))
+    if odd := sorted(model.tensors.keys() ^ found.keys()):
+        return f"{len(odd)} tensors are missing or too many, such as {odd[0]!r}"
+    for name, merged in found.items():
+        place = model.places[name]
+        if place.section == "beside" or place.role == BUFFER:
+            if not torch.equal(merged, a[name]):
+                return f"{name!r} is not the frame's"
+            continue
+        # Around the layers all but the final norm goes with the embedding or the head.
+        around = place.layer is None and (place.section, place.role) != _FINAL
+        matrix = around or place.role in _MATRICES
+        pieces: tuple[Piece | None, ...] = place.pieces or (None,)
+        for piece in pieces:
+            parts = (cut(t[name].float(), piece).double() for t in (base, a, b))
+            wanted = _expected(method if matrix else f"{method} small", *parts)
+            if not torch.allclose(cut(merged, piece).double(), wanted, 1e-6, 1e-6):
+                return f"{name!r} ({place.role}) is merged otherwise"
+    return None
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in ("base", "a", "b"))
+
+
+def _expected(
+    method: str, base: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+) -> torch.Tensor:
+    if method.startswith("linear"):
+        return 0.25 * a + 0.75 * b
+    if method == "ties small":
+        return base + ((a - base) + (b - base)) / 2
+    kept = [_largest(one.float() - base.float()) for one in (a, b)]
+    sign = torch.where(kept[0] + kept[1] >= 0, 1.0, -1.0)
+    agreeing = [torch.where(delta.sign() == sign, delta, 0.0) for delta in kept]
+    count = (agreeing[0] != 0).double() + (agreeing[1] != 0).double()
+    return base + (agreeing[0].double() + agreeing[1]) / count.clamp(min=1)
+
+
+def _largest(delta: torch.Tensor) -> torch.Tensor:
+    order = delta.abs().flatten().argsort(descending=True, stable=True)
+    out = torch.zeros(delta.numel())
+    kept = order[: delta.numel() // 2]
+    out[kept] = delta.flatten()[kept]
+    return out.view(delta.shape)
+
+
+def _loaded_otherwise(kind: Kind, parent: Path, out: Path) -> str | None:
+    """Say what transformers finds missing or odd that it does not in a parent."""
+    infos = [
+        kind.auto().from_pretrained(folder, output_loading_info=True)[1]
+        for folder in (parent, out)
+    ]
+    usual, found = ({k: set(v) for k, v in info.items()} for info in infos)
+    odd = {k: sorted(map(str, v))[:2] for k, v in found.items() if v - usual[k]}
+    return f"transformers loads it with {odd}" if odd else None
