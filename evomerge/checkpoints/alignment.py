@@ -167,6 +167,8 @@ def align(models: Mapping[str, Model], plan: Plan) -> Alignment:
         CheckpointError: A model has no ``tokenizer.json`` though the tokenizers
             differ, or no union can be made.
     """
+    for model in models.values():
+        _refuse_further_tables(model)
     donor = models[plan.donor]
     if _are_alike(models) and not (donor.path / TOKENIZER).is_file():
         return _by_place(models, plan)
@@ -192,6 +194,19 @@ def align(models: Mapping[str, Model], plan: Plan) -> Alignment:
     return Alignment(
         plan, maps, is_token, text, _unchanged(models, plan, rows, text is None)
     )
+
+
+def _refuse_further_tables(model: Model) -> None:
+    """Refuse a model of which further parts know tokens by their numbers."""
+    kinds = ", ".join(sorted(model.beside))
+    tables = f"{kinds} beside its text decoder" if kinds else ""
+    if model.decoder.get("vocab_size_per_layer_input") is not None:
+        tables = "a further table of tokens"
+    if tables:
+        raise CheckpointError(
+            f"{model.path}: has {tables}, which knows tokens by their numbers, so it "
+            "cannot be brought to another vocabulary. Merge models of one tokenizer."
+        )
 
 
 def _by_place(models: Mapping[str, Model], plan: Plan) -> Alignment:

@@ -124,12 +124,18 @@ class Model:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Model:
+def read_model(
+    path: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    unknown: bool = False,
+) -> Model:
     """Read and check a model folder without loading its weights.
 
     Args:
         path: A folder of safetensors with ``config.json``.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        unknown: Tensors that no rule covers are no error; a merge must speak of them.
 
     Raises:
         CheckpointError: The folder is missing, incomplete, corrupt, holds only pickle
@@ -155,7 +161,9 @@ def read_model(path: str | Path, *, cache_dir: str | Path | None = None) -> Mode
     vocab_size = _vocabulary(folder, config, decoder)
     tensors = {n: t for n, t in stored.items() if not is_recomputed(n, t.shape)}
     try:
-        layout, places = read_layout(tensors, n_layers, vocab_size, read_sizes(decoder))
+        layout, places = read_layout(
+            tensors, n_layers, vocab_size, read_sizes(decoder), unknown=unknown
+        )
         types = read_layer_types(
             decoder,
             _having("expert", places.values(), n_layers),

@@ -17,6 +17,7 @@ from evomerge.core.operators.catalogue import (
     HEAD_ROLES,
     LAYER_ROLES,
     RARE_ROLES,
+    UNKNOWN,
     Choices,
     holds,
 )
@@ -211,6 +212,7 @@ class MergeBlueprint:
         version: Of the recipes.
         parts: Kind of part beside the text decoder to ``linear``, ``same`` or the input
             it is taken from; the frame's where none is said.
+        unknown: The same for tensors that no rule covers; None refuses them.
     """
 
     frame: str
@@ -225,6 +227,7 @@ class MergeBlueprint:
     state_policy: Term | None = None
     version: int = VERSION
     parts: tuple[tuple[str, str], ...] = ()
+    unknown: str | None = None
 
     def recipe(self, point: Point) -> Recipe:
         """Return the decided merge.
@@ -244,14 +247,18 @@ class MergeBlueprint:
                 roles = self._roles(decided, policies, LAYER_ROLES)
                 if states is not None:
                     roles = (*roles, *self._rare(decided, policies, rare))
+                roles = (*roles, *self._unknown(decided))
                 known[decided] = roles
             fed = _read_by(known[decided])
-            layers = tuple((name, i) for name in plan.reads if name in fed)
+            layers = tuple((name, i) for name in sorted(fed))
             slots.append(Slot(known[decided], layers))
         embed = plan.decide(lambda schedule: schedule.at_embed(point))
         head = plan.decide(lambda schedule: schedule.at_head(point))
-        first = Slot(self._roles(embed, policies, EMBED_ROLES))
-        last = Slot(self._roles(head, policies, HEAD_ROLES))
+        ends = {EMBED_ROLES: embed, HEAD_ROLES: head}
+        first, last = (
+            Slot((*self._roles(said, policies, roles), *self._unknown(said)))
+            for roles, said in ends.items()
+        )
         parts = tuple((kind, self._part(how, embed)) for kind, how in self.parts)
         used = {self.frame}.union(
             *(_read_by(slot.roles) for slot in (first, *slots, last, Slot(parts)))
@@ -266,6 +273,12 @@ class MergeBlueprint:
             version=self.version,
             parts=parts,
         )
+
+    def _unknown(self, decided: _Decided) -> _Roles:
+        """Write what becomes of tensors that no rule covers, if that is said."""
+        if self.unknown is None:
+            return ()
+        return ((UNKNOWN, self._part(self.unknown, decided)),)
 
     def _part(self, how: str, decided: _Decided) -> Operation:
         """Return how a part beside the decoder is merged, as its embedding is."""

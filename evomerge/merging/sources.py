@@ -121,7 +121,7 @@ class Sources:
         if found := self._models.get(fingerprint):
             return found
         path = self._path(fingerprint)
-        model = read_model(path, cache_dir=self._cache_dir)
+        model = read_model(path, cache_dir=self._cache_dir, unknown=True)
         _check_content(path, fingerprint, model.fingerprint)
         self._models[fingerprint] = model
         self._stamps[fingerprint] = _stamps(model)

@@ -10,6 +10,7 @@ import yaml
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.configs.meanings import KINDS
+from evomerge.core.operators.catalogue import UNKNOWN
 from evomerge.core.recipes.recipe import (
     Input,
     Nested,
@@ -60,6 +61,7 @@ def read_canonical(
         mistakes.add("paths", "expected a mapping from input to model folder.")
         raise SpecError(mistakes.found)
     inputs = dict(recipe.inputs)
+    mistakes.unknown = any(UNKNOWN in dict(slot.roles) for _, slot in recipe.places())
     further = {n: one for i in inputs.items() for n, one in _among(*i)}
     for name in paths:
         if name not in inputs and name not in further:

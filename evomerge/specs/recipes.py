@@ -169,6 +169,7 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
     if spec is None:
         raise SpecError(mistakes.found)
     mistakes.allow = spec.allow or ()
+    mistakes.unknown = spec.unknown is not None
     models = open_sources(spec.sources, file.parent, mistakes)
     names = list(spec.sources)
     experts = spec.experts or tuple(n for n in names if n != spec.base)

@@ -41,7 +41,11 @@ def _may_look(path: Path) -> bool:
 
 
 def open_source(
-    written: str, base_dir: Path, *, cache_dir: Path | None = None
+    written: str,
+    base_dir: Path,
+    *,
+    cache_dir: Path | None = None,
+    unknown: bool = False,
 ) -> Model:
     """Read the model meant: a folder, or else a hub id, which is fetched.
 
@@ -52,16 +56,23 @@ def open_source(
             for dry runs.
         base_dir: Where relative paths start.
         cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        unknown: Tensors that no rule covers are no error.
 
     Raises:
         CheckpointError: There is neither, or the model is refused, or its adapter is
             for another base.
     """
-    return open_pair(*split(written, base_dir), base_dir, cache_dir=cache_dir)
+    parts = split(written, base_dir)
+    return open_pair(*parts, base_dir, cache_dir=cache_dir, unknown=unknown)
 
 
 def open_pair(
-    base: str, added: str | None, base_dir: Path, *, cache_dir: Path | None = None
+    base: str,
+    added: str | None,
+    base_dir: Path,
+    *,
+    cache_dir: Path | None = None,
+    unknown: bool = False,
 ) -> Model:
     """Read a model and the adapter that goes with it, if any; see ``open_source``.
 
@@ -70,7 +81,8 @@ def open_pair(
     """
     found = _simulated(base, cache_dir)
     folder, origin = found or _find(base, base_dir, "a model saved by transformers")
-    model = replace(read_model(folder, cache_dir=cache_dir), origin=origin)
+    read = read_model(folder, cache_dir=cache_dir, unknown=unknown)
+    model = replace(read, origin=origin)
     if added is None:
         return model
     folder, origin = _find(added, base_dir, "an adapter saved by PEFT")
@@ -223,7 +235,9 @@ def open_sources(
     models: dict[str, Model] = {}
     for name in sorted(sources):
         try:
-            models[name] = open_source(sources[name], base_dir, cache_dir=cache_dir)
+            models[name] = open_source(
+                sources[name], base_dir, cache_dir=cache_dir, unknown=mistakes.unknown
+            )
         except (CheckpointError, OSError, RuntimeError) as error:
             mistakes.add(f"{key}.{name}", f"expected a model: {error}")
     warn_of_sources(models, mistakes, key=key)

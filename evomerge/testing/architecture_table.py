@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from evomerge import api
 from evomerge.checkpoints import BUFFER, Model, Piece, read_model
+from evomerge.checkpoints.documents import read_json
 from evomerge.errors import EvomergeError
 from evomerge.merging.views.fused import cut
 from evomerge.testing.architectures import CAUSAL, KINDS, Kind, NotBuiltError, build
@@ -76,7 +77,7 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
             out = _merged(folder, method, written)
             if odd := _oddity(folder, out, method, model):
                 return Row(kind.name, family, "wrong", f"{method}: {odd}")
-            if odd := _loaded_otherwise(kind, folder / "a", out):
+            if odd := _loaded_otherwise(folder / "a", out):
                 return Row(kind.name, family, "wrong", f"{method}: {odd}")
     except EvomergeError as error:
         said = str(error).replace(f"{folder}/", "")
@@ -185,10 +186,14 @@ def _largest(delta: torch.Tensor) -> torch.Tensor:
     return out.view(delta.shape)
 
 
-def _loaded_otherwise(kind: Kind, parent: Path, out: Path) -> str | None:
+def _loaded_otherwise(parent: Path, out: Path) -> str | None:
     """Say what transformers finds missing or odd that it does not in a parent."""
+    import transformers
+
+    name = read_json(out / "config.json")["architectures"][0]
+    cls = getattr(transformers, name)
     infos = [
-        kind.auto().from_pretrained(folder, output_loading_info=True)[1]
+        cls.from_pretrained(folder, output_loading_info=True)[1]
         for folder in (parent, out)
     ]
     usual, found = ({k: set(v) for k, v in info.items()} for info in infos)

@@ -76,6 +76,8 @@ _KEPT = ("id2label", "label2id", "task_specific_params", "rope_parameters")
 _LISTS = ("layer", "type", "pattern", "block")
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_BLOCKS = ("attn_config", "ffn_config", "rope_parameters")
+"""Taken as they are given."""
 _NONE = object()
 """In place of a value: the key is left out."""
 
@@ -117,6 +119,10 @@ _OTHER: Mapping[str, Mapping[str, Any]] = {
     "cohere_compass_text": {
         "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL],
         "rope_parameters": {_SLIDING: _ROPE, _FULL: _ROPE},
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": {"num_key_value_heads": N_LAYERS, "qk_head_dim": 16}
     | {"num_experts_per_tok": 2},
@@ -290,7 +296,7 @@ def _changed(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     for key, value in changes.items():
         if value is _NONE:
             data.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(data.get(key), dict):
+        elif isinstance(value, Mapping) and key not in _BLOCKS and key in data:
             _changed(data[key], value)
         else:
             data[key] = value

@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import api
 from evomerge.checkpoints import read_model
-from evomerge.core.recipes.recipe import Recipe
-from evomerge.errors import SpecError
+from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
+from evomerge.errors import RecipeError, SpecError
+from evomerge.merging.materialise import describe
+from evomerge.merging.sources import Sources
 from evomerge.testing.architecture_table import stored
 from evomerge.testing.architectures import CAUSAL, CLASSIFIER, IMAGE_TEXT, build
+from evomerge.testing.models import tiny_model
 
 Tensors = dict[str, torch.Tensor]
 
@@ -182,3 +185,65 @@ def test_classifiers_merge_with_their_head(tmp_path: Path) -> None:
     )
     assert not any(info.values()), info
     shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models with a matrix in each layer that no rule covers."""
+    root = tmp_path_factory.mktemp("strange")
+    for seed, name in enumerate(("base", "a", "b")):
+        folder = tiny_model(root / name, n_layers=2, seed=seed)
+        own = load_file(folder / "model.safetensors")
+        for layer in range(2):
+            own[f"model.layers.{layer}.strange.weight"] = torch.randn(4, 4)
+        save_file(own, folder / "model.safetensors", {"format": "pt"})
+    return root
+
+
+@pytest.mark.parametrize("how", ["linear", "from_base"])
+def test_tensors_that_no_rule_covers_are_merged_by_the_users_word(
+    tmp_path: Path, strange: Path, how: str
+) -> None:
+    text = f"base: base\nexperts: [a, b]\noperator: ties\nunknown: {how}\n"
+    found = merged(strange, tmp_path / "out", text)
+    base, a, b = (stored(strange / name) for name in ("base", "a", "b"))
+    assert found.keys() == base.keys()
+    for layer in range(2):
+        name = f"model.layers.{layer}.strange.weight"
+        mean = base[name] + (a[name] - base[name] + b[name] - base[name]) / 2
+        wanted = base[name] if how == "from_base" else mean
+        torch.testing.assert_close(found[name], wanted, rtol=0, atol=1e-6)
+    again = tmp_path / "again.yaml"
+    written = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    paths = {name: str(strange / name) for name in written["inputs"]}
+    again.write_text(json.dumps(written | {"paths": paths}))
+    api.merge(again, tmp_path / "twice")
+    assert stored(tmp_path / "twice").keys() == found.keys()
+
+
+def test_without_the_users_word_such_tensors_are_an_error_with_their_names(
+    tmp_path: Path, strange: Path
+) -> None:
+    text = "base: base\nexperts: [a, b]\noperator: ties\n"
+    with pytest.raises(SpecError, match=r"layers\.0\.strange\.weight.*unknown: linear"):
+        merged(strange, tmp_path / "out", text)
+
+
+def test_a_recipe_that_says_nothing_of_them_is_refused_before_it_is_merged(
+    strange: Path,
+) -> None:
+    found = read_model(strange / "a", unknown=True)
+    slot = Slot.copy_of("a")
+    recipe = Recipe(
+        frame="a",
+        dtype="float32",
+        inputs=(("a", Checkpoint(found.fingerprint)),),
+        embed=slot,
+        slots=tuple(Slot.copy_of("a", layer) for layer in range(2)),
+        head=slot,
+    )
+    with (
+        Sources({found.fingerprint: found.path}) as sources,
+        pytest.raises(RecipeError, match=r"strange\.weight.*unknown: linear"),
+    ):
+        describe(recipe, sources)

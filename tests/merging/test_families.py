@@ -309,15 +309,11 @@ def test_a_pattern_of_layers_left_out_of_the_configuration_is_known(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mamba", "t5"])
-def test_a_model_of_another_kind_is_refused_with_the_reason(
-    tmp_path: Path, family: str
-) -> None:
+def test_a_model_of_another_kind_is_refused_with_the_reason(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     sizes = {"d_model": 16, "d_ff": 16, "hidden_size": 16, "num_layers": 2}
-    config = AutoConfig.for_model(family, vocab_size=32, num_hidden_layers=2, **sizes)
+    config = AutoConfig.for_model("t5", vocab_size=32, num_hidden_layers=2, **sizes)
     AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    says = {"mamba": r"mixer\.\w+.*not understood", "t5": "encoder-decoder"}[family]
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match="encoder-decoder"):
         read_model(tmp_path / "m")

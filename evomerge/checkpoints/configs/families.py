@@ -31,7 +31,7 @@ _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KEY_VALUE_HEADS = (
     *("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "multi_query_group_num",
+    *("multi_query_group_num", "kv_n_heads"),
 )
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -124,6 +124,7 @@ class Sizes:
 
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
     """Read the sizes; a value that is no whole number from 1 up counts as silence."""
+    config = _with_blocks(config)
     hidden, heads = _first(config, _WIDTHS), _first(config, _HEADS)
     head = _first(config, ("head_dim", "kv_channels"))
     if head is None and hidden and heads and hidden % heads == 0:
@@ -136,6 +137,13 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
         head=head,
         experts=_first(config, _EXPERTS),
     )
+
+
+def _with_blocks(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration with what DBRX and MPT say of their blocks apart."""
+    blocks = (config.get(key) for key in ("ffn_config", "attn_config"))
+    inner = [block for block in blocks if isinstance(block, Mapping)]
+    return {k: v for block in (*inner, config) for k, v in block.items()}
 
 
 def layer_count_key(config: Mapping[str, Any]) -> str:

@@ -199,7 +199,10 @@ def _attention(
             for i in range(n)
         ]
     usual = family.layer_types
-    if any(kind != FULL for kind in usual):
+    # Of recurrent layers the pattern is one of many: what is stored tells them.
+    if all("attention" in kind and "linear" not in kind for kind in usual) and any(
+        kind != FULL for kind in usual
+    ):
         return [usual[i % len(usual)] for i in range(n)]
     filled = family.filled(config)
     first = filled.get("max_window_layers")

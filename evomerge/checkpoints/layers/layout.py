@@ -24,6 +24,7 @@ from evomerge.checkpoints.layers.names import (
 )
 from evomerge.checkpoints.layers.pieces import Piece, pieces_of
 from evomerge.checkpoints.layers.stack import Stack, find_stack
+from evomerge.core.operators.catalogue import UNKNOWN
 from evomerge.errors import CheckpointError
 
 Section = Literal["embed", "layer", "head", "beside"]
@@ -99,7 +100,12 @@ class Layout:
 
 
 def read_layout(
-    tensors: Mapping[str, TensorInfo], n_layers: int, vocab_size: int, sizes: Sizes
+    tensors: Mapping[str, TensorInfo],
+    n_layers: int,
+    vocab_size: int,
+    sizes: Sizes,
+    *,
+    unknown: bool = False,
 ) -> tuple[Layout, dict[str, Place]]:
     """Find the place of every tensor.
 
@@ -108,6 +114,8 @@ def read_layout(
         n_layers: As configured.
         vocab_size: As configured.
         sizes: As configured.
+        unknown: Tensors that no rule covers are no error, but have the role
+            ``UNKNOWN``.
 
     Returns:
         The names of the parts, and each tensor's place; the head's even if none is
@@ -126,9 +134,9 @@ def read_layout(
     places[layout.head] = Place("head", None, "head", layout.head)
     for name, info in outside.items():
         if name not in places:
-            places[name] = _outside(name, info)
+            places[name] = _outside(name, info, unknown=unknown)
     for layer in stack.layers:
-        places |= _layer(stack, layer, sizes)
+        places |= _layer(stack, layer, sizes, unknown=unknown)
     for name, kind in stack.beside.items():
         places[name] = Place("beside", None, kind, name)
     for name, info in tensors.items():
@@ -168,27 +176,27 @@ def _ends(outside: Mapping[str, TensorInfo], vocab_size: int) -> tuple[str, str 
     return embeds[0], heads[0] if heads else None
 
 
-def _outside(name: str, info: TensorInfo) -> Place:
+def _outside(name: str, info: TensorInfo, *, unknown: bool) -> Place:
     word = _word(name)
     if is_recomputed(name, info.shape):
         return Place("head", None, BUFFER, name)
     if len(info.shape) == 2 and _POSITIONS.fullmatch(word):
         return Place("embed", None, "embed", name)
     role = role_outside(name, info.shape, is_float=info.is_float)
-    if role is None:
-        raise _not_understood(name, info)
+    role = role or _unknown(info, tolerated=unknown)
     before = role == "embed" or (role not in (BUFFER, "head") and "embed" in word)
     return Place("embed" if before else "head", None, role, name)
 
 
-def _layer(stack: Stack, layer: int, sizes: Sizes) -> dict[str, Place]:
+def _layer(
+    stack: Stack, layer: int, sizes: Sizes, *, unknown: bool
+) -> dict[str, Place]:
     tensors = stack.layers[layer]
     transposed, experts = is_transposed(tensors), experts_transposed(tensors, sizes)
     out: dict[str, Place] = {}
     for suffix, info in tensors.items():
         role = role_in_layer(suffix, info.shape, sizes, is_float=info.is_float)
-        if role is None:
-            raise _not_understood(info.name, info)
+        role = role or _unknown(info, tolerated=unknown)
         pieces: tuple[Piece, ...] = ()
         if role in _MATRICES:
             turned = (False, False, transposed, experts)[len(info.shape)]
@@ -204,10 +212,13 @@ def _word(name: str) -> str:
     return name.split(".")[-2] if "." in name else name
 
 
-def _not_understood(name: str, info: TensorInfo) -> CheckpointError:
-    return CheckpointError(
-        f"tensor {name!r} of shape {list(info.shape)} and type {info.dtype} was not "
-        "understood: expected attention or feed-forward matrices, experts with their "
-        "router, norms and biases in layers, and around them an embedding, a final "
-        "norm and an output head. Such a model is not supported."
+def _unknown(info: TensorInfo, *, tolerated: bool) -> str:
+    if tolerated and info.is_float:
+        return UNKNOWN
+    raise CheckpointError(
+        f"tensor {info.name!r} of shape {list(info.shape)} and type {info.dtype} was "
+        "not understood: expected attention or feed-forward matrices, experts with "
+        "their router, norms and biases in layers, and around them an embedding, a "
+        "final norm and an output head. Such a model is not supported, unless the file "
+        "says `unknown: linear` or `unknown: from_base` of tensors that no rule covers."
     )

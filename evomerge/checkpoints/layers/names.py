@@ -211,11 +211,25 @@ def _matrix(
         return "expert"
     if "experts" in words:
         after = words[words.index("experts") + 1 :]
+        if in_one(after, shape, sizes):
+            return "expert"
         return "expert" if after and after[0].isdecimal() else None
     if any(map(_ATTENTION.fullmatch, words)):
         return "attn"
     is_output = words[0] == "output" and words[-1].startswith("dense")  # as BERT has it
     return "mlp" if is_output or any(map(_FEED_FORWARD.fullmatch, words)) else None
+
+
+def in_one(after: Sequence[str], shape: Sequence[int], sizes: Sizes) -> bool:
+    """Tell whether a matrix holds those of all experts, one below the other (DBRX).
+
+    Args:
+        after: The words of its name behind ``experts``.
+        shape: As stored.
+        sizes: Of the model.
+    """
+    is_named = tuple(after) in (("mlp", "w1"), ("mlp", "v1"), ("mlp", "w2"))
+    return bool(is_named and sizes.experts and shape[0] % sizes.experts == 0)
 
 
 def _routes(words: list[str], shape: Sequence[int], sizes: Sizes) -> bool:

@@ -39,6 +39,8 @@ _BY_ROW = frozenset({"gpt_oss"})
 Cut = tuple[int, int, int | None]
 """Groups, first row and row after the last in each group."""
 
+_IN_ONE = re.compile(r"(^|\.)experts\.mlp\.[wv][12]$")
+"""Matrices of all experts, one below the other: those of DBRX."""
 _EXPERT = re.compile(r"(.*\bexperts)\.(\d+)\.(\w+)\.weight")
 _MEMBERS = {
     "gate_proj": ("gate_up_proj", 0),
@@ -103,6 +105,13 @@ def pieces_of(
         CheckpointError: Its rows are not those of the heads the configuration tells of.
     """
     stem, word, leaf = _split(suffix)
+    if len(shape) == 2 and sizes.experts and _IN_ONE.search(suffix):
+        rows = shape[0] // sizes.experts
+        named = stem.replace("experts.", "experts.{}.") + word
+        return tuple(
+            Piece(named.format(e), None, False, 1, e * rows, (e + 1) * rows)
+            for e in range(sizes.experts)
+        )
     experts = _experts(suffix, shape, sizes)
     rows = shape[-1] if transposed else shape[-2] if len(shape) > 1 else shape[0]
     if experts and len(shape) == 2:

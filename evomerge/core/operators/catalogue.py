@@ -25,6 +25,9 @@ RARE_ROLES = ("state", "scalar")
 """Decay, step and convolution of recurrent blocks; and scalars of a layer, such as
 those of its activation. Where a slot names neither, they are merged as its biases."""
 ROLES = (*USUAL_ROLES, *RARE_ROLES)
+UNKNOWN = "unknown"
+"""In place of a role: no rule covers the tensor. It is merged only by an operation that
+is named so, or for it alone."""
 EMBED_ROLES = ("embed",)
 LAYER_ROLES = ("attn", *(r for r in USUAL_ROLES if r not in ("attn", "embed", "head")))
 HEAD_ROLES = ("head", "norm")

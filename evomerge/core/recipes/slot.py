@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from evomerge.core.operators.catalogue import RARE_ROLES, ROLES, USUAL_ROLES
+from evomerge.core.operators.catalogue import RARE_ROLES, ROLES, UNKNOWN, USUAL_ROLES
 from evomerge.core.recipes.canonical import canonical
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
@@ -62,6 +62,12 @@ class Slot:
         """Return the operation for a tensor of this role and this name in the slot."""
         found = dict(self.roles)
         named = found.get(name) or found.get(role)
+        if named is None and role == UNKNOWN:
+            raise RecipeError(
+                f"No rule covers tensor {name!r}, and the recipe says nothing of "
+                "tensors that were not understood: say `unknown: linear` or "
+                "`unknown: from_base` to merge it all the same."
+            )
         if named is None and role in RARE_ROLES:
             named = found.get(_STANDS_FOR_RARE)
         try:
@@ -137,6 +143,7 @@ def _canonical(roles: Roles, usual: str) -> tuple[Roles, bool]:
     rest |= {r: found[r] for r in RARE_ROLES if found.get(r, stands) != stands}
     for name, operation in found.items():
         known = name == ANY_ROLE or name in ROLES
-        if not known and (rest or operation != by_role[usual]):
+        kept = name == UNKNOWN or rest or operation != by_role[usual]
+        if not known and kept:
             rest[name] = operation
     return ((ANY_ROLE, by_role[usual]), *rest.items()), exact

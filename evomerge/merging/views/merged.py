@@ -25,6 +25,7 @@ from evomerge.core.recipes.recipe import (
     Slot,
 )
 from evomerge.core.recipes.settings import resolve
+from evomerge.errors import RecipeError
 from evomerge.merging.derived_data import Scoped
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.loops.arrays import is_finite, not_finite
@@ -95,6 +96,7 @@ class Merged:
             for operation in operations:
                 resolve(operation)
             check_factors(operations, recipe, self._feeds[where].slot, self._views)
+        self._refuse_moved_predictions()
         frame, stack = self._views[recipe.frame].config, self._stack()
         usual = usual_type(self._sections.values())
         tied = None if self.layout.is_headless else self.tied
@@ -304,6 +306,17 @@ class Merged:
             head = Part("head", self._head_shape(feed), torch.float32)
             parts[self.layout.head] = self._typed(feed, self.layout.head, head)
         return parts
+
+    def _refuse_moved_predictions(self) -> None:
+        """Refuse another depth where what stands behind the last layer is numbered."""
+        behind = [n for n in self.section("beside") if n.startswith(self.layout.layers)]
+        own = self._views[self.recipe.frame].n_layers
+        if behind and own != self.n_layers:
+            raise RecipeError(
+                f"{behind[0]} predicts a further token behind the last of {own} "
+                f"layers, but the merge has {self.n_layers}: no configuration can say "
+                "where it stands. Keep as many layers as the frame has."
+            )
 
     def _head_shape(self, feed: Feed) -> tuple[int, ...]:
         """Return the head's shape; of an embedding's where the frame ties it."""

@@ -159,6 +159,7 @@ class GenerationZero:
             "embed_policy": space.embed_policy[:1],
             "state_policy": (space.state_policy or ())[:1],
             "parts": space.parts,
+            "unknown": space.unknown,
         }
         spec = SpaceSpec.model_construct(**{"knobs": {}, **usual, **parts})
         for name in (*spec.experts, *([] if spec.base is None else [spec.base])):

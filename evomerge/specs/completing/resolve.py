@@ -74,6 +74,7 @@ def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     stage = around.stage
     places = {} if stage is None else {"take": f"stages.{stage.number}.take"}
     mistakes = Mistakes(around.file, places=places)
+    mistakes.unknown = spec.space.unknown is not None
     models = open_sources(
         spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
     )

@@ -72,7 +72,7 @@ class _Planner:
         plans = self._plans(operators, axes)
         parts = parts_of(self.spec, self.setting, self.key, self.mistakes)
         read = {self.setting.frame, *(name for plan in plans for name in plan.reads)}
-        read |= {how for _, how in parts}
+        read |= {how for _, how in parts} | {self._unknown() or self.setting.frame}
         blueprint = MergeBlueprint(
             frame=self.setting.frame,
             dtype=self.setting.dtype,
@@ -89,8 +89,15 @@ class _Planner:
             for_role=for_role,
             version=self.setting.version,
             parts=parts,
+            unknown=self._unknown(),
         )
         return PlannedSpace(SearchSpace(tuple(axes)), blueprint)
+
+    def _unknown(self) -> str | None:
+        """Return how tensors are merged that no rule covers."""
+        if self.spec.unknown == "from_base":
+            return self.spec.base or self.setting.frame
+        return self.spec.unknown
 
     def _choose(self, name: str, options: list[str], axes: list[Axis]) -> Term:
         """Return the only option, or open an axis over several."""

@@ -29,6 +29,7 @@ class Mistakes:
         muted: Keys that nothing is said of, nor of any below: what could be found
             there only follows from a mistake that is told already.
         allow: Kinds of differences between models that the file allows.
+        unknown: The file says what becomes of tensors that no rule covers.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Mistakes:
     strict: bool = False
     muted: tuple[str, ...] = ()
     allow: Collection[str] = ()
+    unknown: bool = False
 
     def add(self, key: str, message: str) -> None:
         """Note a mistake at a key of the file; one per key is enough."""

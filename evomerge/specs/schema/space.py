@@ -302,6 +302,12 @@ class MergeSpec(Spec):
         description="The same for decay, step and convolution of recurrent blocks, and "
         "for scalars of a layer; as norms and biases if not given.",
     )
+    unknown: Literal["linear", "from_base"] | None = Field(
+        default=None,
+        description="What becomes of tensors that no rule covers, which are an error "
+        "if not given: merged `linear`, or taken `from_base` (from the frame without "
+        "one).",
+    )
     parts: dict[Part, str] | None = Field(
         default=None,
         description="What becomes of parts beside the text decoder (`vision`, `audio`, "

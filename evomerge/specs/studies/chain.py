@@ -66,6 +66,7 @@ def resolve_parts(
         SpecError: Carries every mistake found, in any of them.
     """
     noted = Mistakes(file)
+    noted.unknown = any(part.spec.space.unknown is not None for part in parts)
     models = open_sources(parts[0].spec.sources, base_dir, noted, cache_dir=cache_dir)
     around = Surroundings(
         base_dir,
