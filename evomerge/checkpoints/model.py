@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -173,6 +173,9 @@ def read_model(
         raise say_quantised(config, error) from error
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    architecture = _architecture(folder, config)
+    if layout.head not in tensors and architecture.endswith("Model"):
+        layout = replace(layout, is_headless=True)  # a class of hidden states
     tied = _is_tied(folder, config, tensors, layout)
     if tied:
         tensors.pop(layout.head, None)
@@ -190,7 +193,7 @@ def read_model(
         places=MappingProxyType(places),
         layer_types=types,
         tied=tied,
-        architecture=_architecture(folder, config),
+        architecture=architecture,
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest(folder),
         remarks=(*said, *_carried(places, tensors)),

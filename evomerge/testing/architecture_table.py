@@ -30,7 +30,7 @@ METHODS = {
     "ties": "operator: ties\nknobs: {density: 0.5}\n",
 }
 _MATRICES = ("attn", "mlp", "expert", "embed", "head")
-_FINAL = ("head", "norm")
+_FINAL = ("norm", "state", "scalar")
 _SECONDS = 120.0
 
 State = Literal["merges", "refused", "not built", "wrong"]
@@ -149,7 +149,8 @@ def _oddity(folder: Path, out: Path, method: str, model: Model) -> str | None:
                 return f"{name!r} is not the frame's"
             continue
         # Around the layers all but the final norm goes with the embedding or the head.
-        around = place.layer is None and (place.section, place.role) != _FINAL
+        is_final = place.section == "head" and place.role in _FINAL
+        around = place.layer is None and not is_final
         matrix = around or place.role in _MATRICES
         pieces: tuple[Piece | None, ...] = place.pieces or (None,)
         for piece in pieces:

@@ -77,6 +77,9 @@ SUFFIXES: Mapping[str, tuple[str, Sequence[int]]] = {
     "mlp.moe_statics.e_score_correction_bias": ("bias", (1, 6)),
     "mlp.router.classifier.weight": ("router", (8, 32)),
     "attention.wqkv.weight": ("attn", (64, 32)),
+    "norm_attn_norm.attn.Wqkv.weight": ("attn", (64, 32)),
+    "input_layernorm.W_down.weight": ("norm", (16, 32)),
+    "ffn.experts.mlp.w1": ("expert", (288, 32)),
     "intermediate.dense.weight": ("mlp", (48, 32)),
     "output.dense.weight": ("mlp", (32, 48)),
 }

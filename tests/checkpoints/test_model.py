@@ -113,6 +113,13 @@ def test_an_untied_model_without_a_head_is_refused(tmp_path: Path) -> None:
         read_model(folder)
 
 
+def test_a_model_of_hidden_states_has_no_head(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "m")
+    edit_weights(folder, **{"lm_head.weight": None})
+    edit_config(folder, architectures=["LlamaModel"])
+    assert read_model(folder).layout.is_headless
+
+
 def test_a_pickle_is_refused_with_the_reason_and_never_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> Any:

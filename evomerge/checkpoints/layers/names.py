@@ -33,7 +33,7 @@ _STATE = re.compile(
 _SHARED = re.compile(r"shared_(experts?|mlp)")
 _TABLE = re.compile(r".*embed.*|.*proj(ect(ion)?(s|_in)?)?|.*_table")
 _BEHIND = re.compile(
-    r"(^|\.)(lm_head|cls|.*_predictions?|prediction|head|unembed.*|project_out"
+    r"(^|\.)(lm_head|cls|pooler|.*_predictions?|prediction|head|unembed.*|project_out"
     r"|.*unembed.*|.*_head)\."
 )
 """What stands between the layers and the output head."""
@@ -205,8 +205,6 @@ def _matrix(
         return "scalar"
     if any(map(_ROUTER.fullmatch, words)):
         return "router" if _routes(words, shape, sizes) else None
-    if any(map(_NORM.fullmatch, words)) and "mlp" not in words:
-        return "norm"
     if any(map(_SHARED.fullmatch, words)):
         return "expert"
     if "experts" in words:
@@ -217,7 +215,9 @@ def _matrix(
     if any(map(_ATTENTION.fullmatch, words)):
         return "attn"
     is_output = words[0] == "output" and words[-1].startswith("dense")  # as BERT has it
-    return "mlp" if is_output or any(map(_FEED_FORWARD.fullmatch, words)) else None
+    if is_output or any(map(_FEED_FORWARD.fullmatch, words)):
+        return "mlp"
+    return "norm" if any(map(_NORM.fullmatch, words)) else None
 
 
 def in_one(after: Sequence[str], shape: Sequence[int], sizes: Sizes) -> bool:

@@ -14,8 +14,6 @@ from evomerge.errors import RecipeError
 
 ANY_ROLE = "*"
 
-_STANDS_FOR_RARE = "bias"
-
 Roles = tuple[tuple[str, Operation], ...]
 
 
@@ -69,7 +67,7 @@ class Slot:
                 "`unknown: from_base` to merge it all the same."
             )
         if named is None and role in RARE_ROLES:
-            named = found.get(_STANDS_FOR_RARE)
+            named = found.get(_stands_for_rare(is_layer=bool(self.layers)))
         try:
             return named or found[ANY_ROLE]
         except KeyError:
@@ -129,6 +127,11 @@ class Slot:
         )
 
 
+def _stands_for_rare(*, is_layer: bool) -> str:
+    """Return the role that rare ones are merged as; the norm around the layers."""
+    return "bias" if is_layer else "norm"
+
+
 @lru_cache(maxsize=4096)
 def _canonical(roles: Roles, usual: str) -> tuple[Roles, bool]:
     """Return roles in their one form: those that agree with the usual one left out."""
@@ -139,7 +142,7 @@ def _canonical(roles: Roles, usual: str) -> tuple[Roles, bool]:
         return tuple(found.items()), exact
     by_role = {role: found.get(role, found[ANY_ROLE]) for role in USUAL_ROLES}
     rest = {role: op for role, op in by_role.items() if op != by_role[usual]}
-    stands = by_role[_STANDS_FOR_RARE]
+    stands = by_role[_stands_for_rare(is_layer=usual not in ("embed", "head"))]
     rest |= {r: found[r] for r in RARE_ROLES if found.get(r, stands) != stands}
     for name, operation in found.items():
         known = name == ANY_ROLE or name in ROLES
