@@ -24,7 +24,7 @@ LAYER_COUNTS = (
 )
 """Keys that hold the number of layers; the first is what most families say."""
 
-LAYER_LISTS = ("layers_block_type", "layer_types", "block_types")
+LAYER_LISTS = ("layers_block_type", "layer_types")
 """Keys that hold an entry for each layer, of which some families count theirs."""
 
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
