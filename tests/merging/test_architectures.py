@@ -16,7 +16,7 @@ CHOSEN = {
         *("kimi_linear", "minimax", "apertus", "ernie4_5_moe", "mpt", "dbrx"),
         *("mamba2", "deepseek_v3", "glm4_moe"),
     ],
-    "image-text": ["gemma3", "qwen3_5", "mistral3", "llama4", "qwen2_vl"],
+    "image-text": ["gemma3", "qwen3_5", "mistral3", "llava", "qwen2_vl"],
     "classifier": ["qwen2"],
 }
 
