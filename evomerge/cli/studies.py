@@ -11,7 +11,7 @@ import click
 from evomerge import api
 from evomerge.api.plain import flat, plain, shallow
 from evomerge.cli.options import cluster_option, db_option, json_option
-from evomerge.cli.tables import counted, print_json, print_table
+from evomerge.cli.tables import counted, keeping_all, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
 
 NOTE_LENGTH = 110
@@ -224,6 +224,7 @@ def _print_stages(name: str, rows: list[_Row]) -> None:
 @cluster_option
 @db_option
 @json_option
+@keeping_all()
 def front(
     name: str, cluster: str | None, db: str, as_json: bool, **listing: Any
 ) -> None:
@@ -325,6 +326,7 @@ def _cut(message: str) -> str:
 @cluster_option
 @db_option
 @json_option
+@keeping_all()
 def trials(
     name: str, cluster: str | None, db: str, as_json: bool, **listing: Any
 ) -> None:

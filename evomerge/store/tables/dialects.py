@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -87,7 +86,11 @@ def insert_absent(
 def _statement(table: sa.Table, dialect: str) -> sa.Insert:
     clock = {name: NOW for name in ("at", "created") if name in table.c}
     if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
         statement = sqlite.insert(table).on_conflict_do_nothing()
         return statement.values(**clock) if clock else statement
+    from sqlalchemy.dialects import postgresql  # takes a tenth of a second to load
+
     insert = postgresql.insert(table).on_conflict_do_nothing()
     return insert.values(**clock) if clock else insert
