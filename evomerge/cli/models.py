@@ -50,7 +50,7 @@ _GIGA = 10**9
     "--score/--no-score",
     "is_scored",
     default=True,
-    help="Score it and the baselines on sealed items for the card (default: yes).",
+    help="Score it and the baselines on held-out items for the card (default: yes).",
 )
 @click.option("--replace", is_flag=True, help="Replace OUT if it was exported before.")
 @shard_option

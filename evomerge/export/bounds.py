@@ -139,7 +139,7 @@ def bounds_section(bounds: Sequence[HeldBound]) -> list[str]:
         )
         for bound in bounds
     ]
-    head = ("bound on", "asked for", "sealed items", "verdict")
+    head = ("bound on", "asked for", "held-out items", "verdict")
     return [
         table(head, rows, is_numeric=True),
         "A bound is kept or broken where the whole 95 % interval says so, and else "

@@ -141,7 +141,7 @@ def _worth(facts: CardFacts) -> list[str]:
         "Differences are paired over items. Intervals hold with 95 % confidence "
         "(bootstrap over items, stratified by task; Wilson's for shares). p comes from "
         "swapping the two models' answers item by item, corrected by Holm's method for "
-        "all comparisons made here and at earlier openings of the sealed items. A gain "
+        "all comparisons made here and at earlier openings of the held-out items. A gain "
         "or loss is claimed only where p is below 0.05 and the interval leaves out 0."
     )
     if facts.search is not None:
@@ -149,7 +149,7 @@ def _worth(facts: CardFacts) -> list[str]:
             "once" if facts.search.openings == 1 else f"{facts.search.openings} times"
         )
         parts.append(
-            f"The sealed items of this study have been opened {times}, this one "
+            f"The held-out items of this study have been opened {times}, this one "
             "included; every further opening makes them worth a little less."
         )
     return parts
@@ -167,11 +167,11 @@ def _objective(judged: BaselineTable, search: Search | None) -> list[str]:
     objective = judged.objective
     parts = [f"### {markdown(objective.name)} ({objective.direction.words})"]
     parts.append(
-        f"On {judged.n_items} sealed items that the search never saw{_made_of(judged)}:"
+        f"On {judged.n_items} held-out items that the search never saw{_made_of(judged)}:"
     )
     head = (
         "model",
-        "sealed items",
+        "held-out items",
         "this model minus it",
         "p (Holm)",
         "verdict",

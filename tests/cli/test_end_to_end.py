@@ -72,7 +72,7 @@ def export_and_merge(call: Any, here: Path, zoo: Path, wanted: str) -> None:
     assert ended.code == 0, ended.err
     assert f"score on {wanted} held-out items" in ended.out
     card = (here / "best" / "README.md").read_text(encoding="utf-8")
-    for told in ("base", "math", "sort", "sealed", "real"):
+    for told in ("base", "math", "sort", "held-out", "real"):
         assert told in card
     recipe = json.loads((here / "best" / "recipe.json").read_text())
     recipe["paths"] = {name: str(zoo / name) for name in recipe["inputs"]}
