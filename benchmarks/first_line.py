@@ -73,9 +73,14 @@ class Heard:
         return self.pieces[0][0] if self.pieces else self.seconds
 
     @property
+    def last_s(self) -> float:
+        """When the last thing could be read; what follows is the process's end."""
+        return self.pieces[-1][0] if self.pieces else self.seconds
+
+    @property
     def silence_s(self) -> float:
-        """The longest time without anything new, to the end."""
-        times = [0.0, *(at for at, _ in self.pieces), self.seconds]
+        """The longest time without anything new, up to the last."""
+        times = [0.0, *(at for at, _ in self.pieces), self.last_s]
         return max(b - a for a, b in itertools.pairwise(times))
 
     def estimates(self) -> Iterator[tuple[float, float, float]]:
@@ -89,9 +94,9 @@ class Heard:
             return
         begun = said[0][0]
         for share in SHARES:
-            due = begun + share * (self.seconds - begun)
+            due = begun + share * (self.last_s - begun)
             at, left = [one for one in said if one[0] <= due][-1]
-            yield share, left, self.seconds - at
+            yield share, left, self.last_s - at
 
 
 def listen(
@@ -148,14 +153,15 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--db", type=Path, help="with the study `demo`")
     parser.add_argument("--folder", type=Path, help="of an earlier call, to go on in")
-    parser.add_argument("--ways", nargs="+", default=["pipe", "tty"])
+    parser.add_argument("--ways", default="pipe,tty")
     parser.add_argument("--keep", type=Path, help="folder for what was said")
     parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []])
     asked = parser.parse_args()
-    print("| command | output | first line s | longest silence s | in all s | code |")
-    print("|---|---|---:|---:|---:|---:|")
+    heads = ("first line s", "longest silence s", "last line s", "end s", "exit code")
+    print("| command | output |", " | ".join(heads), "|")
+    print("|---|---|---:|---:|---:|---:|---:|")
     estimates = []
-    for way in asked.ways:
+    for way in asked.ways.split(","):
         base = asked.folder or prepared(asked.zoo.resolve(), asked.db)
         cache = base / "cache"
         names = {
@@ -169,7 +175,7 @@ def main() -> None:
             heard = listen(command, base, env, way == "tty")
             print(
                 f"| {name} | {way} | {heard.first_s:.1f} | {heard.silence_s:.1f} "
-                f"| {heard.seconds:.1f} | {heard.code} |",
+                f"| {heard.last_s:.1f} | {heard.seconds:.1f} | {heard.code} |",
                 flush=True,
             )
             if asked.keep is not None:

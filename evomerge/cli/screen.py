@@ -15,7 +15,7 @@ from evomerge.steps import Clock, Step, Steps, watched
 
 FIRST_S = 1.0
 """A step that takes longer is told; before, the command may be done."""
-EVERY_S = 8.0
+EVERY_S = 5.0
 """Without a terminal something is told as often, whatever it is at."""
 OFF = "off"
 """Of ``EVOMERGE_PROGRESS``: nothing is told but what is to be told at once."""

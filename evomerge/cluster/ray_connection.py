@@ -18,6 +18,7 @@ from evomerge.cluster import preflight
 from evomerge.cluster.leftovers import TEMP_PREFIX, end_processes, sweep
 from evomerge.cluster.nodes import START_PATIENCE_S
 from evomerge.cluster.start import TRIES
+from evomerge.steps import step
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class RayConnection:
         tries = 1 if address is not None else TRIES
         for left in reversed(range(tries)):
             try:
-                with _own_sigterm(), _without_command_line():
+                what = "joining Ray" if address is not None else "starting Ray"
+                with step(what), _own_sigterm(), _without_command_line():
                     self._join(address) if address is not None else self._start_here()
             except Exception as error:  # Ray raises bare ones here
                 self._stop()

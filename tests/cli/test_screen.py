@@ -50,11 +50,11 @@ def test_what_is_quick_is_not_told(view: Watched) -> None:
 
 def test_a_long_step_is_told_soon_and_again_and_again(view: Watched) -> None:
     with step("starting the engine"):
-        view.wait(20)
+        view.wait(15)
     assert view.told == [
         (FIRST_S, "starting the engine, 1 s"),
-        (FIRST_S + EVERY_S, "starting the engine, 9 s"),
-        (FIRST_S + 2 * EVERY_S, "starting the engine, 17 s"),
+        (FIRST_S + EVERY_S, "starting the engine, 6 s"),
+        (FIRST_S + 2 * EVERY_S, "starting the engine, 11 s"),
     ]
 
 
