@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, fields
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodReques
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.scoring.vllm import worker
+from evomerge.scoring.vllm.engine import VllmEngine
 from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
@@ -66,6 +68,20 @@ class TestUntiedLlama(Vllm, EngineContract):
         crowd = engine.loglikelihood([long] * 100)
         assert {round(score.logprob - alone, 3) for score in crowd} == {0.0}
 
+    def test_weights_are_written_over_those_it_computes_with(
+        self, engine: Engine
+    ) -> None:
+        assert isinstance(engine, VllmEngine)
+        [(ways, buffers)] = engine._llm.collective_rpc(_ways_in)
+        assert ways == "Overwriting"
+        # One buffer for each linear map of one layer serves all layers.
+        assert 0 < buffers <= 4
+
+
+def _ways_in(worker: Any) -> tuple[str, int]:
+    found = worker._evomerge_overwriting
+    return type(found).__name__, sum(map(len, found._buffers.values()))
+
 
 class TestTiedLlamaHalf(Vllm, SwapContract):
     tied = True
@@ -85,7 +101,7 @@ class TestTiedQwen2(Vllm, SwapContract):
     ) -> None:
         setup = probed(parents.setup("a", self.settings()), parents)
         assert run_self_test(engine, setup, lambda _: cold_b).probe_difference == 0.0
-        monkeypatch.setattr(worker, "refresh_tied_head", lambda *_: None)
+        monkeypatch.setattr(worker, "refresh_tied_head", lambda *_, **__: None)
         with pytest.raises(SelfTestError, match="probe parent, swapped in, differs"):
             run_self_test(engine, setup, lambda _: cold_b)
 

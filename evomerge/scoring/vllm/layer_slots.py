@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from evomerge.errors import CandidateError, WorkerError
+from evomerge.errors import WorkerError
 from evomerge.merging.views.stored import Where
 from evomerge.scoring.stacks.slots import FULL, Place
+from evomerge.scoring.vllm.overwriting import MISFITS, Overwriting, misfit
 from evomerge.scoring.weight_stream import WeightStream
 
 _STREAM = ("hidden_states", "residual")
@@ -110,7 +111,8 @@ class VllmLayerSlots:
         ]
         if in_place:
             unpack(self._layers)
-        self.keeps = not all(map(_is_plain, self._slots))
+        self._overwriting = Overwriting.of(model)
+        self.keeps = self._overwriting is None
         self._layers.__class__ = SlotList
         self.arrange([])
 
@@ -123,10 +125,10 @@ class VllmLayerSlots:
         has_ends = len(modules) < len(targets)
         modules += self._ends if has_ends else []
         with set_current_vllm_config(self._config), torch.no_grad():
-            if self.keeps:
+            if self._overwriting is None:
                 self._reload(modules, incoming)
             else:
-                self._load(incoming)
+                self._overwriting.load(incoming)
             if has_ends:
                 config = self._config.model_config
                 refresh_tied_head(self._model, config, in_place=not self.keeps)
@@ -156,14 +158,6 @@ class VllmLayerSlots:
             for one in found:
                 setattr(one.parent, one.name, one.module)
 
-    def _load(self, incoming: WeightStream) -> None:
-        try:
-            self._model.load_weights(incoming)
-        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
-            raise CandidateError(
-                f"The merged tensors do not fit the frame: {error!r}"
-            ) from error
-
     def _reload(self, modules: Sequence[Any], incoming: WeightStream) -> None:
         """Load these modules anew, one after another, into their present storage."""
         from vllm.model_executor.model_loader.reload import (
@@ -174,7 +168,9 @@ class VllmLayerSlots:
         for module in modules:
             initialize_layerwise_reload(module)
         try:
-            self._load(incoming)
+            self._model.load_weights(incoming)
+        except MISFITS as error:
+            raise misfit(error) from error
         finally:
             # Also after a failure: modules must leave the loading state.
             for module in modules:
@@ -219,23 +215,6 @@ def _attentions(layer: Any) -> list[Held]:
 def _kinds(config: Any, n_slots: int) -> tuple[str, ...]:
     listed = getattr(config, "layer_types", None)
     return tuple(listed) if listed else (FULL,) * n_slots
-
-
-def _is_plain(layer: Any) -> bool:
-    """Tell whether a layer's weights lie as a checkpoint has them."""
-    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    for module in layer.modules():
-        method = getattr(module, "quant_method", None)
-        if not isinstance(method, UnquantizedLinearMethod | None):
-            return False
-        wanted, _ = get_layerwise_info(module).restore_metadata
-        for name, parameter in module.named_parameters(recurse=False):
-            first = wanted.get(name, parameter)
-            if (first.shape, first.dtype) != (parameter.shape, parameter.dtype):
-                return False
-    return True
 
 
 def unpack(layers: Any) -> None:

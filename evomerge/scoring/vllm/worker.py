@@ -29,6 +29,7 @@ from evomerge.scoring.vllm.layer_slots import (
     refresh_tied_head,
     unpack,
 )
+from evomerge.scoring.vllm.overwriting import MISFITS, Overwriting, misfit
 from evomerge.scoring.vllm.requests import score_in_one_batch
 from evomerge.scoring.weight_stream import WeightStream
 
@@ -71,6 +72,7 @@ class SwapExtension:
             )
         elif in_place:
             unpack(find_layers(model)[1])
+        self._evomerge_overwriting = Overwriting.of(model)
         _hush_reload_warnings()
         score_in_one_batch(self.model_runner)
 
@@ -99,18 +101,33 @@ class SwapExtension:
             return self._evomerge_stack.swap(recipe)
         started = perf_counter()
         model = self.model_runner.get_model()
+        overwriting = self._evomerge_overwriting
         incoming = WeightStream.of(
             recipe,
             self._evomerge_sources,
             self._evomerge_frame,
             self.model_config.dtype,
+            reuse=overwriting is not None,
         )
         with set_current_vllm_config(self.vllm_config), torch.no_grad():
-            _reload(model, self.model_config, incoming)
-            refresh_tied_head(model, self.model_config)
+            if overwriting is None:
+                _reload(model, self.model_config, incoming)
+            elif (written := overwriting.load(incoming)) is None:
+                # It does not say what it loads; vLLM's reload finds gaps itself.
+                self._evomerge_overwriting = None
+                return self._evomerge_swap(recipe)
+            else:
+                _require_all(model, written)
+            in_place = overwriting is not None
+            refresh_tied_head(model, self.model_config, in_place=in_place)
         total = perf_counter() - started
         waited = incoming.materialise_s
         return SwapReport(waited, total - waited, incoming.size_bytes)
+
+
+_NOTHING_FOR = (
+    "The merge gives nothing for {} ({} in all): its layers do not match the frame's."
+)
 
 
 def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
@@ -125,20 +142,21 @@ def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
     try:
         try:
             model.load_weights(incoming)
-        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
-            raise CandidateError(
-                f"The merged tensors do not fit the frame: {error!r}"
-            ) from error
+        except MISFITS as error:
+            raise misfit(error) from error
         missing = _untouched(model)
     finally:
         # Also after a failure: modules must leave the loading state. What is half
         # written then is overwritten by the next swap, which rewrites everything.
         finalize_layerwise_reload(model, config)
     if missing:
-        raise CandidateError(
-            f"The merge gives nothing for {missing[0]} ({len(missing)} modules in "
-            "all): its layers do not match the frame's."
-        )
+        raise CandidateError(_NOTHING_FOR.format(missing[0], len(missing)))
+
+
+def _require_all(model: Any, written: set[str]) -> None:
+    missing = sorted({name for name, _ in model.named_parameters()} - written)
+    if missing:
+        raise CandidateError(_NOTHING_FOR.format(missing[0], len(missing)))
 
 
 def _pack_experts_anew(model: Any) -> None:
