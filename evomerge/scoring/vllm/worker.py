@@ -70,9 +70,10 @@ class SwapExtension:
                 frame,
                 self.model_config.dtype,
             )
-        elif in_place:
-            unpack(find_layers(model)[1])
-        self._evomerge_overwriting = Overwriting.of(model)
+        else:
+            if in_place:
+                unpack(find_layers(model)[1])
+            self._evomerge_overwriting = Overwriting.of(model)
         _hush_reload_warnings()
         score_in_one_batch(self.model_runner)
 
