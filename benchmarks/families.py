@@ -46,7 +46,7 @@ def main() -> None:
                     with asked.rows.open("a") as out:
                         out.write(json.dumps(asdict(row)) + "\n")
     text = page(list(rows.values()))
-    print(text.split("\n\n")[0])
+    print(text.split("| Task |")[0])
     if asked.write:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         after = rest.partition(END)[2]
@@ -67,10 +67,13 @@ def page(rows: Sequence[Row]) -> str:
 
     lines = [
         f"Of transformers {transformers.__version__}, merged by "
-        f"{' and '.join(METHODS)} and loaded again:"
+        f"{' and '.join(METHODS)} and loaded again:",
+        "",
     ]
     for kind in KINDS:
         states = Counter(row.state for row in rows if row.kind == kind)
+        if not states:
+            continue
         built = sum(states.values()) - states["not built"]
         lines.append(
             f"- {kind}: {states['merges']} of {built} that can be built here merge, "
