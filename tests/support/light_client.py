@@ -74,7 +74,8 @@ def run_light(
     """Run a program where only that folder and Python's own library are found."""
     ended = subprocess.run(
         [sys.executable, "-S", "-c", program, *words],
-        env={"PYTHONPATH": str(folder), "PATH": "", **(env or {})},
+        env={"EVOMERGE_PROGRESS": "off", "PYTHONPATH": str(folder), "PATH": ""}
+        | dict(env or {}),
         cwd=folder,
         capture_output=True,
         text=True,
