@@ -141,8 +141,9 @@ def _worth(facts: CardFacts) -> list[str]:
         "Differences are paired over items. Intervals hold with 95 % confidence "
         "(bootstrap over items, stratified by task; Wilson's for shares). p comes from "
         "swapping the two models' answers item by item, corrected by Holm's method for "
-        "all comparisons made here and at earlier openings of the held-out items. A gain "
-        "or loss is claimed only where p is below 0.05 and the interval leaves out 0."
+        "all comparisons made here and at earlier openings of the held-out items. A "
+        "gain or loss is claimed only where p is below 0.05 and the interval leaves "
+        "out 0."
     )
     if facts.search is not None:
         times = (
@@ -167,7 +168,8 @@ def _objective(judged: BaselineTable, search: Search | None) -> list[str]:
     objective = judged.objective
     parts = [f"### {markdown(objective.name)} ({objective.direction.words})"]
     parts.append(
-        f"On {judged.n_items} held-out items that the search never saw{_made_of(judged)}:"
+        f"On {judged.n_items} held-out items that the search never saw"
+        f"{_made_of(judged)}:"
     )
     head = (
         "model",

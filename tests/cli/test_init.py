@@ -117,3 +117,13 @@ def test_a_model_of_a_hub_is_not_fetched_to_write_a_file(call, here: Path) -> No
     assert "is not on this machine" in note
     study = yaml.safe_load((here / "first.yaml").read_text())
     assert study["sources"]["math"] == "org/math@v2"
+
+
+def test_the_dry_run_of_the_readme_needs_no_model(call, here: Path) -> None:
+    shipped = Path(__file__).parents[2] / "search_spaces" / "simulated.yaml"
+    study = yaml.safe_load(shipped.read_text()) | {"budget": {"trials": 4}}
+    (here / "dry.yaml").write_text(yaml.safe_dump(study))
+    ended = call("run", "dry.yaml", "--in-process")
+    assert ended.code == 0, ended.err
+    assert "4 trials" in ended.out
+    assert call("front", "dry").code == 0
