@@ -53,6 +53,15 @@ demo: setup ## Train small models, search for their best merge, export it (under
 	$(BIN)/evomerge run search_spaces/demo.yaml --db sqlite:///$(DEMO)/evomerge.db
 	$(BIN)/evomerge export demo $(DEMO)/best --replace --db sqlite:///$(DEMO)/evomerge.db
 
+# Threads that wait without spinning: on a busy machine training takes a fifth.
+.PHONY: demo-real
+demo-real: setup ## The same with a real language model of 135 million parameters
+	OMP_WAIT_POLICY=passive $(BIN)/evomerge zoo $(DEMO)/real --set real
+	$(BIN)/evomerge run $(DEMO)/real/study.yaml --db sqlite:///$(DEMO)/real.db
+	$(BIN)/evomerge export real $(DEMO)/best-real --replace --db sqlite:///$(DEMO)/real.db
+	$(BIN)/python -m evomerge.zoo.real.ask $(DEMO)/best-real \
+	  "What is the capital of France?" --plain "Add: 47 + 38 =" --plain "Sort: pen ant hat =>"
+
 .PHONY: format
 format: setup ## Format the code
 	$(BIN)/ruff format .

@@ -22,6 +22,7 @@ EXTRAS = {
     **dict.fromkeys(_LOCAL.split(), "local"),
     **dict.fromkeys(_ENGINES.split(), "cpu"),
     **dict.fromkeys(_SERVICE.split(), "service"),
+    **dict.fromkeys(("accelerate", "gguf"), "gguf"),
     "optuna_dashboard": "dashboard",
     "psycopg": "postgres",
 }

@@ -3,11 +3,11 @@
 In Python: ``run`` a study, or ``load`` it by name; ``Study`` does the rest. Below that,
 searching: ``prepare`` or ``take_up`` a study, then ``search``, then ``following`` for
 the next stage, if there are stages. Reading: ``status``, ``stages``, ``front``,
-``trials``, ``show``. Writing models: ``export``, ``merge``. Recipe files:
+``trials``, ``show``, ``scan``. Writing models: ``export``, ``merge``. Recipe files:
 ``convert_recipe``, ``convert_study``. Around it: ``init``, ``check``, ``compare``,
-``doctor``, ``zoo``. Databases: ``studies``, ``attempts``, ``delete``, ``upgrade``,
-``audit``. A name is loaded when it is first asked for, so importing this module loads
-nothing.
+``doctor``, ``zoo``, ``real_zoo``, ``convert_gguf``. Databases: ``studies``,
+``attempts``, ``delete``, ``upgrade``, ``audit``. A name is loaded when it is first
+asked for, so importing this module loads nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.housekeeping import removal as removal
     from evomerge.api.housekeeping import studies as studies
     from evomerge.api.housekeeping import upgrade as upgrade
+    from evomerge.api.making import convert_gguf as convert_gguf
+    from evomerge.api.making import real_zoo as real_zoo
     from evomerge.api.means import Means as Means
     from evomerge.api.preparing import following as following
     from evomerge.api.preparing import prepare as prepare
@@ -66,6 +68,9 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.running import RunReport as RunReport
     from evomerge.api.running import Where as Where
     from evomerge.api.running import search as search
+    from evomerge.api.scanning import Block as Block
+    from evomerge.api.scanning import Scan as Scan
+    from evomerge.api.scanning import scan as scan
     from evomerge.api.showing import Shown as Shown
     from evomerge.api.showing import show as show
     from evomerge.api.study import Study as Study
@@ -95,6 +100,7 @@ _NAMES = {
         "studies",
         "upgrade",
     ),
+    "evomerge.api.making": ("convert_gguf", "real_zoo"),
     "evomerge.api.means": ("Means",),
     "evomerge.api.preparing": ("following", "prepare", "take_up"),
     "evomerge.api.progress": ("StageRow", "stages"),
@@ -115,6 +121,7 @@ _NAMES = {
         "merge",
     ),
     "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),
+    "evomerge.api.scanning": ("Block", "Scan", "scan"),
     "evomerge.api.showing": ("Shown", "show"),
     "evomerge.api.study": ("Study", "load", "run"),
     "evomerge.core.study": ("Budget",),

@@ -87,35 +87,15 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         ExportError: Items or protocol are no longer those of the search.
     """
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
-    tasks = store.tasks(stored.id)
-    if tasks is None:
-        raise StoreError(f"Study {study.name!r} has no recorded tasks; run it first.")
     baselines, same = case.baselines()
     unscored: dict[str, str] = {}
-    scored: list[Contender] = []
-    opening = _Opening(case)
-    due = {one.number: _due(store, tasks, one) for one in (trial, *baselines)}
-    with (
-        step("scoring held-out items", sum(due.values()), "items") as now,
-        _scorer(study, tasks, cache_dir, opening, now) as score,
-    ):
-        chosen = _contender(store, tasks, trial, score)
-        done = due[trial.number]
-        for baseline in baselines:
-            now.to(done)
-            label = _label(baseline)
-            try:
-                scored.append(_contender(store, tasks, baseline, score))
-            except CandidateError as error:
-                unscored[label] = str(error)
-            done += due[baseline.number]
+    chosen, *scored = answers(case, (trial, *baselines), cache_dir, unscored)
     earlier = [
         float(p)
         for made in store.events(stored.id, COMPARED)
         if made.data["trial"] != trial.number
         for p in made.data["p_values"]
     ]
-    opening.note()  # also where all was known: it is looked at once more
     rng = np.random.default_rng([stored.seed, trial.number])
     tables = baseline_tables(judged_on(study), chosen, scored, rng, earlier)
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
@@ -128,6 +108,46 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     bounds = held_bounds(study.constraints, chosen, known, costs, rng)
     openings = len(store.events(stored.id, REPORT_OPENED))
     return Judged(tables, unscored, openings, bounds)
+
+
+def answers(
+    case: Case, trials: Sequence[Trial], cache_dir: Path, unscored: dict[str, str]
+) -> list[Contender]:
+    """Return trials with their held-out answers, and record that these were opened.
+
+    Args:
+        case: Of which study.
+        trials: What is not known of them is scored.
+        cache_dir: For the engine.
+        unscored: Takes the label and reason of each that cannot be scored.
+
+    Raises:
+        CandidateError: The first cannot be scored.
+    """
+    store = case.store
+    tasks = store.tasks(case.stored.id)
+    if tasks is None:
+        name = case.study.name
+        raise StoreError(f"Study {name!r} has no recorded tasks; run it first.")
+    scored: list[Contender] = []
+    opening = _Opening(case)
+    due = {trial.number: _due(store, tasks, trial) for trial in trials}
+    done = 0
+    with (
+        step("scoring held-out items", sum(due.values()), "items") as now,
+        _scorer(case.study, tasks, cache_dir, opening, now) as score,
+    ):
+        for trial in trials:
+            now.to(done)
+            try:
+                scored.append(_contender(store, tasks, trial, score))
+            except CandidateError as error:
+                if trial is trials[0]:
+                    raise
+                unscored[_label(trial)] = str(error)
+            done += due[trial.number]
+    opening.note()  # also where all was known: it is looked at once more
+    return scored
 
 
 class _Opening:

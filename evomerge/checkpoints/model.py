@@ -37,6 +37,7 @@ from evomerge.checkpoints.tokenizers.tokenizer import (
 )
 from evomerge.checkpoints.weights import (
     read_shards,
+    refuse_gguf,
     refuse_quantised,
     say_quantised,
     without_left_over,
@@ -142,6 +143,7 @@ def read_model(
             files, or is of an architecture that is not supported.
     """
     folder = Path(path)
+    refuse_gguf(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(

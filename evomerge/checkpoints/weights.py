@@ -6,6 +6,7 @@ Quantised weights are told from stored tensors, and named as what they are.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -142,8 +143,7 @@ def _explain_nothing(folder: Path) -> str:
     if packed := [name for name in names if name.lower().endswith(".gguf")]:
         return (
             f"{folder}: holds weights only as {packed[0]!r}, a GGUF file for "
-            "llama.cpp, whose weights are mostly quantised. Use the repository of the "
-            "model it was made from, with its safetensors."
+            f"llama.cpp. {_say_convert(folder / packed[0])}"
         )
     if "adapter_config.json" in names:
         return (
@@ -159,6 +159,25 @@ def _explain_nothing(folder: Path) -> str:
     return (
         f"{folder}: holds no weights: expected {SINGLE} or {INDEX}. Download the model "
         "completely."
+    )
+
+
+def refuse_gguf(path: Path) -> None:
+    """Refuse a GGUF file in the place of a model folder.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        raise CheckpointError(f"{path}: is a GGUF file. {_say_convert(path)}")
+
+
+def _say_convert(file: Path) -> str:
+    """Say what can be done about a GGUF file."""
+    return (
+        "Its weights are mostly quantised: better use the repository of the model it "
+        "was made from, with its safetensors. Or convert it: "
+        f"evomerge convert {shlex.join([str(file), str(file.with_suffix(''))])}"
     )
 
 

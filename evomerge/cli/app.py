@@ -23,6 +23,7 @@ from evomerge.cli import (
     people,
     recipes,
     run,
+    scan,
     service,
     studies,
     tools,
@@ -69,6 +70,7 @@ for _command in (
     studies.front,
     studies.trials,
     trial.show,
+    scan.scan,
     databases.attempts,
     models.export,
     models.merge,
@@ -93,6 +95,7 @@ for _command in (
     tools.check,
     tools.compare,
     tools.zoo,
+    tools.convert,
     tools.doctor,
 ):
     app.add_command(_command)

@@ -16,6 +16,7 @@ from evomerge.checkpoints import (
 from evomerge.checkpoints.adapted import fold
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
 from evomerge.checkpoints.simulated_model import is_simulated, simulated_folder
+from evomerge.checkpoints.weights import refuse_gguf
 from evomerge.core.policy import in_force, refuse_outside
 from evomerge.core.recipes.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
 from evomerge.errors import CheckpointError, HubError
@@ -143,6 +144,7 @@ def _missing(written: str, base_dir: Path, what: str) -> str | None:
         wanted = _hub_id(written, folder)
         if wanted is None:
             refuse_outside(folder)
+            refuse_gguf(folder)
             return (
                 f"expected {article} {what} folder, got {written!r}, which does not "
                 "exist."

@@ -76,10 +76,11 @@ def test_no_golden_help_is_left_of_a_command_that_is_gone() -> None:
 
 def test_all_commands_are_there() -> None:
     promised = (
-        "attempts, cancel, check, compare, dashboard, db check, db upgrade, delete, "
-        "doctor, events, export, front, init, login, logs, merge, pause, ps, recipe, "
-        "resume, run, scale, serve, show, status, studies, study, submit, token add, "
-        "token list, token revoke, trials, user add, user list, wait, workers drain, "
+        "attempts, cancel, check, compare, convert, dashboard, db check, db upgrade, "
+        "delete, doctor, events, export, front, init, login, logs, merge, pause, ps, "
+        "recipe, resume, run, scale, scan, serve, show, status, studies, study, submit, "
+        "token add, token list, token revoke, trials, user add, user list, wait, "
+        "workers drain, "
         "workers undrain, zoo"
     )
     assert promised.split(", ") == COMMANDS
@@ -107,6 +108,7 @@ def test_what_prints_a_table_prints_json_as_well(name: str) -> None:
         "dashboard",
         "merge",
         "zoo",
+        "convert",
         "serve",
         "token add",
         "token revoke",

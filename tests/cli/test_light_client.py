@@ -121,7 +121,7 @@ def test_the_command_line_loads_click_and_nothing_else(light: Path) -> None:
 def test_every_package_of_an_extra_is_named_with_it() -> None:
     in_extras = {
         name.replace("-", "_"): extra
-        for extra in ("service", "local", "cpu", "postgres", "dashboard")
+        for extra in ("service", "local", "cpu", "gguf", "postgres", "dashboard")
         for name in requirements(extra)
     }
     del in_extras["evomerge"]
