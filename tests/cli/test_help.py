@@ -78,10 +78,9 @@ def test_all_commands_are_there() -> None:
     promised = (
         "attempts, cancel, check, compare, convert, dashboard, db check, db upgrade, "
         "delete, doctor, events, export, front, init, login, logs, merge, pause, ps, "
-        "recipe, resume, run, scale, scan, serve, show, status, studies, study, submit, "
-        "token add, token list, token revoke, trials, user add, user list, wait, "
-        "workers drain, "
-        "workers undrain, zoo"
+        "recipe, resume, run, scale, scan, serve, show, status, studies, study, "
+        "submit, token add, token list, token revoke, trials, user add, user list, "
+        "wait, workers drain, workers undrain, zoo"
     )
     assert promised.split(", ") == COMMANDS
 
