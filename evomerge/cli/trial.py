@@ -1,8 +1,9 @@
-"""`evomerge show`: one trial, whole."""
+"""`evomerge show` and `scan`: one trial, whole; and a scan of blocks, whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from evomerge import api
 from evomerge.api.plain import plain
 from evomerge.cli.options import cache_dir, db_option, json_option
 from evomerge.cli.studies import way
-from evomerge.cli.tables import print_json, print_table
+from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.meant import clean
 
 
@@ -95,3 +96,102 @@ def _print_whole(found: dict[str, Any]) -> None:
         click.echo("\nas mergekit\n" + found["mergekit"])
     for line in found["mergekit_lacks"]:
         click.echo(f"mergekit: {clean(line)}")
+
+
+@click.command(
+    epilog="Example: evomerge scan repeat_block --svg blocks.svg --held-out 3",
+    short_help="Say and draw which blocks of layers, run twice, help.",
+)
+@click.argument("name")
+@click.option(
+    "--svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File for a heat map: first layer against number of layers.",
+)
+@click.option("--objective", help="Which; the first that is no cost if not given.")
+@click.option(
+    "--held-out",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Score so many of the best, and the unchanged model, on held-out items.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Blocks in the table; JSON has all.",
+)
+@db_option
+@json_option
+def scan(
+    name: str,
+    svg: Path | None,
+    objective: str | None,
+    held_out: int,
+    top: int,
+    db: str,
+    as_json: bool,
+) -> None:
+    """Compare every block that NAME ran twice with the unchanged model.
+
+    On search items each difference has a p-value corrected for all the blocks there
+    are. With --held-out the best few are judged on items that no search saw.
+    """
+    if held_out:
+        click.echo("scoring on held-out items; an engine may have to start", err=True)
+    found = api.scan(
+        name, db=db, objective=objective, held_out=held_out, cache_dir=cache_dir()
+    )
+    if svg is not None:
+        svg.write_text(found.svg(), encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    _print_search(found, top)
+    if found.held_out is not None:
+        _print_held_out(found)
+    if svg is not None:
+        click.echo(f"{svg}: all of them")
+
+
+def _print_search(found: api.Scan, top: int) -> None:
+    goal = found.objective
+    print_table(
+        f"blocks of {found.study} run twice: {goal.name} ({way(goal.direction)}) on "
+        f"{found.n_items} search items; unchanged {found.unchanged:.3f}",
+        ("block", "trial", goal.name, "difference", "p"),
+        [
+            (b.name, b.trial, b.value, f"{b.difference:+.3f}", f"{b.corrected:.3f}")
+            for b in found.blocks[:top]
+        ],
+    )
+    click.echo(
+        f"{counted(len(found.blocks), 'block')} scored; p is corrected for all of them."
+    )
+
+
+def _print_held_out(found: api.Scan) -> None:
+    plain = found.held_out
+    assert plain is not None
+    looked = [(b.name, b.held_out) for b in found.blocks if b.held_out is not None]
+    print_table(
+        f"the best of them on {found.n_held_out} held-out items (95 % intervals); "
+        f"unchanged {plain.value:.3f} [{plain.low:.3f}, {plain.high:.3f}]",
+        ("block", found.objective.name, "difference", "p", "verdict"),
+        [
+            (
+                block,
+                one.value,
+                f"{one.difference.value:+.3f} "
+                f"[{one.difference.low:+.3f}, {one.difference.high:+.3f}]",
+                f"{one.adjusted:.4f}",
+                str(one.verdict),
+            )
+            for block, one in looked
+        ],
+    )
+    click.echo(
+        f"The held-out items have been opened {counted(found.openings, 'time')}. "
+        "p-values are Holm-adjusted over all comparisons."
+    )
