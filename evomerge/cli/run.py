@@ -218,7 +218,9 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
     parts = [
         f"generation {progress.generation}",
         f"{progress.done}{of} trials",
-        f"{progress.n_baselines} baselines to go" if progress.n_baselines else "",
+        f"{counted(progress.n_baselines, 'baseline')} to go"
+        if progress.n_baselines
+        else "",
         f"{progress.failed} failed" if progress.failed else "",
         best,
         f"front {progress.front_size}",
