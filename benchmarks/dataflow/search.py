@@ -147,7 +147,7 @@ def _curve(rows: list[api.TrialRow]) -> tuple[float, ...]:
 
 def _judged(name: str, number: int, db: str, cache_dir: Path) -> dict[str, Any]:
     """Score a trial and generation 0 on held-out items."""
-    from evomerge.api.held_out import Case, judge
+    from evomerge.api.models.held_out import Case, judge
     from evomerge.specs.studies.restored import restore
     from evomerge.store.sql import open_store
 

@@ -20,15 +20,9 @@ from evomerge import extras
 if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.checking import CheckReport as CheckReport
     from evomerge.api.checking import check as check
-    from evomerge.api.comparing import Compared as Compared
-    from evomerge.api.comparing import compare as compare
     from evomerge.api.drafting import Beginning as Beginning
     from evomerge.api.drafting import Begun as Begun
     from evomerge.api.drafting import init as init
-    from evomerge.api.exporting import Export as Export
-    from evomerge.api.exporting import Exported as Exported
-    from evomerge.api.exporting import export as export
-    from evomerge.api.exporting import zoo as zoo
     from evomerge.api.health import EngineCheck as EngineCheck
     from evomerge.api.health import Finding as Finding
     from evomerge.api.health import doctor as doctor
@@ -47,23 +41,31 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.making import convert_gguf as convert_gguf
     from evomerge.api.making import real_zoo as real_zoo
     from evomerge.api.means import Means as Means
+    from evomerge.api.models.comparing import Compared as Compared
+    from evomerge.api.models.comparing import compare as compare
+    from evomerge.api.models.exporting import Export as Export
+    from evomerge.api.models.exporting import Exported as Exported
+    from evomerge.api.models.exporting import export as export
+    from evomerge.api.models.exporting import zoo as zoo
+    from evomerge.api.models.recipes import Conversion as Conversion
+    from evomerge.api.models.recipes import RecipeForm as RecipeForm
+    from evomerge.api.models.recipes import convert_recipe as convert_recipe
+    from evomerge.api.models.recipes import convert_study as convert_study
+    from evomerge.api.models.recipes import merge as merge
     from evomerge.api.preparing import following as following
     from evomerge.api.preparing import prepare as prepare
     from evomerge.api.preparing import take_up as take_up
-    from evomerge.api.progress import StageRow as StageRow
-    from evomerge.api.progress import stages as stages
-    from evomerge.api.reading import Best as Best
-    from evomerge.api.reading import FrontRow as FrontRow
-    from evomerge.api.reading import Status as Status
-    from evomerge.api.reading import TrialRow as TrialRow
-    from evomerge.api.reading import front as front
-    from evomerge.api.reading import status as status
-    from evomerge.api.reading import trials as trials
-    from evomerge.api.recipes import Conversion as Conversion
-    from evomerge.api.recipes import RecipeForm as RecipeForm
-    from evomerge.api.recipes import convert_recipe as convert_recipe
-    from evomerge.api.recipes import convert_study as convert_study
-    from evomerge.api.recipes import merge as merge
+    from evomerge.api.results.progress import StageRow as StageRow
+    from evomerge.api.results.progress import stages as stages
+    from evomerge.api.results.reading import Best as Best
+    from evomerge.api.results.reading import FrontRow as FrontRow
+    from evomerge.api.results.reading import Status as Status
+    from evomerge.api.results.reading import TrialRow as TrialRow
+    from evomerge.api.results.reading import front as front
+    from evomerge.api.results.reading import status as status
+    from evomerge.api.results.reading import trials as trials
+    from evomerge.api.results.showing import Shown as Shown
+    from evomerge.api.results.showing import show as show
     from evomerge.api.running import Prepared as Prepared
     from evomerge.api.running import RunReport as RunReport
     from evomerge.api.running import Where as Where
@@ -71,8 +73,6 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
     from evomerge.api.scanning import Block as Block
     from evomerge.api.scanning import Scan as Scan
     from evomerge.api.scanning import scan as scan
-    from evomerge.api.showing import Shown as Shown
-    from evomerge.api.showing import show as show
     from evomerge.api.study import Study as Study
     from evomerge.api.study import load as load
     from evomerge.api.study import run as run
@@ -82,9 +82,9 @@ if TYPE_CHECKING:  # what the table below says, for type checkers
 
 _NAMES = {
     "evomerge.api.checking": ("CheckReport", "check"),
-    "evomerge.api.comparing": ("Compared", "compare"),
+    "evomerge.api.models.comparing": ("Compared", "compare"),
     "evomerge.api.drafting": ("Beginning", "Begun", "init"),
-    "evomerge.api.exporting": ("Export", "Exported", "export", "zoo"),
+    "evomerge.api.models.exporting": ("Export", "Exported", "export", "zoo"),
     "evomerge.api.health": ("EngineCheck", "Finding", "doctor"),
     "evomerge.api.housekeeping": (
         "AttemptRow",
@@ -103,8 +103,8 @@ _NAMES = {
     "evomerge.api.making": ("convert_gguf", "real_zoo"),
     "evomerge.api.means": ("Means",),
     "evomerge.api.preparing": ("following", "prepare", "take_up"),
-    "evomerge.api.progress": ("StageRow", "stages"),
-    "evomerge.api.reading": (
+    "evomerge.api.results.progress": ("StageRow", "stages"),
+    "evomerge.api.results.reading": (
         "Best",
         "FrontRow",
         "Status",
@@ -113,7 +113,7 @@ _NAMES = {
         "status",
         "trials",
     ),
-    "evomerge.api.recipes": (
+    "evomerge.api.models.recipes": (
         "Conversion",
         "RecipeForm",
         "convert_recipe",
@@ -122,7 +122,7 @@ _NAMES = {
     ),
     "evomerge.api.running": ("Prepared", "RunReport", "Where", "search"),
     "evomerge.api.scanning": ("Block", "Scan", "scan"),
-    "evomerge.api.showing": ("Shown", "show"),
+    "evomerge.api.results.showing": ("Shown", "show"),
     "evomerge.api.study": ("Study", "load", "run"),
     "evomerge.core.study": ("Budget",),
     "evomerge.specs.mergekit.evolve": ("ConvertedStudy", "EvolveOptions"),

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evomerge.api.reading import goals_of
 from evomerge.api.resolving import (
     as_recorded,
     refuse_non_finite,
@@ -22,6 +21,7 @@ from evomerge.api.resolving import (
     resolve_file,
     restart,
 )
+from evomerge.api.results.reading import goals_of
 from evomerge.api.running import Prepared, Where, ready
 from evomerge.api.staged import found, refuse_other_kind, refuse_unclear_budget
 from evomerge.core.study import Budget

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.api.crowding import crowding
-from evomerge.api.reading import Best, read_bests
 from evomerge.api.resolving import setup_of
+from evomerge.api.results.reading import Best, read_bests
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.cluster.ray_connection import Placement
 from evomerge.cluster.ray_pool import RayPool

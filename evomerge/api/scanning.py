@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.api.held_out import COMPARED, Case, answers
 from evomerge.api.housekeeping import opened_study
-from evomerge.api.reading import REPORT_OPENED, goals_of
+from evomerge.api.models.held_out import COMPARED, Case, answers
+from evomerge.api.results.reading import REPORT_OPENED, goals_of
 from evomerge.caches import cache_dir as user_cache
 from evomerge.core.cost import is_cost
 from evomerge.core.scoring_protocol import ItemRole, pooled

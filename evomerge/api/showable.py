@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.api.held_out import judged_on
+from evomerge.api.models.held_out import judged_on
 from evomerge.core.study import Objective
 from evomerge.core.survey import ALWAYS
 from evomerge.export.power import DISCORDANT, smallest_difference

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.api import reading, showing
-from evomerge.api.plain import flat, plain
+from evomerge.api.results import reading, showing
+from evomerge.api.results.plain import flat, plain
 from evomerge.caches import cache_dir
 from evomerge.core.study import Budget
 from evomerge.errors import EvomergeError
 from evomerge.specs.studies.study_file import Written
 
 if TYPE_CHECKING:  # they load torch
-    from evomerge.api.exporting import Exported
+    from evomerge.api.models.exporting import Exported
     from evomerge.search.scoreboard import Progress
 
 DEFAULT_DB = "sqlite:///evomerge.db"
@@ -78,8 +78,8 @@ class Study:
         Raises:
             EvomergeError: Nothing is scored yet.
         """
-        from evomerge.api.pictures.plot import plots
-        from evomerge.api.pictures.svg import svg
+        from evomerge.api.results.plot import plots
+        from evomerge.api.results.svg import svg
 
         trials = plain(reading.trials(self.name, db=self.db))
         drawn = plots(trials, plain(reading.front(self.name, db=self.db)))
@@ -134,7 +134,7 @@ class Study:
             is_scored: Score it and the baselines on held-out items first.
             replace: Replace an earlier export in ``out``.
         """
-        from evomerge.api.exporting import Export, export
+        from evomerge.api.models.exporting import Export, export
 
         wanted = Export(trial, Path(out), is_scored, replace)
         return export(self.name, wanted, db=self.db, cache_dir=cache_dir())

@@ -28,7 +28,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import wsgi
 
-from evomerge.api.reading import goals_of
+from evomerge.api.results.reading import goals_of
 from evomerge.api.staged import every_part
 from evomerge.core import trial as core
 from evomerge.core.study import Constraint, Objective

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import __version__
-from evomerge.api import housekeeping, progress, reading
-from evomerge.api.plain import plain
+from evomerge.api import housekeeping
+from evomerge.api.results import progress, reading
+from evomerge.api.results.plain import plain
 from evomerge.client.downloads import Archive, unpack
 from evomerge.client.values import matches
 from evomerge.client.verbs import (

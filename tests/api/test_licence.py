@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.api.provenance import licence_of
+from evomerge.api.models.provenance import licence_of
 
 CARDS = {
     "---\nlicense: apache-2.0\n---\n# A model\n": "apache-2.0",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.watched import front_row, trial
 
-from evomerge.api.pictures.plot import (
+from evomerge.api.results.plot import (
     BOTTOM,
     HEIGHT,
     LEFT,

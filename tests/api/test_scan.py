@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from support.study_files import simulated_study, write_study
 
 import evomerge.api as api
-from evomerge.api.held_out import COMPARED
-from evomerge.api.reading import REPORT_OPENED
+from evomerge.api.models.held_out import COMPARED
+from evomerge.api.results.reading import REPORT_OPENED
 from evomerge.cli.app import app
 from evomerge.core.study import Direction, Measure, Objective
 from evomerge.errors import ExportError

@@ -9,7 +9,7 @@ from support.scaled import scaling
 from support.study_files import simulated_study, write_models, write_study
 
 import evomerge.api as api
-from evomerge.api.reading import REPORT_OPENED
+from evomerge.api.results.reading import REPORT_OPENED
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
 from evomerge.errors import RecipeError

@@ -328,4 +328,4 @@ def test_what_was_not_handled_when_the_database_went_is_handled_after() -> None:
     for _ in crew.events(0):
         break
     assert list(crew.events(0)) == [done]
-    assert crew.newcomers() == [ready]
+    assert list(crew.newcomers()) == [ready]

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from evomerge.api.pictures import plot
+from evomerge.api.results import plot
 from evomerge.client.verbs import WorkerRow
 from evomerge.service.page.view import Progress, Watched, best_of, shown, words
 from evomerge.store.queue.values import Job

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.api.pictures.plot import Plot, plots
+from evomerge.api.results.plot import Plot, plots
 from evomerge.masking import masked_by_form
 from evomerge.store.queue.values import Job, JobEvent, JobState
 

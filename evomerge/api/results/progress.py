@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.api.housekeeping import opened, state_of
-from evomerge.api.reading import Best, goals_of, read_bests
+from evomerge.api.results.reading import Best, goals_of, read_bests
 from evomerge.api.staged import about, stages_of
 from evomerge.store.base import Store, StoredStudy
 

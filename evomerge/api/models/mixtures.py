@@ -43,7 +43,7 @@ def assemble(
         ExportError: The folder exists, or cannot be written.
         SetupError: There is no such device, or not enough memory.
     """
-    from evomerge.api.provenance import described, versions
+    from evomerge.api.models.provenance import described, versions
     from evomerge.export.mixture_card import mixture_card
     from evomerge.export.model import CARD_NAME
     from evomerge.merging.devices import check_device, on_threads

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evomerge.api.means import Means, Progress
-from evomerge.api.mixtures import assemble
+from evomerge.api.models.mixtures import assemble
 from evomerge.checkpoints import Model, remembered
 from evomerge.checkpoints.finite import non_finite
 from evomerge.errors import CandidateError, ExportError, RecipeError
@@ -159,7 +159,7 @@ def merge(
             opened = open_recipe(recipe_file, profile=profile, strict=strict)
     if mixture is not None:
         return assemble(mixture, out, means=means, progress=progress)
-    from evomerge.api.provenance import parents, versions
+    from evomerge.api.models.provenance import parents, versions
     from evomerge.export.card import CardFacts, card
     from evomerge.export.model import CARD_NAME
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.api.reading import REPORT_OPENED
 from evomerge.api.resolving import setup_of
+from evomerge.api.results.reading import REPORT_OPENED
 from evomerge.core.cost import is_cost
 from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, pooled
 from evomerge.core.study import Objective

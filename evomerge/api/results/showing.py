@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.api.housekeeping import AttemptRow, attempts_of, opened_study
-from evomerge.api.reading import TrialRow, rows_of
+from evomerge.api.results.reading import TrialRow, rows_of
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription
 from evomerge.core.study import Direction, Measure, Objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from evomerge.api.pictures.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot
+from evomerge.api.results.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot
 
 _STYLE = (
     "text{font:12px sans-serif;fill:#333}line{stroke:#ddd}"

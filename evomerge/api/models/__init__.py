@@ -1,0 +1,1 @@
+"""Models that are written and compared: exports, merges, mixtures, recipes."""

@@ -1,1 +1,0 @@
-"""Pictures of a study, for pages and files, without any library."""
