@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.api.plain import flat, plain
 from evomerge.api.results import reading, showing
-from evomerge.api.results.plain import flat, plain
 from evomerge.caches import cache_dir
 from evomerge.core.study import Budget
 from evomerge.errors import EvomergeError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evomerge import api
-from evomerge.api.results.plain import plain
+from evomerge.api.plain import plain
 from evomerge.cli.options import cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, print_json, print_table
 from evomerge.cli.verbs.jobs import job_of_study

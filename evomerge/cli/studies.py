@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.results.plain import flat, plain, shallow
+from evomerge.api.plain import flat, plain, shallow
 from evomerge.cli.options import cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, keeping_all, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from evomerge.api.results.plain import plain
+from evomerge.api.plain import plain
 from evomerge.masking import masked_by_form
 
 

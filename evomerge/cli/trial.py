@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.results.plain import plain
+from evomerge.api.plain import plain
 from evomerge.cli.options import cache_dir, db_option, json_option
 from evomerge.cli.studies import way
 from evomerge.cli.tables import counted, print_json, print_table

@@ -17,8 +17,8 @@ from typing import Any
 
 from evomerge import __version__
 from evomerge.api import housekeeping
+from evomerge.api.plain import plain
 from evomerge.api.results import progress, reading
-from evomerge.api.results.plain import plain
 from evomerge.client.downloads import Archive, unpack
 from evomerge.client.values import matches
 from evomerge.client.verbs import (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from evomerge import __version__, api
-from evomerge.api.results.plain import plain
+from evomerge.api.plain import plain
 from evomerge.client.values import to_json
 from evomerge.client.verbs import EVENTS_PAGE, NewToken, NewUser, Verbs
 from evomerge.errors import (

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from evomerge.api.results.plain import plain
+from evomerge.api.plain import plain
 from evomerge.client.problems import MEDIA_TYPE, problem_of, status_of
 from evomerge.errors import (
     EvomergeError,
