@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from support.searched import EVENTFUL, search_small
 from support.study_files import simulated_study, write_models, write_study
 
 from evomerge import logs
-from evomerge.cli.app import app
 from evomerge.service.processes import ChildProcess, Command
 
 SECRET = "postgresql://me:s3cr3t-word@db/x"
@@ -121,16 +119,15 @@ def test_faults_of_a_search_say_study_trial_attempt_and_worker(
     assert {line.get("worker") for line in lines} == {None, "local"}
 
 
-def test_a_search_tells_its_progress_as_json(
-    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv(logs.FORMAT_VARIABLE, "plain")  # restored, whatever is set
-    monkeypatch.setenv("EVOMERGE_DB", f"sqlite:///{tmp_path}/x.db")
+def test_a_search_tells_its_progress_as_json(tmp_path: Path) -> None:
     models = write_models(tmp_path / "models")
     study = write_study(tmp_path / "study.yaml", simulated_study(models))
     words = ["--log-format", "json", "run", str(study), "--in-process"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
+    command = [sys.executable, "-m", "evomerge", *words]
+    env = {**os.environ, "EVOMERGE_DB": f"sqlite:///{tmp_path}/x.db"}
+    env |= {"EVOMERGE_PROGRESS": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     lines = lines_of(done.stderr)
     assert any("generation" in line["message"] for line in lines)
 
