@@ -37,7 +37,6 @@ _VERSION = 1
 
 _GUESSES_S = {BASE: 30.0, "add": 140.0, "sort": 80.0}
 """Model to the seconds it takes two idle cores to make it."""
-_BEGUN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +104,15 @@ def make_real_zoo(
 
 def counting(now: Step) -> OnStep:
     """Give a function that counts the steps of all models as shares of their time."""
-    shares = dict.fromkeys(MODELS, 0.0)
+    shares: dict[str, float] = {}
     to_make = dict(_GUESSES_S)
 
     def told(model: str, done: int, total: int) -> None:
-        if done == total and not shares[model]:
+        if done == total and model not in shares:
             del to_make[model]  # it was there: nothing of it is waited for
             return
-        shares[model] = max(done, _BEGUN) / total
-        parts = [shares[name] * seconds for name, seconds in to_make.items()]
+        shares[model] = done / total
+        parts = [shares.get(name, 0.0) * at for name, at in to_make.items()]
         now.to(sum(parts), sum(to_make.values()))
 
     return told
