@@ -34,7 +34,7 @@ def cluster_option(command: _F) -> _F:
         "--cluster",
         metavar="URL",
         envvar="EVOMERGE_CLUSTER",
-        help="Ask this cluster instead of the database; replicas parted by commas. "
+        help="Ask this cluster instead of the database; replicas separated by commas. "
         "Default: $EVOMERGE_CLUSTER, if --db is not given.",
     )(command)
 

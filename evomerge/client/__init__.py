@@ -40,7 +40,7 @@ def connect(
     """Return a cluster; nothing is asked of it yet.
 
     Args:
-        urls: ``https://HOST:PORT`` of its replicas, parted by commas; those that
+        urls: ``https://HOST:PORT`` of its replicas, separated by commas; those that
             EVOMERGE_CLUSTER holds if not given.
         token: Shown to it; what ``evomerge login`` kept, or the file that
             EVOMERGE_TOKEN_FILE names holds, if not given.

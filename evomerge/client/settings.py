@@ -51,7 +51,7 @@ class Address:
 
 
 def addresses(text: str) -> tuple[Address, ...]:
-    """Read the URLs of a cluster's replicas, parted by commas.
+    """Read the URLs of a cluster's replicas, separated by commas.
 
     Raises:
         SpecError: One is no URL of a service; says each.
@@ -64,7 +64,7 @@ def addresses(text: str) -> tuple[Address, ...]:
             problems.append(
                 Problem(
                     "cluster",
-                    "expected URLs as https://HOST:PORT, parted by commas, got "
+                    "expected URLs as https://HOST:PORT, separated by commas, got "
                     f"{masked_url(written)!r:.200}: {error}",
                 )
             )

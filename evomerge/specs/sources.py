@@ -27,7 +27,7 @@ UNKNOWN_LAYERS = 128
 
 
 def source_folder(written: str, base_dir: Path) -> Path:
-    """Return the folder meant: ``~`` unfolded, relative to ``base_dir``."""
+    """Return the folder meant: ``~`` expanded, relative to ``base_dir``."""
     return (base_dir / Path(written).expanduser()).absolute()
 
 

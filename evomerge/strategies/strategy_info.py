@@ -124,7 +124,7 @@ _SIGMA_OF_ALL = Option(
     "float",
     0.2,
     "First step size, as a share of each axis; of a choice with a start, the chance "
-    "to draw it anew.",
+    "to redraw it.",
     low=1e-3,
     high=1.0,
 )

@@ -40,7 +40,7 @@ except ImportError:  # a build without libyaml: the same, five times slower
 MAX_BYTES = 4 << 20
 """Longest file read, in bytes: a recipe of ten models of 128 layers has a good one."""
 MAX_NODES = 200_000
-"""Most values a file may hold once its anchors are unfolded."""
+"""Most values a file may hold once its anchors are expanded."""
 MAX_DEPTH = 40
 """Deepest nesting a file may have."""
 _LARGEST = 1 << 63
@@ -161,13 +161,13 @@ def parse_yaml(text: str, file: str, *, tags: bool = False) -> Document:
     first, *others = parse_documents(text, file, tags=tags)
     if others:
         raise _refusal(
-            file, f"expected one document, got {len(others) + 1}, parted by `---`."
+            file, f"expected one document, got {len(others) + 1}, separated by `---`."
         )
     return first
 
 
 def parse_documents(text: str, file: str, *, tags: bool = False) -> list[Document]:
-    """Read text that holds one or several mappings, parted by ``---``.
+    """Read text that holds one or several mappings, separated by ``---``.
 
     Raises:
         SpecError: As for ``read_yaml``.
@@ -302,7 +302,7 @@ def _kind(value: object) -> str:
 
 def _too_many() -> str:
     return (
-        f"expected at most {MAX_NODES} values once anchors are unfolded; write shorter "
+        f"expected at most {MAX_NODES} values once anchors are expanded; write shorter "
         "lists or fewer aliases."
     )
 

@@ -167,7 +167,7 @@ def _refusal(name: str) -> str | None:
     if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in name):
         return "holds a control character"
     if "\\" in name:
-        return "holds a backslash; folders are parted by '/'"
+        return "holds a backslash; folders are separated by '/'"
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
