@@ -80,14 +80,27 @@ def page(rows: Sequence[Row]) -> str:
             f"{states['refused']} are refused, {states['wrong']} come out wrong; "
             f"{states['not built']} cannot be built."
         )
-    lines += ["", "| Task | Family | Outcome | Tensors | Carried, or why not |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
+    served = Counter(row.hf.split(":")[0] for row in rows if row.hf)
+    if n := sum(served.values()):
+        lines.append(
+            f"- `hf`: {served['exact']} of {n} that merge are swapped in and answer as "
+            "transformers does with the merged folder; "
+            f"{served['refused']} are refused, {served['wrong']} come out wrong, and "
+            f"{served['not run']} tiny models do not run in transformers."
+        )
+    lines += ["", "| Task | Family | Outcome | Tensors | `hf` | Carried, or why not |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for row in sorted(rows, key=lambda r: (list(KINDS).index(r.kind), r.family)):
-        said = ", ".join(row.carried) or row.why.replace("|", "/").replace("\n", " ")
-        shown = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
-        n = row.tensors or ""
-        lines.append(f"| {row.kind} | `{row.family}` | {row.state} | {n} | {shown} |")
+        last = ", ".join(row.carried) or row.why
+        cells = (row.state, row.tensors or "", row.hf, last)
+        shown = " | ".join(_shown(str(cell)) for cell in cells)
+        lines.append(f"| {row.kind} | `{row.family}` | {shown} |")
     return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    said = text.replace("|", "/").replace("\n", " ")
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
 
 
 if __name__ == "__main__":

@@ -23,7 +23,15 @@ from evomerge.checkpoints import BUFFER, Model, Piece, read_model
 from evomerge.checkpoints.documents import read_json
 from evomerge.errors import EvomergeError
 from evomerge.merging.views.fused import cut
-from evomerge.testing.architectures import CAUSAL, KINDS, Kind, NotBuiltError, build
+from evomerge.testing.architectures import (
+    CAUSAL,
+    IMAGE_TEXT,
+    KINDS,
+    Kind,
+    NotBuiltError,
+    build,
+)
+from evomerge.testing.served_architectures import serve
 
 METHODS = {
     "linear": "operator: linear\nknobs: {weight: {a: 0.25, b: 0.75}}\n",
@@ -48,6 +56,7 @@ class Row:
         why: Of what did not merge, the reason.
         tensors: Stored tensors, each accounted for.
         carried: Kinds of parts that were taken over from the frame.
+        hf: What the engine of transformers makes of the merge.
     """
 
     kind: str
@@ -56,6 +65,7 @@ class Row:
     why: str = ""
     tensors: int = 0
     carried: tuple[str, ...] = ()
+    hf: str = ""
 
 
 def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
@@ -85,7 +95,10 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
     except Exception:  # noqa: BLE001
         return Row(kind.name, family, "wrong", traceback.format_exc()[-400:])
     n, carried = len(model.tensors), tuple(sorted(model.beside))
-    return Row(kind.name, family, "merges", "", n, carried)
+    hf = ""
+    if kind in (CAUSAL, IMAGE_TEXT):
+        hf = serve("hf", folder / "linear.yaml", folder / "out-linear")
+    return Row(kind.name, family, "merges", "", n, carried, hf)
 
 
 def examine_apart(kind: Kind, family: str) -> Row:

@@ -116,6 +116,8 @@ _OTHER: Mapping[str, Mapping[str, Any]] = {
             "youtu",
         )
     },
+    "axk2": {"num_key_value_heads": N_LAYERS, "qk_head_dim": 16},
+    "bamba": {"attn_layer_indices": [1]},
     "cohere_compass_text": {
         "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL],
         "rope_parameters": {_SLIDING: _ROPE, _FULL: _ROPE},
@@ -137,7 +139,29 @@ _OTHER: Mapping[str, Mapping[str, Any]] = {
         for key in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")
     },
     **{key: {"layer_types": ["conv", _FULL] * 2} for key in ("lfm2", "lfm2_moe")},
+    **{
+        key: {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": section}}}
+        for key, section in {
+            "glm46v": [1, 1, 2],
+            "glm4v": [1, 1, 2],
+            "glm4v_moe": [1, 1, 0],
+            "glm_ocr": [1, 1, 2],
+            "glmga": [1, 1, 2],
+            "paddleocr_vl": [1, 1, 2],
+            "qwen2_5_omni_thinker": [1, 1, 2],
+        }.items()
+    },
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "kimi_k25": {"text_config": {"num_key_value_heads": N_LAYERS}},
+    "kimi_linear": {"num_key_value_heads": N_LAYERS, "qk_head_dim": 16}
+    | {"linear_head_dim": 8, "linear_num_heads": 4, "num_experts_per_token": 2},
+    "longcat_flash": {"num_key_value_heads": N_LAYERS, "qk_head_dim": 16},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    "mistral4": {"num_key_value_heads": N_LAYERS, "qk_head_dim": 16}
+    | {
+        "rope_parameters": _ROPE
+        | {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64}
+    },
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
     "qwen2_vl": _with_mrope(1, 1, 2, vision={"embed_dim": 32, "hidden_size": 32}),
     "qwen2_5_vl": _with_mrope(1, 1, 2, vision={"fullatt_block_indexes": [1]}),
@@ -148,7 +172,16 @@ _OTHER: Mapping[str, Mapping[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "roc_bert": {"shape_vocab_size": 32, "shape_embed_dim": 16}
     | {"pronunciation_vocab_size": 32, "pronunciation_embed_dim": 16},
+    "step3p7": {"text_config": {"sliding_window": 8}},
     "xlnet": {"d_head": 8},
+    "xlstm": {"embedding_dim": 32},
+    "xmod": {"default_language": "en_XX"},
+    "zamba2": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "mamba_headdim": 8,
+    }
+    | {"layers_block_type": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
     "zaya": {"num_experts_per_tok": 1},
 }
 """What a family needs besides: ``model_type`` to keys and values."""
@@ -227,6 +260,8 @@ def build(
         NotBuiltError: The architecture cannot be built.
     """
     config = tiny_config(family, **changes)
+    if kind is CAUSAL and getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True
     try:
         model = _model(kind, config)
         _draw(model, 1)

@@ -8,7 +8,7 @@ import pytest
 from evomerge.errors import SelfTestError
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
-from evomerge.scoring.hf.model import HfLayerSlots, Step
+from evomerge.scoring.hf.layer_slots import HfLayerSlots, Step
 from evomerge.scoring.stacks.slots import Place
 from evomerge.testing.stacked import Family
 
@@ -70,10 +70,11 @@ def test_stale_weights_of_a_slot_are_seen(
     write = HfLayerSlots.write
 
     def lossy(rack: HfLayerSlots, incoming: Any, targets: Any) -> None:
-        put = rack._put
+        loader = rack._loader
+        put = loader.put
         lost = "model.layers.5.mlp.down_proj.weight"
         with monkeypatch.context() as patch:
-            patch.setattr(rack, "_put", lambda n, t: None if n == lost else put(n, t))
+            patch.setattr(loader, "put", lambda n, t: None if n == lost else put(n, t))
             write(rack, incoming, targets)
 
     monkeypatch.setattr(HfLayerSlots, "write", lossy)

@@ -1,8 +1,8 @@
 """What a transformers model answers, and what it thinks of continuations, in batches.
 
-Answers, greedy and sampled, come with a key-value cache, left-padded, by our own loop
-instead of ``model.generate``: rows leave the batch as they finish, each has its own
-limit and stop strings, and tokens are counted exactly.
+Answers, greedy and sampled, come by our own loop
+instead of ``model.generate``: each row has its own limit and stop strings, and tokens
+are counted exactly (``decoding``).
 
 Log-probabilities come from a few right-padded batches. Under causal attention no token
 sees what stands after it, so padding on the right needs no mask, and the model takes
@@ -24,9 +24,13 @@ from evomerge.scoring.engine import (
     answer_text,
     room,
 )
+from evomerge.scoring.hf.decoding import decode
+from evomerge.scoring.hf.forward import Forward, Way
 
 BATCH_TOKENS = 32_768
 """Most tokens, answers included, that one batch may come to hold in its cache."""
+MOST_RAGGED = 32
+"""Most tokens by which prompts of one batch differ that cannot be padded."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ class Generator:
     """A model with what it needs to answer in text.
 
     Attributes:
-        model: A transformers causal language model in evaluation mode.
+        forward: The model.
+        way: How its answers may grow.
         tokenizer: Its tokenizer.
         end_tokens: Token ids that end an answer.
         max_length: Tokens of the longest sequence, answer included.
     """
 
-    model: Any
+    forward: Forward
+    way: Way
     tokenizer: Any
     end_tokens: frozenset[int]
     max_length: int
@@ -60,7 +66,11 @@ class Generator:
             request = requests[place]
             longest = len(request.prompt) + room(request, self.max_length)
             rows = len(batch) + 1
-            if batch and (rows > max_rows or rows * longest > BATCH_TOKENS):
+            full = rows > max_rows or rows * longest > BATCH_TOKENS
+            if batch and self.way in ("placed", "ragged"):
+                shortest = len(requests[batch[0]].prompt)
+                full |= len(request.prompt) - shortest > MOST_RAGGED
+            if batch and full:
                 answers |= self._batch(requests, batch)
                 batch = []
             batch.append(place)
@@ -72,7 +82,7 @@ class Generator:
         self, requests: Sequence[GenerateRequest], places: Sequence[int]
     ) -> dict[int, Completion]:
         rows = [_Row(requests[place], self) for place in places]
-        _decode(self.model, rows)
+        decode(self.forward, rows, self.way)
         return {place: row.finish() for place, row in zip(places, rows, strict=True)}
 
 
@@ -131,75 +141,6 @@ class _TextStream:
         return found
 
 
-@torch.inference_mode()
-def _decode(model: Any, rows: list[_Row]) -> None:
-    """Grow every row until it ends or is full; the prompts are padded on the left."""
-    device = model.device
-    width = max(len(row.request.prompt) for row in rows)
-    gaps = [width - len(row.request.prompt) for row in rows]
-    ids = torch.tensor(
-        [
-            row.request.prompt[:1] * gap + row.request.prompt
-            for row, gap in zip(rows, gaps, strict=True)
-        ],
-        device=device,
-    )
-    gap = torch.tensor(gaps, device=device).unsqueeze(1)
-    places = torch.arange(width, device=device).unsqueeze(0) - gap
-    mask = (places >= 0).long()
-    position = places.clamp_min(0)
-    cache = None
-    while rows:
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = out.past_key_values
-        for row, token in zip(rows, _choose(out.logits[:, -1], rows), strict=True):
-            row.add(token)
-        keep = [place for place, row in enumerate(rows) if row.open]
-        if len(keep) < len(rows):
-            rows = [rows[place] for place in keep]
-            if not rows:
-                return
-            index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
-            mask, position = mask[index], position[index]
-        ids = torch.tensor([row.tokens[-1:] for row in rows], device=device)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        position = position[:, -1:] + 1
-
-
-def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> list[int]:
-    """Pick each row's next token from logits of shape ``(n_rows, n_vocab)``."""
-    best, greedy = logits.max(dim=-1)
-    if not bool(torch.isfinite(best).all()):  # max passes NaN on
-        raise CandidateError(
-            "The model's logits are not finite, although its weights are: its "
-            "activations overflow."
-        )
-    tokens: list[int] = greedy.tolist()
-    for place, row in enumerate(rows):
-        if row.request.temperature > 0.0:
-            tokens[place] = _sample(logits[place], row)
-    return tokens
-
-
-def _sample(logits: torch.Tensor, row: _Row) -> int:
-    """Draw from the nucleus: the likeliest tokens that hold ``top_p`` of the mass."""
-    scaled = logits.float().cpu() / row.request.temperature
-    probability, token = scaled.softmax(-1).sort(descending=True, stable=True)
-    before = probability.cumsum(-1) - probability
-    probability[before >= row.request.top_p] = 0.0
-    probability[0] = probability[0].clamp_min(torch.finfo(torch.float32).tiny)
-    drawn = torch.multinomial(probability, 1, generator=row.generator)
-    return int(token[drawn])
-
-
 SCORED_TOKENS = 16_384
 """Most padded tokens of one forward pass."""
 SCORED_LOGITS = 1 << 26
@@ -207,12 +148,12 @@ SCORED_LOGITS = 1 << 26
 
 
 def loglikelihoods(
-    model: Any, requests: Sequence[LoglikelihoodRequest], max_rows: int
+    forward: Forward, requests: Sequence[LoglikelihoodRequest], max_rows: int
 ) -> list[Loglikelihood]:
     """Score every continuation; answers in the order asked.
 
     Args:
-        model: A transformers causal language model in evaluation mode.
+        forward: The model.
         requests: Contexts must not be empty; continuations may be.
         max_rows: Most sequences of one forward pass.
 
@@ -222,8 +163,8 @@ def loglikelihoods(
     answers = [Loglikelihood(0.0, True)] * len(requests)
     wanted = [place for place, r in enumerate(requests) if r.continuation]
     wanted.sort(key=lambda p: len(requests[p].context) + len(requests[p].continuation))
-    for places in _batches(wanted, requests, max_rows, int(model.config.vocab_size)):
-        scored = _score(model, [requests[place] for place in places])
+    for places in _batches(wanted, requests, max_rows, forward.vocab_size):
+        scored = _score(forward, [requests[place] for place in places])
         for place, answer in zip(places, scored, strict=True):
             answers[place] = answer
     return answers
@@ -257,7 +198,9 @@ def _batches(
 
 
 @torch.inference_mode()
-def _score(model: Any, requests: Sequence[LoglikelihoodRequest]) -> list[Loglikelihood]:
+def _score(
+    forward: Forward, requests: Sequence[LoglikelihoodRequest]
+) -> list[Loglikelihood]:
     # The last token is predicted, never read; its place is padded by itself.
     full = [request.context + request.continuation for request in requests]
     width = max(map(len, full)) - 1
@@ -272,12 +215,10 @@ def _score(model: Any, requests: Sequence[LoglikelihoodRequest]) -> list[Loglike
         rows += [row] * n
         columns += range(start, start + n)
         targets += request.continuation
-    device = model.device
-    kept = model(
-        input_ids=torch.tensor(ids, device=device),
-        use_cache=False,
-        logits_to_keep=torch.arange(first, width, device=device),
-    ).logits
+    device = forward.model.device
+    kept, _ = forward(
+        torch.tensor(ids, device=device), torch.arange(first, width, device=device)
+    )
     owner = torch.tensor(rows, device=device)
     logits = kept[owner, torch.tensor(columns, device=device)].float()
     target = torch.tensor(targets, device=device).unsqueeze(1)

@@ -32,24 +32,22 @@ from evomerge.scoring.engine import (
     check_loglikelihood,
 )
 from evomerge.scoring.hf.batches import Generator, loglikelihoods
+from evomerge.scoring.hf.forward import Forward
+from evomerge.scoring.hf.in_place import InPlaceLoader
+from evomerge.scoring.hf.layer_slots import HfLayerSlots, slot_shapes
 from evomerge.scoring.hf.model import (
-    HfLayerSlots,
-    by_stored_name,
-    distinct,
     end_tokens,
     load_model,
     load_tokenizer,
     machine_faults,
     max_length,
 )
+from evomerge.scoring.hf.way import find_way
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
 from evomerge.scoring.stacks.slots import home
 from evomerge.scoring.stacks.swap import StackSwap
 from evomerge.scoring.weight_stream import WeightStream
-
-DEFAULT_LENGTH = 2048
-"""Used where neither the study nor the model's config gives a limit."""
 
 
 class HfEngine:
@@ -71,25 +69,29 @@ class HfEngine:
         self._device: torch.device = self._model.device
         self._tokenizer = load_tokenizer(folder)
         self._sources = Sources(setup.sources, cache_dir=setup.cache_dir)
-        frame = self._sources.model(setup.frame)
-        stored, family = frame.tensors, str(frame.config.get("model_type", ""))
-        self._targets = by_stored_name(distinct(self._model), stored, family)
-        # What the cold load left aside, for example old checkpoints' rotary tables.
-        self._unused = stored.keys() - self._targets.keys()
+        self._loader: Any = InPlaceLoader(
+            self._model,
+            slot_shapes(setup, self._sources),
+            setup.engine.options.get("key_mapping"),
+        )
         self._whole = not setup.engine.stacks
         self._stack = self._open_stack() if setup.engine.stacks else None
+        if not self._whole:
+            self.swap(home(setup))
+        forward = Forward.of(self._model)
+        with machine_faults("ask the frame"):
+            forward.check_causal()
+            way = find_way(forward)
         self._speaker = Generator(
-            model=self._model,
+            forward=forward,
+            way=way,
             tokenizer=self._tokenizer,
             end_tokens=end_tokens(self._model, self._tokenizer),
             max_length=max_length(self._model.config, setup.engine),
         )
 
-        if not self._whole:
-            self.swap(home(setup))
-
     def _open_stack(self) -> StackSwap:
-        rack = HfLayerSlots(self._model, self._place)
+        rack = HfLayerSlots(self._model, self._loader)
         return StackSwap(rack, self._sources, self._setup.frame, self._dtype)
 
     @property
@@ -144,9 +146,10 @@ class HfEngine:
         incoming = WeightStream.of(
             recipe, self._sources, frame, self._dtype, reuse=True
         )
+        self._loader.begin()
         for name, tensor in incoming:
-            self._place(name, tensor)
-        missing = sorted(self._targets.keys() - incoming.names)
+            self._loader.put(name, tensor)
+        missing = sorted(self._loader.needed - incoming.names)
         if missing:
             raise CandidateError(
                 f"The merge gives no {missing[0]!r} ({len(missing)} tensors missing): "
@@ -158,21 +161,6 @@ class HfEngine:
             swap_s=total - incoming.materialise_s,
             size_bytes=incoming.size_bytes,
         )
-
-    def _place(self, name: str, tensor: torch.Tensor) -> None:
-        target = self._targets.get(name)
-        if target is None and name in self._unused:
-            return
-        if target is None:
-            raise CandidateError(
-                f"The merge gives a tensor {name!r} that the frame does not have."
-            )
-        if target.shape != tensor.shape:
-            raise CandidateError(
-                f"Tensor {name!r} is {tuple(tensor.shape)} in the merge, but "
-                f"{tuple(target.shape)} in the frame."
-            )
-        target.copy_(tensor)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Completion]:
         """Continue every prompt; answers in the order asked."""
@@ -188,7 +176,9 @@ class HfEngine:
         self._require_whole()
         check_loglikelihood(requests, self.max_length)
         with machine_faults("compute log-probabilities"):
-            return loglikelihoods(self._model, requests, self._settings.max_num_seqs)
+            return loglikelihoods(
+                self._speaker.forward, requests, self._settings.max_num_seqs
+            )
 
     def self_test(self) -> SelfTest:
         """Compare what was swapped in with what was loaded; see ``self_test``."""
@@ -209,9 +199,11 @@ class HfEngine:
         if self._model is None:
             return
         self._model = None
-        self._targets = {}
+        self._loader = None
         self._stack = None
-        self._speaker = replace(self._speaker, model=None)
+        speaker = self._speaker
+        gone = replace(speaker.forward, model=None)
+        self._speaker = replace(speaker, forward=gone)
         self._sources.close()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,28 +1,25 @@
-"""A transformers model brought to life from a folder, and its layers as slots."""
+"""A transformers model brought to life from a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from evomerge.checkpoints.layers.pieces import called, together
+from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import (
-    CandidateError,
     CheckpointError,
     EvomergeError,
     Problem,
     SpecError,
     WorkerError,
 )
-from evomerge.merging.views.stored import Where
-from evomerge.scoring.stacks.slots import FULL, Place, slot_kinds
-from evomerge.scoring.weight_stream import WeightStream
+from evomerge.scoring.stacks.slots import slot_kinds
 
 DEFAULT_LENGTH = 2048
 """Used where neither the study nor the model's config gives a limit."""
@@ -37,8 +34,6 @@ def load_model(setup: WorkerSetup) -> Any:
         CheckpointError: The frame cannot be loaded.
         WorkerError: The machine failed.
     """
-    from transformers import AutoModelForCausalLM
-
     settings = setup.engine
     folder = setup.sources[setup.frame]
     options = dict(settings.options)
@@ -50,7 +45,7 @@ def load_model(setup: WorkerSetup) -> Any:
         elif left_over_keys(folder):
             options["config"] = _plain(folder)
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model = _class_of(folder).from_pretrained(
                 folder,
                 dtype=getattr(torch, settings.dtype),
                 local_files_only=True,
@@ -73,6 +68,26 @@ def load_model(setup: WorkerSetup) -> Any:
         raise _unloadable(folder, error) from error
     with machine_faults("load the frame"):
         return model.to(device).eval().requires_grad_(False)
+
+
+def _class_of(folder: str) -> Any:
+    """Return what loads a folder: the class it names, if that generates text.
+
+    What a configuration's own class for text would leave out, such as a vision tower,
+    is so part of the model, and text goes the way it goes in the published model.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    config = read_json(Path(folder) / "config.json")
+    named = config.get("architectures") or []
+    known = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
+    }
+    if "auto_map" not in config and len(named) == 1 and named[0] in known:
+        return getattr(transformers, named[0])
+    return transformers.AutoModelForCausalLM
 
 
 _UNLOADABLE = (OSError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -136,39 +151,6 @@ def load_tokenizer(folder: str) -> Any:
         ) from error
 
 
-def distinct(model: Any) -> dict[str, torch.Tensor]:
-    """Name every stored tensor once; a tied head goes by the embedding's name."""
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    state: Mapping[str, torch.Tensor] = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in tied}
-
-
-def by_stored_name(
-    tensors: Mapping[str, torch.Tensor], stored: Collection[str], family: str
-) -> dict[str, torch.Tensor]:
-    """Name a model's tensors as its folder does: experts apart where they lie apart.
-
-    Args:
-        tensors: As the loaded model has them; parts are handed out as views of these.
-        stored: Names in the folder.
-        family: The ``model_type`` of the configuration.
-    """
-    out = dict(tensors)
-    for whole, members in together(stored, family).items():
-        if (held := out.get(whole)) is None or len(members) % len(held):
-            continue
-        del out[whole]
-        parts = len(members) // len(held)
-        for i, name in enumerate(members):
-            expert, part = divmod(i, parts)
-            out[name] = held[expert].chunk(parts)[part]
-    for name in stored:
-        other = called(name, family)
-        if name not in out and other in out:
-            out[name] = out.pop(other)
-    return out
-
-
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the tokens that end an answer."""
     found = {tokenizer.eos_token_id}
@@ -195,76 +177,3 @@ def machine_faults(doing: str) -> Iterator[None]:
         raise
     except (RuntimeError, MemoryError, OSError) as error:
         raise WorkerError(f"The hf engine failed to {doing}: {error}") from error
-
-
-class HfLayerSlots:
-    """The slots of a transformers model; see ``LayerSlots`` for the promises."""
-
-    keeps = False
-
-    def __init__(self, model: Any, put: Callable[[str, torch.Tensor], None]) -> None:
-        """Take the layers over; until they are arranged, none runs.
-
-        Args:
-            model: With a layer for every slot.
-            put: Overwrites a tensor of the model by name.
-        """
-        self._put = put
-        self._config = model.config
-        self._decoder = model.get_decoder()
-        self._slots: list[Any] = list(self._decoder.layers)
-        listed = getattr(model.config, "layer_types", None)
-        self.kinds = tuple(listed or [FULL] * len(self._slots))
-        self._names_kinds = listed is not None
-
-    def write(self, incoming: WeightStream, targets: Sequence[Where]) -> None:
-        """Overwrite slots, the embedding or the head, in place."""
-        for name, tensor in incoming:
-            try:
-                self._put(name, tensor)
-            except RuntimeError as error:
-                raise CandidateError(
-                    f"The merged {name!r} does not fit the frame: {error}"
-                ) from error
-
-    def arrange(self, places: Sequence[Place]) -> None:
-        """Run these slots in this order from now on.
-
-        A key-value cache belongs to a place here, not to a slot, so a layer that
-        repeats needs no other's.
-        """
-        steps = [
-            Step(self._slots[place.slot], index, place.scale)
-            for index, place in enumerate(places)
-        ]
-        self._decoder.layers = nn.ModuleList(steps)
-        self._config.num_hidden_layers = len(steps)
-        if self._names_kinds:
-            # transformers asks by place for the mask, the positions and the cache.
-            self._config.layer_types = [self.kinds[place.slot] for place in places]
-
-
-class Step(nn.Module):
-    """A layer in its place: with the place's cache, and its input scaled."""
-
-    def __init__(self, layer: Any, index: int, scale: float) -> None:
-        """Prepare a call.
-
-        Args:
-            layer: Whose weights run; it may have several places.
-            index: The place, by which the layer finds its cache.
-            scale: Factor on the hidden state that enters.
-        """
-        super().__init__()
-        # Not registered: the slots own their weights.
-        object.__setattr__(self, "_layer", layer)
-        self._index = index
-        self._scale = scale
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer on the hidden state."""
-        layer: Any = self._layer
-        layer.self_attn.layer_idx = self._index
-        if self._scale != 1.0:
-            hidden_states = hidden_states * self._scale
-        return layer(hidden_states, *args, **kwargs)
