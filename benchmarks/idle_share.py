@@ -1,13 +1,15 @@
 """How long workers have nothing to do, with whole trials and with trials shared out.
 
-    PYTHONPATH=tests python benchmarks/idle_share.py [--workers 16 1000] [--json]
+    PYTHONPATH=tests python benchmarks/idle_share.py [--workers 16 1000] [...]
 
 Studies are run by the real coordinator, strategy (CMA-ES) and store; the workers are
 pretended, in virtual time: when all are at something, the clock jumps to the next one
-that is done. A trial takes 100 s on average, 32 blocks alike, and 5 s more for every
-swap. Idle is the share of all workers' time in which they neither swap nor score, from
-the first candidate on; useful is the share in which they score or swap a trial in for
-the first time. The target is a value of the sphere; both ways find it at the same trial
+that is done. With ``--count-cpu`` the processor time of this process passes in it, too,
+so workers wait for their coordinator as they would. A trial takes 100 s on average, or
+``--trial-s``, 32 blocks alike, and 5 s more for every swap. Idle is the share of all
+workers' time in which they neither swap nor score, from the first candidate on; useful
+is the share in which they score or swap a trial in for the first time. The target is a
+value of the sphere; both ways find it at the same trial
 and differ in the time until then. CPU is that of the process a trial, over all of them,
 the first and the last tenth. PostgreSQL is a server of its own, started here, or
 the one EVOMERGE_TEST_PG_URL names.
@@ -48,6 +50,7 @@ from evomerge.core.work import (
     WorkerReady,
 )
 from evomerge.search.coordinator import Coordinator
+from evomerge.search.dispatcher import Dispatcher
 from evomerge.search.plan import Plan
 from evomerge.search.scoreboard import Progress
 from evomerge.specs.resolved import Baseline
@@ -58,7 +61,7 @@ from evomerge.store.sql import open_store
 N_AXES = 12
 SPACE = SearchSpace(tuple(FloatAxis(f"w{i}", -1.0, 1.0) for i in range(N_AXES)))
 BLOCKS, BLOCK_ITEMS = 32, 10
-TRIAL_S, SWAP_S = 100.0, 5.0
+SWAP_S = 5.0
 N_STARTS = 2
 TARGET = 1e-2
 ITEMS = Manifest(
@@ -102,18 +105,31 @@ class Account:
     target_at: float | None = None
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is to be measured."""
+
+    times: str
+    n_workers: int
+    size: int
+    n_trials: int
+    trial_s: float
+    counts_cpu: bool
+
+
 class PretendedPool:
     """Workers in virtual time."""
 
-    def __init__(self, name: str, n_workers: int, times: Times, sphere: Sphere) -> None:
+    def __init__(self, name: str, case: Case, sphere: Sphere) -> None:
         # Named by the study, so that none reuses the outcomes of another.
         protocol = ScoringProtocol("t", {"study": name})
         self._task = TaskDescription(ITEMS, protocol, ("loss",))
         self.now = 0.0
         self.account = Account()
-        self._times = times
+        self._case = case
+        self._left_at: float | None = None  # in processor time, since the last poll
         self._sphere = sphere
-        self._free = dict.fromkeys(f"w{i}" for i in range(n_workers))
+        self._free = dict.fromkeys(f"w{i}" for i in range(case.n_workers))
         self._names = tuple(self._free)
         self._due: list[tuple[float, int, list[PoolEvent]]] = []
         self._n_sent = 0
@@ -132,6 +148,16 @@ class PretendedPool:
         """Return idle workers."""
         return tuple(self._free)
 
+    def clock(self) -> float:
+        """Return the time, in virtual seconds."""
+        return self.now + self._spent_s
+
+    @property
+    def _spent_s(self) -> float:
+        if self._left_at is None or not self._case.counts_cpu:
+            return 0.0
+        return time.process_time() - self._left_at
+
     def workers(self) -> Sequence[str]:
         """Return all workers."""
         return self._names
@@ -149,7 +175,8 @@ class PretendedPool:
         self._n_sent += 1
         swap_s = 0.0 if self._at.get(worker) == work.trial else SWAP_S
         self._at[worker] = work.trial
-        pace = self._times(np.random.default_rng(work.trial)) * TRIAL_S / BLOCKS
+        drawn = TIMES[self._case.times](np.random.default_rng(work.trial))
+        pace = drawn * self._case.trial_s / BLOCKS
         seconds = swap_s + pace * len(work.blocks)
         self._count(work, seconds, swap_s)
         place = (worker, work.trial, work.attempt)
@@ -160,14 +187,14 @@ class PretendedPool:
         ]
         spent = {"swap": swap_s, "score": seconds - swap_s}
         events.append(AttemptDone(*place, spent))
-        heapq.heappush(self._due, (self.now + seconds, self._n_sent, events))
+        heapq.heappush(self._due, (self.clock() + seconds, self._n_sent, events))
 
     def _count(self, work: Assignment, seconds: float, swap_s: float) -> None:
         if work.trial < N_STARTS:
             return
         account = self.account
         if not account.busy:
-            account.began = self.now
+            account.began = self.clock()
         account.busy += seconds
         if swap_s and work.trial in self._swapped:
             account.extra += swap_s
@@ -178,7 +205,9 @@ class PretendedPool:
         """Let time go on until somebody is done."""
         if not self._due:
             return ()
-        self.now, _, events = heapq.heappop(self._due)
+        due, _, events = heapq.heappop(self._due)
+        self.now = max(due, self.clock())
+        self._left_at = time.process_time()
         done = events[-1]
         if isinstance(done, AttemptDone):
             self._free[done.worker] = None
@@ -253,21 +282,24 @@ def study(store: Store, name: str, size: int, n_trials: int) -> tuple[Plan, Sphe
     return plan, sphere
 
 
-def run(url: str, database: str, case: tuple[str, int, int, int], shared: bool) -> Row:
+def run(url: str, database: str, case: Case, shared: bool) -> Row:
     """Run one study to the end of its budget."""
-    times, n_workers, size, n_trials = case
+    times, n_workers, size = case.times, case.n_workers, case.size
+    n_trials = case.n_trials
     store = open_store(url)
     name = f"{times} {n_workers} {size} {shared}"
     plan, sphere = study(store, name, size, n_trials)
     plan = replace(plan, shares_trials=shared)
-    pool = PretendedPool(name, n_workers, TIMES[times], sphere)
+    pool = PretendedPool(name, case, sphere)
     began = time.process_time()
     spent = [0.0] * (n_trials + 1)  # CPU seconds when so many trials were done
 
     def watch(progress: Progress) -> None:
         spent[progress.done] = time.process_time() - began
 
-    Coordinator(plan, store, pool, this_process(), watch).run()
+    coordinator = Coordinator(plan, store, pool, this_process(), watch)
+    coordinator._dispatcher = Dispatcher(pool, pool.clock)
+    coordinator.run()
     cpu = time.process_time() - began
     tenth = max(1, n_trials // 10)
     known_to = [max(spent[: n + 1]) for n in (tenth, n_trials - tenth)]
@@ -301,6 +333,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[16, 1000])
     parser.add_argument("--trials", type=int, help="each study; by default fitting")
     parser.add_argument("--times", choices=[*TIMES], nargs="+", default=[*TIMES])
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--trial-s", type=float, default=100.0)
+    parser.add_argument("--count-cpu", action="store_true")
     parser.add_argument("--database", choices=["SQLite", "PostgreSQL"])
     parser.add_argument("--only-shared", action="store_true", help="half the time")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
@@ -327,14 +362,16 @@ def main() -> None:
         given.json.write_text(json.dumps([asdict(row) for row in rows]))
 
 
-def cases(given: argparse.Namespace) -> list[tuple[str, int, int, int]]:
+def cases(given: argparse.Namespace) -> list[Case]:
     """Return times, workers, size of a generation and trials of each study."""
     found = []
     for n_workers in given.workers:
         for times in given.times:
-            for factor in (1, 2):
+            for factor in given.factors:
                 size = factor * n_workers
-                found.append((times, n_workers, size, given.trials or max(480, size)))
+                n_trials = given.trials or max(480, size)
+                how = (given.trial_s, given.count_cpu)
+                found.append(Case(times, n_workers, size, n_trials, *how))
     return found
 
 

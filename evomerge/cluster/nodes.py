@@ -88,18 +88,18 @@ class Nodes:
         yield NodeSetAside(node, _words(lost))
         yield replace(lost, fatal=False, futile=False)
 
-    def wait(self, now: float, usable: Collection[str], n_up: int) -> None:
+    def wait(self, now: float, usable: Collection[str], *, is_up: bool) -> None:
         """Look whether there is anything left to wait for.
 
         Args:
             now: Seconds of a clock that only runs while the cluster can be seen.
             usable: Ids of the nodes that a worker fits on.
-            n_up: Workers that are ready.
+            is_up: Some worker is ready.
 
         Raises:
             WorkerError: No node could be used for longer than there is patience.
         """
-        if n_up or set(usable) - self._aside.keys():
+        if is_up or set(usable) - self._aside.keys():
             self._since = None
             return
         if self._since is None:

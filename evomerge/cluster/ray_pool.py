@@ -50,6 +50,8 @@ CALL_BACK_S = 20.0
 PLACING_S = 15.0
 """After this time a worker that has not answered counts as waiting for a place."""
 _UP = ("idle", "busy")
+_Found = tuple[Seen, Wishes, tuple[str, ...]]
+"""By what it is decided how many workers there are to be."""
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class RayPool:
         self._ours = report_here()
         self._stock: Stock | None = None
         self._courier: Any = None
+        self._full: _Found | None = None  # of which it is known that none is amiss
 
     def start(self) -> None:
         """Connect to Ray, or start one here, and bring the workers up."""
@@ -164,7 +167,8 @@ class RayPool:
             self._start_anew()
         if self._ray.has_died():
             return self._all_lost()
-        self._nodes.wait(self._watch.now, self._usable(), len(self.workers()))
+        is_up = any(slot.state in _UP for slot in self._slots.values())
+        self._nodes.wait(self._watch.now, self._usable(), is_up=is_up)
         self._fill()
         waiting = {s.name: s.awaited for s in self._slots.values() if s.state != "idle"}
         if not waiting:
@@ -173,7 +177,8 @@ class RayPool:
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         if not ready:
             ready, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
-        names = [name for name, ref in waiting.items() if ref in ready]
+        arrived = set(ready)
+        names = [name for name, ref in waiting.items() if ref in arrived]
         events = [event for name in names for event in self._read(name)]
         events += self._cut_off()
         self._fill()
@@ -230,7 +235,8 @@ class RayPool:
 
     def _fill(self) -> None:
         """Bring up what is missing, and take away what is too many and idle."""
-        if self._watch.is_away:
+        found = (self._seen, self._wishes, self._nodes.aside)
+        if self._watch.is_away or self._is_full(found):
             return
         machines = self._seen.machines
         for name in self._wishes.drained.keys() & self._slots.keys():
@@ -243,6 +249,9 @@ class RayPool:
             and slot.name not in self._wishes.drained
         ]
         surplus = len(there) - self._wanted()
+        is_settled = (
+            surplus <= 0 and not self._wishes.drained.keys() & self._slots.keys()
+        )
         for state in ("placing", "calling", "starting", "idle"):
             for slot in reversed(there):
                 if surplus > 0 and slot.state == state:
@@ -250,6 +259,16 @@ class RayPool:
                     surplus -= 1
         for _ in range(-surplus):
             self._add()
+        # Asked after every event: not looked at again until somebody comes or goes.
+        self._full = found if is_settled else None
+
+    def _is_full(self, found: _Found) -> bool:
+        full = self._full
+        if full is None:
+            return False
+        # Of the same objects: to compare what they hold takes as long as to look anew.
+        is_same = full[0] is found[0] and full[1] is found[1]
+        return is_same and full[2] == found[2]
 
     def _add(self) -> None:
         name = f"w{self._n_started}-{self._mark}"
@@ -263,6 +282,7 @@ class RayPool:
 
     def _drop(self, slot: _Slot) -> None:
         self._slots.pop(slot.name)
+        self._full = None
         actors.kill(slot.actor)
 
     # What workers answer.
@@ -301,6 +321,7 @@ class RayPool:
     def _compare(self, slot: _Slot, report: Mapping[str, Any]) -> Iterator[PoolEvent]:
         """Look whether a node has what the study needs, before its first work."""
         slot.report = report
+        self._full = None  # now it is known to be of a node
         other = difference(self._ours, report, needed(self._setup))
         if other is not None:
             message = f"The worker was not started on {slot.node}: {other}"
@@ -412,6 +433,7 @@ class RayPool:
         ]
         self._is_dead = True
         self._slots.clear()
+        self._full = None
         return lost
 
     def _start_anew(self) -> None:

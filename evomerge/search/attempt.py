@@ -164,16 +164,24 @@ class Running:
         """Seconds of a block, as far as can be told of this one."""
         return self.clock.seconds / self.n_done if self.n_done else None
 
-    def hand_out(self, worker: str, timeout_s: float, now: float | None) -> Part:
+    def hand_out(
+        self,
+        worker: str,
+        timeout_s: float,
+        now: float | None,
+        *,
+        is_small: bool = False,
+    ) -> Part:
         """Return the next part, now a worker's.
 
         Args:
             worker: Whose.
             timeout_s: Longest that the whole attempt may take from one worker.
             now: In seconds; None if that is not known.
+            is_small: It is to be as small as the last ones, where trials are shared.
         """
         n = self.way.portion or len(self.unstarted)
-        if self.way.portion and len(self.unstarted) <= N_LAST * n:
+        if self.way.portion and (is_small or len(self.unstarted) <= N_LAST * n):
             n = self.way.last
         blocks = tuple(self.unstarted[:n])
         del self.unstarted[:n]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
 
 from evomerge.core.work import (
     Assignment,
+    NodeSetAside,
     Pool,
     PoolEvent,
     Roster,
@@ -21,6 +22,24 @@ from evomerge.core.work import (
     WorkerReady,
 )
 from evomerge.store.values import CrewMember
+
+COUNT_EVERY_S = 1.0
+"""Workers are counted no more often while nothing is heard of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many workers there were at a moment.
+
+    Attributes:
+        at: When, in seconds.
+        n_up: Those that were ready and welcome.
+        roster: How many there were, and were to be.
+    """
+
+    at: float
+    n_up: int
+    roster: Roster
 
 
 class Dispatcher:
@@ -35,17 +54,21 @@ class Dispatcher:
         self._welcome: set[str] = set()
         self._inbox: deque[PoolEvent] = deque()
         self._wishes = Wishes()
+        self._count: Count | None = None  # until somebody comes or goes
 
     @property
-    def n_up(self) -> int:
-        """Workers that are ready and welcome."""
-        return sum(name in self._welcome for name in self._pool.workers())
+    def count(self) -> Count:
+        """How many workers there are; asked after every event, so seldom counted."""
+        now = self._clock()
+        if self._count is None or now - self._count.at >= COUNT_EVERY_S:
+            n_up = sum(name in self._welcome for name in self._pool.workers())
+            self._count = Count(now, n_up, self.roster())
+        return self._count
 
     @property
     def is_single(self) -> bool:
         """Whether one worker, and no other, is ready and welcome."""
-        up = (name for name in self._pool.workers() if name in self._welcome)
-        return len(tuple(islice(up, 2))) == 1
+        return self.count.n_up == 1
 
     def crew(self) -> Sequence[CrewMember]:
         """Return the workers that are ready, and what each said of itself."""
@@ -65,12 +88,14 @@ class Dispatcher:
         if wishes != self._wishes:
             self._wishes = wishes
             self._pool.heed(wishes)
+            self._count = None
 
     def start(self) -> None:
         """Bring the pool up, once."""
         if not self._is_started:
             self._is_started = True
             self._pool.start()
+            self._count = None
 
     def newcomers(self) -> Sequence[WorkerReady]:
         """Return what the workers said that are ready and not yet welcome."""
@@ -80,6 +105,7 @@ class Dispatcher:
         """Let a worker have work from now on."""
         self._welcome.add(worker)
         self._new.pop(worker, None)
+        self._count = None
 
     def free(self) -> Sequence[str]:
         """Return the welcome workers that have nothing to do."""
@@ -109,6 +135,7 @@ class Dispatcher:
     def stop(self, worker: str) -> None:
         """Stop a worker; the pool brings up another."""
         self._pool.cancel(worker)
+        self._count = None
         if worker not in self._pool.workers():
             self._forget(worker)
 
@@ -117,6 +144,8 @@ class Dispatcher:
         self._pool.close()
 
     def _note(self, event: PoolEvent) -> None:
+        if isinstance(event, WorkerReady | WorkerLost | NodeSetAside):
+            self._count = None
         if isinstance(event, WorkerReady):
             self._ready[event.worker] = event
             if event.worker not in self._welcome:

@@ -85,7 +85,7 @@ from evomerge.search.messages import (
     Tick,
     WorkerIdle,
 )
-from evomerge.search.required_items import Known, RequiredItems, Requirements
+from evomerge.search.required_items import Known, Requirements
 from evomerge.search.sharing import Sharing
 from evomerge.search.standing import Standing
 from evomerge.store.base import AttemptEnd, Ending, PartBegun, PartEnded
@@ -123,6 +123,7 @@ class Lifecycle:
         self._sharing = sharing or Sharing(is_on=False)
         self._new: list[Part] = []  # handed out since time was looked at
         self._due = -math.inf  # nobody's time is over before
+        self._now = -math.inf  # as far as has been said
 
     @property
     def is_complete(self) -> bool:
@@ -143,10 +144,10 @@ class Lifecycle:
         """Tell whether one of these workers can go on, or be given something."""
         standing = self._standing
         return (
-            any(standing.holds(worker) for worker in idle)
+            standing.holds_any(idle)
             or standing.left_alone(None) is not None
             or standing.next(None) is not None
-            or standing.to_help(None, self._sharing.portions) is not None
+            or standing.to_help(None, self._sharing.portions, self._now) is not None
         )
 
     @property
@@ -207,7 +208,7 @@ class Lifecycle:
             case GenerationBegan(trials):
                 self._standing.begin(trials)
             case TasksDescribed(tasks):
-                self._required.items = RequiredItems(tasks)
+                self._required.describe(tasks)
             case SpeedKnown(recipe, speed):
                 self._required.learn(recipe, speed)
             case WorkerReady():
@@ -225,7 +226,8 @@ class Lifecycle:
         begun = standing.begun(idle.worker, avoid)
         trial = None if begun else standing.next(avoid)
         if trial is None:
-            begun = begun or standing.to_help(avoid, self._sharing.portions)
+            costs = self._sharing.portions
+            begun = begun or standing.to_help(avoid, costs, self._now)
             return [] if begun is None else self._hand_out(begun, idle.worker)
         standing.start(trial, idle)
         recipe = trial.candidate.recipe
@@ -264,6 +266,7 @@ class Lifecycle:
             is_alone=starting.idle.is_alone,
         )
         running = starting.running(event.attempt, way)
+        self._now = event.now
         self._standing.run(running)
         return self._hand_out(running, starting.idle.worker, now=event.now)
 
@@ -273,9 +276,13 @@ class Lifecycle:
         worker: str,
         now: float | None = None,
     ) -> list[Instruction]:
-        part = running.hand_out(worker, self._timeout_s, now)
+        standing = self._standing
+        is_small = self._sharing.is_small(
+            running, standing.n_pending, standing.n_at_work
+        )
+        part = running.hand_out(worker, self._timeout_s, now, is_small=is_small)
         self._new.append(part)
-        self._standing.handed_out(running, worker)
+        standing.handed_out(running, worker)
         assignment = Assignment(
             trial=part.trial,
             attempt=part.attempt,
@@ -402,6 +409,7 @@ class Lifecycle:
         return [done, EndTrial(ended)] if ended.state.is_final else [done]
 
     def _stop_overdue(self, now: float) -> list[Instruction]:
+        self._now = now
         # With many workers the ends of all are looked at only when one may be due.
         soonest = min((part.ends(now) for part in self._new), default=math.inf)
         self._due = min(self._due, soonest)

@@ -38,11 +38,12 @@ class RequiredItems:
         # Any few in a row are of all tasks alike, so what they take tells of the rest.
         places.sort(key=lambda found: found[0])
         self._ids = {block: ids for _, block, ids in places}
+        self._n_items = sum(map(len, self._ids.values()))
 
     @property
     def n_items(self) -> int:
         """Items of every block."""
-        return sum(map(len, self._ids.values()))
+        return self._n_items
 
     def unknown(self, blocks: Iterable[BlockKey], known: Known) -> int:
         """Return how many items of these blocks have no outcome."""
@@ -111,6 +112,11 @@ class Requirements:
     def is_timed(self) -> bool:
         """The speed of a trial counts, so one worker does all of it."""
         return self._is_timed
+
+    def describe(self, tasks: Sequence[TaskDescription]) -> None:
+        """Take what has to be scored; every worker says so when it comes."""
+        if tuple(tasks) != self.items.tasks:
+            self.items = RequiredItems(tasks)
 
     def learn(self, recipe: str, tokens_per_second: float) -> None:
         """Take a speed for that of a recipe, unless it has one."""

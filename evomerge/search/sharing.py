@@ -9,6 +9,8 @@ from evomerge.search.portions import USUAL, Portions, in_calls
 from evomerge.search.required_items import RequiredItems
 
 _SWAP = ("materialise", "swap")
+_SLOW = 1.5
+"""So many times the average is slow."""
 
 
 class Sharing:
@@ -54,6 +56,22 @@ class Sharing:
         if self._is_on and not is_alone:
             return Way(portion=max(size, USUAL), last=size)
         return Way(calls=in_calls(n_blocks, max(size, USUAL)))
+
+    def is_small(self, running: Running, n_pending: int, n_at_work: int) -> bool:
+        """Tell whether the next part is to be as small as those that end a trial.
+
+        Towards the end of a generation a trial's pace should be known soon, and no
+        part of a slow one last for long.
+
+        Args:
+            running: The attempt.
+            n_pending: Trials that are not begun.
+            n_at_work: Workers that are at something.
+        """
+        pace_s, usual_s = running.block_s, self.portions.block_s
+        if pace_s is None:
+            return n_pending < n_at_work
+        return not n_pending and usual_s is not None and pace_s > _SLOW * usual_s
 
     def learn(
         self,

@@ -6,7 +6,7 @@ little with a thousand workers. Says what is next; steps are not its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import IllegalTransitionError
@@ -37,6 +37,7 @@ class Standing:
         self._alone: dict[int, Running] = {}  # nobody is at one of those
         self._held: dict[str, int] = {}  # the trial that a worker was at last
         self._owed: dict[int, int] = {}  # items that count, and are not recorded yet
+        self._n_owed = 0  # all of them
         self._failed_at: dict[int, str] = {}  # the worker that last failed at a trial
 
     @property
@@ -50,6 +51,11 @@ class Standing:
         return len(self._pending) + len(self.active)
 
     @property
+    def n_pending(self) -> int:
+        """Trials that are not begun."""
+        return len(self._pending)
+
+    @property
     def n_at_work(self) -> int:
         """Workers that are at something that counts."""
         return len(self._busy)
@@ -57,7 +63,7 @@ class Standing:
     @property
     def n_owed(self) -> int:
         """Items of the running trials that will count, and are not recorded yet."""
-        return sum(self._owed.values())
+        return self._n_owed
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -101,6 +107,11 @@ class Standing:
         """Tell whether a worker can go on with what it was at last."""
         return self._held.get(worker) in self._open
 
+    def holds_any(self, workers: Iterable[str]) -> bool:
+        """Tell whether one of these workers can."""
+        held, open_ = self._held, self._open
+        return any(held.get(worker) in open_ for worker in workers)
+
     def begun(self, worker: str, avoid: str | None) -> Running | None:
         """Return the trial that a worker is to go on with, or one left alone.
 
@@ -127,11 +138,12 @@ class Standing:
                 return trial
         return None
 
-    def to_help(self, avoid: str | None, costs: Portions) -> Running | None:
+    def to_help(self, avoid: str | None, costs: Portions, now: float) -> Running | None:
         """Return the open trial that would be done last of those worth a swap."""
         return self._ranking.last(
             costs,
             lambda number: avoid is not None and avoid == self._failed_at.get(number),
+            now,
         )
 
     def _not_failed(
@@ -161,14 +173,18 @@ class Standing:
             self.put(starting.trial)
             self.lacks_room = True
             return False
-        self._owed[starting.trial.number] = n_items
+        self._owe(starting.trial.number, n_items)
         return True
 
     def recorded(self, number: int, n_items: int) -> None:
         """Count items that are recorded."""
         self._ranking.change(number)
         if number in self._owed:
-            self._owed[number] -= n_items
+            self._owe(number, self._owed[number] - n_items)
+
+    def _owe(self, number: int, n_items: int) -> None:
+        self._n_owed += n_items - self._owed.get(number, 0)
+        self._owed[number] = n_items
 
     def run(self, running: Running) -> None:
         """Let a trial that was being started run; nothing of it is handed out."""
@@ -205,6 +221,7 @@ class Standing:
         now = self.active.pop(trial.number)
         self._busy.difference_update(now.workers)
         self._recipes.discard(trial.candidate.recipe.digest)
+        self._owe(trial.number, 0)
         for index in (self._open, self._alone, self._owed):
             index.pop(trial.number, None)
         self._ranking.change(trial.number)
@@ -238,3 +255,4 @@ class Standing:
         assert self._alone.keys() <= self._open.keys()
         assert self._owed.keys() <= self.active.keys()
         assert all(n >= 0 for n in self._owed.values())
+        assert self._n_owed == sum(self._owed.values())

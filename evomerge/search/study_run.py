@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import chain
 
 from evomerge.core.cost import SPEED_MEASURE
 from evomerge.core.scoring_protocol import TaskDescription
@@ -281,7 +282,8 @@ class StudyRun:
         if idle:
             self._board.begin_work()
         # Who can go on comes first, before another one takes that over.
-        for worker in sorted(idle, key=lambda name: not self._life.holds(name)):
+        first = {worker: None for worker in idle if self._life.holds(worker)}
+        for worker in chain(first, (name for name in idle if name not in first)):
             if not self._life.has_work_for((worker,)):
                 break
             self._executor.feed(WorkerIdle(worker, is_alone, room))
@@ -362,11 +364,12 @@ class StudyRun:
             )
 
     def _progress(self, generation: int, running: int) -> Progress:
+        count = self._dispatcher.count
         return self._board.progress(
             generation=generation,
             running=running,
-            workers=self._dispatcher.n_up,
-            roster=self._dispatcher.roster(),
+            workers=count.n_up,
+            roster=count.roster,
             ahead=Ahead(
                 self._plan.budget,
                 self._life.n_items,

@@ -22,6 +22,20 @@ from evomerge.store.values import CrewMember, Lease
 
 GONE, DRAINING, DRAINED = "lost", "draining", "drained"
 
+_REMOVE = sa.delete(worker).where(worker.c.id == sa.bindparam("of_id"))
+_COME = sa.insert(worker).values(since=NOW, seen=NOW)
+_CHANGE = sa.update(worker).where(worker.c.id == sa.bindparam("of_id"))
+_MOVE = _CHANGE.values(since=NOW)
+_SEEN = (
+    sa.update(worker)
+    .where(worker.c.study_id == sa.bindparam("of_study"))
+    .where(worker.c.state.not_in((GONE, DRAINED)))
+    .values(seen=NOW)
+)
+
+
+Values = dict[str, Any]
+
 
 def record(connection: sa.Connection, lease: Lease, crew: Iterable[CrewMember]) -> None:
     """Put a study's workers in the place of those that were there.
@@ -34,19 +48,7 @@ def record(connection: sa.Connection, lease: Lease, crew: Iterable[CrewMember]) 
     # Locked: somebody may drain one meanwhile.
     known = sa.select(worker).where(is_ours).with_for_update()
     before = {row.id: row for row in connection.execute(known)}
-    for member in crew:
-        values = {**_row(lease, member), "seen": NOW}
-        was = before.pop(values["id"], None)
-        if was is None:
-            connection.execute(sa.delete(worker).where(worker.c.id == values["id"]))
-            connection.execute(sa.insert(worker).values(since=NOW, **values))
-            continue
-        if was.state in (DRAINING, DRAINED):
-            values["state"] = DRAINING
-        if was.state != values["state"]:
-            values["since"] = NOW
-        is_it = worker.c.id == was.id
-        connection.execute(sa.update(worker).where(is_it).values(values))
+    _put(connection, lease, crew, before)
     finished = sa.select(study.c.finished).where(study.c.id == lease.study_id)
     is_over = bool(before) and connection.scalar(finished) is not None
     for row in before.values():
@@ -54,6 +56,35 @@ def record(connection: sa.Connection, lease: Lease, crew: Iterable[CrewMember]) 
             _move(connection, row.id, DRAINED)
         elif row.state != GONE and (is_over or row.state != DRAINED):
             leave(connection, row)
+
+
+def _put(
+    connection: sa.Connection,
+    lease: Lease,
+    crew: Iterable[CrewMember],
+    before: dict[str, rows.Row],
+) -> None:
+    """Record those that are there, and take them out of those that were."""
+    new, moved, changed = list[Values](), list[Values](), list[Values]()
+    for member in crew:
+        values = _row(lease, member)
+        was = before.pop(values["id"], None)
+        if was is None:
+            new.append(values)
+            continue
+        if was.state in (DRAINING, DRAINED):
+            values["state"] = DRAINING
+        if was.state != values["state"]:
+            moved.append({"of_id": was.id, **values})
+        elif any(getattr(was, name) != value for name, value in values.items()):
+            changed.append({"of_id": was.id, **values})
+    # Of a thousand, hundreds may have moved: a statement for each kind, not for each.
+    if new:
+        connection.execute(_REMOVE, [{"of_id": values["id"]} for values in new])
+    for statement, found in ((_COME, new), (_MOVE, moved), (_CHANGE, changed)):
+        if found:
+            connection.execute(statement, found)
+    connection.execute(_SEEN, {"of_study": lease.study_id})
 
 
 def leave(connection: sa.Connection, row: rows.Row) -> None:
@@ -93,7 +124,7 @@ def _move(connection: sa.Connection, key: str, state: str) -> None:
     connection.execute(sa.update(worker).where(worker.c.id == key).values(values))
 
 
-def _row(lease: Lease, member: CrewMember) -> dict[str, Any]:
+def _row(lease: Lease, member: CrewMember) -> Values:
     facts = member.facts
     has = {name: facts[name] for name in ("gpus", "devices", "engine") if name in facts}
     node = str(facts.get("node_id", ""))

@@ -32,6 +32,9 @@ Found = tuple[BlockFacts, Sequence[Outcome]]
 Place = tuple[str, str]
 """Digests of recipe and protocol."""
 
+_Seen = tuple[int, frozenset[str]]
+"""The largest key of the rows that were read, and their items."""
+
 NOBODY = 0
 """Charged to no study: baselines and held-out items are free."""
 
@@ -102,16 +105,22 @@ class KnownItems:
     """Which items are known of the recipes at work, so that no body is read twice.
 
     Rows are never changed and get growing keys, so those read before need not be read
-    again. Only what is committed is kept.
+    again. Only what is committed is kept, and only until the recipe's trial has ended.
     """
 
-    def __init__(self, n_kept: int = 256) -> None:
-        self._kept: OrderedDict[Place, tuple[int, frozenset[str]]] = OrderedDict()
+    def __init__(self, n_kept: int = 4096) -> None:
+        """Begin with nothing.
+
+        Args:
+            n_kept: Recipes that are remembered at once; more than are ever at work.
+        """
+        self._kept: OrderedDict[str, dict[str, _Seen]] = OrderedDict()
         self._n_kept = n_kept
 
-    def at(self, place: Place) -> tuple[int, frozenset[str]]:
+    def at(self, place: Place) -> _Seen:
         """Return the largest key seen, and the items of all rows up to it."""
-        return self._kept.get(place, (-1, frozenset()))
+        recipe, protocol = place
+        return self._kept.get(recipe, {}).get(protocol, (-1, frozenset()))
 
     def read(self, connection: sa.Connection, place: Place) -> None:
         """Read the rows that came since."""
@@ -125,9 +134,14 @@ class KnownItems:
         _, items = self.at(added.place)
         self._keep(added.place, added.id, items | added.items)
 
+    def forget(self, recipe: str) -> None:
+        """Let go of a recipe that nobody is at any more."""
+        self._kept.pop(recipe, None)
+
     def _keep(self, place: Place, last: int, items: frozenset[str]) -> None:
-        self._kept[place] = (last, items)
-        self._kept.move_to_end(place)
+        recipe, protocol = place
+        self._kept.setdefault(recipe, {})[protocol] = (last, items)
+        self._kept.move_to_end(recipe)
         if len(self._kept) > self._n_kept:
             self._kept.popitem(last=False)
 

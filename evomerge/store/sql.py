@@ -24,6 +24,7 @@ from evomerge.store.audit.audit import audit
 from evomerge.store.base import Store
 from evomerge.store.databases.database import Database
 from evomerge.store.deletion import delete, deletion, restart
+from evomerge.store.leases import check_lease
 from evomerge.store.queue import gpu_hours
 from evomerge.store.studies import overview, size
 from evomerge.store.tables import rows
@@ -72,7 +73,8 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Both are immutable once recorded, so remembering them is safe.
+        # All three are immutable once recorded, so remembering them is safe.
+        self._tasks: dict[Lease, list[TaskDescription]] = {}  # every worker says them
         self._recipes: dict[str, Recipe] = {}
         self._blocks: dict[tuple[int, BlockKey], known.BlockFacts] = {}
         self._known = known.KnownItems()
@@ -143,8 +145,13 @@ class SqlStore:
 
     def record_tasks(self, lease: Lease, tasks: Sequence[TaskDescription]) -> None:
         """Record the study's manifests and protocols, once."""
+        same = self._tasks.get(lease)
         with self._database.writing() as connection:
-            studies.record_tasks(connection, lease, tasks)
+            if same is not None and list(tasks) == same:
+                check_lease(connection, lease)
+            else:
+                studies.record_tasks(connection, lease, tasks)
+        self._tasks = {lease: list(tasks)}
 
     def tasks(self, study_id: int) -> Sequence[TaskDescription] | None:
         """Return the recorded manifests and protocols, None before the first worker."""
@@ -225,7 +232,8 @@ class SqlStore:
     ) -> None:
         """Move a running trial to a final state, or back to pending."""
         with self._database.writing() as connection:
-            trials.end_attempt(connection, lease, number, attempt, ending)
+            recipe = trials.end_attempt(connection, lease, number, attempt, ending)
+        self._known.forget(recipe)
 
     def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:
         """Return the parts of the attempts at one trial, or at all, oldest first."""

@@ -146,8 +146,8 @@ def check_running(
 
 def end_attempt(
     connection: sa.Connection, lease: Lease, number: int, attempt: int, ending: Ending
-) -> None:
-    """Move a running trial on, with its scores or its failure."""
+) -> str:
+    """Move a running trial on, with its scores or its failure; return its recipe."""
     end = _end_of(number, ending)
     row = check_running(connection, lease, number, attempt)
     columns: dict[str, Any] = {**rows.failure_columns(ending.failure)}
@@ -161,6 +161,8 @@ def end_attempt(
     key = {"of_study": lease.study_id, "of_number": number, "of_attempt": attempt}
     why = {"cause": columns["cause"], "message": columns["message"]}
     connection.execute(_END_ATTEMPT, {**key, "end": end.value, **why})
+    recipe_digest: str = row.recipe_digest
+    return recipe_digest
 
 
 def reuse(

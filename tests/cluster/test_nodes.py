@@ -73,23 +73,23 @@ def test_nodes_that_fail_each_in_its_own_way_leave_the_study_waiting() -> None:
     nodes = Nodes(patience_s=10)
     for node, kind in ((A, "versions"), (B, "CheckpointError")):
         assert ended(nodes.failed(node, mistake(kind, kind), {"a", "b"})) is None
-    nodes.wait(100.0, {"a", "b"}, n_up=0)
-    nodes.wait(109.0, {"a", "b"}, n_up=0)
+    nodes.wait(100.0, {"a", "b"}, is_up=False)
+    nodes.wait(109.0, {"a", "b"}, is_up=False)
     with pytest.raises(WorkerError, match="for 10 s") as caught:
-        nodes.wait(110.0, {"a", "b"}, n_up=0)
+        nodes.wait(110.0, {"a", "b"}, is_up=False)
     assert "host-a (10.0.0.0): versions; host-b (10.0.0.1): Check" in str(caught.value)
 
 
 def test_a_node_that_comes_or_a_worker_that_is_up_ends_the_waiting() -> None:
     nodes = Nodes(patience_s=10)
-    nodes.wait(0.0, set(), n_up=0)
-    nodes.wait(9.0, {"c"}, n_up=0)
-    nodes.wait(18.0, set(), n_up=0)
-    nodes.wait(27.0, set(), n_up=1)
-    nodes.wait(36.0, set(), n_up=0)
-    nodes.wait(45.0, set(), n_up=0)
+    nodes.wait(0.0, set(), is_up=False)
+    nodes.wait(9.0, {"c"}, is_up=False)
+    nodes.wait(18.0, set(), is_up=False)
+    nodes.wait(27.0, set(), is_up=True)
+    nodes.wait(36.0, set(), is_up=False)
+    nodes.wait(45.0, set(), is_up=False)
     with pytest.raises(WorkerError, match="ask for less per worker"):
-        nodes.wait(46.0, set(), n_up=0)
+        nodes.wait(46.0, set(), is_up=False)
 
 
 def test_bad_luck_counts_by_node() -> None:

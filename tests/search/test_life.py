@@ -175,7 +175,7 @@ class SearchLife(RuleBasedStateMachine):
     def give_work(self):
         self.listen()
         for worker in self.crew.free():
-            self.executor.feed(WorkerIdle(worker, self.crew.n_up == 1))
+            self.executor.feed(WorkerIdle(worker, self.crew.is_single))
         self.executor.settle()
 
     @precondition(lambda self: self.pool.busy)
@@ -200,7 +200,7 @@ class SearchLife(RuleBasedStateMachine):
         self.pool.events.append(AttemptDone(*place, {"score": 0.3}))
         self.listen()
         if goes_on:
-            self.executor.feed(WorkerIdle(worker, self.crew.n_up == 1))
+            self.executor.feed(WorkerIdle(worker, self.crew.is_single))
         self.executor.settle()
 
     @precondition(lambda self: self.pool.busy)

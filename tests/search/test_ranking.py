@@ -60,7 +60,7 @@ def test_who_would_be_done_last_is_found_whatever_happened_before(seed: int) -> 
             costs.swapped(float(rng.choice((0.1, 2.0, 9.0))))
         ranking.change(chosen.trial.number)
         shut = {int(n) for n in rng.choice(list(trials), int(rng.integers(3)))}
-        found = ranking.last(costs, shut.__contains__)
+        found = ranking.last(costs, shut.__contains__, 0.0)
         ranks = {n: rank(now, costs) for n, now in trials.items() if n not in shut}
         last = max((one for one in ranks.values() if one is not None), default=None)
         mine = None if found is None else ranks[found.trial.number]
@@ -86,7 +86,44 @@ def test_the_slower_of_two_that_have_as_much_left_is_helped_first() -> None:
     ranking = Ranking(trials)
     for number in trials:
         ranking.change(number)
-    assert ranking.last(costs, lambda number: False) is fast
+    assert ranking.last(costs, lambda number: False, 0.0) is fast
     del fast.unstarted[25:]  # 25 s against 24 s, and a block of 3 s
     ranking.change(0)
-    assert ranking.last(costs, lambda number: False) is slow
+    assert ranking.last(costs, lambda number: False, 0.0) is slow
+
+
+def test_a_trial_of_which_nothing_comes_for_long_is_taken_for_a_slow_one() -> None:
+    costs = Portions()
+    costs.swapped(5.0)
+    costs.scored([2.0, 2.0])
+    late, known = running(0), running(1)
+    late.hand_out("w0", 1e3, 0.0, is_small=True)  # a swap and a block
+    part = known.hand_out("w1", 1e3, 0.0)
+    del known.parts[part.worker]
+    known.clock = Speed(0, 8.0)  # 4 s a block
+    known.done(part, {})
+    trials = {0: late, 1: known}
+    ranking = Ranking(trials)
+    for number in trials:
+        ranking.change(number)
+
+    def last(now: float) -> Running | None:
+        return ranking.last(costs, lambda number: False, now)
+
+    assert last(7.0) is known
+    assert last(40.0) is late  # 35 s for a block
+
+
+def test_one_whose_first_part_has_ended_is_ranked_by_what_it_took() -> None:
+    costs = Portions()
+    costs.scored([2.0, 2.0])
+    slow = running(0)
+    part = slow.hand_out("w0", 1e3, 0.0)
+    ranking = Ranking({0: slow})
+    ranking.change(0)
+    assert ranking.last(costs, lambda number: False, 100.0) is slow
+    del slow.parts[part.worker]
+    slow.clock = Speed(0, 200.0)
+    slow.done(part, {})
+    ranking.change(0)
+    assert ranking.last(costs, lambda number: False, 200.0) is slow

@@ -123,3 +123,30 @@ def test_how_many_are_wanted_is_what_the_job_says_of_a_study_or_its_stages(
     assert wanted == {"a.one": 5, "a.one.x": 5, "ab": None}
     accounts.close()
     queue.close()
+
+
+def test_a_thousand_workers_are_recorded_in_as_many_statements_as_two(
+    store: Store, tmp_path: Path
+) -> None:
+    study = store.create_study("s", {}, {}, 1).id
+    lease = store.lease(study, this_process(), 60)
+    counts = []
+    for n_workers in (2, 1000):
+        names = [f"w{i}-{n_workers}" for i in range(n_workers)]
+        ran: list[str] = []
+
+        def note(*told: Any, ran: list[str] = ran) -> None:
+            ran.append(told[2])
+
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        try:
+            for is_busy in (False, True):
+                crew = [CrewMember(name, is_busy, ON_GPU) for name in names]
+                store.record_crew(lease, crew)
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        counts.append(len(ran))
+        here = {key: row for key, row in rows(tmp_path).items() if key in names}
+        assert {row["state"] for row in here.values()} == {"busy"}
+    few, many = counts
+    assert many <= few + 2 * 2 + 1  # the two that were there are gone
