@@ -39,11 +39,11 @@ from evomerge.service.forking.forks import Forks
 from evomerge.service.supervisor import Site, Supervisor
 from evomerge.store.queue.job_queue import open_queue
 from evomerge.store.tables import schema
-url, spool, name, version, *options = sys.argv[1:]
+url, spool, name, version, capacity, *options = sys.argv[1:]
 if version:
     from evomerge.store.databases import database
     database.VERSIONS = (*schema.VERSIONS, version)
-site = Site(url, Path(spool), options, capacity=4)
+site = Site(url, Path(spool), options, capacity=int(capacity))
 forks = Forks()
 supervisor = Supervisor(
     open_queue(url), site, name, start=forks.start, is_ready=forks.is_ready
@@ -104,6 +104,7 @@ class Stage:
     """A database server, replicas and jobs, in one folder.
 
     Attributes:
+        capacity: Jobs that a replica runs at once.
         spool: Small enough to be filled, where file systems can be mounted.
         options: Of the replicas' coordinators.
         environment: Of the replicas, beside this process's.
@@ -117,6 +118,7 @@ class Stage:
     seed: int
     options: Sequence[str] = ("--in-process",)
     workers: int | None = None
+    capacity: int = 4
     environment: Mapping[str, str] = field(default_factory=dict)
     replicas: list[Replica] = field(default_factory=list)
     n_jobs: int = 0
@@ -146,7 +148,8 @@ class Stage:
         if clock_s:
             environment["EVOMERGE_TEST_CLOCK_S"] = str(clock_s)
             environment["PYTHONPATH"] = f"{self.folder}/clock{os.pathsep}{python_path}"
-        words = [self.url, str(self.spool), name, version, *self.options]
+        words = [self.url, str(self.spool), name, version, str(self.capacity)]
+        words += self.options
         shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
