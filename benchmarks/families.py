@@ -88,11 +88,27 @@ def page(rows: Sequence[Row]) -> str:
             f"{served['refused']} are refused, {served['wrong']} come out wrong, and "
             f"{served['not run']} tiny models do not run in transformers."
         )
-    lines += ["", "| Task | Family | Outcome | Tensors | `hf` | Carried, or why not |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    stacked = Counter(row.stack.split(":")[0] for row in rows if row.stack)
+    if n := sum(stacked.values()):
+        lines.append(
+            f"- Stacks in `hf`: layers of {stacked['exact']} of {n} run in any order "
+            "and as often as asked, and answer as a folder of these layers does; "
+            f"{stacked['refused']} are refused, {stacked['wrong']} come out wrong."
+        )
+    titles = (
+        "Task",
+        "Family",
+        "Outcome",
+        "Tensors",
+        "`hf`",
+        "Stacks in `hf`",
+        "Carried",
+    )
+    lines += ["", f"| {' | '.join(titles)}, or why not |"]
+    lines += [f"|{' --- |' * len(titles)}"]
     for row in sorted(rows, key=lambda r: (list(KINDS).index(r.kind), r.family)):
         last = ", ".join(row.carried) or row.why
-        cells = (row.state, row.tensors or "", row.hf, last)
+        cells = (row.state, row.tensors or "", row.hf, row.stack, last)
         shown = " | ".join(_shown(str(cell)) for cell in cells)
         lines.append(f"| {row.kind} | `{row.family}` | {shown} |")
     return "\n".join(lines)

@@ -31,7 +31,7 @@ from evomerge.testing.architectures import (
     NotBuiltError,
     build,
 )
-from evomerge.testing.served_architectures import serve
+from evomerge.testing.served_architectures import EXACT, serve
 
 METHODS = {
     "linear": "operator: linear\nknobs: {weight: {a: 0.25, b: 0.75}}\n",
@@ -57,6 +57,7 @@ class Row:
         tensors: Stored tensors, each accounted for.
         carried: Kinds of parts that were taken over from the frame.
         hf: What the engine of transformers makes of the merge.
+        stack: What it makes of stacks of layers.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Row:
     tensors: int = 0
     carried: tuple[str, ...] = ()
     hf: str = ""
+    stack: str = ""
 
 
 def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
@@ -95,10 +97,13 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
     except Exception:  # noqa: BLE001
         return Row(kind.name, family, "wrong", traceback.format_exc()[-400:])
     n, carried = len(model.tensors), tuple(sorted(model.beside))
-    hf = ""
+    hf = stack = ""
     if kind in (CAUSAL, IMAGE_TEXT):
-        hf = serve("hf", folder / "linear.yaml", folder / "out-linear")
-    return Row(kind.name, family, "merges", "", n, carried, hf)
+        merge = folder / "linear.yaml", folder / "out-linear"
+        hf = serve("hf", *merge)
+        if hf == EXACT:
+            stack = serve("hf", *merge, profile="slots", slots=6)
+    return Row(kind.name, family, "merges", "", n, carried, hf, stack)
 
 
 def examine_apart(kind: Kind, family: str) -> Row:

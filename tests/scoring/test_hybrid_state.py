@@ -22,9 +22,11 @@ from evomerge.testing.served_architectures import Answers, write_words
 pytestmark = pytest.mark.timeout(300)
 
 
-def hybrids(folder: Path, family: str, kind: str) -> dict[str, WorkerSetup]:
+def hybrids(
+    folder: Path, family: str, kind: str, **changes: int
+) -> dict[str, WorkerSetup]:
     """Write two models and describe an engine of each."""
-    build(folder, CAUSAL, family)
+    build(folder, CAUSAL, family, **changes)
     prints = {}
     for name in "ab":
         write_words(folder / name)
@@ -69,3 +71,10 @@ def test_state_of_a_candidate_never_reaches_the_next(
     tmp_path: Path, family: str
 ) -> None:
     check_nothing_is_remembered(hybrids(tmp_path, family, "hf"))
+
+
+@pytest.mark.engine
+@pytest.mark.long
+def test_state_and_prefixes_never_reach_the_next_in_vllm(tmp_path: Path) -> None:
+    # Its attention on a CPU needs heads of 32; its prefix cache is on.
+    check_nothing_is_remembered(hybrids(tmp_path, "falcon_h1", "vllm", head_dim=32))

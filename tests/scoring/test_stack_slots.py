@@ -57,11 +57,13 @@ def test_kind_that_the_frame_lacks_is_named(
         slot_kinds(setup(slot_kinds={_S: 2}))
 
 
-def test_frame_without_proof_is_refused_with_the_reason(
+def test_frame_without_proof_is_refused_by_vllm_with_the_reason(
     setup: Callable[..., WorkerSetup], tmp_path: Path
 ) -> None:
     save_family(tmp_path / "m", family_model(family_config("mixtral")))
-    other = replace(setup(), sources={"m": str(tmp_path / "m")}, frame="m")
+    engine = replace(setup().engine, kind="vllm")
+    sources = {"m": str(tmp_path / "m")}
+    other = replace(setup(), sources=sources, frame="m", engine=engine)
     with pytest.raises(SpecError, match=r"proved exact for .*not for MixtralFor"):
         slot_kinds(other)
 

@@ -45,7 +45,7 @@ from evomerge.scoring.hf.model import (
 from evomerge.scoring.hf.way import find_way
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
-from evomerge.scoring.stacks.slots import home
+from evomerge.scoring.stacks.slots import home, slot_kinds
 from evomerge.scoring.stacks.swap import StackSwap
 from evomerge.scoring.weight_stream import WeightStream
 
@@ -91,7 +91,7 @@ class HfEngine:
         )
 
     def _open_stack(self) -> StackSwap:
-        rack = HfLayerSlots(self._model, self._loader)
+        rack = HfLayerSlots(self._model, self._loader, slot_kinds(self._setup))
         return StackSwap(rack, self._sources, self._setup.frame, self._dtype)
 
     @property

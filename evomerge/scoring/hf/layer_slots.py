@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from evomerge.core.work import WorkerSetup
+from evomerge.errors import Problem, SpecError
 from evomerge.merging.sources import Sources
 from evomerge.merging.views.stored import Stored, Where
 from evomerge.scoring.hf.in_place import InPlaceLoader
@@ -47,20 +48,30 @@ class HfLayerSlots:
 
     keeps = False
 
-    def __init__(self, model: Any, loader: InPlaceLoader) -> None:
+    def __init__(self, model: Any, loader: InPlaceLoader, kinds: Sequence[str]) -> None:
         """Take the layers over; until they are arranged, none runs.
 
         Args:
             model: With a layer for every slot.
             loader: Overwrites its tensors by name.
+            kinds: The kind of attention in each slot.
+
+        Raises:
+            SpecError: Its layers are no list of its decoder.
         """
         self._loader = loader
-        self._config = model.config
         self._decoder = model.get_decoder()
+        if not isinstance(getattr(self._decoder, "layers", None), nn.ModuleList):
+            raise SpecError([_no_list(model)])
+        self._config = self._decoder.config
         self._slots: list[Any] = list(self._decoder.layers)
-        listed = getattr(model.config, "layer_types", None)
-        self.kinds = tuple(listed or [FULL] * len(self._slots))
-        self._names_kinds = listed is not None
+        self.kinds = tuple(kinds)
+        # What the configuration says layer by layer, by the numbers of slots.
+        self._listed = {
+            key: list(value)
+            for key, value in vars(self._config).items()
+            if isinstance(value, list) and len(value) == len(self._slots)
+        }
 
     def write(self, incoming: WeightStream, targets: Sequence[Where]) -> None:
         """Overwrite slots, the embedding or the head, in place."""
@@ -81,9 +92,17 @@ class HfLayerSlots:
         ]
         self._decoder.layers = nn.ModuleList(steps)
         self._config.num_hidden_layers = len(steps)
-        if self._names_kinds:
-            # transformers asks by place for the mask, the positions and the cache.
-            self._config.layer_types = [self.kinds[place.slot] for place in places]
+        # transformers asks by place for the mask, the positions and the cache.
+        for key, value in self._listed.items():
+            setattr(self._config, key, [value[place.slot] for place in places])
+
+
+def _no_list(model: Any) -> Problem:
+    return Problem(
+        "engine.profile",
+        f"transformers' {type(model).__name__} does not run its layers as one list, "
+        "which could be put in another order. Use profile: weights.",
+    )
 
 
 class Step(nn.Module):
@@ -103,10 +122,17 @@ class Step(nn.Module):
         self._index = index
         self._scale = scale
 
+    def __getattr__(self, name: str) -> Any:
+        """Say of the place what the layer says of itself, for example its type."""
+        return getattr(self.__dict__["_layer"], name)
+
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the layer on the hidden state."""
         layer: Any = self._layer
-        layer.self_attn.layer_idx = self._index
+        # Attention and recurrent blocks alike find their cache by this number.
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = self._index
         if self._scale != 1.0:
             hidden_states = hidden_states * self._scale
         return layer(hidden_states, *args, **kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from evomerge.checkpoints import read_model
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
@@ -19,7 +20,7 @@ from evomerge.errors import (
     SpecError,
     WorkerError,
 )
-from evomerge.scoring.stacks.slots import slot_kinds
+from evomerge.scoring.stacks.slots import FULL, slot_kinds
 
 DEFAULT_LENGTH = 2048
 """Used where neither the study nor the model's config gives a limit."""
@@ -114,10 +115,15 @@ def _plain(folder: str) -> Any:
 def _roomy(setup: WorkerSetup) -> Any:
     """Return the frame's configuration with a layer for every slot."""
     kinds = slot_kinds(setup)
+    model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
+    own = [kind.attention or FULL for kind in model.layer_types]
     config = _plain(setup.sources[setup.frame])
-    config.num_hidden_layers = len(kinds)
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = list(kinds)
+    text = config.get_text_config()
+    # Whatever is said layer by layer is said of each slot as of the first of its kind.
+    for key, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == len(own):
+            setattr(text, key, [value[own.index(kind)] for kind in kinds])
+    text.num_hidden_layers = len(kinds)
     return config
 
 

@@ -1,7 +1,8 @@
 """Slots of an engine of the stack profile: how many, of which kinds, what they hold.
 
-Only architectures on which stacks were proved exact are let in: there the layers are
-run by one plain loop, and nothing else in the model counts them.
+In vLLM only architectures on which stacks were proved exact are let in: there the
+layers are run by one plain loop, and nothing else in the model counts them. In
+transformers the self-test decides.
 
 Each slot holds one layer's weights and a key-value cache. The order in which slots run
 is free, so a candidate's layers stay wherever they are held already: a neighbour of the
@@ -15,10 +16,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evomerge.checkpoints import Model, read_model
+from evomerge.checkpoints import LayerType, Model, read_model
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.core.work import WorkerSetup
+from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import CandidateError, Problem, SpecError
 
 FULL = "full_attention"
@@ -33,7 +34,7 @@ PROVED = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
-"""Architectures whose stacks equal a model built from the same layers."""
+"""Architectures whose stacks in vLLM equal a model built from the same layers."""
 
 
 def slot_kinds(setup: WorkerSetup) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def slot_kinds(setup: WorkerSetup) -> tuple[str, ...]:
     """
     settings = setup.engine
     model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
-    _check_architecture(model, settings.profile)
+    _check_architecture(model, settings)
     own = [kind.attention or FULL for kind in model.layer_types]
     if unknown := sorted(settings.slot_kinds.keys() - set(own)):
         raise SpecError(
@@ -87,19 +88,34 @@ def home(setup: WorkerSetup) -> Recipe:
     return replace(found, slots=tuple(slots))
 
 
-def _check_architecture(model: Model, profile: str) -> None:
+def _check_architecture(model: Model, settings: EngineSettings) -> None:
     found = model.config.get("architectures") or ["none"]
-    if found[0] not in PROVED:
+    # In transformers a list of layers is one plain list; the self-test judges the rest.
+    if settings.kind != "hf" and found[0] not in PROVED:
         raise SpecError(
             [
                 Problem(
                     "engine.profile",
-                    f"{profile} runs layers in other orders, which is proved exact for "
-                    f"{', '.join(PROVED)}, but not for {found[0]}. Use profile: "
-                    "weights, or other models.",
+                    f"{settings.profile} runs layers in other orders, which is proved "
+                    f"exact for {', '.join(PROVED)}, but not for {found[0]}. Use "
+                    "profile: weights, engine.kind: hf, or other models.",
                 )
             ]
         )
+    alike: dict[str, LayerType] = {}
+    for layer, kind in enumerate(model.layer_types):
+        first = alike.setdefault(kind.attention or FULL, kind)
+        if not first.fits(kind):
+            raise SpecError(
+                [
+                    Problem(
+                        "engine.profile",
+                        f"{settings.profile} keeps slots by the kind of attention, but "
+                        f"layer {layer} is: {kind}; others of its kind are: {first}. "
+                        "Use profile: weights.",
+                    )
+                ]
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,12 @@ class StackSwap:
     def _check_fit(self, merged: Merged, sections: Sequence[Where]) -> None:
         """Make sure that sections have the tensors that the frame's have."""
         layout = self._view.layout
+        own = [kind.attention or FULL for kind in self._view.layer_types]
+        types = merged.layer_types
         for where in sections:
-            ours = _shapes(self._view, 0 if isinstance(where, int) else where)
+            kind = types[where].attention or FULL if isinstance(where, int) else FULL
+            alike = own.index(kind) if kind in own else 0
+            ours = _shapes(self._view, alike if isinstance(where, int) else where)
             theirs = _shapes(merged, where)
             ours.pop(layout.head, None)
             theirs.pop(merged.layout.head, None)
