@@ -129,6 +129,7 @@ defaults: setup ## Read anew what transformers takes for granted of its families
 .PHONY: families
 families: setup ## Merge every architecture of transformers; write docs/models.md's table
 	$(BIN)/python benchmarks/families.py --write
+	$(BIN)/python benchmarks/families.py --published --write
 
 .PHONY: lock
 lock: ## Pin the versions anew

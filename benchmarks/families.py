@@ -13,14 +13,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
 from evomerge.testing.architecture_table import METHODS, Row, examine_apart
 from evomerge.testing.architectures import KINDS
+from evomerge.testing.published import FORMS, Outcome, examine_form
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
+PUBLISHED = ("<!-- published: begin -->", "<!-- published: end -->")
 _LONGEST = 110
 
 
@@ -31,7 +34,18 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rows", type=Path, help="keep rows here, and go on from them")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="examine families in the form in which they are published instead",
+    )
     asked = parser.parse_args()
+    if asked.published:
+        text = published_page([_examined(form.name) for form in FORMS])
+        print(text)
+        if asked.write:
+            _write(PUBLISHED, text)
+        return
     rows = _kept(asked.rows)
     for name in asked.kinds:
         for family in KINDS[name].families:
@@ -48,9 +62,40 @@ def main() -> None:
     text = page(list(rows.values()))
     print(text.split("| Task |")[0])
     if asked.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        _write((BEGIN, END), text)
+
+
+def _write(marks: tuple[str, str], text: str) -> None:
+    begin, end = marks
+    before, _, rest = PAGE.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def _examined(name: str) -> Outcome:
+    form = next(form for form in FORMS if form.name == name)
+    with TemporaryDirectory() as folder:
+        return examine_form(form, Path(folder))
+
+
+def published_page(outcomes: Sequence[Outcome]) -> str:
+    """Return the table of families in their published form."""
+    good = sum(not outcome.why for outcome in outcomes)
+    lines = [
+        f"{good} of {len(outcomes)} merge, keep every type, carry every further part "
+        "bit for bit and load without a missing or unexpected tensor:",
+        "",
+        "| Family | Outcome | Tensors | In pieces | Types, as the frame's | Carried |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in outcomes:
+        types = ", ".join(f"{n} {kind}" for kind, n in one.types.items())
+        carried = ", ".join(f"{n} {kind}" for kind, n in one.carried.items())
+        lines.append(
+            f"| {one.name} | {one.why or 'merges'} | {one.tensors} | {one.cut} "
+            f"| {types} | {carried} |"
+        )
+    return "\n".join(lines)
 
 
 def _kept(file: Path | None) -> dict[tuple[str, str], Row]:

@@ -21,6 +21,8 @@ from evomerge.specs.draft import Draft, DraftTask, draft_text
 from evomerge.specs.sources import is_folder, open_pair, source_folder, split
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_ALLOWED = tuple(kind for kind in KINDS if kind != "family")
+"""What a draft may allow: models of two families are never its own idea."""
 _PREFERRED = ("exact_match,flexible-extract", "exact_match", "acc_norm", "acc")
 
 
@@ -125,13 +127,13 @@ class _Looked:
         if not models:
             return cls(None, True, False, (), tuple(notes))
         same_depth = len({model.n_layers for model in models.values()}) == 1
-        same_vocabulary = not _differ(models, same_depth, True, tuple(KINDS))
-        if found := _differ(models, same_depth, False, tuple(KINDS)):
+        same_vocabulary = not _differ(models, same_depth, True, _ALLOWED)
+        if found := _differ(models, same_depth, False, _ALLOWED):
             raise SpecError(Problem("models", said) for said in found)
         allow = tuple(
             kind
-            for kind in KINDS
-            if _differ(models, same_depth, False, [k for k in KINDS if k != kind])
+            for kind in _ALLOWED
+            if _differ(models, same_depth, False, [k for k in _ALLOWED if k != kind])
         )
         first = next(iter(models.values()))
         notes.insert(0, _family(models, same_depth))

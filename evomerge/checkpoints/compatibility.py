@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from evomerge.checkpoints.configs.families import LAYER_COUNTS, family_of, read_sizes
+from evomerge.checkpoints.configs.families import (
+    LAYER_COUNTS,
+    are_one_family,
+    family_of,
+    read_sizes,
+)
 from evomerge.checkpoints.configs.meanings import (
     KINDS,
     SMALL,
@@ -13,7 +18,8 @@ from evomerge.checkpoints.configs.meanings import (
     differences,
 )
 from evomerge.checkpoints.layers.layout import Layout
-from evomerge.checkpoints.model import Model
+from evomerge.checkpoints.layers.names import BUFFER
+from evomerge.checkpoints.model import Model, equal_bytes
 from evomerge.checkpoints.tokenizer_notes import different_rows
 
 _VOCABULARY = "vocab_size"
@@ -65,7 +71,9 @@ def compatibility(
     for other in others:
         left_out = [] if same_vocabulary else [_VOCABULARY]
         left_out += [] if same_depth else LAYER_COUNTS
+        left_out += ["model_type"] if _is_one_family(first[1], other[1], allow) else []
         found = list(_config_problems(first, other, left_out))
+        found += [] if same_depth else _stacks_problems(first, other)
         # Different sizes explain different shapes; say the cause, not each symptom.
         compare = _tensor_problems if same_depth else _stack_problems
         found = found or list(compare(first, other, same_vocabulary))
@@ -73,7 +81,7 @@ def compatibility(
             f"{odd.text}: {KINDS[odd.kind]}. To merge them all the same, say `allow: "
             f"[{odd.kind}]`."
             for odd in _meant(first, other, same_depth=same_depth)
-            if not _is_remark(odd, allow)
+            if odd.kind != "family" and not _is_remark(odd, allow)
         ]
         if same_vocabulary:
             found += _tokenizer_problems(first, other)
@@ -123,9 +131,35 @@ def _consequence(odd: Difference, frame: str) -> str:
 def _meant(one: Named, other: Named, *, same_depth: bool) -> list[Difference]:
     """Compare what models of one family compute; others are told apart by it."""
     a, b = (Meaning(n, m.decoder, m.layer_types) for n, m in (one, other))
-    if a.config.get("model_type") != b.config.get("model_type"):
-        return []
-    return differences(a, b, same_depth=same_depth)
+    if not are_one_family(a.config, b.config):
+        names = [str(model.config.get("model_type")) for model in (b, a)]
+        said = f"{b.name!r} is of family {names[0]!r}, but {a.name!r} of {names[1]!r}"
+        return [Difference("family", said)]
+    return [*differences(a, b, same_depth=same_depth), *_tables(one, other)]
+
+
+def _tables(one: Named, other: Named) -> Iterator[Difference]:
+    """Compare tables of whole numbers, which are taken over from the frame."""
+    like = one[1].layout
+    ours, theirs = (
+        {
+            like.full_name(place.layer, place.suffix): model.tensors[name]
+            for name, place in model.places.items()
+            if place.role == BUFFER
+            and place.layer is not None
+            and name in model.tensors
+            and len(model.tensors[name].shape) > 1
+        }
+        for _, model in (one, other)
+    )
+    both = [name for name in ours if name in theirs]
+    odd = [name for name in both if not equal_bytes(ours[name], theirs[name])]
+    if odd:
+        yield Difference(
+            "routing",
+            f"{len(odd)} tables of whole numbers hold others in {other[0]!r} than in "
+            f"{one[0]!r}, for example {odd[0]!r}",
+        )
 
 
 def _config_problems(
@@ -137,7 +171,13 @@ def _config_problems(
         a, b = _size(one[1], key), _size(other[1], key)
         # A key that one file leaves out has a default here and there; shapes decide.
         if a is not None and b is not None and a != b:
-            yield f"{other[0]!r} has {what} {b!r}, but {one[0]!r} has {a!r}."
+            insist = " To merge them all the same, say `allow: [family]`."
+            said = insist if key == "model_type" else ""
+            yield f"{other[0]!r} has {what} {b!r}, but {one[0]!r} has {a!r}.{said}"
+
+
+def _is_one_family(one: Model, other: Model, allow: Collection[str]) -> bool:
+    return "family" in allow or are_one_family(one.decoder, other.decoder)
 
 
 def _size(model: Model, key: str) -> object:
@@ -168,6 +208,17 @@ def _tensor_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:
             f"{list(b[n])} in {other[0]!r}, {list(a[n])} in {one[0]!r}. Merge models "
             "of one shape."
         )
+
+
+def _stacks_problems(*models: Named) -> Iterator[str]:
+    """Name models whose layers cannot be set on each other."""
+    for name, model in models:
+        if stacks := {kind.stack: 0 for kind in model.layer_types if kind.stack}:
+            yield (
+                f"{name!r} has layers of several stacks, or layers that run several "
+                f"times ({', '.join(f'{stack}N' for stack in stacks)}): they cannot be "
+                "set on each other. Merge such models layer by layer."
+            )
 
 
 def _stack_problems(one: Named, other: Named, rows_too: bool) -> Iterator[str]:

@@ -56,7 +56,7 @@ def composed(recipe: Recipe, models: Mapping[str, Model]) -> Model:
     ends = recipe.embed.reads | recipe.head.reads
     decoder = frame.decoder
     key = layer_count_key(decoder)
-    if decoder.get(key) is not None:
+    if decoder.get(key) is not None and not frame.layout.further:
         decoder = {**decoder, key: len(recipe.slots)}
     config = with_decoder(frame.config, decoder)
     return replace(

@@ -22,6 +22,7 @@ from evomerge.checkpoints.configs.nested import (
     decoder_path,
     models_beside,
 )
+from evomerge.checkpoints.configs.stack_counts import read_stack_counts
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+_SHARED_LAYERS = "num_hidden_groups"
+"""Key for the number of layers that are stored, where each runs several times."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Model:
         origin: The hub id and commit it was fetched by, or the name of a made-up
             model; None for a folder that was named as such.
         remarks: What must be seen of the folder although nothing is refused.
+        notes: What is good to know of it, and no reason for doubt.
         adapter: The low-rank adapter that goes with it, if any; everything else is
             said of the folder itself.
     """
@@ -87,6 +91,7 @@ class Model:
     tokenizer_digest: str
     origin: str | None = None
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
 
     @property
@@ -152,24 +157,28 @@ def read_model(
     copied = (*TOKENIZER_FILES, *RARE_FILES, *template_files(folder))
     refuse_links_out(folder, (CONFIG, GENERATION, *copied))
     config = read_json(folder / CONFIG)
-    _refuse_encoders(folder, config)
     stored = _read_weights(folder, config)
     shards = {info.file.relative_to(folder).as_posix() for info in stored.values()}
     config, said = without_left_over(config)
     decoder = decoder_config(config)
     n_layers = listed_layers(decoder)
-    if n_layers is None:
+    is_shared = type(decoder.get(_SHARED_LAYERS)) is int
+    if is_shared:
+        n_layers = int(decoder[_SHARED_LAYERS])
+    elif n_layers is None:
         n_layers = _count(folder, config, decoder, layer_count_key(decoder))
     vocab_size = _vocabulary(folder, config, decoder)
-    tensors = {n: t for n, t in stored.items() if not is_recomputed(n, t.shape)}
+    tensors = {n: t for n, t in stored.items() if not _is_made_anew(t)}
     try:
         layout, places = read_layout(
-            tensors, n_layers, vocab_size, read_sizes(decoder), unknown=unknown
+            tensors,
+            read_stack_counts(config, n_layers),
+            vocab_size,
+            read_sizes(decoder),
+            unknown=unknown,
         )
-        types = read_layer_types(
-            decoder,
-            _having("expert", places.values(), n_layers),
-            _having("state", places.values(), n_layers),
+        types = _layer_types(
+            decoder, layout, places, shared=n_layers if is_shared else None
         )
     except ElementTypeError as error:
         raise say_quantised(config, error) from error
@@ -198,7 +207,8 @@ def read_model(
         architecture=architecture,
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest(folder),
-        remarks=(*said, *_carried(places, tensors)),
+        remarks=said,
+        notes=tuple(_carried(places, tensors)),
     )
 
 
@@ -226,12 +236,44 @@ def _read_weights(folder: Path, config: Mapping[str, Any]) -> dict[str, TensorIn
     return stored
 
 
-def _refuse_encoders(folder: Path, config: Mapping[str, Any]) -> None:
-    if config.get("is_encoder_decoder") is True or "encoder_layers" in config:
-        raise CheckpointError(
-            f"{folder / CONFIG}: the model is an encoder-decoder. Only text decoder "
-            "models are supported."
+def _layer_types(
+    decoder: Mapping[str, Any],
+    layout: Layout,
+    places: Mapping[str, Place],
+    *,
+    shared: int | None,
+) -> tuple[LayerType, ...]:
+    """Tell the type of each layer.
+
+    Of several stacks, and of layers that a model runs through several times, no list
+    speaks: they are told by their stack.
+    """
+    n_layers = 1 + max(p.layer for p in places.values() if p.layer is not None)
+    mixtures = _having("expert", places.values(), n_layers)
+    if layout.further or shared is not None:
+        stacks = (layout.stack_of(layer)[1] for layer in range(n_layers))
+        return tuple(
+            LayerType(mixture=one, stack=stack)
+            for one, stack in zip(mixtures, stacks, strict=True)
         )
+    return read_layer_types(
+        decoder, mixtures, _having("state", places.values(), n_layers)
+    )
+
+
+def _is_made_anew(info: TensorInfo) -> bool:
+    """Tell whether every loader makes a tensor anew; no table with an order of its own.
+
+    Position numbers that do not count from zero are such a table (MRA).
+    """
+    if not is_recomputed(info.name, info.shape):
+        return False
+    if info.dtype != "I64" or not info.name.endswith("position_ids"):
+        return True
+    with info.file.open("rb") as file:
+        file.seek(info.offset)
+        numbers = memoryview(file.read(info.nbytes)).cast("q")
+    return all(n == i % info.shape[-1] for i, n in enumerate(numbers))
 
 
 def _having(role: str, places: Iterable[Place], n_layers: int) -> list[bool]:
@@ -267,6 +309,8 @@ def _vocabulary(
     """Return the vocabulary of a decoder, which may be said of the whole instead."""
     beside = {"vocab_size": config.get("vocab_size")} if config != decoder else {}
     said = {key: value for key, value in decoder.items() if value is not None}
+    # Of two vocabularies that of what is written counts.
+    beside |= {"vocab_size": said["tgt_vocab_size"]} if "tgt_vocab_size" in said else {}
     return _count(folder, config, beside | said, "vocab_size")
 
 
@@ -299,7 +343,7 @@ def _is_tied(
     family = str(config.get("model_type", ""))
     usual = not stored or family.startswith("gemma")
     if decoder_path(config) and stored:
-        usual = _equal_bytes(tensors[layout.embed], tensors[layout.head])
+        usual = equal_bytes(tensors[layout.embed], tensors[layout.head])
     flag = decoder_config(config).get("tie_word_embeddings", usual)
     if not isinstance(flag, bool):
         raise CheckpointError(
@@ -313,7 +357,9 @@ def _is_tied(
         )
     if flag and stored:
         embed, head = tensors[layout.embed], tensors[layout.head]
-        if not _equal_bytes(embed, head):
+        if embed.shape != head.shape:
+            return False  # whatever is said: CPM-Ant's embedding has further rows
+        if not equal_bytes(embed, head):
             raise CheckpointError(
                 f"{folder}: tie_word_embeddings is true, but the stored {layout.head} "
                 "differs from the embedding. Set tie_word_embeddings to false if the "
@@ -322,7 +368,8 @@ def _is_tied(
     return bool(flag)
 
 
-def _equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+def equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    """Tell whether two stored tensors are the same bits."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with one.file.open("rb") as a, other.file.open("rb") as b:

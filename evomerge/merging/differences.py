@@ -132,27 +132,46 @@ def differences(
             every one.
     """
     by_place: dict[Place, Sums] = {}
-    left_out = sorted(
-        {name for m in models.values() for name in m.tensors} - base.tensors.keys()
-    )
+    called = [_called_as(base, model) for model in models.values()]
+    left_out = sorted({n for names in called for n in names} - base.tensors.keys())
     for name, info in through("comparing", base.tensors.items(), "tensors"):
         place = base.places.get(name)
         fits = all(
-            name in m.tensors and m.tensors[name].shape == info.shape
-            for m in models.values()
+            name in names and m.tensors[names[name]].shape == info.shape
+            for m, names in zip(models.values(), called, strict=True)
         )
         if place is None or place.role == BUFFER or not fits:
             left_out.append(name)
             continue
         where = place.section if place.layer is None else f"layer {place.layer}"
         sums = by_place.setdefault((where, place.role), Sums.none(len(models)))
-        every = [base, *models.values()]
-        tensors = [sources.tensor(m.fingerprint, name).flatten() for m in every]
+        every = [(base, name)]
+        every += [
+            (m, names[name]) for m, names in zip(models.values(), called, strict=True)
+        ]
+        tensors = [sources.tensor(m.fingerprint, own).flatten() for m, own in every]
         for block in _blocks(tensors[0].numel(), most):
             sums.add(_sums(*(tensor[block].float() for tensor in tensors)))
     return Differences(
         tuple(models), dict(sorted(by_place.items(), key=_depth)), tuple(left_out)
     )
+
+
+def _called_as(base: Model, model: Model) -> dict[str, str]:
+    """Return what a base calls a model's tensors, to what they are stored as.
+
+    A text decoder has other names where it is part of a model that sees.
+    """
+    found: dict[str, str] = {}
+    for name in model.tensors:
+        place = model.places[name]
+        if place.layer is not None:
+            found[base.layout.full_name(place.layer, place.suffix)] = name
+        elif place.section == "beside":
+            found[name] = name
+        else:
+            found[model.layout.name_in(base.layout, name)] = name
+    return found
 
 
 def _depth(entry: tuple[Place, Sums]) -> tuple[int, int, str]:

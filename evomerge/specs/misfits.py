@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from evomerge.checkpoints import Model, compatibility, remarks
 from evomerge.checkpoints.configs.layer_types import LayerType
+from evomerge.checkpoints.configs.stack_counts import side_of
 from evomerge.checkpoints.foldable import unfoldable
 from evomerge.checkpoints.tokenizer_notes import tokenizer_notes
 from evomerge.core.flow.blueprint import MERGE
@@ -36,6 +37,30 @@ def refuse_misfits(
         mistakes.warn(key, said)
     if misfits:
         mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
+
+
+def note_unscored(model: Model, key: str, mistakes: Mistakes) -> None:
+    """Note a model that merges, but that no engine gives answers of.
+
+    Args:
+        model: The frame of a study.
+        key: Where the file names it.
+        mistakes: Where to note it.
+    """
+    what = ""
+    if model.layout.further:
+        sides = {side_of(kind.stack) for kind in model.layer_types}
+        paired = sides == {"encoder", "decoder"}
+        what = "an encoder-decoder" if paired else "a model of several stacks of layers"
+    elif model.layout.is_headless:
+        what = "a model without an output head, such as a classifier"
+    if what:
+        mistakes.add(
+            key,
+            f"expected a text decoder that gives tokens, got {what} "
+            f"({model.architecture}): engines do not score such models yet. Merge "
+            "without a search: `evomerge merge`.",
+        )
 
 
 def note_tokenizers(

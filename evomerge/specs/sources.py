@@ -258,6 +258,8 @@ def warn_of_sources(
             )
         for said in model.remarks:
             mistakes.warn(f"{key}.{name}" if key else "", said)
+        for said in model.notes:
+            mistakes.tell(f"{key}.{name}" if key else "", said)
         same = first.setdefault(content_of(model), name)
         if same != name:
             mistakes.warn(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from evomerge.errors import EvomergeError
 from evomerge.merging.views.fused import cut
 from evomerge.testing.architectures import (
     CAUSAL,
+    CLASSIFIER,
     IMAGE_TEXT,
     KINDS,
     Kind,
@@ -85,20 +86,23 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
         return Row(kind.name, family, "not built", str(error))
     try:
         model = read_model(folder / "a")
+        merged = ("classifier",) if kind == CLASSIFIER else ()
+        if lacking := [part for part in merged if part not in model.beside]:
+            return Row(kind.name, family, "wrong", f"no {lacking[0]} was found")
         for method, written in METHODS.items():
-            out = _merged(folder, method, written)
-            if odd := _oddity(folder, out, method, model):
+            out = _merged(folder, method, written + _parts(merged))
+            if odd := _oddity(folder, out, method, model, merged):
                 return Row(kind.name, family, "wrong", f"{method}: {odd}")
-            if odd := _loaded_otherwise(folder / "a", out):
+            if odd := loaded_otherwise(folder / "a", out):
                 return Row(kind.name, family, "wrong", f"{method}: {odd}")
     except EvomergeError as error:
         said = str(error).replace(f"{folder}/", "")
         return Row(kind.name, family, "refused", said)
     except Exception:  # noqa: BLE001
         return Row(kind.name, family, "wrong", traceback.format_exc()[-400:])
-    n, carried = len(model.tensors), tuple(sorted(model.beside))
+    n, carried = len(model.tensors), tuple(sorted(model.beside.keys() - {*merged}))
     hf = stack = ""
-    if kind in (CAUSAL, IMAGE_TEXT):
+    if kind in (CAUSAL, IMAGE_TEXT) and not model.layout.further:
         merge = folder / "linear.yaml", folder / "out-linear"
         hf = serve("hf", *merge)
         if hf == EXACT:
@@ -155,20 +159,29 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     return {name: t for file in files for name, t in load_file(file).items()}
 
 
-def _oddity(folder: Path, out: Path, method: str, model: Model) -> str | None:
+def _parts(merged: Collection[str]) -> str:
+    said = ", ".join(f"{part}: linear" for part in merged)
+    return f"parts: {{{said}}}\n" if said else ""
+
+
+def _oddity(
+    folder: Path, out: Path, method: str, model: Model, merged_parts: Collection[str]
+) -> str | None:
     """Say which tensor is not what plain arithmetic gives."""
     base, a, b, found = (stored(f) for f in (*_folders(folder), out))
     if odd := sorted(model.tensors.keys() ^ found.keys()):
         return f"{len(odd)} tensors are missing or too many, such as {odd[0]!r}"
     for name, merged in found.items():
         place = model.places[name]
-        if place.section == "beside" or place.role == BUFFER:
+        is_carried = place.section == "beside" and place.role not in merged_parts
+        if is_carried or place.role == BUFFER:
             if not torch.equal(merged, a[name]):
                 return f"{name!r} is not the frame's"
             continue
         # Around the layers all but the final norm goes with the embedding or the head.
         is_final = place.section == "head" and place.role in _FINAL
-        around = place.layer is None and not is_final
+        beside = place.section == "beside"
+        around = place.layer is None and not is_final and not beside
         matrix = around or place.role in _MATRICES
         pieces: tuple[Piece | None, ...] = place.pieces or (None,)
         for piece in pieces:
@@ -205,7 +218,7 @@ def _largest(delta: torch.Tensor) -> torch.Tensor:
     return out.view(delta.shape)
 
 
-def _loaded_otherwise(parent: Path, out: Path) -> str | None:
+def loaded_otherwise(parent: Path, out: Path) -> str | None:
     """Say what transformers finds missing or odd that it does not in a parent."""
     import transformers
 

@@ -33,7 +33,7 @@ _SIZES: Mapping[int, str] = {
     "decoder_layers mamba_expand linear_num_key_heads full_attention_interval "
     "attn_layer_period expert_layer_period moe_k num_kv_shared_layers altup_num_inputs "
     "depth zero_expert_num moe_topk swa_num_key_value_heads max_window_layers "
-    "spatial_merge_size num_global_layers",
+    "spatial_merge_size num_global_layers num_encoder_layers num_decoder_layers",
     3: "num_channels conv_L_cache",
     8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim d_kv mamba_d_state "
     "mamba_n_heads mamba_d_head mamba_chunk_size chunk_size state_size "
@@ -226,11 +226,16 @@ IMAGE_TEXT = Kind(
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 )
 CLASSIFIER = Kind(
-    "classifier",
+    "classification",
     "AutoModelForSequenceClassification",
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
 )
-KINDS = {kind.name: kind for kind in (CAUSAL, IMAGE_TEXT, CLASSIFIER)}
+ENCODER_DECODER = Kind(
+    "encoder-decoder",
+    "AutoModelForSeq2SeqLM",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+)
+KINDS = {kind.name: kind for kind in (CAUSAL, IMAGE_TEXT, ENCODER_DECODER, CLASSIFIER)}
 
 
 def tiny_config(family: str, **changes: Any) -> Any:
@@ -331,7 +336,11 @@ def _changed(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     for key, value in changes.items():
         if value is _NONE:
             data.pop(key, None)
-        elif isinstance(value, Mapping) and key not in _BLOCKS and key in data:
+        elif (
+            isinstance(value, Mapping)
+            and key not in _BLOCKS
+            and isinstance(data.get(key), dict)
+        ):
             _changed(data[key], value)
         else:
             data[key] = value

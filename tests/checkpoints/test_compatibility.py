@@ -1,6 +1,7 @@
 """Which models can be merged entry by entry, and why not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoints import compatibility, read_model
+from evomerge.checkpoints import compatibility, read_model, remarks
 from evomerge.testing.models import tiny_model
 
 
@@ -251,3 +252,25 @@ def test_names_without_the_usual_prefix_fit(tmp_path: Path) -> None:
     pair = {"a": one, "b": read_model(folder)}
     assert compatibility(pair) == []
     assert compatibility(dict(reversed(pair.items())), same_depth=False) == []
+
+
+def test_a_text_decoder_and_the_model_that_sees_are_one_family(tmp_path: Path) -> None:
+    models = {
+        name: read_model(tiny_model(tmp_path / name, family=family))
+        for name, family in (("one", "qwen3"), ("text", "qwen3"))
+    }
+    config = dict(models["text"].config) | {"model_type": "qwen3_text"}
+    models["text"] = replace(models["text"], config=config)
+    assert not [said for said in compatibility(models) if "family" in said]
+
+
+def test_another_family_of_equal_tensors_can_be_allowed(tmp_path: Path) -> None:
+    models = {n: read_model(tiny_model(tmp_path / n)) for n in ("one", "other")}
+    config = dict(models["other"].config) | {"model_type": "mistral"}
+    models["other"] = replace(models["other"], config=config)
+    (said,) = compatibility(models)
+    assert "architecture family 'mistral'" in said
+    assert "allow: [family]" in said
+    assert compatibility(models, allow=["family"]) == []
+    (noted,) = remarks(models, allow=["family"])
+    assert "'other' is of family 'mistral', but 'one' of 'llama'" in noted

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evomerge.checkpoints import BUFFER, Layout, Place, TensorInfo
 from evomerge.checkpoints.configs.families import Sizes
+from evomerge.checkpoints.configs.stack_counts import StackCounts
 from evomerge.checkpoints.header import ElementTypeError
 from evomerge.checkpoints.layers.layout import read_layout
 from evomerge.core.operators.catalogue import ROLES
@@ -102,7 +103,7 @@ def infos(
 def places(
     shapes: dict[str, Sequence[int]], n_layers: int = 1, sizes: Sizes = SIZES
 ) -> tuple[Layout, dict[str, Place]]:
-    return read_layout(infos(shapes), n_layers, VOCAB, sizes)
+    return read_layout(infos(shapes), StackCounts(n_layers), VOCAB, sizes)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -167,7 +168,7 @@ def test_positions_and_the_norm_after_the_embedding_belong_to_it() -> None:
     ("name", "shape"),
     [
         ("model.layers.0.strange.weight", (64, 32)),
-        ("model.layers.0.rel_attn.k", (32, 4, 8)),
+        ("model.layers.0.rel_attn.k", (32, 4, 6)),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", (4, 32)),
         ("model.layers.0.mlp.gate.weight", (5, 32)),
         ("model.layers.0.mlp.experts.w1", (288, 32)),
@@ -188,7 +189,7 @@ def test_what_is_not_understood_is_named_with_its_shape(
 def test_a_matrix_of_whole_numbers_is_no_buffer() -> None:
     packed = infos({"model.layers.0.mlp.up_proj.weight": (48, 32)}, "I8")
     with pytest.raises(CheckpointError, match="element type 'I8' cannot be merged"):
-        read_layout(infos(AROUND) | packed, 1, VOCAB, SIZES)
+        read_layout(infos(AROUND) | packed, StackCounts(1), VOCAB, SIZES)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_a_weight_of_whole_numbers_is_named_with_its_type(
 ) -> None:
     whole = infos({name: shape}, dtype)
     with pytest.raises(ElementTypeError, match=f"'{name}': element type '{dtype}'"):
-        read_layout(infos(AROUND | LAYER) | whole, 1, VOCAB, SIZES)
+        read_layout(infos(AROUND | LAYER) | whole, StackCounts(1), VOCAB, SIZES)
 
 
 @pytest.mark.parametrize(
@@ -327,5 +328,7 @@ def test_a_weight_of_whole_numbers_is_named_with_its_type(
 def test_whole_numbers_that_are_no_weights_are_copied(name: str) -> None:
     shape = (1, 1, 8, 8) if name.endswith("bias") else (8,)
     counters = infos({name: shape}, "I64")
-    _, found = read_layout(infos(AROUND | LAYER) | counters, 1, VOCAB, SIZES)
+    _, found = read_layout(
+        infos(AROUND | LAYER) | counters, StackCounts(1), VOCAB, SIZES
+    )
     assert found[name].role == BUFFER

@@ -292,7 +292,7 @@ def test_settings_of_blocks_are_no_second_model(tmp_path: Path, key: str) -> Non
     [
         ({"num_hidden_layers": None}, "does not say how many layers it has"),
         ({"vocab_size": None}, "does not say how many tokens it knows"),
-        ({"encoder_layers": 2}, "is an encoder-decoder"),
+        ({"is_encoder_decoder": True}, "only one stack of layers, model.layers.N"),
     ],
 )
 def test_what_a_configuration_lacks_is_said(

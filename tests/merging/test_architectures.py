@@ -8,6 +8,7 @@ import pytest
 
 from evomerge.testing.architecture_table import examine
 from evomerge.testing.architectures import KINDS
+from evomerge.testing.published import FORMS, examine_form
 
 CHOSEN = {
     "causal": [
@@ -17,7 +18,8 @@ CHOSEN = {
         *("mamba2", "deepseek_v3", "glm4_moe"),
     ],
     "image-text": ["gemma3", "qwen3_5", "mistral3", "llava", "qwen2_vl"],
-    "classifier": ["qwen2"],
+    "encoder-decoder": ["t5", "bart", "t5gemma2"],
+    "classification": ["qwen2", "bert"],
 }
 
 
@@ -31,5 +33,20 @@ def test_every_tensor_of_an_architecture_is_accounted_for(
     row = examine(KINDS[kind], family, tmp_path)
     assert (row.state, row.why) == ("merges", "")
     assert row.tensors > 10
-    beside = {"image-text": "vision", "classifier": "classifier"}
-    assert beside.get(kind) in (None, *row.carried)
+    assert kind != "image-text" or "vision" in row.carried
+    assert "classifier" not in row.carried
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Qwen3.5", "GLM-4.5", "DBRX", "LFM2 mixture"])
+def test_a_family_in_its_published_form_keeps_types_and_further_parts(
+    tmp_path: Path, name: str
+) -> None:
+    (form,) = (form for form in FORMS if form.name == name)
+    found = examine_form(form, tmp_path)
+    assert found.why == ""
+    assert found.tensors > 10
+    assert bool(form.predicts) == ("prediction" in found.carried)
+    assert found.types.get("float32", 0) == {"GLM-4.5": 4, "LFM2 mixture": 2}.get(
+        name, 0
+    )

@@ -17,6 +17,7 @@ from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.errors import RecipeError, SpecError
 from evomerge.merging.materialise import describe
 from evomerge.merging.sources import Sources
+from evomerge.specs.recipes import open_recipe
 from evomerge.testing.architecture_table import stored
 from evomerge.testing.architectures import CAUSAL, CLASSIFIER, IMAGE_TEXT, build
 from evomerge.testing.models import tiny_model
@@ -166,6 +167,26 @@ def test_layers_that_predict_further_tokens_are_carried(tmp_path: Path) -> None:
         behind = name.startswith("model.layers.4.")
         wanted = a[name] if behind else 0.5 * a[name] + 0.5 * b[name]
         torch.testing.assert_close(values, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_parts_that_are_carried_are_told_and_no_mistake_however_strict(
+    tmp_path: Path, seeing: Path
+) -> None:
+    file = tmp_path / "merge.yaml"
+    names = ", ".join(f"{name}: {seeing / name}" for name in ("base", "a"))
+    file.write_text(f"sources: {{{names}}}\nexperts: [a]\n{ADD}")
+    opened = open_recipe(file, strict=True)
+    assert any("vision (80 tensors)" in str(said) for said in opened.warnings)
+
+
+@pytest.mark.slow
+def test_a_text_model_is_compared_with_one_that_sees(seeing: Path) -> None:
+    found = api.compare(str(seeing / "base"), [str(seeing / n) for n in ("b", "text")])
+    one, other = found.models
+    assert one.norm > 0
+    assert other.norm == pytest.approx(one.norm)
+    assert all("vision" in name or "projector" in name for name in found.left_out)
 
 
 @pytest.mark.slow

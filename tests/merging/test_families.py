@@ -312,8 +312,8 @@ def test_a_pattern_of_layers_left_out_of_the_configuration_is_known(
 def test_a_model_of_another_kind_is_refused_with_the_reason(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
-    sizes = {"d_model": 16, "d_ff": 16, "hidden_size": 16, "num_layers": 2}
-    config = AutoConfig.for_model("t5", vocab_size=32, num_hidden_layers=2, **sizes)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = AutoConfig.for_model("vit", num_hidden_layers=2, image_size=32, **sizes)
     AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    with pytest.raises(CheckpointError, match="encoder-decoder"):
+    with pytest.raises(CheckpointError, match="does not say how many tokens it knows"):
         read_model(tmp_path / "m")

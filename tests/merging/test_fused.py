@@ -126,3 +126,13 @@ def test_what_is_cut_and_pasted_is_the_whole(
             assert part.is_contiguous()
             paste(out, piece, part)
     assert torch.equal(out, whole)
+
+
+def test_a_matrix_that_is_stored_turned_is_merged_as_it_computes() -> None:
+    whole = torch.arange(24.0).reshape(6, 4)  # of two experts, each [in, out]
+    piece = Piece("experts.1.w2", None, False, 1, 3, 6, turned=True)
+    assert torch.equal(cut(whole, piece), whole[3:].T)
+    target = torch.zeros(6, 4)
+    paste(target, piece, cut(whole, piece))
+    assert torch.equal(target[3:], whole[3:])
+    assert not target[:3].any()

@@ -20,7 +20,7 @@ _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_l
 
 LAYER_COUNTS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    *("decoder_layers", "layers", "num_blocks"),
+    *("decoder_layers", "layers", "num_blocks", "num_decoder_layers"),
 )
 """Keys that hold the number of layers; the first is what most families say."""
 
@@ -85,6 +85,15 @@ def family_of(config: Mapping[str, Any]) -> Family:
     return _families().get(str(config.get("model_type")), _UNKNOWN)
 
 
+def are_one_family(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two configurations are of one family.
+
+    A text decoder bears the name of the model that sees, or its own with ``_text``.
+    """
+    a, b = (str(config.get("model_type")) for config in (one, other))
+    return a.removesuffix("_text") == b.removesuffix("_text")
+
+
 def position_limit(config: Mapping[str, Any]) -> int | None:
     """Return for how many positions a model was made; None if nothing says so."""
     filled = family_of(config).filled(config)
@@ -112,6 +121,7 @@ class Sizes:
         key_value_heads: Heads of keys and values.
         head: Width of one head.
         experts: Experts of a mixture layer.
+        linear_key_heads: Heads of keys of linear attention.
     """
 
     family: str = ""
@@ -120,6 +130,7 @@ class Sizes:
     key_value_heads: int | None = None
     head: int | None = None
     experts: int | None = None
+    linear_key_heads: int | None = None
 
 
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
@@ -136,6 +147,7 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
         key_value_heads=_first(config, _KEY_VALUE_HEADS) or heads,
         head=head,
         experts=_first(config, _EXPERTS),
+        linear_key_heads=_first(config, ("linear_num_key_heads",)),
     )
 
 

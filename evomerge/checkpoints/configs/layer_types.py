@@ -36,16 +36,19 @@ class LayerType:
         attention: For example ``sliding_attention``; None if all layers are alike.
         rotary: It has rotary positions, where some layers of the model have none.
         mixture: Its feed-forward block is a mixture of experts.
+        stack: What its stack is called where a model has several.
     """
 
     attention: str | None = None
     rotary: bool = True
     mixture: bool = False
+    stack: str = ""
 
     def __str__(self) -> str:
         words = [(self.attention or "attention").replace("_", " ")]
         words += [] if self.rotary else ["no rotary positions"]
         words += ["a mixture of experts" if self.mixture else "one feed-forward block"]
+        words += [f"of {self.stack[:-1]}"] if self.stack else []
         return ", ".join(words)
 
     def fits(self, other: LayerType) -> bool:
@@ -53,6 +56,7 @@ class LayerType:
         unknown = self.attention is None or other.attention is None
         return (unknown or self.attention == other.attention) and (
             (self.rotary, self.mixture) == (other.rotary, other.mixture)
+            and self.stack == other.stack
         )
 
 

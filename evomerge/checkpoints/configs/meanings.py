@@ -25,6 +25,7 @@ Kind = Literal[
     "scales",
     "routing",
     "other",
+    "family",
 ]
 KINDS: dict[str, str] = {
     "rope": "equal weights would see other positions",
@@ -35,6 +36,7 @@ KINDS: dict[str, str] = {
     "scales": "equal weights would give other values",
     "routing": "tokens would go to other experts",
     "other": "equal weights would compute something else",
+    "family": "equal weights may compute something else",
 }
 """Kinds of differences that a file may allow, and what each of them does."""
 

@@ -13,7 +13,7 @@ from evomerge.checkpoints.configs.families import LAYER_COUNTS, listed_layers
 
 _DECODERS = (
     *("text_config", "llm_config", "language_config", "thinker_config"),
-    *("language_model_config", "vlm_config"),
+    *("language_model_config", "vlm_config", "decoder"),
 )
 """Keys under which a decoder is described, and what it may itself be nested in."""
 _OF_THE_WHOLE = ("tie_word_embeddings",)

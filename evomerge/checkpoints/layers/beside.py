@@ -29,7 +29,8 @@ _KINDS = (
     ),
     (
         "classifier",
-        r"score|classifier|classification_head|qa_outputs|regression_layer"
+        r"score|(pre_)?classifier|classification_head|qa_outputs|regression_layer"
+        r"|sequence_summary|logits_proj"
         r"|(v|value|reward|rm|rank)_head",
     ),
 )
@@ -46,6 +47,8 @@ def kind_of(name: str) -> str | None:
     Only the words before the first number count: within a layer they speak of it.
     """
     words = re.split(r"\.\d+\.", name, maxsplit=1)[0].split(".")
+    if words[0] == "dense":
+        return "classifier"  # of the whole model, before its labels (EuroBERT)
     for kind, pattern in _KINDS:
         if any(re.fullmatch(pattern, word) for word in words):
             return kind

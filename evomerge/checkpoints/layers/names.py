@@ -12,10 +12,10 @@ BUFFER = "buffer"
 """Role of tensors that no operator may touch: copied from the frame."""
 
 _NORM = re.compile(r".*norm.*|ln(_?[a-z0-9]+)?")
-_ATTENTION = re.compile(r".*(attn|attention).*|[Ww]?qkv(_proj)?|query_key_value")
+_ATTENTION = re.compile(r".*(attn|[Aa]ttention).*|[Ww]?qkv(_proj)?|query_key_value")
 _FEED_FORWARD = re.compile(
-    r"mlp|ffn?|feed_?forward|block_sparse_moe|moe|fc\d|(gate|up|down|gate_up)_proj"
-    r"|intermediate|laurel|per_layer_(input_gate|projection)|linear"
+    r"mlp|ffn?s?(_output)?|feed_?forward|DenseReluDense|block_sparse_moe|moe|fc\d|(gate|up|down|gate_up)_proj"
+    r"|(.*_)?intermediate|.*bottleneck.*|laurel|per_layer_(input_gate|projection)|linear"
 )
 _ROUTER = re.compile(r".*router.*|gate|shared_expert_gate|wg")
 _COEFFICIENTS = re.compile(r"altup|hc_.*|.*_coefs")
@@ -31,7 +31,9 @@ _STATE = re.compile(
 )
 """Parameters of a recurrence: decay, step, skip, initial state."""
 _SHARED = re.compile(r"shared_(experts?|mlp)")
-_TABLE = re.compile(r".*embed.*|.*proj(ect(ion)?(s|_in)?)?|.*_table")
+_TABLE = re.compile(r".*embed.*|.*_emb|.*proj(ect(ion)?(s|_in)?)?|.*_table|.*_mlp_.*")
+_ONE_OF_ALL = re.compile(r"(expert_)?\d+")
+"""What an expert's own matrices are told by, behind the word for all of them."""
 _BEHIND = re.compile(
     r"(^|\.)(lm_head|cls|pooler|.*_predictions?|prediction|head|unembed.*|project_out"
     r"|.*unembed.*|.*_head)\."
@@ -128,6 +130,12 @@ def _role_of_weight(
         return "expert" if any(map(_FEED_FORWARD.fullmatch, words)) else None
     if len(shape) == 3 and any(map(_SHARED.fullmatch, words)):
         return "expert"
+    is_wave = any(map(_CONVOLUTION.fullmatch, words))
+    if len(shape) == 3 and shape[2] == 1 and not is_wave:
+        return _matrix(words, leaf, shape[:2], sizes)  # written as a convolution
+    # A matrix whose outputs are written as heads and what each of them has (XLNet).
+    if tuple(shape) == (sizes.hidden, sizes.heads, sizes.head):
+        return "attn" if any(map(_ATTENTION.fullmatch, words)) else None
     return None
 
 
@@ -136,6 +144,8 @@ def _rare(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:
     own = words[-1] if leaf in ("weight", "bias") else leaf
     mixes = any(map(_MIXER.fullmatch, words))
     is_vector = sum(length > 1 for length in shape) < 2
+    if own.endswith("_embed") and any(map(_ATTENTION.fullmatch, words)):
+        return "bias"  # of segments, for each head
     if _STATE.fullmatch(own) and (mixes or any(map(_ATTENTION.fullmatch, words))):
         return "state" if is_vector or leaf != "weight" else "attn"
     if any(map(_CONVOLUTION.fullmatch, words)) and len(shape) > 2:
@@ -157,11 +167,8 @@ def role_outside(name: str, shape: Sequence[int], *, is_float: bool) -> str | No
         understood.
     """
     *words, leaf = name.split(".")
-    if len(shape) == 1 and words:
-        if leaf == "bias":
-            return "bias"
-        if leaf == "weight" and _NORM.fullmatch(words[-1].lower()):
-            return "norm"
+    if found := _small_outside(words, leaf, shape, is_float=is_float):
+        return found
     if not is_float:
         return _counter(shape, is_float=is_float)
     listed = len(words) > 1 and words[-1].isdecimal()  # one of a list of matrices
@@ -173,9 +180,33 @@ def role_outside(name: str, shape: Sequence[int], *, is_float: bool) -> str | No
         return "scalar" if words else None
     if leaf == "bias" and _TABLE.fullmatch(own) is None:
         return None
-    if _BEHIND.search(name):
+    leads_in = leaf == "weight" and _leads_in(words, shape)
+    if _BEHIND.search(name) and not leads_in:
         return "head"
-    return "embed" if _TABLE.fullmatch(own) else None
+    return "embed" if leads_in or _TABLE.fullmatch(own) else None
+
+
+def _small_outside(
+    words: Sequence[str], leaf: str, shape: Sequence[int], *, is_float: bool
+) -> str | None:
+    """Return the role of norms and biases around the layers; None of all else."""
+    if words and words[-1].endswith("_attention_bias"):
+        return "bias"
+    if leaf.endswith("_bias") and is_float and (not words or len(shape) > 1):
+        return "bias" if sum(n > 1 for n in shape) < 3 else None
+    if len(shape) == 1 and words:
+        if leaf == "bias":
+            return "bias"
+        if leaf == "weight" and _NORM.fullmatch(words[-1].lower()):
+            return "norm"
+    return None
+
+
+def _leads_in(words: Sequence[str], shape: Sequence[int]) -> bool:
+    """Tell whether weights bring what a model reads to the width of its layers."""
+    if len(shape) < 3:
+        return "embeddings" in words
+    return any("embed" in word or _CONVOLUTION.fullmatch(word) for word in words)
 
 
 def _counter(shape: Sequence[int], *, is_float: bool) -> str | None:
@@ -199,8 +230,11 @@ def _small(words: list[str], leaf: str, shape: Sequence[int]) -> str | None:
 def _matrix(
     words: list[str], leaf: str, shape: Sequence[int], sizes: Sizes
 ) -> str | None:
+    if words[-1].endswith("_attention_bias"):
+        return "bias"
     if leaf.endswith("_bias"):
-        return "bias" if shape[0] == sizes.experts else None
+        mixes = any(map(_ATTENTION.fullmatch, words))
+        return "bias" if mixes or shape[0] == sizes.experts else None
     if any(map(_COEFFICIENTS.fullmatch, words)):
         return "scalar"
     if any(map(_ROUTER.fullmatch, words)):
@@ -211,10 +245,12 @@ def _matrix(
         after = words[words.index("experts") + 1 :]
         if in_one(after, shape, sizes):
             return "expert"
-        return "expert" if after and after[0].isdecimal() else None
+        return "expert" if after and _ONE_OF_ALL.fullmatch(after[0]) else None
     if any(map(_ATTENTION.fullmatch, words)):
         return "attn"
-    is_output = words[0] == "output" and words[-1].startswith("dense")  # as BERT has it
+    # As BERT has it, and its kin with a second stream of layout (LiLT).
+    is_output = words[0] in ("output", "layout_output")
+    is_output = is_output and words[-1].startswith("dense")
     if is_output or any(map(_FEED_FORWARD.fullmatch, words)):
         return "mlp"
     return "norm" if any(map(_NORM.fullmatch, words)) else None

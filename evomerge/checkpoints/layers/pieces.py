@@ -29,6 +29,8 @@ _BY_GROUP = ("wqkv",)
 value: those of InternLM2."""
 _BY_HEAD = frozenset({"gpt_neox", "bloom"})
 """Families whose ``query_key_value`` holds q, k and v of head 0, then of head 1, ..."""
+_HEAD_BY_HEAD = frozenset({"minimax", "minimax_text_01", "minimax_m1"})
+"""Families whose ``qkv_proj`` does, that of their linear attention."""
 _ALL_IN_A_ROW = frozenset({"chatglm"})
 """Families whose ``query_key_value`` holds all queries, then keys, then values."""
 _GATED = frozenset({("chatglm", "dense_h_to_4h"), ("aria_text", "fc1")})
@@ -40,7 +42,8 @@ Cut = tuple[int, int, int | None]
 """Groups, first row and row after the last in each group."""
 
 _IN_ONE = re.compile(r"(^|\.)experts\.mlp\.[wv][12]$")
-"""Matrices of all experts, one below the other: those of DBRX."""
+"""Matrices of all experts, one below the other: those of DBRX, whose ``w2`` are stored
+as [in, out]."""
 _EXPERT = re.compile(r"(.*\bexperts)\.(\d+)\.(\w+)\.weight")
 _MEMBERS = {
     "gate_proj": ("gate_up_proj", 0),
@@ -80,6 +83,7 @@ class Piece:
         expert: Index along the first axis of a tensor that holds all experts.
         transposed: Stored as [in, out]; merged, like any other, as [out, in].
         stop: None means to the end of the group.
+        turned: Those rows are stored as [in, out] and turned once they are taken.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Piece:
     groups: int = 1
     start: int = 0
     stop: int | None = None
+    turned: bool = False
 
 
 def pieces_of(
@@ -108,8 +113,9 @@ def pieces_of(
     if len(shape) == 2 and sizes.experts and _IN_ONE.search(suffix):
         rows = shape[0] // sizes.experts
         named = stem.replace("experts.", "experts.{}.") + word
+        turned = word == "w2"
         return tuple(
-            Piece(named.format(e), None, False, 1, e * rows, (e + 1) * rows)
+            Piece(named.format(e), None, False, 1, e * rows, (e + 1) * rows, turned)
             for e in range(sizes.experts)
         )
     experts = _experts(suffix, shape, sizes)
@@ -140,6 +146,8 @@ def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
             half = rows // 2
             return {"gate_proj": (half, 0, 1), "up_proj": (half, 1, 2)}
         return {"gate_proj": (1, 0, rows // 2), "up_proj": (1, rows // 2, rows)}
+    if word == "qkv_proj" and sizes.family in _HEAD_BY_HEAD:
+        return _heads_in_turn(suffix, rows, sizes)
     if word in _IN_A_ROW and sizes.family not in _MIXED:
         return _heads_in_a_row(suffix, rows, sizes)
     if word in _BY_GROUP:
@@ -149,8 +157,7 @@ def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
     if word == "query_key_value" and sizes.family in _BY_HEAD:
         heads, head = sizes.heads, sizes.head
         if heads and head and rows == 3 * heads * head:
-            names = ("q_proj", "k_proj", "v_proj")
-            return {n: (heads, i * head, (i + 1) * head) for i, n in enumerate(names)}
+            return _heads_in_turn(suffix, rows, sizes)
     return {_DOWN.get(word, word): (1, 0, None)}
 
 
@@ -165,6 +172,14 @@ def _heads_in_a_row(suffix: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
                     "k_proj": (1, q, q + kv),
                     "v_proj": (1, q + kv, rows),
                 }
+    raise _other_heads(suffix, rows, sizes)
+
+
+def _heads_in_turn(suffix: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
+    heads, head = sizes.heads, sizes.head
+    if heads and head and rows == 3 * heads * head:
+        names = ("q_proj", "k_proj", "v_proj")
+        return {n: (heads, i * head, (i + 1) * head) for i, n in enumerate(names)}
     raise _other_heads(suffix, rows, sizes)
 
 

@@ -65,10 +65,12 @@ def rewritten(
         RecipeError: The layers make no model that the frame's family can express.
     """
     inner = [(decoder_config(config), i, kind) for config, i, kind in layers]
-    try:
-        decoder = restacked(decoder_config(frame), inner)
-    except CheckpointError as error:
-        raise RecipeError(str(error)) from error
+    decoder = decoder_config(frame)
+    if not any(kind.stack for _, _, kind in layers):
+        try:
+            decoder = restacked(decoder, inner)
+        except CheckpointError as error:
+            raise RecipeError(str(error)) from error
     if tied is not None:
         decoder["tie_word_embeddings"] = tied
     for key in ("torch_dtype", "dtype"):

@@ -55,8 +55,8 @@ def _window(tensor: torch.Tensor, piece: Piece) -> torch.Tensor:
         tensor = tensor[piece.expert]
     if piece.transposed:
         tensor = tensor.T
-    rows = tensor.unflatten(0, (piece.groups, -1))
-    return rows[:, piece.start : piece.stop]
+    rows = tensor.unflatten(0, (piece.groups, -1))[:, piece.start : piece.stop]
+    return rows.transpose(1, 2) if piece.turned else rows
 
 
 @dataclass(frozen=True, slots=True)

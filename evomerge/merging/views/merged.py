@@ -97,6 +97,7 @@ class Merged:
                 resolve(operation)
             check_factors(operations, recipe, self._feeds[where].slot, self._views)
         self._refuse_moved_predictions()
+        self._refuse_moved_stacks()
         frame, stack = self._views[recipe.frame].config, self._stack()
         usual = usual_type(self._sections.values())
         tied = None if self.layout.is_headless else self.tied
@@ -316,6 +317,25 @@ class Merged:
                 f"{behind[0]} predicts a further token behind the last of {own} "
                 f"layers, but the merge has {self.n_layers}: no configuration can say "
                 "where it stands. Keep as many layers as the frame has."
+            )
+
+    def _refuse_moved_stacks(self) -> None:
+        """Refuse other layers than the frame's in their order in one of its stacks."""
+        frame = self._views[self.recipe.frame]
+        stacks = dict.fromkeys(k.stack for k in frame.layer_types if k.stack)
+        if not stacks:
+            return
+        own = frame.n_layers
+        slots = [self._feeds[index].slot for index in range(self.n_layers)]
+        moved = [i for i, s in enumerate(slots) if {n for _, n in s.layers} != {i}]
+        if moved or own != self.n_layers:
+            names = ", ".join(f"{name}N" for name in stacks)
+            raise RecipeError(
+                f"The frame's {own} layers are those of several stacks, or run several "
+                f"times ({names}), so each can only be merged with the same layer of "
+                f"other models. The merge has {self.n_layers} layers, and "
+                f"{moved[:8]} of them are not where they were. Keep the frame's layers "
+                "in their order."
             )
 
     def _head_shape(self, feed: Feed) -> tuple[int, ...]:

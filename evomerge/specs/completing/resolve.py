@@ -24,7 +24,7 @@ from evomerge.specs.completing.source_names import (
     has_strange_sources,
 )
 from evomerge.specs.completing.stage import Part, composed_among, take_in
-from evomerge.specs.misfits import check_mixing, merged_sources
+from evomerge.specs.misfits import check_mixing, merged_sources, note_unscored
 from evomerge.specs.persistence import (
     CUT_VERSION,
     LATER,
@@ -293,6 +293,9 @@ class _Resolver:
         if engine.kind == "vllm" and not self._around.accepted:
             for name, said in option_mistakes(engine.options):
                 self._mistakes.add(f"engine.options.{name}", said)
+        frame = self._all.get(str(self._spec.frame))
+        if frame is not None and not self._around.accepted:
+            note_unscored(frame, f"sources.{self._spec.frame}", self._mistakes)
 
     def _check_strategy(self, planned: PlannedSpace[Blueprint] | None) -> None:
         space = SearchSpace(())

@@ -54,6 +54,10 @@ class Mistakes:
         if self.strict:
             self.add(key, message)
             return
+        self.tell(key, message)
+
+    def tell(self, key: str, message: str) -> None:
+        """Note something that is good to know, and no mistake however strict one is."""
         warning = Problem(self.where(key), message)
         if warning not in self.warnings:
             self.warnings.append(warning)
