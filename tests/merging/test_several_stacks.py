@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,8 @@ from evomerge.core.recipes.recipe import Checkpoint, Recipe, Slot
 from evomerge.errors import CheckpointError, RecipeError, SpecError
 from evomerge.merging.materialise import describe
 from evomerge.merging.sources import Sources
+from evomerge.merging.views.revocabulated import Revocabulated
+from evomerge.merging.views.stored import Stored
 from evomerge.specs.completing.resolve import resolve
 from evomerge.specs.studies.study_file import load_study
 from evomerge.testing.architectures import CAUSAL, ENCODER_DECODER, build
@@ -123,3 +125,15 @@ def test_tables_of_whole_numbers_must_be_equal(tmp_path: Path) -> None:
     assert table in said
     assert "allow: [routing]" in said
     assert compatibility(models, allow=["routing"]) == []
+
+
+@pytest.mark.slow
+def test_biases_with_a_column_for_each_token_are_not_brought_to_a_vocabulary(
+    tmp_path: Path,
+) -> None:
+    build(tmp_path, ENCODER_DECODER, "bart")
+    model = read_model(tmp_path / "a")
+    with Sources({model.fingerprint: tmp_path / "a"}) as sources:
+        view = Stored(sources, model.fingerprint)
+        with pytest.raises(RecipeError, match=r"final_logits_bias of shape \[1, 96\]"):
+            Revocabulated("a", cast("Any", None), {"a": view})

@@ -134,6 +134,9 @@ class Revocabulated:
             name: What the model is called in the alignment.
             aligned: The alignment.
             views: Every model that takes part in it, as it is.
+
+        Raises:
+            RecipeError: A tensor has a column for each token, which is not moved.
         """
         self._name = name
         self._aligned = aligned
@@ -143,6 +146,13 @@ class Revocabulated:
         self.tied: bool = self._of.tied
         layout = self._of.layout
         self._n_own = self._of.section("embed")[layout.embed].shape[0]
+        for tensor, part in self._of.section("head").items():
+            if part.role == "bias" and self._n_own in part.shape[1:]:
+                raise RecipeError(
+                    f"{tensor} of shape {list(part.shape)} has a column for each "
+                    f"token of {name!r}, and only rows are brought to another "
+                    "vocabulary. Merge models of one vocabulary."
+                )
 
     @property
     def layout(self) -> Layout:
