@@ -139,9 +139,17 @@ def compare(hot: Probe, cold: Probe, who: str, setup: WorkerSetup) -> float:
             f"Self-test of the {setup.engine.kind} engine: {who} differs from its cold "
             f"load by up to {difference:.3g} in log-probability (expected exactly 0), "
             f"and {wrong} of {len(cold.answers)} greedy answers differ. This engine "
-            "would score wrong models; use engine.kind: hf for these parents."
+            f"would score wrong models; {_instead(setup)}."
         )
     return difference
+
+
+def _instead(setup: WorkerSetup) -> str:
+    if setup.engine.kind != "hf":
+        return "use engine.kind: hf for these parents"
+    if setup.engine.stacks:
+        return "use engine.profile: weights for these parents"
+    return "use engine.kind: vllm, or other parents"
 
 
 def whole(setup: WorkerSetup, fingerprint: str) -> Recipe:

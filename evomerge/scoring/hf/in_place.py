@@ -41,7 +41,7 @@ class _Whole:
     held: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def convert(
-        self, model: Any, tensors: Mapping[str, torch.Tensor]
+        self, model: _Known, tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """Apply the rule to all members; results by the model's names."""
         rule = deepcopy(self.converter)
@@ -51,6 +51,18 @@ class _Whole:
         return {
             name: one[0] if isinstance(one, list) else one for name, one in made.items()
         }
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What rules ask of a model; it knows layers too that are not running."""
+
+    config: Any
+    state: Mapping[str, torch.Tensor]
+
+    def get_parameter(self, name: str) -> torch.Tensor:
+        """Return a parameter."""
+        return self.state[name]
 
 
 class InPlaceLoader:
@@ -79,6 +91,7 @@ class InPlaceLoader:
         """
         self._model = model
         self._state: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
+        self._known = _Known(model.config, self._state)
         self._direct: dict[str, torch.Tensor] = {}
         self._wholes: dict[str, _Whole] = {}
         self._unused: set[str] = set()
@@ -138,7 +151,7 @@ class InPlaceLoader:
             return
         held, whole.held = whole.held, {}
         try:
-            made = whole.convert(self._model, held)
+            made = whole.convert(self._known, held)
         except (RuntimeError, ValueError) as error:
             raise CandidateError(
                 f"The merged {name!r} does not fit the frame: {error}"
@@ -196,7 +209,7 @@ class InPlaceLoader:
             for name in whole.patterns
         }
         try:
-            made = whole.convert(self._model, empty)
+            made = whole.convert(self._known, empty)
             odd = [n for n, one in made.items() if self._state[n].shape != one.shape]
         except Exception as error:
             raise _misfit(whole, str(error)) from error

@@ -61,7 +61,8 @@ class HfLayerSlots:
         """
         self._loader = loader
         self._decoder = model.get_decoder()
-        if not isinstance(getattr(self._decoder, "layers", None), nn.ModuleList):
+        listed = getattr(self._decoder, "layers", None)
+        if not isinstance(listed, nn.ModuleList) or len(listed) != len(kinds):
             raise SpecError([_no_list(model)])
         self._config = self._decoder.config
         self._slots: list[Any] = list(self._decoder.layers)

@@ -67,6 +67,10 @@ def load_model(setup: WorkerSetup) -> Any:
         ) from error
     except _UNLOADABLE as error:
         raise _unloadable(folder, error) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise _unloadable(folder, error) from error
     with machine_faults("load the frame"):
         return model.to(device).eval().requires_grad_(False)
 
