@@ -38,6 +38,12 @@ METHODS = {
     "linear": "operator: linear\nknobs: {weight: {a: 0.25, b: 0.75}}\n",
     "ties": "operator: ties\nknobs: {density: 0.5}\n",
 }
+MORE = {
+    "task_arithmetic": "operator: task_arithmetic\nknobs: {weight: {a: 0.4, b: 0.7}}\n",
+    "slerp": "operator: slerp\nknobs: {t: 0.3}\n",
+}
+"""Further methods, for a selection."""
+_BASED = ("ties", "task_arithmetic")
 _MATRICES = ("attn", "mlp", "expert", "embed", "head")
 _FINAL = ("norm", "state", "scalar")
 _SECONDS = 120.0
@@ -71,13 +77,20 @@ class Row:
     stack: str = ""
 
 
-def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
+def examine(
+    kind: Kind,
+    family: str,
+    folder: Path,
+    methods: Mapping[str, str] = METHODS,
+    **changes: Any,
+) -> Row:
     """Build an architecture, merge it by every method, load and compare.
 
     Args:
         kind: Of task.
         family: ``model_type``.
         folder: To work in.
+        methods: Method to what is written of it.
         changes: What its configuration has besides.
     """
     try:
@@ -89,7 +102,7 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
         merged = ("classifier",) if kind == CLASSIFIER else ()
         if lacking := [part for part in merged if part not in model.beside]:
             return Row(kind.name, family, "wrong", f"no {lacking[0]} was found")
-        for method, written in METHODS.items():
+        for method, written in methods.items():
             out = _merged(folder, method, written + _parts(merged))
             if odd := _oddity(folder, out, method, model, merged):
                 return Row(kind.name, family, "wrong", f"{method}: {odd}")
@@ -102,7 +115,8 @@ def examine(kind: Kind, family: str, folder: Path, **changes: Any) -> Row:
         return Row(kind.name, family, "wrong", traceback.format_exc()[-400:])
     n, carried = len(model.tensors), tuple(sorted(model.beside.keys() - {*merged}))
     hf = stack = ""
-    if kind in (CAUSAL, IMAGE_TEXT) and not model.layout.further:
+    is_served = methods is METHODS and not model.layout.further
+    if is_served and kind in (CAUSAL, IMAGE_TEXT):
         merge = folder / "linear.yaml", folder / "out-linear"
         hf = serve("hf", *merge)
         if hf == EXACT:
@@ -148,7 +162,7 @@ def _merged(folder: Path, method: str, written: str) -> Path:
     file, out = folder / f"{method}.yaml", folder / f"out-{method}"
     sources = ", ".join(f"{name}: {name}" for name in ("base", "a", "b"))
     text = f"sources: {{{sources}}}\nframe: a\nexperts: [a, b]\n{written}"
-    file.write_text(text + ("base: base\n" if method == "ties" else ""))
+    file.write_text(text + ("base: base\n" if method in _BASED else ""))
     api.merge(file, out)
     return out
 
@@ -201,6 +215,12 @@ def _expected(
 ) -> torch.Tensor:
     if method.startswith("linear"):
         return 0.25 * a + 0.75 * b
+    if method.startswith("task_arithmetic"):
+        return base + 0.4 * (a - base) + 0.7 * (b - base)
+    if method == "slerp small":
+        return 0.7 * a + 0.3 * b
+    if method == "slerp":
+        return _turned(a, b, 0.3)
     if method == "ties small":
         return base + ((a - base) + (b - base)) / 2
     kept = [_largest(one.float() - base.float()) for one in (a, b)]
@@ -208,6 +228,14 @@ def _expected(
     agreeing = [torch.where(delta.sign() == sign, delta, 0.0) for delta in kept]
     count = (agreeing[0] != 0).double() + (agreeing[1] != 0).double()
     return base + (agreeing[0].double() + agreeing[1]) / count.clamp(min=1)
+
+
+def _turned(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    """Go a part of the way on the great circle (Shoemake 1985)."""
+    if not a.norm() or not b.norm():
+        return (1 - t) * a + t * b
+    angle = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
+    return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
 
 
 def _largest(delta: torch.Tensor) -> torch.Tensor:
