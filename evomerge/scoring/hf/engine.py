@@ -42,7 +42,7 @@ from evomerge.scoring.hf.model import (
     machine_faults,
     max_length,
 )
-from evomerge.scoring.hf.way import find_way
+from evomerge.scoring.hf.way import check_batches, find_way
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
 from evomerge.scoring.stacks.slots import home, slot_kinds
@@ -81,6 +81,7 @@ class HfEngine:
         forward = Forward.of(self._model)
         with machine_faults("ask the frame"):
             forward.check_causal()
+            check_batches(forward)
             way = find_way(forward)
         self._speaker = Generator(
             forward=forward,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from evomerge.errors import CheckpointError
 from evomerge.scoring.hf.forward import Forward, Way
 
 _LENGTHS = (3, 5, 6, 8)
@@ -25,6 +26,36 @@ def find_way(forward: Forward) -> Way:
     """Return the quickest way of decoding that is right for a model."""
     *quick, slow = forward.ways
     return next((way for way in quick if _is_right(forward, way)), slow)
+
+
+@torch.inference_mode()
+def check_batches(forward: Forward) -> None:
+    """Make sure that texts scored together score as each does by itself.
+
+    Raises:
+        CheckpointError: They do not, as padding behind a text changes it.
+    """
+    device = forward.model.device
+    texts = [_texts(length) for length in _LENGTHS]
+    width = max(_LENGTHS)
+    ids = [text + text[-1:] * (width - len(text)) for text in texts]
+    every = torch.arange(width, device=device)
+    together, _ = forward(torch.tensor(ids, device=device), every)
+    differences = []
+    for text, logits in zip(texts, together, strict=True):
+        wanted, _ = forward(torch.tensor([text], device=device), every[: len(text)])
+        scale = wanted.abs().max().clamp_min(1e-6)
+        off = (logits[: len(text)] - wanted[0]).abs().amax(-1) / scale
+        differences.append(off.float())
+    if not _is_rare(differences):
+        raise CheckpointError(
+            f"{type(forward.model).__name__} computes something else for several texts "
+            "at once than for each by itself, so it is not scored here."
+        )
+
+
+def _is_rare(differences: list[torch.Tensor]) -> bool:
+    return bool((torch.cat(differences) > _MOST).float().mean() < _OFTEN)
 
 
 def _is_right(forward: Forward, way: Way) -> bool:
@@ -50,7 +81,7 @@ def _is_right(forward: Forward, way: Way) -> bool:
         scale = wanted.abs().max().clamp_min(1e-6)
         off = (logits - wanted[0]).abs().amax(-1) / scale
         differences.append(off.float())
-    return bool((torch.cat(differences) > _MOST).float().mean() < _OFTEN)
+    return _is_rare(differences)
 
 
 def _cached(
