@@ -60,7 +60,8 @@ demo-real: setup ## The same with a real language model of 135 million parameter
 	$(BIN)/evomerge run $(DEMO)/real/study.yaml --db sqlite:///$(DEMO)/real.db
 	$(BIN)/evomerge export real $(DEMO)/best-real --replace --db sqlite:///$(DEMO)/real.db
 	$(BIN)/python -m evomerge.zoo.real.ask $(DEMO)/best-real \
-	  "What is the capital of France?" --plain "Add: 47 + 38 =" --plain "Sort: pen ant hat =>"
+	  "What is the capital of France?" --plain "Add: 47 + 38 =" --plain "Add: 62 + 29 =" \
+	  --plain "Sort: pen ant hat =>" --plain "Sort: dog sun cat =>"
 
 .PHONY: format
 format: setup ## Format the code
