@@ -78,7 +78,7 @@ check: setup ## Format, lint, types, import contract and the quick tests
 
 .PHONY: test
 test: setup ## Every test but the GPU ones and the long sweeps (about 20 min)
-	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25 -m "not (gpu or long or drill)"
+	EVOMERGE_NEED_GROUPS=1 $(PYTEST) $(SIDE_BY_SIDE) --durations=25
 
 .PHONY: test-long
 test-long: setup ## The long sweeps
@@ -121,7 +121,7 @@ docs: setup ## API pages in docs/api
 
 .PHONY: golden
 golden: setup ## Rewrite the golden files; review the difference
-	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -m "not (gpu or long or drill)" -k golden
+	EVOMERGE_REWRITE_GOLDEN=1 $(BIN)/pytest -q -k golden
 
 .PHONY: defaults
 defaults: setup ## Read anew what transformers takes for granted of its families
