@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from evomerge.search.attempt import Running
+from evomerge.search.attempt import Part, Running
 from evomerge.search.portions import Portions
 
 _MANY = 64
@@ -76,6 +76,12 @@ class Ranking:
         found: Running | None = None
         while (top := self._top(costs)) is not None:
             is_left_out = is_shut(top.number)
+            # Less is left with every second: who comes first now did so before.
+            fresh = _entry(self._open[top.number], top.pace_s, costs, now)
+            if fresh != top:
+                self._now[top.number] = fresh
+                heapq.heapreplace(self._heaps[top.pace_s is not None], fresh)
+                continue
             if not is_left_out and _is_worth(top, costs):
                 found = self._open[top.number]
                 break
@@ -104,7 +110,7 @@ class Ranking:
             pace_s = running.block_s
             if pace_s is None:
                 pace_s = self._reckoned(running, costs, now)
-            self._now[number] = _entry(running, pace_s)
+            self._now[number] = _entry(running, pace_s, costs, now)
             self._push((self._now[number],))
         self._changed.clear()
         if sum(map(len, self._heaps.values())) > 2 * len(self._now) + _MANY:
@@ -136,12 +142,21 @@ class Ranking:
         return own[0] if is_own else common[0]
 
 
-def _entry(running: Running, pace_s: float | None) -> _Entry:
-    in_hand = sum(len(part.left) for part in running.parts.values())
-    n_left = len(running.unstarted) + in_hand / 2  # half of it done, on average
-    left = n_left / max(1, len(running.parts))
+def _entry(
+    running: Running, pace_s: float | None, costs: Portions, now: float
+) -> _Entry:
+    in_hand = sum(_in_hand(part, pace_s, costs, now) for part in running.parts.values())
+    left = (len(running.unstarted) + in_hand) / max(1, len(running.parts))
     scale = 1.0 if pace_s is None else pace_s
     return _Entry(-(left + 1) * scale, running.trial.number, left * scale, pace_s)
+
+
+def _in_hand(part: Part, pace_s: float | None, costs: Portions, now: float) -> float:
+    """Return how many blocks of a part are still to be done, as far as can be told."""
+    if pace_s is None or pace_s <= costs.swap_s or part.began is None:
+        return len(part.left) / 2  # half of it done, on average
+    done = (now - part.began) / pace_s
+    return max(0.0, min(len(part.blocks) - done, float(len(part.left))))
 
 
 def _is_worth(entry: _Entry, costs: Portions) -> bool:
