@@ -65,7 +65,7 @@ class Sharing:
 
         Args:
             running: The attempt.
-            n_pending: Trials that are not begun.
+            n_pending: Trials that can be begun.
             n_at_work: Workers that are at something.
         """
         pace_s, usual_s = running.block_s, self.portions.block_s

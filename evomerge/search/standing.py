@@ -6,6 +6,7 @@ little with a thousand workers. Says what is next; steps are not its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from evomerge.core.trial import Trial, TrialState
@@ -32,6 +33,8 @@ class Standing:
         self._ended: dict[int, Trial] = {}
         self._busy: set[str] = set()  # workers
         self._recipes: set[str] = set()  # of active trials
+        self._alike: Counter[str] = Counter()  # pending trials by recipe
+        self._n_shut = 0  # pending ones whose recipe is that of an active trial
         self._open: dict[int, Running] = {}  # some block of theirs is with nobody
         self._ranking = Ranking(self._open)
         self._alone: dict[int, Running] = {}  # nobody is at one of those
@@ -52,8 +55,8 @@ class Standing:
 
     @property
     def n_pending(self) -> int:
-        """Trials that are not begun."""
-        return len(self._pending)
+        """Trials that can be begun: nobody is scoring their recipe."""
+        return len(self._pending) - self._n_shut
 
     @property
     def n_at_work(self) -> int:
@@ -94,6 +97,8 @@ class Standing:
                 "running must be ended or made pending before."
             )
         self._pending, self._ended = pending, ended
+        self._alike = Counter(t.candidate.recipe.digest for t in pending.values())
+        self._n_shut = 0
         self.lacks_room = False
         self._held.clear()
 
@@ -160,7 +165,10 @@ class Standing:
         del self._pending[trial.number]
         self.active[trial.number] = Starting(trial, idle)
         self._busy.add(idle.worker)
-        self._recipes.add(trial.candidate.recipe.digest)
+        digest = trial.candidate.recipe.digest
+        self._recipes.add(digest)
+        self._alike[digest] -= 1
+        self._n_shut += self._alike[digest]
 
     def reserve(self, starting: Starting, n_items: int) -> bool:
         """Set items of the budget aside for a trial.
@@ -220,7 +228,9 @@ class Standing:
         """Take a trial from those who are at it, to be pending or final."""
         now = self.active.pop(trial.number)
         self._busy.difference_update(now.workers)
-        self._recipes.discard(trial.candidate.recipe.digest)
+        digest = trial.candidate.recipe.digest
+        self._recipes.discard(digest)
+        self._n_shut -= self._alike[digest]
         self._owe(trial.number, 0)
         for index in (self._open, self._alone, self._owed):
             index.pop(trial.number, None)
@@ -229,6 +239,7 @@ class Standing:
         if trial.state.is_final:
             self._ended[trial.number] = trial
         else:
+            self._alike[digest] += 1
             self._pending[trial.number] = trial
             self._pending = dict(sorted(self._pending.items()))
 
@@ -245,6 +256,10 @@ class Standing:
         digests = [now.trial.candidate.recipe.digest for now in active]
         assert len(set(digests)) == len(digests), "one recipe is scored twice at once"
         assert self._recipes == set(digests)
+        shut = [
+            t.candidate.recipe.digest in self._recipes for t in self._pending.values()
+        ]
+        assert self._n_shut == sum(shut)
         workers = [name for now in active for name in now.workers]
         assert len(set(workers)) == len(workers), "a worker is at two attempts"
         assert self._busy == set(workers)
