@@ -122,7 +122,7 @@ def page(rows: Sequence[Row]) -> str:
         built = sum(states.values()) - states["not built"]
         lines.append(
             f"- {kind}: {states['merges']} of {built} that can be built here merge, "
-            f"{states['refused']} are refused, {states['wrong']} come out wrong; "
+            f"{states['refused']} refused, {states['wrong']} wrong; "
             f"{states['not built']} cannot be built."
         )
     served = Counter(row.hf.split(":")[0] for row in rows if row.hf)
@@ -130,7 +130,7 @@ def page(rows: Sequence[Row]) -> str:
         lines.append(
             f"- `hf`: {served['exact']} of {n} that merge are swapped in and answer as "
             "transformers does with the merged folder; "
-            f"{served['refused']} are refused, {served['wrong']} come out wrong, and "
+            f"{served['refused']} refused, {served['wrong']} wrong, and "
             f"{served['not run']} tiny models do not run in transformers."
         )
     stacked = Counter(row.stack.split(":")[0] for row in rows if row.stack)
@@ -138,7 +138,7 @@ def page(rows: Sequence[Row]) -> str:
         lines.append(
             f"- Stacks in `hf`: layers of {stacked['exact']} of {n} run in any order "
             "and as often as asked, and answer as a folder of these layers does; "
-            f"{stacked['refused']} are refused, {stacked['wrong']} come out wrong."
+            f"{stacked['refused']} refused, {stacked['wrong']} wrong."
         )
     titles = (
         "Task",
