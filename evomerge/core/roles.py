@@ -100,7 +100,7 @@ def _linear(settings: Settings) -> Operation:
     kept = {k: shared[k] for k in ("lambda", "normalize") if k in shared}
     if settings.operator.share == "stages":
         kept["normalize"] = not _adds_up(settings)
-    if operation.operator in ("slerp", "nuslerp"):
+    if settings.operator.share == "arc":
         t = slerp_t(settings)
         weights: tuple[float, ...] = (1.0 - t, t)
     else:

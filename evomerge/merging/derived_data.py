@@ -23,10 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evomerge.core.digest import digest
+from evomerge.core.operators.derived import Derived
 from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
-from evomerge.merging.operators.loops.order_statistics import Cut
-from evomerge.merging.operators.operands import Memo, Value
+from evomerge.merging.operators.inputs import Cut, Memo, Value
 from evomerge.merging.operators.sums.variances import Selections
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 
@@ -35,7 +35,7 @@ RAM_BYTES = 512 << 20
 """How much is also kept in memory, beside what lies in mapped files."""
 _LARGE = 1 << 20
 """A value of this size is left to its file once it is written."""
-_VERSION = 2
+_VERSION = 3
 """Part of every name: raise it when what is computed changes."""
 _SPARE = 4
 """A value is only written if the disk has this many times its size left, and 1 GB."""
@@ -44,7 +44,7 @@ _FORMS: Mapping[str, type] = {
 }
 
 
-class Statistics:
+class DerivedData:
     """A memo on disk, with a part of it in memory; safe to use from several threads.
 
     Several processes may share a folder: what is written there is written whole.
@@ -71,20 +71,16 @@ class Statistics:
         self._lock = threading.Lock()
 
     def recall(
-        self,
-        what: tuple[str | None, ...],
-        compute: Callable[[], Value],
-        *,
-        lasting: bool = True,
+        self, kind: Derived, what: tuple[str | None, ...], compute: Callable[[], Value]
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
-        name = digest([_VERSION, *what])
+        name = digest([_VERSION, kind.name, *kind.of, *what])
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 found: Value = self._kept[name][0]
                 return found
-        lasting = lasting and self._folder is not None
+        lasting = kind.lasts and self._folder is not None
         value = self._load(name) if lasting else None
         is_file = value is not None
         if value is None:
@@ -155,17 +151,13 @@ class Scoped:
     identities: Mapping[str, str]
 
     def recall(
-        self,
-        what: tuple[str | None, ...],
-        compute: Callable[[], Value],
-        *,
-        lasting: bool = True,
+        self, kind: Derived, what: tuple[str | None, ...], compute: Callable[[], Value]
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
-        kind, key, base, *inputs = what
+        key, base, *inputs = what
         origin = None if base is None else self.identities[base]
         names = (self.identities[str(name)] for name in inputs)
-        return self.memo.recall((kind, key, origin, *names), compute, lasting=lasting)
+        return self.memo.recall(kind, (key, origin, *names), compute)
 
 
 def _pack(value: object, tensors: dict[str, torch.Tensor]) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evomerge.checkpoints import BUFFER
-from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.recipe import (
     Adapted,
     Checkpoint,
@@ -17,6 +16,7 @@ from evomerge.core.recipes.recipe import (
     Recipe,
     Slot,
 )
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import SetupError
 from evomerge.merging.devices import available_memory
 from evomerge.merging.sources import TORCH_DTYPES, Sources
@@ -27,10 +27,7 @@ SCRATCH_BYTES = 256 << 20
 """The stated buffer: compiled code, blocks, counts of sizes, the writer's own."""
 _WIDE = 4
 """Bytes of an entry while it is computed with."""
-_SPECTRAL_WIDE = 8
-_SPECTRAL = (11, 4)
-"""Copies in fp64 that the merge of a square matrix by singular vectors was seen to hold
-at its peak: some of its own, and so many for each input."""
+_DOUBLE = 8
 _SAID = ("out of memory", "can't allocate memory", "cannot allocate memory")
 """How torch and the system say that there is no more."""
 
@@ -130,13 +127,12 @@ def _operations(slot: Slot, name: str, part: Part) -> Iterator[Operation]:
 
 def _tensor(operation: Operation, part: Part, n: int, widths: dict[str, int]) -> int:
     held = n * (sum(widths[name] for name in operation.reads) + part.dtype.itemsize)
-    operator = CATALOGUE[operation.operator]
-    if len(part.shape) < 2 or not operator.is_spectral(dict(operation.shared)):
+    settings = resolve(operation)
+    copies = settings.operator.wide_copies(settings.shared, len(operation.inputs))
+    if len(part.shape) < 2 or not copies:
         return held + n * _WIDE
     experts = {piece.expert for piece in part.pieces}
-    own, each = _SPECTRAL
-    copies = own + each * len(operation.inputs)
-    return held + n // max(len(experts), 1) * copies * _SPECTRAL_WIDE
+    return held + n // max(len(experts), 1) * copies * _DOUBLE
 
 
 def _width(source: Input, sources: Sources) -> int:

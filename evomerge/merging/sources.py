@@ -21,9 +21,9 @@ import torch
 from evomerge.checkpoints import Model, TensorInfo, read_model
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
 from evomerge.errors import CheckpointError
-from evomerge.merging.derived_data import FOLDER, Statistics
+from evomerge.merging.derived_data import FOLDER, DerivedData
 from evomerge.merging.devices import Placement, place
-from evomerge.merging.operators.operands import NOTHING_KEPT, Memo
+from evomerge.merging.operators.inputs import NOTHING_KEPT, Memo
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -68,7 +68,7 @@ class Sources:
 
         Args:
             paths: Fingerprint to the folder of a model or an adapter.
-            cache_dir: Where fingerprints, and statistics of the sources, are remembered
+            cache_dir: Where fingerprints, and data derived from the sources, are kept
                 between processes, if anywhere.
             device: Where merges are computed, as torch names it. Sources are brought
                 there for good if they fit, else each time from pinned memory or file.
@@ -83,10 +83,10 @@ class Sources:
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
         self._space = torch.empty(0, dtype=torch.uint8, device=self.device)
-        self.statistics: Memo = NOTHING_KEPT
+        self.derived: Memo = NOTHING_KEPT
         """What is kept of the sources from one candidate to the next."""
         if cache_dir is not None:
-            self.statistics = Statistics(Path(cache_dir) / FOLDER, device=self.device)
+            self.derived = DerivedData(Path(cache_dir) / FOLDER, device=self.device)
         self.views: dict[str, Any] = {}
         """What readers worked out about a parent and want to keep, by fingerprint."""
 

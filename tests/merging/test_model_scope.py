@@ -16,9 +16,7 @@ from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, 
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.operands import NOTHING_KEPT
 from evomerge.merging.operators.thresholds.model_thresholds import (
-    InModel,
     Share,
     model_cuts,
 )
@@ -56,7 +54,7 @@ def test_one_threshold_for_two_tensors_by_hand():
             [delta],
             torch.zeros(4),
             "w",
-            InModel(NOTHING_KEPT, lambda name, s=start: Share(8, s, cuts)),
+            in_model=lambda name, s=start: Share(8, s, cuts),
         ).tolist()
         for start, delta in zip((0, 4), deltas, strict=True)
     ]

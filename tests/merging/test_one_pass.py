@@ -268,7 +268,7 @@ def test_cuts_on_the_grid_are_found_once_for_all_candidates() -> None:
         operation = Operation("ties", ("a", "b", "c"), "z", each=each)
         merged = apply(operation, tensors, base, "w", memo)
         assert torch.equal(merged, apply(operation, tensors, base, "w"))
-    expected = [("sizes", "w", "z", "a"), ("sizes", "w", "z", "b")]
+    expected = [("magnitudes", "w", "z", "a"), ("magnitudes", "w", "z", "b")]
     assert sorted(memo.computed) == expected
 
 

@@ -11,7 +11,7 @@ from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.knots import core
 from evomerge.merging.operators.directions.singular_vectors import Matrices
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])
 WEIGHT = (0.25, 1.5, -0.5)
@@ -31,7 +31,7 @@ def adapters(ranks, seed=0):
 
 
 def matrices(deltas):
-    operands = Operands(operation("core_space", len(deltas)), deltas, None, "w")
+    operands = Inputs(resolve(operation("core_space", len(deltas))), deltas, None, "w")
     return Matrices(tuple(deltas), operands, (0.0,) * len(deltas))
 
 
@@ -124,9 +124,7 @@ def test_a_memo_spares_the_next_candidate_the_bases():
     base = torch.zeros(6, 5)
     for weight in ((1.0, 0.5), (0.2, 0.9)):
         settled = resolve(operation("core_space", weight=weight))
-        again = ARITHMETIC["core_space"](
-            settled, Operands(settled.operation, tensors, base, "w", memo)
-        )
+        again = ARITHMETIC["core_space"](Inputs(settled, tensors, base, "w", memo))
         fresh = apply(operation("core_space", weight=weight), tensors, base, "w")
         assert torch.equal(again, fresh)
     assert memo.computed == [("core", "w", "base", "m1", "m2")]

@@ -132,7 +132,7 @@ def test_what_ties_trims_for_a_consensus_is_looked_up() -> None:
         merge = Operation("consensus", ("a", "b", "c"), "z", shared)
         merged = apply(merge, tensors, base, "w", memo)
         assert torch.equal(merged, apply(merge, tensors, base, "w"))
-    assert [what[0] for what in memo.computed] == ["sizes"] * 3
+    assert [what[0] for what in memo.computed] == ["magnitudes"] * 3
 
 
 @pytest.mark.slow

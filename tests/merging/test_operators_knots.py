@@ -10,7 +10,7 @@ from evomerge.errors import RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.knots import share
 from evomerge.merging.operators.directions.singular_vectors import Matrices
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 
 JOINS = pytest.mark.parametrize("join", ["in", "out"])
 INNER = pytest.mark.parametrize("inner", ["sum", "ties", "dare_ties", "tsv", "iso"])
@@ -22,7 +22,7 @@ def randn(*shape, seed=0):
 
 
 def matrices(deltas):
-    operands = Operands(operation("knots", len(deltas)), deltas, None, "w")
+    operands = Inputs(resolve(operation("knots", len(deltas))), deltas, None, "w")
     return Matrices(tuple(deltas), operands, (0.0,) * len(deltas))
 
 
@@ -169,8 +169,6 @@ def test_a_memo_spares_the_next_candidate_the_basis():
     base, *tensors = (randn(6, 5, seed=i).float() for i in range(3))
     for inner in ("sum", "ties"):
         asked = operation("knots", inner=inner)
-        merged = ARITHMETIC["knots"](
-            resolve(asked), Operands(asked, tensors, base, "w", memo)
-        )
+        merged = ARITHMETIC["knots"](Inputs(resolve(asked), tensors, base, "w", memo))
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
-    assert memo.computed == [("shared columns", "w", "base", "m1", "m2")]
+    assert memo.computed == [("shared basis False", "w", "base", "m1", "m2")]

@@ -21,7 +21,11 @@ from support.operator_knobs import DENSITY, KNOBS
 from support.single_steps import single_steps
 
 from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators.derived import SVD
+from evomerge.core.recipes.settings import resolve
+from evomerge.errors import RecipeError
 from evomerge.merging.operators import apply
+from evomerge.merging.operators.inputs import Inputs
 
 # Hundreds of merges: each fast, together not.
 pytestmark = pytest.mark.slow
@@ -478,3 +482,32 @@ def test_an_average_equals_the_running_mean(n, shape, seed):
     slack = float(4 * 2.0**-23 * largest)
     merged = apply(operation("linear", n), tensors, None, "w")
     torch.testing.assert_close(merged, mean, rtol=0, atol=slack)
+
+
+class Listing:
+    """A memo that keeps nothing and lists the kinds it was asked for."""
+
+    def __init__(self):
+        self.kinds = set()
+
+    def recall(self, kind, what, compute):
+        self.kinds.add(kind.at())
+        return compute()
+
+
+@pytest.mark.parametrize("name", [n for n in ON_MODELS if CATALOGUE[n].keeps])
+def test_an_operator_keeps_every_kind_that_its_row_names(name):
+    memo = Listing()
+    for knobs in [knobs for other, knobs in SETTINGS.values() if other == name]:
+        # Beside the grid of the catalogue, numbers that no table is kept for.
+        for off_grid in ({}, {"density": (0.1234567,) * n_of(name)}):
+            merge = build(name, {**knobs, **(off_grid if "density" in knobs else {})})
+            tensors, base = normal(merge, (8, 40), 1)
+            apply(merge, tensors, base, "w", memo)
+    assert memo.kinds == set(CATALOGUE[name].keeps)
+
+
+def test_what_its_row_does_not_name_is_refused():
+    inputs = Inputs(resolve(operation("linear", 2)), [torch.ones(2)] * 2, None, "w")
+    with pytest.raises(RecipeError, match=r"'linear' keeps 'svd', but its row does"):
+        inputs.recall(SVD, (0,), lambda: None)

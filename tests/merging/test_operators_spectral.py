@@ -14,7 +14,7 @@ from evomerge.core.roles import for_role
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import polar, svd
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 
 MATRIX_METHODS = [
     name
@@ -169,9 +169,7 @@ def test_a_memo_spares_the_next_candidate_every_decomposition_of_an_input():
     base, *tensors = (randn(2, 6, 5, seed=i).float() for i in range(4))
     for scale in (1.0, 0.5):
         merge = operation("tsv", 3, lambda_=scale, weight=(scale, 1.0, 1.0))
-        merged = ARITHMETIC["tsv"](
-            resolve(merge), Operands(merge, tensors, base, "w", memo)
-        )
+        merged = ARITHMETIC["tsv"](Inputs(resolve(merge), tensors, base, "w", memo))
         assert torch.equal(merged, apply(merge, tensors, base, "w"))
     assert sorted(memo.computed) == [
         ("svd", f"w[{place}]", "base", f"m{i}") for place in (0, 1) for i in (1, 2, 3)

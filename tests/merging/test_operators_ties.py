@@ -3,8 +3,8 @@ import torch
 from support.operations import dyadic, operation
 
 from evomerge.merging.operators import apply
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.thresholds.magnitude_thresholds import size_cuts
 from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.memos import CountingMemo
 
 from evomerge.core.recipes.operation import Operation
-from evomerge.merging.derived_data import Statistics
+from evomerge.merging.derived_data import DerivedData
 from evomerge.merging.operators import apply, apply_into
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.sums.sce import edge
@@ -135,9 +135,9 @@ def test_what_a_search_draws_is_found_once() -> None:
 @pytest.mark.timeout(300)
 def test_selections_are_kept_on_disk(tmp_path: Path) -> None:
     base, tensors = parents(3, torch.bfloat16)
-    expected = apply(sce(3, 0.3), tensors, base, "w", Statistics(tmp_path))
+    expected = apply(sce(3, 0.3), tensors, base, "w", DerivedData(tmp_path))
     with patch("evomerge.merging.operators.sums.variances._table", None):
-        again = apply(sce(3, 0.3), tensors, base, "w", Statistics(tmp_path))
+        again = apply(sce(3, 0.3), tensors, base, "w", DerivedData(tmp_path))
     assert torch.equal(again, expected)
 
 

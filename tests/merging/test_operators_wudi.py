@@ -11,7 +11,7 @@ from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators import ARITHMETIC, apply
 from evomerge.merging.operators.directions.singular_vectors import Matrices
 from evomerge.merging.operators.directions.wudi import Interference
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 
 
 def randn(*shape, seed=0):
@@ -20,7 +20,7 @@ def randn(*shape, seed=0):
 
 
 def problem(deltas, shares=None, *, mean=False):
-    operands = Operands(operation("wudi", len(deltas)), deltas, None, "w")
+    operands = Inputs(resolve(operation("wudi", len(deltas))), deltas, None, "w")
     matrices = Matrices(tuple(deltas), operands, (0.0,) * len(deltas))
     shares = shares or [1 / len(deltas)] * len(deltas)
     return Interference.of(matrices, shares, mean=mean)
@@ -186,9 +186,7 @@ def test_a_memo_spares_the_next_candidate_the_products_of_an_input():
     base, *tensors = (randn(4, 5, seed=i).float() for i in range(3))
     for ridge in (1e-3, 1e-2):
         asked = operation("wudi", ridge=ridge, weight=(ridge, 1.0))
-        merged = ARITHMETIC["wudi"](
-            resolve(asked), Operands(asked, tensors, base, "w", memo)
-        )
+        merged = ARITHMETIC["wudi"](Inputs(resolve(asked), tensors, base, "w", memo))
         assert torch.equal(merged, apply(asked, tensors, base, "w"))
     assert memo.computed == [
         ("interference", "w", "base", name) for name in ("m1", "m2")

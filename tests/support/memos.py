@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from evomerge.core.operators.derived import Derived
+
 Value = TypeVar("Value")
 
 
@@ -18,15 +20,12 @@ class CountingMemo:
         self._kept: dict[tuple[str | None, ...], Any] = {}
 
     def recall(
-        self,
-        what: tuple[str | None, ...],
-        compute: Callable[[], Value],
-        *,
-        lasting: bool = True,
+        self, kind: Derived, what: tuple[str | None, ...], compute: Callable[[], Value]
     ) -> Value:
         """Return what is kept under this name, computing it the first time."""
-        if what not in self._kept:
-            self._kept[what] = compute()
-            self.computed.append(what)
-        kept: Value = self._kept[what]
+        name = (" ".join(map(str, (kind.name, *kind.of))), *what)
+        if name not in self._kept:
+            self._kept[name] = compute()
+            self.computed.append(name)
+        kept: Value = self._kept[name]
         return kept

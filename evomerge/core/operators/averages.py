@@ -11,6 +11,7 @@ from evomerge.core.operators.catalogue import (
     Knob,
     Operator,
 )
+from evomerge.core.operators.derived import DOT_PRODUCTS, MEAN_COSINE
 
 AVERAGES = (
     Operator(
@@ -65,6 +66,7 @@ AVERAGES = (
         least_inputs=2,
         policies=LINEAR_VECTORS,
         share="mean",
+        keeps=(MEAN_COSINE,),
     ),
     Operator(
         "bcwi",
@@ -142,6 +144,8 @@ SPHERICAL = (
         (_T,),
         n_inputs=2,
         policies=LINEAR_VECTORS,
+        keeps=(DOT_PRODUCTS,),
+        share="arc",
     ),
     Operator(
         "nuslerp",
@@ -160,6 +164,8 @@ SPHERICAL = (
         n_inputs=2,
         either=("t", "weight"),
         policies=LINEAR_VECTORS,
+        keeps=(DOT_PRODUCTS,),
+        share="arc",
     ),
     Operator(
         "multislerp",
@@ -168,6 +174,7 @@ SPHERICAL = (
         (SHARE, replace(NORMALIZE, default=True), _LOG_MAP),
         base="optional",
         policies=LINEAR_VECTORS,
+        keeps=(DOT_PRODUCTS,),
     ),
     Operator(
         "karcher",
@@ -176,5 +183,6 @@ SPHERICAL = (
         (SHARE, _MAX_ITER, _TOL),
         base="optional",
         policies=LINEAR_VECTORS,
+        keeps=(DOT_PRODUCTS,),
     ),
 )

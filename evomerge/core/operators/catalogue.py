@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evomerge.core.digest import Scalar
+from evomerge.core.operators.derived import Derived
 
 _LARGEST = sys.float_info.max
 
@@ -137,6 +138,8 @@ class Operator:
             singular vectors; empty for always, None for never. Embedding and head are
             then left to the plain weighted sum too: rows of tokens have no common
             singular vectors.
+        scratch: Copies in fp64 that the merge of a square matrix by singular vectors
+            was seen to hold at its peak: some of its own, and so many for each input.
         whole_model_with: Choices of knobs with which it takes the tensors of all layers
             as one; None for never.
         factors_with: Choices of knobs with which it works on adapters' factors, so that
@@ -145,12 +148,14 @@ class Operator:
         share: Factor on the weights (1 each, if it has none) where a role is left to
             the plain weighted sum: ``whole``, 1/N each (``mean``) or ``half``; or
             ``stages``: the whole sum where its stages add up differences, else the
-            mean.
+            mean; or ``arc``: by where on the arc between two inputs it stands.
         either: Two knobs that say the same: the usual one, and what may be written
             instead of it.
         random: The result depends on the ``seed`` knob.
         ranked: Entries stay with probabilities by rank, from ``density - epsilon`` to
             ``density + epsilon``, which must lie between 0 and 1.
+        statistics: Kinds of statistics that every input must come with.
+        keeps: Kinds of derived data that it keeps of its inputs.
         source: Paper or program the definition follows.
     """
 
@@ -163,12 +168,15 @@ class Operator:
     least_inputs: int = 1
     policies: Mapping[str, Policy] | None = None
     spectral_with: Choices | None = None
+    scratch: tuple[int, int] = (11, 4)
     whole_model_with: Choices | None = None
     factors_with: Choices | None = None
-    share: Literal["whole", "mean", "half", "stages"] = "whole"
+    share: Literal["whole", "mean", "half", "stages", "arc"] = "whole"
     either: tuple[str, str] | None = None
     random: bool = False
     ranked: bool = False
+    statistics: tuple[str, ...] = ()
+    keeps: tuple[Derived, ...] = ()
 
     def knob(self, name: str) -> Knob | None:
         """Return the knob of this name, if there is one."""
@@ -205,6 +213,11 @@ class Operator:
         if wanted is None:
             return False
         return not wanted or any(chosen.get(knob) in values for knob, values in wanted)
+
+    def wide_copies(self, chosen: Mapping[str, Scalar], n_inputs: int) -> int:
+        """Return how many fp64 copies of a matrix a merge of so many inputs holds."""
+        own, each = self.scratch
+        return own + each * n_inputs if self.is_spectral(chosen) else 0
 
     def takes_model(self, chosen: Mapping[str, Scalar]) -> bool:
         """Tell whether it takes the tensors of all layers as one, with such knobs."""

@@ -12,6 +12,17 @@ from evomerge.core.operators.catalogue import (
     Operator,
     only_with,
 )
+from evomerge.core.operators.derived import (
+    IMPORTANCE,
+    MAGNITUDE_ENDS,
+    MAGNITUDES,
+    ONE_MAGNITUDE,
+    ONE_SCORE,
+    ONE_VARIANCE,
+    SCORES,
+    SHARED_TO_UNIQUE,
+    VARIANCES,
+)
 
 SELECT_TOPK = Knob(
     "select_topk",
@@ -137,6 +148,7 @@ SELECTED = (
         base="needed",
         policies=LINEAR_VECTORS,
         share="mean",
+        keeps=(VARIANCES, ONE_VARIANCE),
     ),
     Operator(
         "magmax",
@@ -164,6 +176,7 @@ SELECTED = (
         base="needed",
         policies=LINEAR_VECTORS,
         share="mean",
+        keeps=(SHARED_TO_UNIQUE,),
     ),
     Operator(
         "pcb",
@@ -183,6 +196,7 @@ SELECTED = (
         base="needed",
         policies=LINEAR_VECTORS,
         share="mean",
+        keeps=(MAGNITUDE_ENDS, SCORES, ONE_SCORE),
     ),
     Operator(
         "consensus",
@@ -203,6 +217,7 @@ SELECTED = (
         ),
         base="needed",
         policies=LINEAR_VECTORS,
+        keeps=(MAGNITUDES, ONE_MAGNITUDE),
     ),
     Operator(
         "emr",
@@ -236,6 +251,7 @@ PAIRS = (
         n_inputs=1,
         policies=LINEAR_VECTORS,
         share="half",
+        keeps=(IMPORTANCE,),
     ),
     Operator(
         "nearswap",

@@ -20,6 +20,7 @@ from evomerge.core.operators.catalogue import (
     Knob,
     Operator,
 )
+from evomerge.core.operators.derived import MAGNITUDES, ONE_MAGNITUDE, RANKS, ROW_RANKS
 
 GAMMA = Knob(
     "gamma",
@@ -80,6 +81,7 @@ TRIMMED = (
         base="needed",
         policies=LINEAR_VECTORS,
         whole_model_with=(("scope", ("model",)),),
+        keeps=(MAGNITUDES, ONE_MAGNITUDE),
     ),
     Operator(
         "breadcrumbs",
@@ -88,6 +90,7 @@ TRIMMED = (
         (*_CRUMBS, NORMALIZE),
         base="needed",
         policies=LINEAR_VECTORS,
+        keeps=(MAGNITUDES, ONE_MAGNITUDE, ROW_RANKS),
     ),
     Operator(
         "breadcrumbs_ties",
@@ -96,6 +99,7 @@ TRIMMED = (
         (*_CRUMBS, NORMALIZE_AGREEING),
         base="needed",
         policies=LINEAR_VECTORS,
+        keeps=(MAGNITUDES, ONE_MAGNITUDE, ROW_RANKS),
     ),
 )
 
@@ -187,6 +191,7 @@ MASKED = (
         either=("eps_frac", "epsilon"),
         random=True,
         ranked=True,
+        keeps=(ROW_RANKS, RANKS),
     ),
     Operator(
         "della_linear",
@@ -198,6 +203,7 @@ MASKED = (
         either=("eps_frac", "epsilon"),
         random=True,
         ranked=True,
+        keeps=(ROW_RANKS, RANKS),
     ),
     Operator(
         "mixout",

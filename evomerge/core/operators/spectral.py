@@ -18,6 +18,7 @@ from evomerge.core.operators.catalogue import (
     Policy,
     only_with,
 )
+from evomerge.core.operators.derived import CORE, INTERFERENCE, SHARED_BASIS, SVD
 
 ONLY_MATRICES: Mapping[str, Policy] = {
     **LINEAR_VECTORS,
@@ -166,6 +167,7 @@ SPECTRAL = (
         policies=ONLY_MATRICES,
         spectral_with=(),
         share="mean",
+        keeps=(SVD,),
     ),
     Operator(
         "iso_c",
@@ -186,6 +188,7 @@ SPECTRAL = (
         policies=ONLY_MATRICES,
         spectral_with=(),
         share="mean",
+        keeps=(SVD,),
     ),
     Operator(
         "knots",
@@ -196,6 +199,7 @@ SPECTRAL = (
         policies=ONLY_MATRICES,
         spectral_with=(),
         random=True,
+        keeps=(SHARED_BASIS,),
     ),
     Operator(
         "core_space",
@@ -206,6 +210,7 @@ SPECTRAL = (
         policies=ONLY_MATRICES,
         spectral_with=(),
         random=True,
+        keeps=(CORE,),
     ),
     Operator(
         "wudi",
@@ -215,5 +220,6 @@ SPECTRAL = (
         base="needed",
         policies=ONLY_MATRICES,
         spectral_with=(),
+        keeps=(INTERFERENCE,),
     ),
 )

@@ -20,6 +20,16 @@ from evomerge.core.operators.catalogue import (
     Operator,
     only_with,
 )
+from evomerge.core.operators.derived import (
+    CORE,
+    MAGNITUDES,
+    ONE_MAGNITUDE,
+    ONE_VARIANCE,
+    RANKS,
+    ROW_RANKS,
+    SHARED_BASIS,
+    VARIANCES,
+)
 from evomerge.core.operators.selected import (
     LAMBDA_T,
     LEAST_TASKS,
@@ -83,6 +93,15 @@ POST = Knob(
     choices=("none", "flat"),
 )
 
+_OF_ENTRIES = (
+    MAGNITUDES,
+    ONE_MAGNITUDE,
+    ROW_RANKS,
+    RANKS,
+    VARIANCES,
+    ONE_VARIANCE,
+)
+
 STAGED = (
     Operator(
         "staged",
@@ -142,5 +161,6 @@ STAGED = (
         spectral_with=(("basis", ("svd", "core")), ("post", ("flat",))),
         share="stages",
         random=True,
+        keeps=(*_OF_ENTRIES, SHARED_BASIS, CORE),
     ),
 )

@@ -48,6 +48,11 @@ class Settings:
         """Return a shared knob that picks among words."""
         return str(self.shared[name])
 
+    @property
+    def takes_model(self) -> bool:
+        """Whether the tensors of all layers are taken as one."""
+        return self.operator.takes_model(self.shared)
+
     def flag(self, name: str) -> bool:
         """Return a shared knob that is on or off."""
         return bool(self.shared[name])

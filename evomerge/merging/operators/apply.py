@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Unpack
 
 import torch
 
 from evomerge.core.recipes.recipe import Operation
-from evomerge.core.recipes.settings import Settings, resolve
+from evomerge.core.recipes.settings import resolve
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.operators.directions.karcher import karcher, multislerp
 from evomerge.merging.operators.directions.knots import core_space, knots
@@ -20,8 +21,8 @@ from evomerge.merging.operators.elementwise.pairs import arcee_fusion, nearswap
 from evomerge.merging.operators.elementwise.pcb import pcb
 from evomerge.merging.operators.elementwise.ram import ram, ramplus_tl
 from evomerge.merging.operators.elementwise.tall import consensus
+from evomerge.merging.operators.inputs import NOTHING_KEPT, Beside, Inputs, Memo
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.operands import NOTHING_KEPT, Memo, Operands
 from evomerge.merging.operators.staged import staged
 from evomerge.merging.operators.sums.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.sums.dare import dare_linear, dare_ties, mixout
@@ -39,8 +40,8 @@ from evomerge.merging.operators.sums.ties import ties
 Merge = torch.Tensor | LazyMerge
 """A fresh fp32 tensor, or what it takes to write one anywhere."""
 
-Arithmetic = Callable[[Settings, Operands], Merge]
-"""Checked settings, and what they are for, to the merge."""
+Arithmetic = Callable[[Inputs], Merge]
+"""What an operator is: its inputs, with checked settings, to the merge."""
 
 ARITHMETIC: Mapping[str, Arithmetic] = {
     "linear": linear,
@@ -86,6 +87,7 @@ def apply(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
+    **beside: Unpack[Beside],
 ) -> torch.Tensor:
     """Merge one tensor of every input.
 
@@ -96,6 +98,7 @@ def apply(
         base: The base's tensor, where the operation names a base.
         key: Name of the tensor in its source; random masks are drawn by it.
         memo: What is kept of these inputs from one candidate to the next.
+        beside: What else :class:`Inputs` may hold.
 
     Returns:
         Same shape and device, fp32, owning its memory.
@@ -106,7 +109,7 @@ def apply(
         CandidateError: The weights leave the result undefined, or are too large.
     """
     with _said_of(operation, key):
-        merge = _decide(Operands(operation, tensors, base, key, memo))
+        merge = _decide(Inputs(resolve(operation), tensors, base, key, memo, **beside))
         return merge if isinstance(merge, torch.Tensor) else merge.fresh()
 
 
@@ -117,6 +120,7 @@ def apply_into(
     base: torch.Tensor | None,
     key: str,
     memo: Memo = NOTHING_KEPT,
+    **beside: Unpack[Beside],
 ) -> bool:
     """Merge one tensor of every input and write it where it is wanted.
 
@@ -130,12 +134,13 @@ def apply_into(
         base: The base's tensor, where the operation names a base.
         key: Name of the tensor in its source.
         memo: What is kept of these inputs.
+        beside: What else :class:`Inputs` may hold.
 
     Returns:
         Whether every number written is known to be finite; if not, look.
     """
     with _said_of(operation, key):
-        merge = _decide(Operands(operation, tensors, base, key, memo))
+        merge = _decide(Inputs(resolve(operation), tensors, base, key, memo, **beside))
         if out.shape != tensors[0].shape:
             raise RecipeError(
                 f"{key}: the inputs have shape {list(tensors[0].shape)}, but "
@@ -147,10 +152,9 @@ def apply_into(
         return False
 
 
-def _decide(operands: Operands) -> Merge:
-    settings = resolve(operands.operation)
-    _check_tensors(operands)
-    return ARITHMETIC[operands.operation.operator](settings, operands)
+def _decide(inputs: Inputs) -> Merge:
+    _check_tensors(inputs)
+    return ARITHMETIC[inputs.operation.operator](inputs)
 
 
 @contextmanager
@@ -168,9 +172,9 @@ def _said_of(operation: Operation, key: str) -> Iterator[None]:
         ) from error
 
 
-def _check_tensors(operands: Operands) -> None:
-    operation, tensors = operands.operation, operands.tensors
-    base, key = operands.base, operands.key
+def _check_tensors(inputs: Inputs) -> None:
+    operation, tensors = inputs.operation, inputs.tensors
+    base, key = inputs.base, inputs.key
     if len(tensors) != len(operation.inputs):
         raise RecipeError(
             f"{key}: operator {operation.operator!r} names {len(operation.inputs)} "

@@ -26,11 +26,11 @@ from evomerge.merging.operators.directions.singular_vectors import (
 from evomerge.merging.operators.directions.spectral import flat
 from evomerge.merging.operators.elementwise.largest import largest, largest_of_sign
 from evomerge.merging.operators.elementwise.tall import used
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas, check_finite, stacks
 from evomerge.merging.operators.loops.onepass import Rule
 from evomerge.merging.operators.loops.order_statistics import row_length
 from evomerge.merging.operators.loops.thinning import Thin, scaled
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.breadcrumbs import band
 from evomerge.merging.operators.sums.dare import drop
 from evomerge.merging.operators.sums.della import prune
@@ -48,7 +48,7 @@ _MASKED: Mapping[tuple[str, bool], str] = {
 """Random sparsifier, and whether signs are elected, to whose masks it draws."""
 
 
-def staged(settings: Settings, operands: Operands) -> torch.Tensor | Sum | Election:
+def staged(inputs: Inputs) -> torch.Tensor | Sum | Election:
     """Merge the differences by the chosen stages.
 
     Vectors have no basis and no spectrum; they go through the other stages.
@@ -57,13 +57,14 @@ def staged(settings: Settings, operands: Operands) -> torch.Tensor | Sum | Elect
         CandidateError: An input is not finite where differences are chosen among, or
             a decomposition fails.
     """
-    matrices = is_matrix(operands.tensors[0])
+    settings = inputs.settings
+    matrices = is_matrix(inputs.tensors[0])
     find = _basis(settings) if matrices else None
     if find is None and not (matrices and settings.choice("post") == "flat"):
-        return _entries(settings, operands)
+        return _entries(inputs)
     merge = partial(_merge, settings)
     chosen = merge if find is None else within(find, merge)
-    return by_matrix(settings, operands, chosen)
+    return by_matrix(inputs, chosen)
 
 
 def _basis(settings: Settings) -> Find | None:
@@ -80,7 +81,7 @@ def _merge(settings: Settings, matrices: Matrices) -> torch.Tensor:
     if plain:
         merged = matrices.total(_factors(inner))
     else:
-        merged = in_fp32(partial(_entries, inner), matrices)
+        merged = in_fp32(_entries, inner, matrices)
     if settings.choice("post") == "none":
         return merged
     noise = math.hypot(*matrices.noise)
@@ -99,10 +100,11 @@ def _is_plain(settings: Settings) -> bool:
     ) == "none" and settings.choice("reduce") in ("sum", "mean")
 
 
-def _entries(settings: Settings, operands: Operands) -> torch.Tensor | Sum | Election:
+def _entries(inputs: Inputs) -> torch.Tensor | Sum | Election:
     """Go through the stages that work on entries."""
-    key = operands.key
-    deltas = Deltas.of(operands, multiple_of=_whole(settings, operands.shape))
+    settings = inputs.settings
+    key = inputs.key
+    deltas = Deltas.of(inputs, multiple_of=_whole(settings, inputs.shape))
     thin = _thin(settings, deltas, key)
     if settings.choice("reduce") == "energy":
         shares = energies(deltas, thin or nothing(deltas))

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.core.digest import digest
+from evomerge.core.operators.derived import (
+    MODEL_MAGNITUDES,
+    MODEL_MAGNITUDES_OFF_GRID,
+)
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.settings import resolve
+from evomerge.merging.operators.inputs import Memo
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.operands import Memo
 from evomerge.merging.operators.thresholds.magnitude_thresholds import GRID, Cuts
 from evomerge.merging.operators.thresholds.model_thresholds import Share, model_cuts
 from evomerge.merging.operators.thresholds.sparsify import keep_count
@@ -96,15 +100,12 @@ class ModelShares:
         }
         others = {keep_count(d, total, guard=guard) for d, guard in asked} - usual
         keeps = [keep for keep in sorted(usual | others) if 0 < keep < total]
-        what = (
-            "model sizes",
-            digest([list(s) for s in starts]),
-            digest(sorted(others)),
-        )
+        what = digest([list(spot) for spot in starts])
+        kind = MODEL_MAGNITUDES
+        if others:
+            kind = MODEL_MAGNITUDES_OFF_GRID.at(digest(sorted(others)))
         reads = [_reader(member, source, base) for member in order]
-        cuts = self._memo.recall(
-            what, lambda: model_cuts(reads, keeps), lasting=not others
-        )
+        cuts = self._memo.recall(kind, (what,), lambda: model_cuts(reads, keeps))
         return _Whole(total, starts, cuts)
 
 

@@ -28,9 +28,9 @@ from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
 from evomerge.merging.derived_data import Scoped
 from evomerge.merging.operators import apply, apply_into
+from evomerge.merging.operators.inputs import NOTHING_KEPT, Beside, Memo
 from evomerge.merging.operators.loops.arrays import is_finite, not_finite
-from evomerge.merging.operators.operands import NOTHING_KEPT, Memo
-from evomerge.merging.operators.thresholds.model_thresholds import InModel, trims_model
+from evomerge.merging.operators.thresholds.model_thresholds import Share
 from evomerge.merging.sources import Sources, Space
 from evomerge.merging.views.averaged_factors import Tensor, check_factors, merge_factors
 from evomerge.merging.views.configuration import (
@@ -76,7 +76,7 @@ class Merged:
         self._sources = sources
         # What is merged on the fly is another one for the next candidate.
         self._passing = {n for n, one in recipe.inputs if isinstance(one, Nested)}
-        lasting = NOTHING_KEPT if self._passing else sources.statistics
+        lasting = NOTHING_KEPT if self._passing else sources.derived
         self._shares = ModelShares(self._members, lasting)
         self.tied = is_tied(recipe, self._views)
         self.layout = layout_of(recipe, self._views)
@@ -208,25 +208,32 @@ class Merged:
         tensors = [cut(read(source), piece) for source in operation.inputs]
         base = None if operation.base is None else cut(read(operation.base), piece)
         memo = self._memo(where, name, piece, operation)
+        beside = Beside(in_model=self._in_model(where, name, piece, operation))
         if piece is None:
-            return apply_into(out, operation, tensors, base, key, memo)
-        paste(out, piece, apply(operation, tensors, base, key, memo))
+            return apply_into(out, operation, tensors, base, key, memo, **beside)
+        paste(out, piece, apply(operation, tensors, base, key, memo, **beside))
         return False
 
     def _memo(
         self, where: Where, name: str, piece: Piece | None, operation: Operation
     ) -> Memo:
         """Return what is kept of an operation's inputs, by what they hold."""
-        names, memo = operation.reads, self._sources.statistics
+        names, memo = operation.reads, self._sources.derived
         if memo is not NOTHING_KEPT:
             holds = partial(self._holds, where, name, piece)
             memo = Scoped(memo, {one: holds(one) for one in names})
         if not self._passing.isdisjoint(names):
             memo = NOTHING_KEPT
-        if trims_model(operation) and isinstance(where, int):
-            member = self._member(where, name, piece)
-            return InModel(memo, partial(self._shares.share, operation, member))
         return memo
+
+    def _in_model(
+        self, where: Where, name: str, piece: Piece | None, operation: Operation
+    ) -> Callable[[str], Share] | None:
+        """Return what tells of all that a tensor is trimmed with, if it is."""
+        if not isinstance(where, int) or not resolve(operation).takes_model:
+            return None
+        member = self._member(where, name, piece)
+        return partial(self._shares.share, operation, member)
 
     def _holds(self, where: Where, name: str, piece: Piece | None, source: str) -> str:
         """Name what an input holds in a tensor, or in its piece."""
@@ -241,7 +248,7 @@ class Merged:
             # In one order, whether tensors are stored fused or apart.
             for _, (name, piece) in sorted(named.items()):
                 operation = self._operation(where, name, piece)
-                if trims_model(operation):
+                if resolve(operation).takes_model:
                     yield operation, self._member(where, name, piece)
 
     def _member(self, where: int, name: str, piece: Piece | None) -> Member:

@@ -16,10 +16,10 @@ from evomerge.merging.operators.device.formulas import (
     Thinning,
     Vote,
 )
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import signed
 from evomerge.merging.operators.loops.onepass import Total
-from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.loops.thinning import (
     AnyCoin,
     Coin,

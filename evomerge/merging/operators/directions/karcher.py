@@ -17,8 +17,8 @@ import torch
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.directions.spherical import Angles, measure
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _OPPOSITE = 1e-6
 """Two directions this close to a straight angle have no one shortest way between."""
 
 
-def multislerp(settings: Settings, operands: Operands) -> Sum:
+def multislerp(inputs: Inputs) -> Sum:
     """Turn to the weighted mean of the directions; the length is the mean length.
 
     ``m = sum(w_i u_i)``, result ``m / |m| * sum(w_i |x_i|)``. With ``log_map`` one step
@@ -39,9 +39,10 @@ def multislerp(settings: Settings, operands: Operands) -> Sum:
         CandidateError: The weights, or more than two weighted directions, cancel; or an
             input is not finite.
     """
-    key, vectors = operands.key, Deltas.of(operands)
+    settings = inputs.settings
+    key, vectors = inputs.key, Deltas.of(inputs)
     weights = _weights(settings, key)
-    angles = measure(vectors, operands)
+    angles = measure(vectors, inputs)
     if vectors.n < 2 or not bool(angles.lengths.any()):
         return Sum(vectors, tuple(weights.tolist()))
     length = float(weights @ angles.lengths)
@@ -61,7 +62,7 @@ def multislerp(settings: Settings, operands: Operands) -> Sum:
     return Sum(vectors, _factors(direction, angles, length))
 
 
-def karcher(settings: Settings, operands: Operands) -> Sum:
+def karcher(inputs: Inputs) -> Sum:
     """Turn to the direction with the least mean squared angle; the mean length.
 
     Inputs shorter than the tolerance are left out. Where ``max_iter`` steps do not
@@ -72,16 +73,17 @@ def karcher(settings: Settings, operands: Operands) -> Sum:
         CandidateError: The weights sum to zero, two inputs are antipodal, or an input
             is not finite.
     """
-    key, vectors = operands.key, Deltas.of(operands)
+    settings = inputs.settings
+    key, vectors = inputs.key, Deltas.of(inputs)
     patience = _Patience(int(settings.number("max_iter")), settings.number("tol"))
     weights = _weights(settings, key)
-    angles = measure(vectors, operands)
+    angles = measure(vectors, inputs)
     long = angles.lengths > patience.tol
     if vectors.n < 2 or not bool(long.any()):
         return Sum(vectors, tuple(weights.tolist()))
     weights = torch.where(long, weights, 0.0)
     weights = weights / _divisor(float(weights.sum()), weights, key)
-    _refuse_antipodal(angles, weights, operands)
+    _refuse_antipodal(angles, weights, inputs)
     found = Directions.of(angles, weights, key).mean(patience)
     if found.last_step >= patience.tol:
         _log.warning(
@@ -219,17 +221,15 @@ def _factors(
     return tuple(float(factor) for factor in factors)
 
 
-def _refuse_antipodal(
-    angles: Angles, weights: torch.Tensor, operands: Operands
-) -> None:
-    names = operands.operation.inputs
+def _refuse_antipodal(angles: Angles, weights: torch.Tensor, inputs: Inputs) -> None:
+    names = inputs.operation.inputs
     limit = -math.cos(_OPPOSITE)
     for i, name in enumerate(names):
         for j in range(i):
             counts = bool(weights[i] != 0.0) and bool(weights[j] != 0.0)
             if counts and float(angles.cosines[i, j]) <= limit:
                 raise CandidateError(
-                    f"{operands.key}: inputs {names[j]!r} and {name!r} point in "
+                    f"{inputs.key}: inputs {names[j]!r} and {name!r} point in "
                     "opposite directions, so the Karcher mean is not defined. Leave "
                     "one out or merge them with linear."
                 )

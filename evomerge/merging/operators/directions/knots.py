@@ -23,6 +23,7 @@ from functools import partial
 
 import torch
 
+from evomerge.core.operators.derived import CORE, SHARED_BASIS
 from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import Settings, resolve
 from evomerge.merging.operators.directions.singular_vectors import (
@@ -35,7 +36,7 @@ from evomerge.merging.operators.directions.singular_vectors import (
     svd,
 )
 from evomerge.merging.operators.directions.spectral import iso_c, tsv
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.sums.dare import dare_ties
 from evomerge.merging.operators.sums.linear import task_arithmetic, whole_factors
 from evomerge.merging.operators.sums.ties import Election, ties
@@ -100,8 +101,7 @@ def share(matrices: Matrices, *, turned: bool = False) -> Shared:
         parts = tuple(found.left.T @ delta for delta in deltas)
         return Shared(found.left, parts, turned=turned)
 
-    side = "rows" if turned else "columns"
-    return matrices.recall(f"shared {side}", matrices.everyone, compute)
+    return matrices.recall(SHARED_BASIS.at(turned), matrices.everyone, compute)
 
 
 def core(matrices: Matrices) -> Shared:
@@ -113,7 +113,7 @@ def core(matrices: Matrices) -> Shared:
         parts = tuple(left.T @ delta @ right.T for delta in matrices.deltas)
         return Shared(left, parts, right)
 
-    return matrices.recall("core", matrices.everyone, compute)
+    return matrices.recall(CORE, matrices.everyone, compute)
 
 
 def _joined(matrices: Matrices, *, turned: bool) -> Svd:
@@ -122,7 +122,7 @@ def _joined(matrices: Matrices, *, turned: bool) -> Svd:
     return svd(torch.cat(deltas, dim=1), matrices.key, floor=_FLOOR, noise=noise)
 
 
-def knots(settings: Settings, operands: Operands) -> torch.Tensor:
+def knots(inputs: Inputs) -> torch.Tensor:
     """Merge the differences by another method, in a basis of one side.
 
     Vectors get the weighted sum of the differences.
@@ -130,11 +130,11 @@ def knots(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    find = partial(share, turned=settings.choice("join") == "out")
-    return _in_bases(settings, operands, find)
+    find = partial(share, turned=inputs.settings.choice("join") == "out")
+    return _in_bases(inputs, find)
 
 
-def core_space(settings: Settings, operands: Operands) -> torch.Tensor:
+def core_space(inputs: Inputs) -> torch.Tensor:
     """Merge the differences by another method, in bases of both sides.
 
     Vectors get the weighted sum of the differences.
@@ -142,14 +142,14 @@ def core_space(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    return _in_bases(settings, operands, core)
+    return _in_bases(inputs, core)
 
 
-def _in_bases(settings: Settings, operands: Operands, find: Find) -> torch.Tensor:
-    if not is_matrix(operands.tensors[0]):
-        return task_arithmetic(settings, operands).fresh()
-    merge = within(find, partial(_merge_parts, inner_settings(settings)))
-    return by_matrix(settings, operands, merge)
+def _in_bases(inputs: Inputs, find: Find) -> torch.Tensor:
+    if not is_matrix(inputs.tensors[0]):
+        return task_arithmetic(inputs).fresh()
+    merge = within(find, partial(_merge_parts, inner_settings(inputs.settings)))
+    return by_matrix(inputs, merge)
 
 
 def within(find: Find, merge_parts: Merge) -> Merge:
@@ -189,4 +189,4 @@ def _merge_parts(inner: Settings, parts: Matrices) -> torch.Tensor:
     name = inner.operation.operator
     if name == "task_arithmetic":
         return parts.total(whole_factors(inner))
-    return in_fp32(partial(_ARITHMETIC[name], inner), parts)
+    return in_fp32(_ARITHMETIC[name], inner, parts)

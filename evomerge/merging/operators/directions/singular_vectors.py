@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from evomerge.core.operators.derived import SVD, Derived
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.inputs import NOTHING_KEPT, Inputs, Value
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.operands import NOTHING_KEPT, Operands, Value
 from evomerge.merging.operators.sums.linear import Sum
 
 FLOOR = 1e-10
@@ -66,18 +67,18 @@ class Matrices:
 
     Attributes:
         deltas: Each of shape ``(rows, columns)``, fp64 or fp32; never write to them.
-        operands: Whose they are; the key tells which matrix of a stack of them.
+        inputs: Whose they are; the key tells which matrix of a stack of them.
         noise: Of each difference: singular values that rounding may explain.
     """
 
     deltas: tuple[torch.Tensor, ...]
-    operands: Operands
+    inputs: Inputs
     noise: tuple[float, ...]
 
     @property
     def key(self) -> str:
         """Name of the tensor, and which matrix of a stack of them, for messages."""
-        return self.operands.key
+        return self.inputs.key
 
     @property
     def everyone(self) -> Sequence[int]:
@@ -91,19 +92,19 @@ class Matrices:
 
     def of(self, parts: tuple[torch.Tensor, ...]) -> Matrices:
         """Return what the same inputs are in another basis, with nothing kept."""
-        operands = replace(self.operands, memo=NOTHING_KEPT)
-        return replace(self, deltas=parts, operands=operands)
+        inputs = replace(self.inputs, memo=NOTHING_KEPT)
+        return replace(self, deltas=parts, inputs=inputs)
 
     def recall(
-        self, kind: str, which: Sequence[int], compute: Callable[[], Value]
+        self, kind: Derived, which: Sequence[int], compute: Callable[[], Value]
     ) -> Value:
         """Return what is kept of some inputs' matrices, else compute, and keep it."""
-        return self.operands.recall(kind, which, compute)
+        return self.inputs.recall(kind, which, compute)
 
     def svd(self, index: int) -> Svd:
         """Decompose one difference, once for all candidates."""
         return self.recall(
-            "svd",
+            SVD,
             (index,),
             lambda: svd(self.deltas[index], self.key, noise=self.noise[index]),
         )
@@ -129,7 +130,7 @@ Merge = Callable[[Matrices], torch.Tensor]
 """Merges one matrix of every input into the difference of the result."""
 
 
-def by_matrix(settings: Settings, operands: Operands, merge: Merge) -> torch.Tensor:
+def by_matrix(inputs: Inputs, merge: Merge) -> torch.Tensor:
     """Return ``base + lambda * merge(differences)``, one matrix at a time; fp32.
 
     A tensor of more than two dimensions is a stack of matrices.
@@ -137,23 +138,23 @@ def by_matrix(settings: Settings, operands: Operands, merge: Merge) -> torch.Ten
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    base, scale = operands.base, settings.number("lambda")
+    base, scale = inputs.base, inputs.settings.number("lambda")
     assert base is not None
     rows, columns = base.shape[-2:]
-    stacks = [tensor.reshape(-1, rows, columns) for tensor in operands.tensors]
+    stacks = [tensor.reshape(-1, rows, columns) for tensor in inputs.tensors]
     start = base.reshape(-1, rows, columns)
     out = torch.empty(start.shape, dtype=torch.float32, device=base.device)
     dtype = torch.float64 if rows * columns <= _WIDEST else torch.float32
     for place in range(len(start)):
-        key = operands.key if base.dim() == 2 else f"{operands.key}[{place}]"
+        key = inputs.key if base.dim() == 2 else f"{inputs.key}[{place}]"
         # Contiguous, because products of transposed memory round in another way.
         below = start[place].to(dtype).contiguous()
         deltas = tuple(stack[place].to(dtype).contiguous() - below for stack in stacks)
-        for source, delta in zip(operands.operation.inputs, deltas, strict=True):
+        for source, delta in zip(inputs.operation.inputs, deltas, strict=True):
             _check_finite(delta, source, key)
         with _alone():
             noise = tuple(_noise(stack[place], below) for stack in stacks)
-            matrices = Matrices(deltas, replace(operands, key=key), noise)
+            matrices = Matrices(deltas, replace(inputs, key=key), noise)
             merged = _without_rounding(merge(matrices))
             out[place] = below.add_(merged, alpha=scale)
     return out.reshape(base.shape)
@@ -169,12 +170,15 @@ def _without_rounding(merged: torch.Tensor) -> torch.Tensor:
 
 
 def in_fp32(
-    merge: Callable[[Operands], torch.Tensor | LazyMerge], matrices: Matrices
+    merge: Callable[[Inputs], torch.Tensor | LazyMerge],
+    settings: Settings,
+    matrices: Matrices,
 ) -> torch.Tensor:
     """Merge differences by an operator that takes fp32, as ones from a base of zero.
 
     Args:
-        merge: The operator, with its settings.
+        merge: The operator.
+        settings: Its settings.
         matrices: The differences.
 
     Returns:
@@ -182,9 +186,8 @@ def in_fp32(
     """
     narrow = [delta.to(torch.float32) for delta in matrices.deltas]
     base = torch.zeros_like(narrow[0])
-    merged = merge(
-        replace(matrices.operands, tensors=narrow, base=base, memo=NOTHING_KEPT)
-    )
+    inputs = replace(matrices.inputs, settings=settings, tensors=narrow, base=base)
+    merged = merge(replace(inputs, memo=NOTHING_KEPT))
     merged = merged if isinstance(merged, torch.Tensor) else merged.fresh()
     return merged.to(matrices.deltas[0].dtype)
 
@@ -194,13 +197,11 @@ def is_matrix(tensor: torch.Tensor) -> bool:
     return tensor.dim() >= 2 and tensor.numel() > 0
 
 
-def mean_delta(
-    settings: Settings, operands: Operands, weights: Sequence[float]
-) -> torch.Tensor:
+def mean_delta(inputs: Inputs, weights: Sequence[float]) -> torch.Tensor:
     """Return ``base + lambda * mean(w_i delta_i)``: what vectors get instead."""
-    scale = settings.number("lambda") / len(weights)
+    scale = inputs.settings.number("lambda") / len(weights)
     factors = tuple(scale * weight for weight in weights)
-    return Sum(Deltas.of(operands), factors).fresh()
+    return Sum(Deltas.of(inputs), factors).fresh()
 
 
 def svd(

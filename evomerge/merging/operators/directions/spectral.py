@@ -21,11 +21,11 @@ from evomerge.merging.operators.directions.singular_vectors import (
     polar,
     svd,
 )
-from evomerge.merging.operators.operands import Operands
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.thresholds.sparsify import keep_count
 
 
-def tsv(settings: Settings, operands: Operands) -> torch.Tensor:
+def tsv(inputs: Inputs) -> torch.Tensor:
     """Merge the leading singular triplets of each input's difference.
 
     Vectors get the mean difference.
@@ -33,10 +33,10 @@ def tsv(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    weights = settings.numbers("weight")
-    if not is_matrix(operands.tensors[0]):
-        return mean_delta(settings, operands, weights)
-    part = settings.number("rank_frac")
+    weights = inputs.settings.numbers("weight")
+    if not is_matrix(inputs.tensors[0]):
+        return mean_delta(inputs, weights)
+    part = inputs.settings.number("rank_frac")
 
     def merge(matrices: Matrices) -> torch.Tensor:
         keep = keep_count(part, matrices.smaller_side)
@@ -46,10 +46,10 @@ def tsv(settings: Settings, operands: Operands) -> torch.Tensor:
         right = polar(torch.cat([task.right for task in tasks]), matrices.key)
         return (left * torch.cat(values)) @ right
 
-    return by_matrix(settings, operands, merge)
+    return by_matrix(inputs, merge)
 
 
-def iso_c(settings: Settings, operands: Operands) -> torch.Tensor:
+def iso_c(inputs: Inputs) -> torch.Tensor:
     """Flatten the spectrum of the summed differences: ``mean(S) U V^T``.
 
     Vectors get the mean difference.
@@ -57,17 +57,17 @@ def iso_c(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
-    weights = settings.numbers("weight")
-    if not is_matrix(operands.tensors[0]):
-        return mean_delta(settings, operands, weights)
+    weights = inputs.settings.numbers("weight")
+    if not is_matrix(inputs.tensors[0]):
+        return mean_delta(inputs, weights)
 
     def merge(matrices: Matrices) -> torch.Tensor:
-        return flat(settings, matrices.total_svd(weights), matrices.smaller_side)
+        return flat(inputs.settings, matrices.total_svd(weights), matrices.smaller_side)
 
-    return by_matrix(settings, operands, merge)
+    return by_matrix(inputs, merge)
 
 
-def iso_cts(settings: Settings, operands: Operands) -> torch.Tensor:
+def iso_cts(inputs: Inputs) -> torch.Tensor:
     """Flatten the common directions of the sum together with each input's own.
 
     Vectors get the mean difference.
@@ -75,9 +75,10 @@ def iso_cts(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: An input is not finite, or a decomposition fails.
     """
+    settings = inputs.settings
     weights = settings.numbers("weight")
-    if not is_matrix(operands.tensors[0]):
-        return mean_delta(settings, operands, weights)
+    if not is_matrix(inputs.tensors[0]):
+        return mean_delta(inputs, weights)
     part = settings.number("common_frac")
 
     def merge(matrices: Matrices) -> torch.Tensor:
@@ -94,7 +95,7 @@ def iso_cts(settings: Settings, operands: Operands) -> torch.Tensor:
         values = torch.cat([block.values for block in blocks])
         return left @ right * _level(settings, values, matrices.smaller_side)
 
-    return by_matrix(settings, operands, merge)
+    return by_matrix(inputs, merge)
 
 
 def sizes(rank: int, n_inputs: int, part: float) -> tuple[int, int]:

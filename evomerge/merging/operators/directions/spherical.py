@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from evomerge.core.recipes.settings import Settings, slerp_t
+from evomerge.core.operators.derived import DOT_PRODUCTS
+from evomerge.core.recipes.settings import slerp_t
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _PARALLEL = 0.9995
@@ -47,7 +48,7 @@ class Angles:
         return float((sums @ self.cosines @ sums).clamp_min(0.0).sqrt())
 
 
-def measure(vectors: Deltas, operands: Operands) -> Angles:
+def measure(vectors: Deltas, inputs: Inputs) -> Angles:
     """Measure the flattened inputs, or their differences from a base, once.
 
     Raises:
@@ -55,11 +56,11 @@ def measure(vectors: Deltas, operands: Operands) -> Angles:
     """
     products = known_products(vectors)
     for name, square in zip(
-        operands.operation.inputs, products.diagonal().tolist(), strict=True
+        inputs.operation.inputs, products.diagonal().tolist(), strict=True
     ):
         if not math.isfinite(square):
             raise CandidateError(
-                f"{operands.key}: input {name!r} (or the base) is not finite, so it "
+                f"{inputs.key}: input {name!r} (or the base) is not finite, so it "
                 "has no direction. Leave that input out, or repair it."
             )
     lengths = products.diagonal().sqrt()
@@ -73,7 +74,7 @@ def measure(vectors: Deltas, operands: Operands) -> Angles:
 def known_products(vectors: Deltas) -> torch.Tensor:
     """Return all dot products, computed once for all candidates."""
     everyone = range(len(vectors))
-    return vectors.recall("dot products", everyone, lambda: dot_products(vectors))
+    return vectors.recall(DOT_PRODUCTS, everyone, lambda: dot_products(vectors))
 
 
 def dot_products(vectors: Deltas) -> torch.Tensor:
@@ -96,40 +97,40 @@ def dot_products(vectors: Deltas) -> torch.Tensor:
 _log = logging.getLogger(__name__)
 
 
-def slerp(settings: Settings, operands: Operands) -> Sum:
+def slerp(inputs: Inputs) -> Sum:
     """Interpolate two tensors on the arc between them, lengths left as they are."""
-    inputs = Deltas.of(operands)
-    t = settings.number("t")
-    cosine = _cosine(inputs)
+    vectors = Deltas.of(inputs)
+    t = inputs.settings.number("t")
+    cosine = _cosine(vectors)
     if cosine is None or abs(cosine) > _PARALLEL:
         if cosine is not None and cosine < 0:
             _log.warning(
                 "%s: the inputs of slerp point in opposite directions (cosine %.6f); "
                 "they are averaged in a straight line and may cancel.",
-                operands.key,
+                inputs.key,
                 cosine,
             )
-        return Sum(inputs, (1.0 - t, t))
-    return Sum(inputs, _arc(math.acos(cosine), t))
+        return Sum(vectors, (1.0 - t, t))
+    return Sum(vectors, _arc(math.acos(cosine), t))
 
 
-def nuslerp(settings: Settings, operands: Operands) -> torch.Tensor | Sum:
+def nuslerp(inputs: Inputs) -> torch.Tensor | Sum:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
     With the axis ``in`` each row turns by its own angle, with ``out`` each vector along
     the first axis: each column of a matrix; of experts that are merged as one tensor,
     an entry of all of them. A tensor of fewer than two dimensions turns as a whole.
     """
-    inputs = Deltas.of(operands)
-    t = slerp_t(settings)
-    axis = settings.choice("axis")
-    if axis != "flat" and len(inputs.shape) >= 2:
-        return _by_vector(operands, t, dim=-1 if axis == "in" else 0)
-    cosine = _cosine(inputs)
+    vectors = Deltas.of(inputs)
+    t = slerp_t(inputs.settings)
+    axis = inputs.settings.choice("axis")
+    if axis != "flat" and len(vectors.shape) >= 2:
+        return _by_vector(inputs, t, dim=-1 if axis == "in" else 0)
+    cosine = _cosine(vectors)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
-        return Sum(inputs, (1.0 - t, t))
-    return Sum(inputs, _arc(theta, t))
+        return Sum(vectors, (1.0 - t, t))
+    return Sum(vectors, _arc(theta, t))
 
 
 def _arc(theta: float, t: float) -> tuple[float, float]:
@@ -145,10 +146,10 @@ def _cosine(pair: Deltas) -> float | None:
     return max(-1.0, min(1.0, float(dot / math.sqrt(aa * bb))))
 
 
-def _by_vector(operands: Operands, t: float, dim: int) -> torch.Tensor:
+def _by_vector(inputs: Inputs, t: float, dim: int) -> torch.Tensor:
     """Interpolate every vector along ``dim`` by its own angle; fresh, fp32."""
-    a, b = (tensor.to(torch.float32) for tensor in operands.tensors)
-    start = None if operands.base is None else operands.base.to(torch.float32)
+    a, b = (tensor.to(torch.float32) for tensor in inputs.tensors)
+    start = None if inputs.base is None else inputs.base.to(torch.float32)
     if start is not None:
         a, b = a - start, b - start
     first, second = _factors(a, b, t, dim)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evomerge.core.operators.derived import INTERFERENCE
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.directions.singular_vectors import (
@@ -21,8 +22,8 @@ from evomerge.merging.operators.directions.singular_vectors import (
     by_matrix,
     is_matrix,
 )
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _NO_SUM = 1e-8
@@ -35,7 +36,7 @@ differences between fp32 numbers, the rest is rounding."""
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def wudi(settings: Settings, operands: Operands) -> torch.Tensor:
+def wudi(inputs: Inputs) -> torch.Tensor:
     """Find the difference of least interference, matrix by matrix.
 
     Vectors get the mean difference.
@@ -43,11 +44,12 @@ def wudi(settings: Settings, operands: Operands) -> torch.Tensor:
     Raises:
         CandidateError: The weights sum to zero, or an input is not finite.
     """
-    shares = _shares(settings, operands.key)
-    if not is_matrix(operands.tensors[0]):
+    settings = inputs.settings
+    shares = _shares(settings, inputs.key)
+    if not is_matrix(inputs.tensors[0]):
         scale = settings.number("lambda")
         factors = tuple(scale * share for share in shares)
-        return Sum(Deltas.of(operands), factors).fresh()
+        return Sum(Deltas.of(inputs), factors).fresh()
     mean = settings.choice("anchor") == "mean"
 
     def merge(matrices: Matrices) -> torch.Tensor:
@@ -58,7 +60,7 @@ def wudi(settings: Settings, operands: Operands) -> torch.Tensor:
             int(settings.number("steps")), settings.number("lr")
         )
 
-    return by_matrix(settings, operands, merge)
+    return by_matrix(inputs, merge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ def _own_terms(matrices: Matrices, index: int) -> tuple[torch.Tensor, torch.Tens
         gram = delta.T @ delta / (square or 1.0)
         return gram, delta @ gram
 
-    return matrices.recall("interference", (index,), compute)
+    return matrices.recall(INTERFERENCE, (index,), compute)
 
 
 def _shares(settings: Settings, key: str) -> list[float]:

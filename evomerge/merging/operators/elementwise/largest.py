@@ -12,17 +12,16 @@ from functools import partial
 import numpy as np
 import torch
 
-from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Part
 from evomerge.merging.operators.loops.blocks import Deltas, stacks, total
 from evomerge.merging.operators.loops.lazy_merge import Combined
-from evomerge.merging.operators.operands import Operands
 
 
-def magmax(settings: Settings, operands: Operands) -> Combined:
+def magmax(inputs: Inputs) -> Combined:
     """Take from the input whose difference is largest; of equals, first or last."""
-    last = settings.choice("draw") == "last"
-    scale = settings.number("lambda")
+    last = inputs.settings.choice("draw") == "last"
+    scale = inputs.settings.number("lambda")
 
     def one_pass(part: Part) -> int:
         from evomerge.merging.kernels.elementwise import magmax
@@ -30,7 +29,7 @@ def magmax(settings: Settings, operands: Operands) -> Combined:
         return int(magmax(part, np.float32(scale), last or None))
 
     merge = partial(largest, last=last)
-    return Combined(Deltas.of(operands), scale, merge, one_pass, operands.key)
+    return Combined(Deltas.of(inputs), scale, merge, one_pass, inputs.key)
 
 
 def largest(read: Sequence[torch.Tensor], *, last: bool = False) -> torch.Tensor:
@@ -48,16 +47,16 @@ def largest(read: Sequence[torch.Tensor], *, last: bool = False) -> torch.Tensor
     return best
 
 
-def emr(settings: Settings, operands: Operands) -> Combined:
+def emr(inputs: Inputs) -> Combined:
     """Add the unified difference to the base."""
-    scale = settings.number("lambda")
+    scale = inputs.settings.number("lambda")
 
     def one_pass(part: Part) -> int:
         from evomerge.merging.kernels.elementwise import emr
 
         return int(emr(part, np.float32(scale)))
 
-    return Combined(Deltas.of(operands), scale, _unify, one_pass, operands.key)
+    return Combined(Deltas.of(inputs), scale, _unify, one_pass, inputs.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evomerge.core.recipes.settings import Settings
+from evomerge.core.operators.derived import IMPORTANCE
 from evomerge.merging.constants import NO_STEP
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Arrays, Part
 from evomerge.merging.operators.loops.blocks import (
     Deltas,
@@ -22,15 +23,14 @@ from evomerge.merging.operators.loops.order_statistics import (
     row_length,
     values_at,
 )
-from evomerge.merging.operators.operands import Operands
 
 _FLOOR = 1e-8
 """Added to every probability, so that logarithms exist."""
 
 
-def nearswap(settings: Settings, operands: Operands) -> Combined:
+def nearswap(inputs: Inputs) -> Combined:
     """Move every entry of the base towards the input, by ``t`` at most."""
-    t = settings.number("t")
+    t = inputs.settings.number("t")
 
     def merge(read: list[torch.Tensor]) -> torch.Tensor:
         share = read[0].abs().clamp_min_(NO_STEP).reciprocal_().mul_(t)
@@ -41,10 +41,10 @@ def nearswap(settings: Settings, operands: Operands) -> Combined:
 
         return int(nearswap(part, np.float32(t)))
 
-    return Combined(Deltas.of(operands), 1.0, merge, one_pass, operands.key)
+    return Combined(Deltas.of(inputs), 1.0, merge, one_pass, inputs.key)
 
 
-def arcee_fusion(settings: Settings, operands: Operands) -> LazyMerge:
+def arcee_fusion(inputs: Inputs) -> LazyMerge:
     """Take over differences whose importance is an outlier, leave the rest.
 
     Importance is the size of a difference times the divergence between the two models'
@@ -53,14 +53,14 @@ def arcee_fusion(settings: Settings, operands: Operands) -> LazyMerge:
     Raises:
         CandidateError: An input is not finite.
     """
-    deltas = Deltas.of(operands)
+    deltas = Deltas.of(inputs)
     if deltas.n == 0:
         return _Outstanding(deltas, torch.empty(0), 0.0)
     divergences, quartiles = deltas.recall(
-        "importance", (0,), lambda: _look(deltas, operands)
+        IMPORTANCE, (0,), lambda: _look(deltas, inputs)
     )
     low, middle, high = quartiles.tolist()
-    threshold = middle + settings.number("kappa") * (high - low)
+    threshold = middle + inputs.settings.number("kappa") * (high - low)
     return _Outstanding(deltas, divergences, threshold)
 
 
@@ -104,9 +104,9 @@ class _Outstanding(LazyMerge):
             torch.add(start, delta.mul_(stands_out), out=into[block])
 
 
-def _look(deltas: Deltas, operands: Operands) -> tuple[torch.Tensor, torch.Tensor]:
+def _look(deltas: Deltas, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the divergence of every row, and the quartiles of importance: fp32."""
-    divergences = _divergences(operands)
+    divergences = _divergences(inputs)
     places = [int(share * (deltas.n - 1)) for share in (0.25, 0.5, 0.75)]
     scores = in_blocks(deltas, _importance(deltas, divergences))
     # Rounding leaves the divergence of equal rows a little below zero at times.
@@ -114,14 +114,14 @@ def _look(deltas: Deltas, operands: Operands) -> tuple[torch.Tensor, torch.Tenso
     return divergences, torch.tensor(quartiles)
 
 
-def _divergences(operands: Operands) -> torch.Tensor:
+def _divergences(inputs: Inputs) -> torch.Tensor:
     """Return how far the softmax of every row is from the base's: ``(rows,)``, fp32."""
-    row = row_length(operands.shape)
-    base = operands.base
+    row = row_length(inputs.shape)
+    base = inputs.base
     assert base is not None
     found = []
-    for _, _, read in stacks(Deltas([*operands.tensors, base], None, multiple_of=row)):
-        check_finite([read[0] - read[1]], operands.key)
+    for _, _, read in stacks(Deltas([*inputs.tensors, base], None, multiple_of=row)):
+        check_finite([read[0] - read[1]], inputs.key)
         p, q = (torch.softmax(x.view(-1, row), dim=1).add_(_FLOOR) for x in read)
         terms = p.div(q).log_().mul_(p)
         found.append(row_totals(terms).to(torch.float32))

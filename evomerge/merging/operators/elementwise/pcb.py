@@ -11,15 +11,16 @@ from functools import partial
 import numpy as np
 import torch
 
+from evomerge.core.operators.derived import MAGNITUDE_ENDS, ONE_SCORE, SCORES, Derived
 from evomerge.core.operators.selected import BEST
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.constants import NO_WEIGHT
 from evomerge.merging.elementary import exp_, tanh_, tanh_of_part_
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Arrays, Part, arrays_of, can_count
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.lazy_merge import Combined
 from evomerge.merging.operators.loops.order_statistics import in_blocks, values_at
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.thresholds.magnitude_thresholds import magnitude
 from evomerge.merging.operators.thresholds.sparsify import drawn_from, whole
 
@@ -34,20 +35,20 @@ Ends = tuple[np.float32, np.float32, np.float32]
 """A range as compiled code knows it: low, high, and one over the width."""
 
 
-def pcb(settings: Settings, operands: Operands) -> torch.Tensor | Combined:
+def pcb(inputs: Inputs) -> torch.Tensor | Combined:
     """Average every entry by the weights that its differences win in competition."""
-    deltas = Deltas.of(operands)
+    deltas = Deltas.of(inputs)
     if deltas.n == 0:
         return deltas.fresh()
-    contest = _Contest(settings, deltas)
+    contest = _Contest(inputs.settings, deltas)
     ranges = contest.ranges()
-    factors = settings.numbers("weight")
+    factors = inputs.settings.numbers("weight")
     return Combined(
         deltas,
         1.0,
         partial(contest.merge, ranges, factors),
         partial(contest.one_pass, ranges, factors),
-        operands.key,
+        inputs.key,
     )
 
 
@@ -101,7 +102,11 @@ class _Contest:
         self._pairwise = settings.choice("inter") == "pairwise"
         self._clip = clip = settings.number("clip")
         self._sizes = [
-            _Range(*deltas.recall(f"ends {clip}", (index,), partial(self._ends, index)))
+            _Range(
+                *deltas.recall(
+                    MAGNITUDE_ENDS.at(clip), (index,), partial(self._ends, index)
+                )
+            )
             for index in range(len(deltas))
         ]
         self._spaces = [deltas.scratch() for _ in range(len(deltas))]
@@ -157,22 +162,19 @@ class _Contest:
         """
         n = self._deltas.n
         place = _place(self._part, n)
-        kind = f"{'each' if self._pairwise else 'sum'} {self._clip}"
+        how = self._pairwise, self._clip
         table = None
         if self._deltas.is_known:
-            table = self._table(
-                f"scores {kind}", lambda: _usual_places(n), lasting=True
-            )
+            table = self._table(SCORES.at(*how), lambda: _usual_places(n))
         if table is None or place not in table[0]:  # not on the scale
-            one = f"a score {kind} {place}"
-            table = self._table(one, lambda: [place, n - 1], lasting=False)
+            table = self._table(ONE_SCORE.at(*how, place), lambda: [place, n - 1])
         places, scores = table
         at = int(torch.searchsorted(places, place))
         # Plus zero, because either zero may stand there.
         return [_Range(float(row[at]) + 0.0, float(row[-1]) + 0.0) for row in scores]
 
     def _table(
-        self, kind: str, places: Callable[[], list[int]], *, lasting: bool
+        self, kind: Derived, places: Callable[[], list[int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return places, ascending, and each input's scores there, a row each."""
         everything = range(len(self._deltas))
@@ -182,7 +184,7 @@ class _Contest:
             rows = [self._scores_at(index, wanted) for index in everything]
             return torch.tensor(wanted), torch.stack(rows)
 
-        return self._deltas.recall(kind, everything, compute, lasting=lasting)
+        return self._deltas.recall(kind, everything, compute)
 
     def _scores_at(self, index: int, places: Sequence[int]) -> torch.Tensor:
         """Return an input's scores at some places of their order, fp32."""

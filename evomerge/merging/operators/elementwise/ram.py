@@ -6,37 +6,38 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from evomerge.core.operators.derived import SHARED_TO_UNIQUE
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Arrays, Part, can_count
 from evomerge.merging.operators.loops.blocks import Deltas, stacks
 from evomerge.merging.operators.loops.lazy_merge import Combined
-from evomerge.merging.operators.operands import Operands
 
 
-def ram(settings: Settings, operands: Operands) -> Combined:
+def ram(inputs: Inputs) -> Combined:
     """Keep differences that are alone in their entry, average those that are not."""
     return _merge(
-        settings, Deltas.of(operands), (1.0,) * len(operands.tensors), operands.key
+        inputs.settings, Deltas.of(inputs), (1.0,) * len(inputs.tensors), inputs.key
     )
 
 
-def ramplus_tl(settings: Settings, operands: Operands) -> Combined:
+def ramplus_tl(inputs: Inputs) -> Combined:
     """As :func:`ram`, with the lone differences amplified.
 
     The more of its changes an input shares with others in this tensor, the more its
     lone ones grow, up to ``1 + r * alpha``.
     """
-    deltas = Deltas.of(operands)
+    settings = inputs.settings
+    deltas = Deltas.of(inputs)
     r, alpha = settings.number("r"), settings.number("alpha")
     epsilon = settings.number("epsilon")
     ratios = deltas.recall(
-        f"shared to unique {epsilon}",
+        SHARED_TO_UNIQUE.at(epsilon),
         range(len(deltas)),
         lambda: tuple(_shared_to_unique(deltas, epsilon)),
-        lasting=False,
     )
     factors = tuple(1.0 + r * min(max(ratio, 0.0), alpha) for ratio in ratios)
-    return _merge(settings, deltas, factors, operands.key)
+    return _merge(settings, deltas, factors, inputs.key)
 
 
 def _merge(

@@ -13,23 +13,24 @@ import numpy as np
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Part
 from evomerge.merging.operators.loops.blocks import Deltas, check_finite, stacks
 from evomerge.merging.operators.loops.lazy_merge import Combined, LazyMerge
 from evomerge.merging.operators.loops.onepass import Rule, can_fuse, fused_use
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.ties import merged_blocks
 from evomerge.merging.operators.thresholds.sparsify import trim
 
 
-def consensus(settings: Settings, operands: Operands) -> Combined | Used:
+def consensus(inputs: Inputs) -> Combined | Used:
     """Add the entries of the merged difference that at least ``k`` tasks use."""
-    deltas = Deltas.of(operands)
+    settings = inputs.settings
+    deltas = Deltas.of(inputs)
     if settings.choice("source") == "ties":
         thin = trim(deltas, settings.numbers("density"))
-        return Used(deltas, thin, settings, operands.key)
-    return _of_sum(settings, deltas, operands.key)
+        return Used(deltas, thin, settings, inputs.key)
+    return _of_sum(settings, deltas, inputs.key)
 
 
 def _of_sum(settings: Settings, deltas: Deltas, key: str) -> Combined:

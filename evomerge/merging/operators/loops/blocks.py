@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from evomerge.core.operators.derived import Derived
 from evomerge.errors import CandidateError
-from evomerge.merging.operators.operands import NOTHING_KEPT, Operands, Value
+from evomerge.merging.operators.inputs import NOTHING_KEPT, Inputs, Value
 
 _BLOCK = 1 << 15
 """Elements a block on the CPU: torch's grain size, 128 KiB in fp32."""
@@ -43,7 +44,7 @@ class Deltas:
         base: torch.Tensor | None,
         *,
         multiple_of: int = 1,
-        known: Operands | None = None,
+        known: Inputs | None = None,
     ) -> None:
         self.shape = tensors[0].shape
         self.device = tensors[0].device
@@ -54,11 +55,9 @@ class Deltas:
         self._known = known
 
     @classmethod
-    def of(cls, operands: Operands, *, multiple_of: int = 1) -> Deltas:
+    def of(cls, inputs: Inputs, *, multiple_of: int = 1) -> Deltas:
         """Return the differences of what an operator merges, with what is known."""
-        return cls(
-            operands.tensors, operands.base, multiple_of=multiple_of, known=operands
-        )
+        return cls(inputs.tensors, inputs.base, multiple_of=multiple_of, known=inputs)
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -69,17 +68,12 @@ class Deltas:
         return self._known is not None and self._known.memo is not NOTHING_KEPT
 
     def recall(
-        self,
-        kind: str,
-        which: Sequence[int],
-        compute: Callable[[], Value],
-        *,
-        lasting: bool = True,
+        self, kind: Derived, which: Sequence[int], compute: Callable[[], Value]
     ) -> Value:
         """Return what is kept of some inputs, by place; else compute, and keep it."""
         if self._known is None:
             return compute()
-        return self._known.recall(kind, which, compute, lasting=lasting)
+        return self._known.recall(kind, which, compute)
 
     def tensors(self) -> Sequence[torch.Tensor]:
         """Return the inputs, flat, as they are stored."""

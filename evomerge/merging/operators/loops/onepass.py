@@ -18,6 +18,7 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.constants import BLOCK, CERTAIN
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.arrays import (
     MOST_INPUTS,
     SMALL,
@@ -29,7 +30,6 @@ from evomerge.merging.operators.loops.arrays import (
     over_entries,
 )
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut
 from evomerge.merging.operators.loops.thinning import (
     AnyCoin,
     Coin,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from evomerge.core.operators.derived import RANKS, ROW_RANKS
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.arrays import arrays_of, can_read, in_parts
 from evomerge.merging.operators.loops.blocks import Deltas
 
@@ -28,19 +30,6 @@ Score = Callable[[slice], torch.Tensor]
 """fp32 scores of a block of entries; the space they lie in may be overwritten."""
 MOST_RANKS = 1 << 16
 """So many are kept in 16 bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where a selection cuts: what is larger stays, and of equals the first ones.
-
-    Attributes:
-        threshold: Smallest score kept.
-        last: Flat index of the last entry of just this score that is kept.
-    """
-
-    threshold: float
-    last: int
 
 
 def span(deltas: Deltas) -> int:
@@ -250,7 +239,7 @@ def row_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor | None:
         return None
     if row > MOST_RANKS:
         return None
-    return deltas.recall("ranks", (index,), lambda: find(deltas, index, row))
+    return deltas.recall(ROW_RANKS, (index,), lambda: find(deltas, index, row))
 
 
 def whole_ranks(deltas: Deltas, index: int) -> torch.Tensor:
@@ -261,7 +250,7 @@ def whole_ranks(deltas: Deltas, index: int) -> torch.Tensor:
         delta = deltas.read(index, whole, deltas.base(whole), deltas.scratch(deltas.n))
         return ranks(delta.abs_().view(1, -1)).to(torch.int32).view(-1)
 
-    return deltas.recall("ranks in all", (index,), compute)
+    return deltas.recall(RANKS, (index,), compute)
 
 
 def sorted_ranks(deltas: Deltas, index: int, row: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from evomerge.merging.operators.loops.order_statistics import Cut
+from evomerge.merging.operators.inputs import Cut
 
 Thin = Callable[[int, slice, torch.Tensor], None]
 """Sparsifies, in place, a block of one input's differences: (input, block, values)."""

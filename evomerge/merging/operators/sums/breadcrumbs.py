@@ -10,33 +10,32 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.inputs import Cut, Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.onepass import Rule
 from evomerge.merging.operators.loops.order_statistics import (
-    Cut,
     keep_block,
     ranks,
     row_length,
     row_ranks,
 )
 from evomerge.merging.operators.loops.thinning import RankBand, Step, Steps, Thin
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
 from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
 from evomerge.merging.operators.thresholds.sparsify import keep_count, keep_l1, whole
 
 
-def breadcrumbs(settings: Settings, operands: Operands) -> Sum:
+def breadcrumbs(inputs: Inputs) -> Sum:
     """Add the weighted sum of middle-sized differences to the base."""
-    deltas = _deltas(settings, operands)
-    return Sum(deltas, *delta_factors(settings), band(settings, deltas))
+    deltas = _deltas(inputs)
+    return Sum(deltas, *delta_factors(inputs.settings), band(inputs.settings, deltas))
 
 
-def breadcrumbs_ties(settings: Settings, operands: Operands) -> Election:
+def breadcrumbs_ties(inputs: Inputs) -> Election:
     """Elect signs among middle-sized differences and merge those who agree."""
-    deltas = _deltas(settings, operands)
-    return Election(deltas, band(settings, deltas), Rule.of(settings))
+    deltas = _deltas(inputs)
+    return Election(deltas, band(inputs.settings, deltas), Rule.of(inputs.settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,9 @@ def band(settings: Settings, deltas: Deltas) -> Thin:
     return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
 
 
-def _deltas(settings: Settings, operands: Operands) -> Deltas:
-    by_row = settings.choice("axis") == "row"
-    return Deltas.of(operands, multiple_of=row_length(operands.shape) if by_row else 1)
+def _deltas(inputs: Inputs) -> Deltas:
+    by_row = inputs.settings.choice("axis") == "row"
+    return Deltas.of(inputs, multiple_of=row_length(inputs.shape) if by_row else 1)
 
 
 def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, share_of, stream_key
 from evomerge.merging.operators.loops.onepass import Rule
@@ -19,35 +20,36 @@ from evomerge.merging.operators.loops.thinning import (
     Steps,
     Thin,
 )
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
 from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 
-def dare_linear(settings: Settings, operands: Operands) -> Sum:
+def dare_linear(inputs: Inputs) -> Sum:
     """Add the weighted sum of randomly thinned differences to the base."""
-    deltas = Deltas.of(operands)
-    thin = drop(settings, deltas, operands.key, settings.numbers("density"))
+    settings = inputs.settings
+    deltas = Deltas.of(inputs)
+    thin = drop(settings, deltas, inputs.key, settings.numbers("density"))
     return Sum(deltas, *delta_factors(settings), thin)
 
 
-def dare_ties(settings: Settings, operands: Operands) -> Election:
+def dare_ties(inputs: Inputs) -> Election:
     """Elect signs among randomly thinned differences and merge those who agree."""
-    deltas = Deltas.of(operands)
-    thin = drop(settings, deltas, operands.key, settings.numbers("density"))
+    settings = inputs.settings
+    deltas = Deltas.of(inputs)
+    thin = drop(settings, deltas, inputs.key, settings.numbers("density"))
     return Election(deltas, thin, Rule.of(settings))
 
 
-def mixout(settings: Settings, operands: Operands) -> Sum:
+def mixout(inputs: Inputs) -> Sum:
     """Put the base back for a part of one input, chosen at random.
 
     Lee et al. 2019 (1909.11299); in expectation, or without rescaling by parts, it is
     the input mixed with the base. It is DARE of one input.
     """
-    deltas = Deltas.of(operands)
-    keep = 1.0 - settings.number("p")
-    thin = drop(settings, deltas, operands.key, (keep,))
+    deltas = Deltas.of(inputs)
+    keep = 1.0 - inputs.settings.number("p")
+    thin = drop(inputs.settings, deltas, inputs.key, (keep,))
     return Sum(deltas, (1.0,), thin=thin)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from evomerge.core.recipes.settings import Settings, spreads
 from evomerge.merging.constants import CERTAIN, FINER
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, stream_key
 from evomerge.merging.operators.loops.onepass import Rule
@@ -21,24 +22,23 @@ from evomerge.merging.operators.loops.order_statistics import (
     whole_ranks,
 )
 from evomerge.merging.operators.loops.thinning import RankedCoin, Step, Steps, Thin
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum, delta_factors
 from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 
-def della(settings: Settings, operands: Operands) -> Election:
+def della(inputs: Inputs) -> Election:
     """Elect signs among what is left of the differences and merge those who agree."""
-    deltas = _by_rows(settings, operands)
-    thin = prune(settings, deltas, operands.key)
-    return Election(deltas, thin, Rule.of(settings))
+    deltas = _by_rows(inputs)
+    thin = prune(inputs.settings, deltas, inputs.key)
+    return Election(deltas, thin, Rule.of(inputs.settings))
 
 
-def della_linear(settings: Settings, operands: Operands) -> Sum:
+def della_linear(inputs: Inputs) -> Sum:
     """Add the weighted sum of what is left of the differences to the base."""
-    deltas = _by_rows(settings, operands)
-    thin = prune(settings, deltas, operands.key)
-    return Sum(deltas, *delta_factors(settings), thin)
+    deltas = _by_rows(inputs)
+    thin = prune(inputs.settings, deltas, inputs.key)
+    return Sum(deltas, *delta_factors(inputs.settings), thin)
 
 
 def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
@@ -68,9 +68,9 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
     return keep_l1(deltas, known) if settings.choice("rescale") == "l1" else known
 
 
-def _by_rows(settings: Settings, operands: Operands) -> Deltas:
-    whole = settings.choice("rank_by") == "tensor_rank"
-    return Deltas.of(operands, multiple_of=1 if whole else row_length(operands.shape))
+def _by_rows(inputs: Inputs) -> Deltas:
+    whole = inputs.settings.choice("rank_by") == "tensor_rank"
+    return Deltas.of(inputs, multiple_of=1 if whole else row_length(inputs.shape))
 
 
 def _steps(

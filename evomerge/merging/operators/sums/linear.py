@@ -9,34 +9,35 @@ import torch
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.device.fused_device import FUSED, can_fuse_on_device
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
 from evomerge.merging.operators.loops.onepass import Total, can_fuse, fused_sum
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.operands import Operands
 
 _TINY = 1e-8
 """A sum of weights below this cannot be divided by."""
 
 
-def linear(settings: Settings, operands: Operands) -> Sum:
+def linear(inputs: Inputs) -> Sum:
     """Average the inputs: ``sum(w_i x_i) / sum(w_i)``, or the plain sum.
 
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
+    settings = inputs.settings
     if settings.flag("normalize"):
-        return Sum(Deltas.of(operands), shares(settings, operands.key))
-    return Sum(Deltas.of(operands), settings.numbers("weight"))
+        return Sum(Deltas.of(inputs), shares(settings, inputs.key))
+    return Sum(Deltas.of(inputs), settings.numbers("weight"))
 
 
-def lora_linear(settings: Settings, operands: Operands) -> Sum:
+def lora_linear(inputs: Inputs) -> Sum:
     """Average tensors that adapters replace: there are no factors to be averaged.
 
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
-    return Sum(Deltas.of(operands), shares(settings, operands.key))
+    return Sum(Deltas.of(inputs), shares(inputs.settings, inputs.key))
 
 
 def shares(settings: Settings, key: str) -> tuple[float, ...]:
@@ -55,20 +56,20 @@ def shares(settings: Settings, key: str) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
-def task_arithmetic(settings: Settings, operands: Operands) -> Sum:
+def task_arithmetic(inputs: Inputs) -> Sum:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
-    return Sum(Deltas.of(operands), *delta_factors(settings))
+    return Sum(Deltas.of(inputs), *delta_factors(inputs.settings))
 
 
-def bcwi(settings: Settings, operands: Operands) -> Sum:
+def bcwi(inputs: Inputs) -> Sum:
     """Go from the mean of new models back to the old one, the base, by ``alpha``.
 
     Backward-compatible weight interpolation (Schumann et al. 2023, 2301.10546); with
     several new models it is their soup that goes back.
     """
-    n = len(operands.tensors)
-    share = (1.0 - settings.number("alpha")) / n
-    return Sum(Deltas.of(operands), (share,) * n)
+    n = len(inputs.tensors)
+    share = (1.0 - inputs.settings.number("alpha")) / n
+    return Sum(Deltas.of(inputs), (share,) * n)
 
 
 def delta_factors(settings: Settings) -> Total:

@@ -8,30 +8,31 @@ from itertools import combinations
 
 import torch
 
-from evomerge.core.recipes.settings import Settings
+from evomerge.core.operators.derived import MEAN_COSINE
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas, row_totals, stacks, total
 from evomerge.merging.operators.loops.order_statistics import row_length
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.linear import Sum
 
 _NO_RATIO = 1e-6
 """Below this the denominator of the ratio says nothing."""
 
 
-def model_stock(settings: Settings, operands: Operands) -> torch.Tensor | Sum:
+def model_stock(inputs: Inputs) -> torch.Tensor | Sum:
     """Return ``t * mean + (1 - t) * base``, t from the angles between differences.
 
     With more than two inputs the mean of their pairwise cosines stands for the one
     angle of the paper, as in mergekit.
     """
-    n, base = len(operands.tensors), operands.base
+    settings = inputs.settings
+    n, base = len(inputs.tensors), inputs.base
     assert base is not None
     by_row = settings.flag("filter_wise") and base.dim() > 1 and base.numel() > 0
     row = row_length(base.shape) if by_row else 0
-    deltas = Deltas.of(operands, multiple_of=row)
+    deltas = Deltas.of(inputs, multiple_of=row)
     everyone = range(n)
     cosines = deltas.recall(
-        f"mean cosine {row}", everyone, lambda: mean_cosine(deltas, row)
+        MEAN_COSINE.at(row), everyone, lambda: mean_cosine(deltas, row)
     )
     under = 1.0 + (n - 1) * cosines
     defined = under > _NO_RATIO if settings.flag("clamp") else under != 0.0

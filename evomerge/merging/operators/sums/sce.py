@@ -11,13 +11,15 @@ import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.merging.constants import CELLS
+from evomerge.merging.operators.inputs import Cut, Inputs
 from evomerge.merging.operators.loops.arrays import Arrays, Part
 from evomerge.merging.operators.loops.blocks import Deltas, stacks
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
 from evomerge.merging.operators.loops.onepass import Rule, can_fuse
-from evomerge.merging.operators.loops.order_statistics import Cut, keep_block
+from evomerge.merging.operators.loops.order_statistics import (
+    keep_block,
+)
 from evomerge.merging.operators.loops.thinning import Step, Steps, Thin
-from evomerge.merging.operators.operands import Operands
 from evomerge.merging.operators.sums.ties import Election
 from evomerge.merging.operators.sums.variance_histogram import rounded, squares
 from evomerge.merging.operators.sums.variances import Selection, selection, variance
@@ -30,13 +32,14 @@ _BEYOND = 2.0**128
 Bounds = tuple[np.float32, np.float32, np.float32]
 
 
-def sce(settings: Settings, operands: Operands) -> Average:
+def sce(inputs: Inputs) -> Average:
     """Average those who agree, by their energy where the inputs differ most.
 
     The selection of entries decides the weights; with the scope ``all``, as mergekit
     has it, it drops the other entries as well.
     """
-    deltas = Deltas.of(operands)
+    settings = inputs.settings
+    deltas = Deltas.of(inputs)
     found = _selection(deltas, settings)
     shares = _shares(found.energies, settings.number("floor") * deltas.n)
     rule = Rule(shares, settings.number("lambda"), plain=True)

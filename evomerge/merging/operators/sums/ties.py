@@ -7,18 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from evomerge.core.recipes.settings import Settings
 from evomerge.merging.constants import CANCELLED
 from evomerge.merging.operators.device.fused_device import FUSED, can_fuse_on_device
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.lazy_merge import LazyMerge
 from evomerge.merging.operators.loops.onepass import Rule, can_fuse, fused_election
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.operands import Operands
-from evomerge.merging.operators.thresholds.model_thresholds import (
-    InModel,
-    trim_in_model,
-)
+from evomerge.merging.operators.thresholds.model_thresholds import trim_in_model
 from evomerge.merging.operators.thresholds.sparsify import keep_l1, trim
 
 
@@ -172,27 +168,25 @@ def _signs(tally: torch.Tensor, *, plus_on_draw: bool) -> torch.Tensor:
     return compare(tally, 0.0, out=tally).mul_(2.0).sub_(1.0)
 
 
-def ties(settings: Settings, operands: Operands) -> Election:
+def ties(inputs: Inputs) -> Election:
     """Trim each input's differences, elect a sign per entry, average who agrees.
 
-    With the scope ``model`` a tensor is trimmed together with those that the memo tells
-    of; one that is merged alone is the whole model.
+    With the scope ``model`` a tensor is trimmed together with those that it is
+    told of; one that is merged alone is the whole model.
     """
+    settings = inputs.settings
     densities = settings.numbers("density")
     guard = settings.choice("rounding") != "int"
-    shares = None
-    if isinstance(operands.memo, InModel):
-        shares = [operands.memo.share(name) for name in operands.operation.inputs]
-        operands = replace(operands, memo=operands.memo.memo)
-    deltas = Deltas.of(operands)
+    deltas = Deltas.of(inputs)
     rule = replace(
         Rule.of(settings),
         count=settings.choice("consensus") == "count",
         majority=settings.choice("zero_rule") == "majority",
     )
-    if shares is None:
+    if inputs.in_model is None:
         thin = trim(deltas, densities, guard=guard)
     else:
+        shares = [inputs.in_model(name) for name in inputs.operation.inputs]
         thin = trim_in_model(deltas, shares, densities, guard=guard)
     if settings.choice("rescale") == "l1":
         thin = keep_l1(deltas, thin)

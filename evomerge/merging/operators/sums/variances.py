@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.core.operators.derived import ONE_VARIANCE, VARIANCES
 from evomerge.core.operators.selected import SELECT_TOPK
 from evomerge.merging.constants import CELLS
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.arrays import can_count
 from evomerge.merging.operators.loops.blocks import Deltas, stacks
 from evomerge.merging.operators.loops.order_statistics import (
-    Cut,
     Score,
     cuts,
     in_blocks,
@@ -103,10 +104,8 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
     """
     everything = range(len(deltas))
     if not can_count(deltas):
-        what = f"selection {part} {guard}"
-        return deltas.recall(
-            what, everything, lambda: select(deltas, part, guard), lasting=False
-        )
+        kind = ONE_VARIANCE.at(part, guard)
+        return deltas.recall(kind, everything, lambda: select(deltas, part, guard))
 
     def keep(varied: int) -> int | None:
         return None if part >= 1.0 else whole(part * varied, guard=guard)
@@ -115,14 +114,12 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
         return (keep(varied) or 0,)
 
     usual = _usual if deltas.is_known else only
-    table = deltas.recall("variances", everything, lambda: _table(deltas, usual))
+    table = deltas.recall(VARIANCES, everything, lambda: _table(deltas, usual))
     wanted = keep(table.varied)
     found = table.find(wanted)
     if found is None:  # not on the scale
-        what = f"selection of {wanted}"
-        table = deltas.recall(
-            what, everything, lambda: _table(deltas, only), lasting=False
-        )
+        kind = ONE_VARIANCE.at(wanted or 0)
+        table = deltas.recall(kind, everything, lambda: _table(deltas, only))
         found = table.find(wanted)
     assert found is not None
     return found

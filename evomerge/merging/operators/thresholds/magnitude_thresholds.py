@@ -17,9 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from evomerge.core.operators.derived import MAGNITUDES, ONE_MAGNITUDE
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.arrays import arrays_of, can_read, in_parts
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut, Score, cuts, span
+from evomerge.merging.operators.loops.order_statistics import (
+    Score,
+    cuts,
+    span,
+)
 from evomerge.merging.operators.thresholds.sampled_thresholds import few_cuts
 
 GRID = 100
@@ -112,7 +118,7 @@ def size_cuts(
         return _all_cuts(deltas, index, keeps)
     make = work_out or _table
     table = deltas.recall(
-        "sizes", (index,), lambda: make(deltas, index, _usual(deltas.n))
+        MAGNITUDES, (index,), lambda: make(deltas, index, _usual(deltas.n))
     )
     found = [table.find(keep) if 0 < keep < deltas.n else None for keep in keeps]
     return [
@@ -134,9 +140,8 @@ def magnitude(deltas: Deltas, index: int) -> Score:
 def _one(deltas: Deltas, index: int, keep: int, make: WorkOut) -> Cut:
     if not 0 < keep < deltas.n:
         return _all_cuts(deltas, index, (keep,))[0]
-    table = deltas.recall(
-        f"size {keep}", (index,), lambda: make(deltas, index, (keep,)), lasting=False
-    )
+    kind = ONE_MAGNITUDE.at(keep)
+    table = deltas.recall(kind, (index,), lambda: make(deltas, index, (keep,)))
     found = table.find(keep)
     assert found is not None
     return found

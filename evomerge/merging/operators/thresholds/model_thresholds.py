@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evomerge.core.operators import CATALOGUE
-from evomerge.core.recipes.operation import Operation
+from evomerge.merging.operators.inputs import Cut, ModelShare
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import Cut, span
+from evomerge.merging.operators.loops.order_statistics import (
+    span,
+)
 from evomerge.merging.operators.loops.thinning import Thin
-from evomerge.merging.operators.operands import Memo, Value
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
 
@@ -47,15 +47,7 @@ class Share:
     cuts: Cuts
 
     def cut(self, keep: int, length: int) -> Cut | None:
-        """Return where this tensor is cut if ``keep`` entries of all stay.
-
-        Args:
-            keep: How many; one that the cuts were found for.
-            length: Entries of this tensor.
-
-        Returns:
-            None if everything stays.
-        """
+        """See :meth:`ModelShare.cut`."""
         if keep >= self.n:
             return None
         found = Cut(math.inf, -1) if keep <= 0 else self.cuts.find(keep)
@@ -63,38 +55,9 @@ class Share:
         return Cut(found.threshold, max(min(found.last - self.start, length), -1))
 
 
-@dataclass(frozen=True, slots=True)
-class InModel:
-    """A memo that also knows what a tensor is of its model.
-
-    Attributes:
-        memo: What is kept of the tensor itself.
-        share: Name of an input to what the tensor is of all its differences.
-    """
-
-    memo: Memo
-    share: Callable[[str], Share]
-
-    def recall(
-        self,
-        what: tuple[str | None, ...],
-        compute: Callable[[], Value],
-        *,
-        lasting: bool = True,
-    ) -> Value:
-        """Return what is kept under this name, computing it the first time."""
-        return self.memo.recall(what, compute, lasting=lasting)
-
-
-def trims_model(operation: Operation) -> bool:
-    """Tell whether an operation trims its tensor together with the others."""
-    operator = CATALOGUE[operation.operator]
-    return operator.takes_model(dict(operation.shared))
-
-
 def trim_in_model(
     deltas: Deltas,
-    shares: Sequence[Share],
+    shares: Sequence[ModelShare],
     densities: Sequence[float],
     *,
     guard: bool = True,

@@ -7,9 +7,12 @@ import torch
 
 from evomerge.core.operators.catalogue import Knob
 from evomerge.core.space import GRID_STEPS, FloatAxis
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.loops.blocks import Deltas, total
 from evomerge.merging.operators.loops.onepass import can_sum, fused_sizes
-from evomerge.merging.operators.loops.order_statistics import Cut, keep_block
+from evomerge.merging.operators.loops.order_statistics import (
+    keep_block,
+)
 from evomerge.merging.operators.loops.thinning import Step, Steps, Thin, scaled
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
 

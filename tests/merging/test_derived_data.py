@@ -8,12 +8,13 @@ import torch
 
 from evomerge.checkpoints import read_model
 from evomerge.core.flow.stacks import passthrough
+from evomerge.core.operators.derived import ONE_MAGNITUDE, ROW_RANKS, SVD
 from evomerge.core.recipes.recipe import Checkpoint, Nested, Operation, Recipe, Slot
-from evomerge.merging.derived_data import FOLDER, Statistics
+from evomerge.merging.derived_data import FOLDER, DerivedData
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
-from evomerge.merging.operators.loops.order_statistics import Cut
+from evomerge.merging.operators.inputs import Cut
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 from evomerge.merging.sources import Sources
 from evomerge.testing.models import tiny_model
@@ -31,33 +32,41 @@ VALUES = {
 
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
-    what = ("svd", name, None)
+    what = (name, None)
     value = VALUES[name]
-    assert Statistics(tmp_path).recall(what, lambda: value) is value
-    again = Statistics(tmp_path).recall(what, lambda: pytest.fail("was there"))
+    assert DerivedData(tmp_path).recall(SVD, what, lambda: value) is value
+    again = DerivedData(tmp_path).recall(SVD, what, lambda: pytest.fail("was there"))
     assert type(again) is type(value)
     assert repr(again) == repr(value)
 
 
 def test_what_holds_for_one_value_of_a_knob_is_not_written(tmp_path: Path) -> None:
-    what = ("size 77", "w", None)
-    Statistics(tmp_path).recall(what, lambda: torch.ones(1), lasting=False)
+    what = ("w", None)
+    DerivedData(tmp_path).recall(ONE_MAGNITUDE.at(77), what, lambda: torch.ones(1))
     assert list(tmp_path.rglob("*.safetensors")) == []
 
 
 def test_large_values_lie_in_their_files_and_stay_at_hand(tmp_path: Path) -> None:
-    statistics = Statistics(tmp_path, ram_bytes=1)
-    names = [("ranks", str(k), None) for k in range(3)]
+    derived = DerivedData(tmp_path, ram_bytes=1)
+    names = [(str(k), None) for k in range(3)]
+
+    def computed_twice() -> torch.Tensor:
+        pytest.fail("gone")
+
     for k, name in enumerate(names):
-        statistics.recall(name, lambda k=k: torch.full((1 << 20,), k))
-    first = [statistics.recall(name, lambda: pytest.fail("gone")) for name in names]
-    again = [statistics.recall(name, lambda: pytest.fail("gone")) for name in names]
+        derived.recall(ROW_RANKS, name, lambda k=k: torch.full((1 << 20,), k))
+    first = [
+        derived.recall(ROW_RANKS, name, lambda: pytest.fail("gone")) for name in names
+    ]
+    again = [
+        derived.recall(ROW_RANKS, name, lambda: pytest.fail("gone")) for name in names
+    ]
     assert all(one is other for one, other in zip(first, again, strict=True))
     assert [int(value[-1]) for value in first] == [0, 1, 2]
 
 
 def test_memory_holds_what_was_used_last(tmp_path: Path) -> None:
-    statistics = Statistics(None, ram_bytes=10_000)
+    derived = DerivedData(None, ram_bytes=10_000)
     computed = []
 
     def ask(name: str) -> None:
@@ -65,7 +74,7 @@ def test_memory_holds_what_was_used_last(tmp_path: Path) -> None:
             computed.append(name)
             return torch.zeros(1000)
 
-        statistics.recall(("svd", name, None), compute)
+        derived.recall(SVD, (name, None), compute)
 
     for name in "abacab":
         ask(name)
@@ -74,18 +83,18 @@ def test_memory_holds_what_was_used_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"rubbish", None])
 def test_a_damaged_file_is_computed_again(damage: bytes | None, tmp_path: Path) -> None:
-    what = ("ranks", "w", None)
-    Statistics(tmp_path).recall(what, lambda: torch.ones(3))
+    what = ("w", None)
+    DerivedData(tmp_path).recall(SVD, what, lambda: torch.ones(3))
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-2] if damage is None else damage)
-    found = Statistics(tmp_path).recall(what, lambda: torch.zeros(3))
+    found = DerivedData(tmp_path).recall(SVD, what, lambda: torch.zeros(3))
     assert torch.equal(found, torch.zeros(3))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    found = Statistics(blocked).recall(("svd", "w", None), lambda: torch.ones(3))
+    found = DerivedData(blocked).recall(SVD, ("w", None), lambda: torch.ones(3))
     assert torch.equal(found, torch.ones(3))
 
 
@@ -94,8 +103,8 @@ def test_a_disk_that_becomes_full_costs_nothing_but_time(tmp_path: Path) -> None
     # To a writer, a limit on file size is a disk that takes no more.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
-        kept = Statistics(tmp_path)
-        found = kept.recall(("svd", "w", None), lambda: torch.ones(1_000))
+        kept = DerivedData(tmp_path)
+        found = kept.recall(SVD, ("w", None), lambda: torch.ones(1_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert torch.equal(found, torch.ones(1_000))
