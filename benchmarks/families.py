@@ -17,14 +17,14 @@ from tempfile import TemporaryDirectory
 
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
-from evomerge.testing.architecture_table import METHODS, Row, examine_apart
+from evomerge.testing.architecture_table import Row, examine_apart
 from evomerge.testing.architectures import KINDS
+from evomerge.testing.plain_merges import METHODS
 from evomerge.testing.published import FORMS, Outcome, examine_form
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 PUBLISHED = ("<!-- published: begin -->", "<!-- published: end -->")
-_LONGEST = 110
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def page(rows: Sequence[Row]) -> str:
 
     lines = [
         f"Of transformers {transformers.__version__}, merged by "
-        f"{' and '.join(METHODS)} and loaded again:",
+        f"{', '.join(METHODS)}, and loaded again:",
         "",
     ]
     for kind in KINDS:
@@ -160,8 +160,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _shown(text: str) -> str:
-    said = text.replace("|", "/").replace("\n", " ")
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3]}..."
+    return text.replace("|", "/").replace("\n", " ")
 
 
 if __name__ == "__main__":

@@ -32,18 +32,9 @@ from evomerge.testing.architectures import (
     NotBuiltError,
     build,
 )
+from evomerge.testing.plain_merges import BASED, METHODS, by_hand
 from evomerge.testing.served_architectures import EXACT, serve
 
-METHODS = {
-    "linear": "operator: linear\nknobs: {weight: {a: 0.25, b: 0.75}}\n",
-    "ties": "operator: ties\nknobs: {density: 0.5}\n",
-}
-MORE = {
-    "task_arithmetic": "operator: task_arithmetic\nknobs: {weight: {a: 0.4, b: 0.7}}\n",
-    "slerp": "operator: slerp\nknobs: {t: 0.3}\n",
-}
-"""Further methods, for a selection."""
-_BASED = ("ties", "task_arithmetic")
 _MATRICES = ("attn", "mlp", "expert", "embed", "head")
 _FINAL = ("norm", "state", "scalar")
 _SECONDS = 120.0
@@ -162,7 +153,7 @@ def _merged(folder: Path, method: str, written: str) -> Path:
     file, out = folder / f"{method}.yaml", folder / f"out-{method}"
     sources = ", ".join(f"{name}: {name}" for name in ("base", "a", "b"))
     text = f"sources: {{{sources}}}\nframe: a\nexperts: [a, b]\n{written}"
-    file.write_text(text + ("base: base\n" if method in _BASED else ""))
+    file.write_text(text + ("base: base\n" if method in BASED else ""))
     api.merge(file, out)
     return out
 
@@ -185,11 +176,11 @@ def _oddity(
     base, a, b, found = (stored(f) for f in (*_folders(folder), out))
     if odd := sorted(model.tensors.keys() ^ found.keys()):
         return f"{len(odd)} tensors are missing or too many, such as {odd[0]!r}"
-    for name, merged in found.items():
+    for name, one in found.items():
         place = model.places[name]
         is_carried = place.section == "beside" and place.role not in merged_parts
         if is_carried or place.role == BUFFER:
-            if not torch.equal(merged, a[name]):
+            if not torch.equal(one, a[name]):
                 return f"{name!r} is not the frame's"
             continue
         # Around the layers all but the final norm goes with the embedding or the head.
@@ -200,50 +191,17 @@ def _oddity(
         pieces: tuple[Piece | None, ...] = place.pieces or (None,)
         for piece in pieces:
             parts = (cut(t[name].float(), piece).double() for t in (base, a, b))
-            wanted = _expected(method if matrix else f"{method} small", *parts)
-            if not torch.allclose(cut(merged, piece).double(), wanted, 1e-6, 1e-6):
+            drawn = name
+            if piece is not None and place.layer is not None:
+                drawn = model.layout.full_name(place.layer, piece.name)
+            wanted = by_hand(method, *parts, drawn, whole=matrix)
+            if not torch.allclose(cut(one, piece).double(), wanted, 1e-6, 1e-6):
                 return f"{name!r} ({place.role}) is merged otherwise"
     return None
 
 
 def _folders(folder: Path) -> Iterator[Path]:
     return (folder / name for name in ("base", "a", "b"))
-
-
-def _expected(
-    method: str, base: torch.Tensor, a: torch.Tensor, b: torch.Tensor
-) -> torch.Tensor:
-    if method.startswith("linear"):
-        return 0.25 * a + 0.75 * b
-    if method.startswith("task_arithmetic"):
-        return base + 0.4 * (a - base) + 0.7 * (b - base)
-    if method == "slerp small":
-        return 0.7 * a + 0.3 * b
-    if method == "slerp":
-        return _turned(a, b, 0.3)
-    if method == "ties small":
-        return base + ((a - base) + (b - base)) / 2
-    kept = [_largest(one.float() - base.float()) for one in (a, b)]
-    sign = torch.where(kept[0] + kept[1] >= 0, 1.0, -1.0)
-    agreeing = [torch.where(delta.sign() == sign, delta, 0.0) for delta in kept]
-    count = (agreeing[0] != 0).double() + (agreeing[1] != 0).double()
-    return base + (agreeing[0].double() + agreeing[1]) / count.clamp(min=1)
-
-
-def _turned(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
-    """Go a part of the way on the great circle (Shoemake 1985)."""
-    if not a.norm() or not b.norm():
-        return (1 - t) * a + t * b
-    angle = torch.arccos((a * b).sum() / (a.norm() * b.norm()))
-    return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
-
-
-def _largest(delta: torch.Tensor) -> torch.Tensor:
-    order = delta.abs().flatten().argsort(descending=True, stable=True)
-    out = torch.zeros(delta.numel())
-    kept = order[: delta.numel() // 2]
-    out[kept] = delta.flatten()[kept]
-    return out.view(delta.shape)
 
 
 def loaded_otherwise(parent: Path, out: Path) -> str | None:

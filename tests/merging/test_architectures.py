@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.testing.architecture_table import MORE, examine
+from evomerge.testing.architecture_table import examine
 from evomerge.testing.architectures import KINDS
 from evomerge.testing.published import FORMS, examine_form
 
@@ -35,18 +35,6 @@ def test_every_tensor_of_an_architecture_is_accounted_for(
     assert row.tensors > 10
     assert kind != "image-text" or "vision" in row.carried
     assert "classifier" not in row.carried
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "family"),
-    [("causal", "qwen3_next"), ("causal", "bamba"), ("encoder-decoder", "bart")],
-)
-def test_further_methods_merge_piece_by_piece(
-    tmp_path: Path, kind: str, family: str
-) -> None:
-    row = examine(KINDS[kind], family, tmp_path, methods=MORE)
-    assert (row.state, row.why) == ("merges", "")
 
 
 @pytest.mark.slow
