@@ -17,9 +17,10 @@ from evomerge.checkpoints.configs.meanings import (
     Meaning,
     differences,
 )
+from evomerge.checkpoints.layers.head import equal_bytes
 from evomerge.checkpoints.layers.layout import Layout
 from evomerge.checkpoints.layers.names import BUFFER
-from evomerge.checkpoints.model import Model, equal_bytes
+from evomerge.checkpoints.model import Model
 from evomerge.checkpoints.tokenizer_notes import different_rows
 
 _VOCABULARY = "vocab_size"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -17,17 +16,20 @@ from evomerge.checkpoints.configs.families import (
     read_sizes,
 )
 from evomerge.checkpoints.configs.layer_types import LayerType, read_layer_types
-from evomerge.checkpoints.configs.nested import (
-    decoder_config,
-    decoder_path,
-    models_beside,
-)
+from evomerge.checkpoints.configs.nested import decoder_config
 from evomerge.checkpoints.configs.stack_counts import read_stack_counts
+from evomerge.checkpoints.configs.stated import (
+    stated_architecture,
+    stated_count,
+    stated_vocabulary,
+)
 from evomerge.checkpoints.documents import read_json, refuse_links_out
 from evomerge.checkpoints.fingerprint import fingerprint
 from evomerge.checkpoints.header import ElementTypeError, TensorInfo
+from evomerge.checkpoints.layers.head import is_tied
 from evomerge.checkpoints.layers.layout import Layout, Place, read_layout
 from evomerge.checkpoints.layers.names import is_recomputed
+from evomerge.checkpoints.layers.pieces import is_cut_as_ever
 from evomerge.checkpoints.tokenizers.tokenizer import (
     RARE_FILES,
     TOKENIZER_FILES,
@@ -43,6 +45,7 @@ from evomerge.checkpoints.weights import (
     say_quantised,
     without_left_over,
 )
+from evomerge.core.digest import digest
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ class Model:
         path: The folder.
         config: Its ``config.json``.
         tensors: Name to stored tensor; a tied head is not listed.
-        fingerprint: Name of its content: weights, configuration and tokenizer.
+        fingerprint: Name of its content: weights, configuration and tokenizer, and how
+            tensors are cut that were merged as one before.
         layout: What its parts are called.
         places: Tensor name to where it belongs; the head's also where it is tied.
         layer_types: What each layer computes with its weights.
@@ -156,7 +160,8 @@ def read_model(
         )
     copied = (*TOKENIZER_FILES, *RARE_FILES, *template_files(folder))
     refuse_links_out(folder, (CONFIG, GENERATION, *copied))
-    config = read_json(folder / CONFIG)
+    file = folder / CONFIG
+    config = read_json(file)
     stored = _read_weights(folder, config)
     shards = {info.file.relative_to(folder).as_posix() for info in stored.values()}
     config, said = without_left_over(config)
@@ -166,8 +171,8 @@ def read_model(
     if is_shared:
         n_layers = int(decoder[_SHARED_LAYERS])
     elif n_layers is None:
-        n_layers = _count(folder, config, decoder, layer_count_key(decoder))
-    vocab_size = _vocabulary(folder, config, decoder)
+        n_layers = stated_count(file, config, decoder, layer_count_key(decoder))
+    vocab_size = stated_vocabulary(file, config, decoder)
     tensors = {n: t for n, t in stored.items() if not _is_made_anew(t)}
     try:
         layout, places = read_layout(
@@ -184,22 +189,23 @@ def read_model(
         raise say_quantised(config, error) from error
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    architecture = _architecture(folder, config)
+    architecture = stated_architecture(file, config)
     if layout.head not in tensors and architecture.endswith("Model"):
         layout = replace(layout, is_headless=True)  # a class of hidden states
-    tied = _is_tied(folder, config, tensors, layout)
+    tied = is_tied(folder, config, tensors, layout)
     if tied:
         tensors.pop(layout.head, None)
     others = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    content = fingerprint(
+        folder,
+        [*shards, CONFIG, *others],
+        None if cache_dir is None else Path(cache_dir),
+    )
     return Model(
         path=folder,
         config=MappingProxyType(config),
         tensors=MappingProxyType(tensors),
-        fingerprint=fingerprint(
-            folder,
-            [*shards, CONFIG, *others],
-            None if cache_dir is None else Path(cache_dir),
-        ),
+        fingerprint=_with_cuts(content, places, str(decoder.get("model_type", ""))),
         layout=layout,
         places=MappingProxyType(places),
         layer_types=types,
@@ -210,6 +216,20 @@ def read_model(
         remarks=said,
         notes=tuple(_carried(places, tensors)),
     )
+
+
+def _with_cuts(content: str, places: Mapping[str, Place], family: str) -> str:
+    """Name content together with how it is cut, where that was not always so.
+
+    The same recipe of the same files then has another name than it had when such
+    tensors were merged as one: no outcome of then is taken for one of now.
+    """
+    cuts = {
+        name: [astuple(piece) for piece in place.pieces]
+        for name, place in places.items()
+        if not is_cut_as_ever(place.suffix, place.pieces, family)
+    }
+    return digest([content, cuts]) if cuts else content
 
 
 def _carried(
@@ -280,102 +300,3 @@ def _having(role: str, places: Iterable[Place], n_layers: int) -> list[bool]:
     """Tell of each layer whether it stores tensors of a role."""
     layers = {place.layer for place in places if place.role == role}
     return [layer in layers for layer in range(n_layers)]
-
-
-def _count(
-    folder: Path, config: Mapping[str, Any], decoder: Mapping[str, Any], key: str
-) -> int:
-    value = decoder.get(key)
-    if value is None:
-        what = "tokens it knows" if key == "vocab_size" else "layers it has"
-        parts = models_beside(config)
-        several = f" It describes several models ({', '.join(parts)})." if parts else ""
-        raise CheckpointError(
-            f"{folder / CONFIG}: does not say how many {what}: expected "
-            f"{key}.{several} Such a model is not supported; text decoder models as "
-            "transformers saves them are."
-        )
-    if type(value) is not int or value < 1:
-        raise CheckpointError(
-            f"{folder / CONFIG}: {key} should be a whole number from 1 up, got "
-            f"{value!r}. Only text decoder models are supported."
-        )
-    return value
-
-
-def _vocabulary(
-    folder: Path, config: Mapping[str, Any], decoder: Mapping[str, Any]
-) -> int:
-    """Return the vocabulary of a decoder, which may be said of the whole instead."""
-    beside = {"vocab_size": config.get("vocab_size")} if config != decoder else {}
-    said = {key: value for key, value in decoder.items() if value is not None}
-    # Of two vocabularies that of what is written counts.
-    beside |= {"vocab_size": said["tgt_vocab_size"]} if "tgt_vocab_size" in said else {}
-    return _count(folder, config, beside | said, "vocab_size")
-
-
-def _architecture(folder: Path, config: Mapping[str, Any]) -> str:
-    names = config.get("architectures")
-    if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
-    if isinstance(config.get("model_type"), str):
-        return str(config["model_type"])
-    raise CheckpointError(
-        f"{folder / CONFIG}: names neither architectures nor a model_type, so nothing "
-        "can load the model. Save it again with transformers."
-    )
-
-
-def _is_tied(
-    folder: Path,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, TensorInfo],
-    layout: Layout,
-) -> bool:
-    """Tell whether the head is the embedding, and refuse contradictions.
-
-    Without the key, transformers' own defaults decide: Gemma ties, the others do not.
-    Older savers dropped the stored head of a tied model without saying so.
-    """
-    if layout.is_headless:
-        return True
-    stored = layout.head in tensors
-    family = str(config.get("model_type", ""))
-    usual = not stored or family.startswith("gemma")
-    if decoder_path(config) and stored:
-        usual = equal_bytes(tensors[layout.embed], tensors[layout.head])
-    flag = decoder_config(config).get("tie_word_embeddings", usual)
-    if not isinstance(flag, bool):
-        raise CheckpointError(
-            f"{folder / CONFIG}: tie_word_embeddings should be true or false, got "
-            f"{flag!r}."
-        )
-    if not flag and not stored:
-        raise CheckpointError(
-            f"{folder}: tie_word_embeddings is false, but no {layout.head} is stored; "
-            "the model would speak with a random head. Save it again."
-        )
-    if flag and stored:
-        embed, head = tensors[layout.embed], tensors[layout.head]
-        if embed.shape != head.shape:
-            return False  # whatever is said: CPM-Ant's embedding has further rows
-        if not equal_bytes(embed, head):
-            raise CheckpointError(
-                f"{folder}: tie_word_embeddings is true, but the stored {layout.head} "
-                "differs from the embedding. Set tie_word_embeddings to false if the "
-                "head is meant, or remove the head."
-            )
-    return bool(flag)
-
-
-def equal_bytes(one: TensorInfo, other: TensorInfo) -> bool:
-    """Tell whether two stored tensors are the same bits."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    with one.file.open("rb") as a, other.file.open("rb") as b:
-        left = memoryview(mmap.mmap(a.fileno(), 0, access=mmap.ACCESS_READ))
-        right = memoryview(mmap.mmap(b.fileno(), 0, access=mmap.ACCESS_READ))
-        return bool(
-            left[one.offset : one.offset + one.nbytes]
-            == right[other.offset : other.offset + other.nbytes]
-        )

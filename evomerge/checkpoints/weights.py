@@ -32,6 +32,7 @@ _PACKED = (
     ("HQQ", r".*\.W_q"),
     ("8-bit floats with scales (FP8)", r".*\.(weight_scale(_inv)?|input_scale)"),
     ("MXFP4", r".*_blocks"),
+    ("whole numbers with scales (I-BERT)", r".*\.weight_integer"),
 )
 """What only a quantised model stores, by name; the first that is found."""
 _METHODS = {

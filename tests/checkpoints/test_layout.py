@@ -132,6 +132,8 @@ LAYER: dict[str, Sequence[int]] = {"model.layers.0.mlp.up_proj.weight": (48, 32)
         ("transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"),
         ("embed_in.weight", "norm_f.weight", "embed_out.weight"),
         ("tokens.table.weight", "norm.weight", "output.weight"),
+        ("transformer.embd.wte.weight", "lm_head.ln.weight", "lm_head.linear.weight"),
+        ("wte.weight", "ln_f.weight", "decoder.output_projection.weight"),
     ],
 )
 def test_embedding_final_norm_and_head_are_told_by_word_and_shape(

@@ -74,6 +74,7 @@ def ints(dtype: torch.dtype, *shape: int) -> torch.Tensor:
             None,
             "MXFP4",
         ),
+        ({f"{PROJ}.weight_integer": torch.ones(32, 32)}, None, "I-BERT"),
         (
             {f"{PROJ}.weight": ints(torch.uint8, 32, 8)},
             {"quant_method": "bitnet"},

@@ -15,11 +15,11 @@ CHOSEN = {
         *("qwen3_next", "qwen3_5_text", "lfm2", "gemma3n_text", "gemma4_text"),
         *("granitemoehybrid", "falcon_h1", "jamba", "bamba", "nemotron_h"),
         *("kimi_linear", "minimax", "apertus", "ernie4_5_moe", "mpt", "dbrx"),
-        *("mamba2", "deepseek_v3", "glm4_moe"),
+        *("mamba2", "deepseek_v3", "glm4_moe", "bigbird_pegasus"),
     ],
     "image-text": ["gemma3", "qwen3_5", "mistral3", "llava", "qwen2_vl"],
-    "encoder-decoder": ["t5", "bart", "t5gemma2"],
-    "classification": ["qwen2", "bert"],
+    "encoder-decoder": ["t5", "bart", "t5gemma2", "fsmt"],
+    "classification": ["qwen2", "bert", "funnel"],
 }
 
 

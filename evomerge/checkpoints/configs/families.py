@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_l
 LAYER_COUNTS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     *("decoder_layers", "layers", "num_blocks", "num_decoder_layers"),
+    "num_transformer_layers",
 )
 """Keys that hold the number of layers; the first is what most families say."""
 
@@ -122,6 +123,8 @@ class Sizes:
         head: Width of one head.
         experts: Experts of a mixture layer.
         linear_key_heads: Heads of keys of linear attention.
+        by_layer: Heads, and those of keys and values, of each layer, where layers
+            differ in them (OpenELM).
     """
 
     family: str = ""
@@ -131,13 +134,21 @@ class Sizes:
     head: int | None = None
     experts: int | None = None
     linear_key_heads: int | None = None
+    by_layer: tuple[tuple[int, int], ...] = ()
+
+    def of_layer(self, layer: int) -> Sizes:
+        """Return what holds for one layer."""
+        if layer >= len(self.by_layer):
+            return self
+        heads, pairs = self.by_layer[layer]
+        return replace(self, heads=heads, key_value_heads=pairs)
 
 
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
     """Read the sizes; a value that is no whole number from 1 up counts as silence."""
     config = _with_blocks(config)
     hidden, heads = _first(config, _WIDTHS), _first(config, _HEADS)
-    head = _first(config, ("head_dim", "kv_channels"))
+    head = _first(config, ("head_dim", "kv_channels", "d_head"))
     if head is None and hidden and heads and hidden % heads == 0:
         head = hidden // heads
     return Sizes(
@@ -148,7 +159,16 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
         head=head,
         experts=_first(config, _EXPERTS),
         linear_key_heads=_first(config, ("linear_num_key_heads",)),
+        by_layer=_listed_heads(config),
     )
+
+
+def _listed_heads(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    heads, pairs = (config.get(key) for key in ("num_query_heads", "num_kv_heads"))
+    if not (isinstance(heads, list) and isinstance(pairs, list)):
+        return ()
+    found = [(q, kv) for q, kv in zip(heads, pairs, strict=False)]
+    return tuple(one for one in found if type(one[0]) is type(one[1]) is int)
 
 
 def _with_blocks(config: Mapping[str, Any]) -> Mapping[str, Any]:

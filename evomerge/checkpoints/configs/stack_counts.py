@@ -17,6 +17,9 @@ from evomerge.checkpoints.configs.nested import decoder_config
 _COUNTS = re.compile(r"(.*_)?(layers?|blocks?)(_per_stack)?|n_layer")
 _ENCODER = ("encoder_layers", "num_encoder_layers", *LAYER_COUNTS)
 _DECODER = ("decoder_layers", "num_decoder_layers", *LAYER_COUNTS)
+_BLOCKS = "block_sizes"
+"""Key that lists how many layers each block of an encoder has (Funnel): its blocks are
+numbered, and the layers within them."""
 _SIDES = ("vision_config", "audio_config")
 """What an encoder-decoder that sees or hears calls the configuration of its encoder."""
 
@@ -99,7 +102,9 @@ def read_stack_counts(config: Mapping[str, Any], usual: int) -> StackCounts:
     numbers = frozenset(n for n in said if type(n) is int and n > 0)
     if not is_encoder_decoder(config) and "encoder_layers" not in decoder:
         has_tower = any(isinstance(config.get(key), Mapping) for key in _SIDES)
-        return StackCounts(usual, said=numbers, has_tower=has_tower)
+        blocks = decoder.get(_BLOCKS)
+        encoder = len(blocks) if isinstance(blocks, list) else None
+        return StackCounts(usual, encoder, said=numbers, has_tower=has_tower)
     encoder = encoder_config(config)
     return StackCounts(
         usual,

@@ -39,7 +39,11 @@ HEAD_WEIGHT = "lm_head.weight"
 _EMBED = re.compile(
     r"embed_tokens|wte|word_embeddings?|embed_in|tok_embeddings|embeddings?|shared"
 )
-_HEAD = re.compile(r"lm_head|embed_out|output(_layer)?|head|unembed|decoder")
+_HEAD = re.compile(
+    r"lm_head|embed_out|output(_layer|_projection)?|head|unembed|decoder"
+)
+_LISTED_HEAD = re.compile(r"(.*\.)?lm_head\.linear\.weight")
+"""The head of old Phi, whose norm bears its name too."""
 _POSITIONS = re.compile(r"wpe|.*pos.*")
 _OF_POSITIONS = re.compile(r"(.*\.)?position_embeddings\.[^.]+\.weight")
 _WEIGHTS = ("weight", "bias")
@@ -162,6 +166,7 @@ def read_layout(
         called = layout.stack_of(layer)[1] if further else ""
         is_encoder = side_of(called) == "encoder"
         own = (counts.encoder_sizes or sizes) if is_encoder else sizes
+        own = own.of_layer(layer)
         places |= _layer(stack, layer, own, unknown=unknown, called=called)
     for name, kind in stack.beside.items():
         places[name] = Place("beside", None, kind, name)
@@ -181,7 +186,11 @@ def _ends(outside: Mapping[str, TensorInfo], vocab_size: int) -> tuple[str, str 
         and name.endswith(".weight")
         and not _is_of_positions(name)
     }
-    heads = [name for name in matrices if _HEAD.fullmatch(_word(name))]
+    heads = [
+        name
+        for name in matrices
+        if _HEAD.fullmatch(_word(name)) or _LISTED_HEAD.fullmatch(name)
+    ]
     embeds = [name for name in matrices if _EMBED.fullmatch(_word(name))]
     if not embeds:
         rows = [n for n, info in matrices.items() if info.shape[0] >= vocab_size]

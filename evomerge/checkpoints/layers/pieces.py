@@ -33,7 +33,9 @@ _HEAD_BY_HEAD = frozenset({"minimax", "minimax_text_01", "minimax_m1"})
 """Families whose ``qkv_proj`` does, that of their linear attention."""
 _ALL_IN_A_ROW = frozenset({"chatglm"})
 """Families whose ``query_key_value`` holds all queries, then keys, then values."""
-_GATED = frozenset({("chatglm", "dense_h_to_4h"), ("aria_text", "fc1")})
+_GATED = frozenset(
+    {("chatglm", "dense_h_to_4h"), ("aria_text", "fc1"), ("openelm", "proj_1")}
+)
 """Family and name of further tensors that hold gate and up projections."""
 _BY_ROW = frozenset({"gpt_oss"})
 """Families whose ``gate_up_proj`` alternates a row of gate and a row of up."""
@@ -140,6 +142,24 @@ def pieces_of(
     )
 
 
+def is_cut_as_ever(suffix: str, pieces: Sequence[Piece], family: str) -> bool:
+    """Tell whether a tensor was cut into these pieces since outcomes are recorded.
+
+    What was merged as one before has other weights since, by the same recipe.
+
+    Args:
+        suffix: Its name within the layer.
+        pieces: What it is merged by.
+        family: The ``model_type`` of the configuration.
+    """
+    word = _split(suffix)[1]
+    if len(pieces) < 2 or pieces[0].expert is not None:
+        return True
+    if word in (*_GATE_UP, *_IN_A_ROW):
+        return word != "qkv_proj" or family not in _HEAD_BY_HEAD
+    return word == "query_key_value" and family in _BY_HEAD
+
+
 def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
     if (word in _GATE_UP or (sizes.family, word) in _GATED) and rows % 2 == 0:
         if sizes.family in _BY_ROW:
@@ -148,7 +168,7 @@ def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
         return {"gate_proj": (1, 0, rows // 2), "up_proj": (1, rows // 2, rows)}
     if word == "qkv_proj" and sizes.family in _HEAD_BY_HEAD:
         return _heads_in_turn(suffix, rows, sizes)
-    if word in _IN_A_ROW and sizes.family not in _MIXED:
+    if word in _IN_A_ROW and sizes.family not in _MIXED and sizes.heads:
         return _heads_in_a_row(suffix, rows, sizes)
     if word in _BY_GROUP:
         return _heads_by_group(suffix, rows, sizes)
