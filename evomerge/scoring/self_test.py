@@ -148,7 +148,10 @@ def _instead(setup: WorkerSetup) -> str:
     if setup.engine.kind != "hf":
         return "use engine.kind: hf for these parents"
     if setup.engine.stacks:
-        return "use engine.profile: weights for these parents"
+        return (
+            "use engine.profile: weights for these parents. Layers may compute by "
+            "their number or by how many there are (DiffLlama, MiniCPM3)"
+        )
     return "use engine.kind: vllm, or other parents"
 
 

@@ -25,6 +25,12 @@ FULL = "full_attention"
 RECURRENT = "recurrent block"
 """Type of layers that store a recurrence where others store none, and the configuration
 says by some pattern of its own which they are."""
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
+"""Keys for the number of layers before those with a mixture of experts."""
+_PARTED = "hidden_size_per_layer_input"
+"""Key of families whose embedding has a part for each layer."""
+_BY_NUMBER = "per_layer_config"
+"""Key that holds, by number, what is otherwise in few layers (Gemma 4)."""
 _INDEX_LISTS = ("mlp_only_layers", "moe_layers")
 
 
@@ -106,6 +112,9 @@ def restacked(
     for key, value in config.items():
         if _is_per_layer(key, value, config):
             out[key] = [_entry(source, key, layer) for source, layer, _ in picks]
+        elif key == _BY_NUMBER and isinstance(value, Mapping):
+            said = [(source.get(key) or {}).get(str(i)) for source, i, _ in picks]
+            out[key] = {str(i): one for i, one in enumerate(said) if one is not None}
     types = [kind for _, _, kind in picks]
     attentions = [kind.attention for kind in types]
     has_list = any(isinstance(config.get(key), list) for key in LAYER_LISTS)
@@ -125,34 +134,50 @@ def _refuse_unwritable(
     Raises:
         CheckpointError: Layers are not where they were.
     """
-    mixed = any(kind.attention == RECURRENT for _, _, kind in picks)
     moved = [i for i, (_, layer, _) in enumerate(picks) if layer != i]
     count = config.get(layer_count_key(config), len(picks))
-    if mixed and (moved or count != len(picks)):
+    if (why := fixed_order(config, [kind for *_, kind in picks])) and (
+        moved or count != len(picks)
+    ):
         raise CheckpointError(
-            "This family says by a pattern which of its layers are recurrent, so "
-            "layers can neither be moved nor left out. Keep the frame's layers in "
-            "their order."
+            f"This family {why}, so layers can neither be moved nor left out. Keep the "
+            "frame's layers in their order."
         )
+
+
+def fixed_order(config: Mapping[str, Any], types: Sequence[LayerType]) -> str | None:
+    """Say why layers of a model must stay where they are; None if they need not.
+
+    Args:
+        config: What its configuration says of the text decoder.
+        types: Of its layers.
+    """
+    if any(kind.attention == RECURRENT for kind in types):
+        return "says by a pattern which of its layers are recurrent"
+    if config.get(_PARTED):
+        return f"has an embedding with a part for each layer ({_PARTED})"
+    return None
 
 
 def _mixtures(config: Mapping[str, Any], mixtures: Sequence[bool]) -> dict[str, Any]:
     dense = [i for i, mixture in enumerate(mixtures) if not mixture]
     out: dict[str, Any] = {}
+    counted = [key for key in _DENSE_FIRST if config.get(key) is not None]
     if not any(mixtures):
-        return out
+        # Layers further on would be mixtures.
+        return {key: len(dense) for key in counted}
     if "moe_layers" in config:
         out["moe_layers"] = [i for i, mixture in enumerate(mixtures) if mixture]
     if "mlp_only_layers" in config or "decoder_sparse_step" in config:
         out |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
-    if "first_k_dense_replace" in config:
+    if counted:
         if dense != list(range(len(dense))):
             raise CheckpointError(
                 f"Layers {dense} of the stack have one feed-forward block and the "
                 "others a mixture of experts, but this family can only have such "
                 "layers first. Put them there."
             )
-        out["first_k_dense_replace"] = len(dense)
+        out |= dict.fromkeys(counted, len(dense))
     return out
 
 

@@ -61,6 +61,8 @@ class HfLayerSlots:
         """
         self._loader = loader
         self._decoder = model.get_decoder()
+        if not hasattr(self._decoder, "layers"):  # Llama 4 names itself
+            self._decoder = getattr(self._decoder, "model", self._decoder)
         listed = getattr(self._decoder, "layers", None)
         if not isinstance(listed, nn.ModuleList) or len(listed) != len(kinds):
             raise SpecError([_no_list(model)])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from evomerge.checkpoints import read_model
+from evomerge.checkpoints import read_model, restacked
+from evomerge.checkpoints.configs.nested import with_decoder
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.weights import left_over_keys
 from evomerge.core.work import EngineSettings, WorkerSetup
@@ -20,7 +23,7 @@ from evomerge.errors import (
     SpecError,
     WorkerError,
 )
-from evomerge.scoring.stacks.slots import FULL, slot_kinds
+from evomerge.scoring.stacks.slots import FULL, misfit, slot_kinds
 
 DEFAULT_LENGTH = 2048
 """Used where neither the study nor the model's config gives a limit."""
@@ -121,14 +124,18 @@ def _roomy(setup: WorkerSetup) -> Any:
     kinds = slot_kinds(setup)
     model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
     own = [kind.attention or FULL for kind in model.layer_types]
-    config = _plain(setup.sources[setup.frame])
-    text = config.get_text_config()
     # Whatever is said layer by layer is said of each slot as of the first of its kind.
-    for key, value in list(vars(text).items()):
-        if isinstance(value, list) and len(value) == len(own):
-            setattr(text, key, [value[own.index(kind)] for kind in kinds])
-    text.num_hidden_layers = len(kinds)
-    return config
+    layers = [own.index(kind) for kind in kinds]
+    text = model.decoder
+    try:
+        said = restacked(text, [(text, i, model.layer_types[i]) for i in layers])
+    except CheckpointError as error:
+        why = str(error).split(". ")[0]
+        raise misfit(f"holds layers of each kind in any order, but: {why}") from error
+    with TemporaryDirectory() as folder:
+        text = json.dumps(with_decoder(model.config, said))
+        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+        return _plain(folder)
 
 
 @contextmanager

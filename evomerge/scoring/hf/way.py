@@ -8,6 +8,9 @@ against the model without a cache, and left for a slower one if it differs.
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from typing import Any
+
 import torch
 
 from evomerge.errors import CheckpointError
@@ -79,7 +82,7 @@ def _is_right(forward: Forward, way: Way) -> bool:
         columns = torch.arange(len(begun) - 1, len(begun) + _STEPS - 1, device=device)
         wanted, _ = forward(torch.tensor([text], device=device), columns)
         scale = wanted.abs().max().clamp_min(1e-6)
-        off = (logits - wanted[0]).abs().amax(-1) / scale
+        off = (logits - wanted[0][: len(logits)]).abs().amax(-1) / scale
         differences.append(off.float())
     return _is_rare(differences)
 
@@ -87,29 +90,40 @@ def _is_right(forward: Forward, way: Way) -> bool:
 def _cached(
     forward: Forward, read: list[list[int]], texts: list[list[int]], way: Way
 ) -> list[torch.Tensor]:
-    """Read texts with a cache; logits of each, ``(n_steps, n_vocab)``."""
+    """Read texts with a cache; logits of each, ``(n_steps, n_vocab)``.
+
+    Where rows that have ended are left out, the last of them ends a step early.
+    """
     device = forward.model.device
     width = max(map(len, read))
     gaps = torch.tensor([[width - len(one)] for one in read], device=device)
     ids = torch.tensor(
         [one[:1] * (width - len(one)) + one for one in read], device=device
     )
-    cache, steps = None, []
+    cache: Any = None
+    steps: list[list[torch.Tensor]] = []
     for step in range(_STEPS):
         told = {}
         places = torch.arange(width + step, device=device) - gaps
         if way in ("padded", "placed"):
             told["position"] = places.clamp_min(0)[:, -ids.shape[1] :]
+        if way == "padded" and step == _STEPS - 1:
+            ids, places = ids[:-1], places[:-1]
+            told["position"] = told["position"][:-1]
+            cache.batch_select_indices(torch.arange(len(ids), device=device))
         if way == "padded":
             told["mask"] = (places >= 0).long()
         logits, cache = forward(ids, 1, cache=cache, use_cache=True, **told)
-        steps.append(logits[:, -1])
+        steps.append(list(logits[:, -1]))
         following = [
             text[len(one) + step] if len(one) + step < len(text) else 0
             for one, text in zip(read, texts, strict=True)
         ]
         ids = torch.tensor([[token] for token in following], device=device)
-    return list(torch.stack(steps, dim=1))
+    return [
+        torch.stack([one for one in row if one is not None])
+        for row in zip_longest(*steps)
+    ]
 
 
 def _texts(length: int) -> list[int]:

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evomerge.checkpoints import LayerType, Model, read_model
+from evomerge.checkpoints import Model, read_model
+from evomerge.checkpoints.configs.layer_types import fixed_order
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import EngineSettings, WorkerSetup
@@ -102,20 +103,36 @@ def _check_architecture(model: Model, settings: EngineSettings) -> None:
                 )
             ]
         )
-    alike: dict[str, LayerType] = {}
+    if why := fixed_order(model.decoder, model.layer_types):
+        raise misfit(f"runs layers in other orders, but this family {why}")
+    first: dict[str, int] = {}
+    tensors = [_shapes(model, layer) for layer in range(model.n_layers)]
     for layer, kind in enumerate(model.layer_types):
-        first = alike.setdefault(kind.attention or FULL, kind)
-        if not first.fits(kind):
-            raise SpecError(
-                [
-                    Problem(
-                        "engine.profile",
-                        f"{settings.profile} keeps slots by the kind of attention, but "
-                        f"layer {layer} is: {kind}; others of its kind are: {first}. "
-                        "Use profile: weights.",
-                    )
-                ]
+        other = first.setdefault(kind.attention or FULL, layer)
+        if not model.layer_types[other].fits(kind):
+            raise misfit(
+                f"keeps slots by the kind of attention, but layer {layer} is: {kind}; "
+                f"others of its kind are: {model.layer_types[other]}"
             )
+        if odd := sorted(tensors[layer].items() ^ tensors[other].items()):
+            raise misfit(
+                f"keeps slots by the kind of attention, but of layers {other} and "
+                f"{layer}, which are of one kind, only one has {odd[0][0]!r} of shape "
+                f"{list(odd[0][1])}"
+            )
+
+
+def _shapes(model: Model, layer: int) -> dict[str, tuple[int, ...]]:
+    return {
+        place.suffix: model.tensors[name].shape
+        for name, place in model.places.items()
+        if place.layer == layer
+    }
+
+
+def misfit(why: str) -> SpecError:
+    """Return the error for a frame whose layers cannot be slots."""
+    return SpecError([Problem("engine.profile", f"slots {why}. Use profile: weights.")])
 
 
 @dataclass(frozen=True, slots=True)
