@@ -190,11 +190,11 @@ def _oddity(
         matrix = around or place.role in _MATRICES
         pieces: tuple[Piece | None, ...] = place.pieces or (None,)
         for piece in pieces:
-            parts = (cut(t[name].float(), piece).double() for t in (base, a, b))
+            x, y, z = (cut(t[name].float(), piece).double() for t in (base, a, b))
             drawn = name
             if piece is not None and place.layer is not None:
                 drawn = model.layout.full_name(place.layer, piece.name)
-            wanted = by_hand(method, *parts, drawn, whole=matrix)
+            wanted = by_hand(method, x, y, z, drawn, whole=matrix)
             if not torch.allclose(cut(one, piece).double(), wanted, 1e-6, 1e-6):
                 return f"{name!r} ({place.role}) is merged otherwise"
     return None

@@ -103,8 +103,8 @@ def read_stack_counts(config: Mapping[str, Any], usual: int) -> StackCounts:
     if not is_encoder_decoder(config) and "encoder_layers" not in decoder:
         has_tower = any(isinstance(config.get(key), Mapping) for key in _SIDES)
         blocks = decoder.get(_BLOCKS)
-        encoder = len(blocks) if isinstance(blocks, list) else None
-        return StackCounts(usual, encoder, said=numbers, has_tower=has_tower)
+        n_blocks = len(blocks) if isinstance(blocks, list) else None
+        return StackCounts(usual, n_blocks, said=numbers, has_tower=has_tower)
     encoder = encoder_config(config)
     return StackCounts(
         usual,

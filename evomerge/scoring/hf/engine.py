@@ -45,7 +45,7 @@ from evomerge.scoring.hf.model import (
 from evomerge.scoring.hf.way import check_batches, find_way
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
-from evomerge.scoring.stacks.slots import home, slot_kinds
+from evomerge.scoring.stacks.slots import beginnings, home, slot_kinds
 from evomerge.scoring.stacks.swap import StackSwap
 from evomerge.scoring.weight_stream import WeightStream
 
@@ -83,6 +83,11 @@ class HfEngine:
             forward.check_causal()
             check_batches(forward)
             way = find_way(forward)
+        for order in beginnings(setup):
+            # Whether a class's cache is right may depend on its first layer's kind.
+            self.swap(order)
+            with machine_faults("ask a stack of the frame's layers"):
+                way = find_way(forward, forward.ways[forward.ways.index(way) :])
         self._speaker = Generator(
             forward=forward,
             way=way,

@@ -133,8 +133,8 @@ def _roomy(setup: WorkerSetup) -> Any:
         why = str(error).split(". ")[0]
         raise misfit(f"holds layers of each kind in any order, but: {why}") from error
     with TemporaryDirectory() as folder:
-        text = json.dumps(with_decoder(model.config, said))
-        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+        whole = json.dumps(with_decoder(model.config, said))
+        (Path(folder) / "config.json").write_text(whole, encoding="utf-8")
         return _plain(folder)
 
 

@@ -8,6 +8,7 @@ against the model without a cache, and left for a slower one if it differs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -25,9 +26,14 @@ _OFTEN = 0.3
 
 
 @torch.inference_mode()
-def find_way(forward: Forward) -> Way:
-    """Return the quickest way of decoding that is right for a model."""
-    *quick, slow = forward.ways
+def find_way(forward: Forward, among: Sequence[Way] = ()) -> Way:
+    """Return the quickest way of decoding that is right for a model.
+
+    Args:
+        forward: The model.
+        among: The only ways that come into question, quickest first; all if empty.
+    """
+    *quick, slow = among or forward.ways
     return next((way for way in quick if _is_right(forward, way)), slow)
 
 

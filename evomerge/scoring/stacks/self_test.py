@@ -103,8 +103,8 @@ def _check_scales(engine: Engine, setup: WorkerSetup, stack: Recipe) -> None:
     if answers(2.0, 1.0) == unscaled:
         raise SelfTestError(
             f"Self-test of the {setup.engine.kind} engine: doubling the input of a "
-            "layer changes nothing, so scales would be ignored. Use engine.profile: "
-            "weights for these parents."
+            "layer changes nothing, as where a norm stands on the hidden state itself: "
+            "scales would be ignored. Use engine.profile: weights for these parents."
         )
 
 

@@ -13,7 +13,7 @@ its further places borrow the caches of slots that are not running. Torch-free.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.checkpoints import Model, read_model
@@ -87,6 +87,23 @@ def home(setup: WorkerSetup) -> Recipe:
             free[kind.attention or FULL] -= 1
             slots.append(slot)
     return replace(found, slots=tuple(slots))
+
+
+def beginnings(setup: WorkerSetup) -> Iterator[Recipe]:
+    """Write the frame with a layer of each other kind first, and then as it is.
+
+    Nothing where its layers are all of one kind, or no stacks are run.
+    """
+    start = home(setup)
+    model = read_model(setup.sources[setup.frame], cache_dir=setup.cache_dir)
+    kinds = [model.layer_types[dict(s.layers)["frame"]].attention for s in start.slots]
+    others = [i for i, kind in enumerate(kinds) if kinds.index(kind) == i][1:]
+    if not setup.engine.stacks or not others:
+        return
+    for first in others:
+        rest = (slot for i, slot in enumerate(start.slots) if i != first)
+        yield replace(start, slots=(start.slots[first], *rest))
+    yield start
 
 
 def _check_architecture(model: Model, settings: EngineSettings) -> None:
