@@ -26,7 +26,11 @@ _known: dict[str, str] = {}
 
 
 def fingerprint(
-    folder: Path, names: Iterable[str], cache_dir: Path | None = None
+    folder: Path,
+    names: Iterable[str],
+    cache_dir: Path | None = None,
+    *,
+    named: bool = True,
 ) -> str:
     """Name the content of some files of a folder.
 
@@ -34,6 +38,7 @@ def fingerprint(
         folder: The model folder.
         names: Files that count, relative to the folder.
         cache_dir: Folder of the memo; None keeps it within the process.
+        named: What the files are called is part of the content.
 
     Returns:
         32 hexadecimal digits, equal for equal names and bytes.
@@ -65,7 +70,7 @@ def fingerprint(
             fresh[key] = found
     if cache_dir is not None and fresh:
         _save(cache_dir, fresh)
-    return digest(hashes)
+    return digest(hashes if named else list(hashes.values()))
 
 
 @contextmanager

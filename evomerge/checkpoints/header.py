@@ -88,13 +88,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         CheckpointError: The file is missing, truncated, corrupt or of a type that
             cannot be merged; the message names the file and what is wrong.
     """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            data_start, text = _header_text(file, stream.read(8), size, stream.read)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
-    entries = _parse(file, text)
+    entries, data_start, size = _entries(file)
     tensors = [
         _tensor(file, name, entry, data_start)
         for name, entry in entries.items()
@@ -103,6 +97,27 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_coverage(file, tensors, data_start, size)
     return {tensor.name: tensor for tensor in tensors}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Read what a safetensors file says of itself; nothing if it says nothing.
+
+    Raises:
+        CheckpointError: As for :func:`read_header`.
+    """
+    said = _entries(file)[0].get("__metadata__")
+    return {k: str(v) for k, v in said.items()} if isinstance(said, dict) else {}
+
+
+def _entries(file: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the header, where the tensors begin, and how long the file is."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            data_start, text = _header_text(file, stream.read(8), size, stream.read)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from error
+    return _parse(file, text), data_start, size
 
 
 def _header_text(file: Path, prefix: bytes, size: int, read: Any) -> tuple[int, bytes]:

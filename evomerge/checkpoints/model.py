@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +50,7 @@ from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from evomerge.checkpoints.adapters.adapter import Adapter
+    from evomerge.checkpoints.statistics import StatisticsFile
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -80,6 +81,7 @@ class Model:
         notes: What is good to know of it, and no reason for doubt.
         adapter: The low-rank adapter that goes with it, if any; everything else is
             said of the folder itself.
+        statistics: Kind to what was measured of it, in order of the kinds.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class Model:
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
+    statistics: Mapping[str, StatisticsFile] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:

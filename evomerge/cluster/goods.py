@@ -66,12 +66,20 @@ def stock_of(setup: WorkerSetup) -> Stock:
         except TooLargeError as error:
             too_large[path] = str(error)
     for fingerprint, folder in setup.sources.items():
-        found = Parcel(fingerprint, folder, hub.wanted_files(Path(folder)))
+        found = _parcel(fingerprint, Path(folder))
         if found.size > MOST_MODEL_BYTES:
             too_large[fingerprint] = f"more than {MOST_MODEL_BYTES >> 30} GiB"
         elif found.files:
             models[fingerprint] = found
     return Stock(tasks, models, too_large)
+
+
+def _parcel(fingerprint: str, path: Path) -> Parcel:
+    """Return a model's folder, or a file of statistics, as what nodes can be given."""
+    if path.is_file():
+        files = {path.name: path.stat().st_size}
+        return Parcel(fingerprint, str(path.parent), files)
+    return Parcel(fingerprint, str(path), hub.wanted_files(path))
 
 
 class TooLargeError(Exception):

@@ -17,6 +17,7 @@ from evomerge.caches import cache_dir
 from evomerge.checkpoints import hub, read_model
 from evomerge.checkpoints.adapters.adapter import read_adapter
 from evomerge.checkpoints.adapters.adapter_config import ADAPTER_CONFIG
+from evomerge.checkpoints.statistics import content_of_statistics
 from evomerge.cluster.goods import Parcel, Stock, TooLargeError, task_files
 from evomerge.core.work import WorkerSetup
 from evomerge.errors import CheckpointError, NodeError
@@ -129,15 +130,20 @@ class _Node:
         if parcel is None:
             reason += self._stock.too_large.get(fingerprint, "it holds no model files")
             raise _missing("model", path, reason)
-        return self._brought(parcel, "models", self._content)
+        folder = self._brought(parcel, "models", self._content)
+        alone = Path(path).name in parcel.files and len(parcel.files) == 1
+        return str(Path(folder) / Path(path).name) if alone else folder
 
-    def _is(self, fingerprint: str, folder: Path) -> bool:
+    def _is(self, fingerprint: str, path: Path) -> bool:
         try:
-            return folder.is_dir() and self._content(folder) == fingerprint
+            return path.exists() and self._content(path) == fingerprint
         except (CheckpointError, OSError):
             return False
 
     def _content(self, folder: Path) -> str:
+        files = list(folder.iterdir()) if folder.is_dir() else [folder]
+        if len(files) == 1 and files[0].suffix == ".safetensors":
+            return content_of_statistics(files[0], self._cache)
         read = read_adapter if (folder / ADAPTER_CONFIG).is_file() else read_model
         return read(folder, cache_dir=self._cache).fingerprint
 

@@ -20,6 +20,7 @@ import torch
 
 from evomerge.checkpoints import Model, TensorInfo, read_model
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
+from evomerge.checkpoints.statistics import StatisticsFile, read_statistics
 from evomerge.errors import CheckpointError
 from evomerge.merging.derived_data import FOLDER, DerivedData
 from evomerge.merging.devices import Placement, place
@@ -67,7 +68,8 @@ class Sources:
         """Remember where parents lie; nothing is opened yet.
 
         Args:
-            paths: Fingerprint to the folder of a model or an adapter.
+            paths: Fingerprint to the folder of a model or an adapter, or to a file of
+                statistics.
             cache_dir: Where fingerprints, and data derived from the sources, are kept
                 between processes, if anywhere.
             device: Where merges are computed, as torch names it. Sources are brought
@@ -79,6 +81,7 @@ class Sources:
         self._cache_dir = cache_dir
         self._models: dict[str, Model] = {}
         self._adapters: dict[str, Adapter] = {}
+        self._statistics: dict[str, StatisticsFile] = {}
         self._stamps: dict[str, Stamps] = {}
         self._files: dict[Path, torch.Tensor] = {}
         self._tensors: dict[tuple[str, str], torch.Tensor] = {}
@@ -109,6 +112,7 @@ class Sources:
         self._files.clear()
         self._models.clear()
         self._adapters.clear()
+        self._statistics.clear()
         self._stamps.clear()
 
     def model(self, fingerprint: str) -> Model:
@@ -142,6 +146,21 @@ class Sources:
         self._stamps[fingerprint] = _stamps(adapter)
         return adapter
 
+    def statistics(self, fingerprint: str, kind: str) -> StatisticsFile:
+        """Return what is known of a file of statistics, opening it if need be.
+
+        Raises:
+            CheckpointError: As for ``model``.
+        """
+        if found := self._statistics.get(fingerprint):
+            return found
+        path = self._path(fingerprint)
+        found = read_statistics(path, kind, cache_dir=self._cache_dir)
+        _check_content(path, fingerprint, found.fingerprint)
+        self._statistics[fingerprint] = found
+        self._stamps[fingerprint] = _stamps(found)
+        return found
+
     def _path(self, fingerprint: str) -> str | Path:
         path = self._paths.get(fingerprint)
         if path is None:
@@ -159,7 +178,11 @@ class Sources:
         Raises:
             CheckpointError: A file was replaced, rewritten or removed.
         """
-        opened = self._adapters.get(fingerprint) or self.model(fingerprint)
+        opened = (
+            self._adapters.get(fingerprint)
+            or self._statistics.get(fingerprint)
+            or self.model(fingerprint)
+        )
         if _stamps(opened) != self._stamps[fingerprint]:
             raise CheckpointError(
                 f"{opened.path}: changed while it was in use. Restore the folder and "
@@ -202,12 +225,17 @@ class Sources:
         Raises:
             CheckpointError: The adapter cannot be opened.
         """
-        key = (fingerprint, name)
-        found = self._tensors.get(key)
-        if found is None:
-            info = self.adapter(fingerprint).tensors[name]
-            found = self._tensors[key] = self._window(info)
-        return found
+        return self._read(fingerprint, self.adapter(fingerprint).tensors[name])
+
+    def measured(self, file: StatisticsFile, name: str) -> torch.Tensor:
+        """Return what was measured of a tensor, on the device; never write into it."""
+        return self._read(file.fingerprint, file.tensors[name]).to(self.device)
+
+    def _read(self, fingerprint: str, info: TensorInfo) -> torch.Tensor:
+        key = (fingerprint, info.name)
+        if key not in self._tensors:
+            self._tensors[key] = self._window(info)
+        return self._tensors[key]
 
     def fresh(self, shape: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialised tensor in new memory."""
@@ -252,7 +280,7 @@ def _check_content(path: str | Path, expected: str, found: str) -> None:
         )
 
 
-def _stamps(opened: Model | Adapter) -> Stamps:
+def _stamps(opened: Model | Adapter | StatisticsFile) -> Stamps:
     out: Stamps = {}
     for file in {info.file for info in opened.tensors.values()}:
         try:

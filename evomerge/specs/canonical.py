@@ -23,12 +23,14 @@ from evomerge.errors import RecipeError, SpecError
 from evomerge.specs.misfits import check_slots, note_tokenizers, refuse_misfits
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.sources import (
+    Statistics,
     input_of,
+    measured_of,
     open_sources,
     whereabouts,
 )
 
-_BESIDE = ("paths", "allow")
+_BESIDE = ("paths", "statistics", "allow")
 """Keys beside a recipe that are no part of it."""
 
 
@@ -72,6 +74,7 @@ def read_canonical(
         file.parent,
         mistakes,
         key="paths",
+        statistics=_statistics(data, mistakes),
     )
     if not further:
         # Whether each slot's layers fit is seen when they are read.
@@ -88,6 +91,18 @@ def read_canonical(
     check_slots(recipe, models, mistakes)
     mistakes.stop_if_any()
     return recipe, models
+
+
+def _statistics(data: Mapping[str, Any], mistakes: Mistakes) -> Statistics:
+    said = data.get("statistics", {})
+    try:
+        return {
+            str(kind): {str(name): str(file) for name, file in files.items()}
+            for kind, files in said.items()
+        }
+    except AttributeError:
+        mistakes.add("statistics", "expected kind to input to file.")
+        return {}
 
 
 def _allowed(data: Mapping[str, Any], mistakes: Mistakes) -> tuple[str, ...]:
@@ -127,6 +142,8 @@ def own_text(
             names |= {name for name, _ in source.among}
     names |= {name for name in models if "/" in name}  # what merges within it read
     paths = {name: whereabouts(models[name]) for name in sorted(names & models.keys())}
+    read = {name: models[name] for name in paths}
+    measured = measured_of(read, lambda file: str(file.path))
     known: dict[Any, dict[str, Any]] = {}
     data = recipe.to_json() | {
         "paths": paths,
@@ -135,10 +152,11 @@ def own_text(
         "head": _slot(recipe.head, known),
     }
     order = (
-        *("version", "fused", "paths", "allow", "inputs", "frame", "dtype"),
-        *("embed", "slots", "head", "parts"),
+        *("version", "fused", "paths", "statistics", "allow", "inputs", "frame"),
+        *("dtype", "embed", "slots", "head", "parts"),
     )
     data |= {"allow": list(allow)} if allow else {}
+    data |= {"statistics": measured} if measured else {}
     return yaml_text({key: data[key] for key in order if key in data})
 
 

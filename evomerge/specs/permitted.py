@@ -121,6 +121,9 @@ class _Study:
     def look(self, data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name, written in _items(data.get("sources")):
             yield from self._source(f"sources.{name}", written)
+        for kind, files in _items(data.get("statistics")):
+            for name, written in _items(files):
+                yield from self._path(f"statistics.{kind}.{name}", written)
         yield from self._tasks(data.get("tasks"), "", "tasks")
         yield from self._evaluators(data.get("evaluators"))
         yield from self._engine(data.get("engine"), "engine.options")

@@ -18,7 +18,7 @@ from evomerge.core.survey import Member, Surveyed
 from evomerge.specs.reading.spec import Spec
 from evomerge.specs.resolved import Baseline
 from evomerge.specs.schema.study import StudySpec
-from evomerge.specs.sources import content_of, whereabouts
+from evomerge.specs.sources import content_of, measured_of, whereabouts
 
 VERSION = 1
 """Version of the stored form."""
@@ -35,7 +35,7 @@ PLACEMENT = (
 )
 """Settings of the engine that may change on resume."""
 _NO_PART = (
-    *("version", "sources", "evaluators", "stages"),
+    *("version", "sources", "statistics", "evaluators", "stages"),
     *("budget", "workers", "start_patience_s", "timeout_s"),
 )
 """Keys of a study file that are kept otherwise, or may change."""
@@ -69,12 +69,14 @@ def config_of(
     from_files = [
         start["name"] for start in written["start"] if start.pop("recipe", None)
     ]
+    measured = measured_of(models, lambda file: file.fingerprint)
     return _plain(
         {
             "version": VERSION,
             **version,
             "study": written,
             "sources": {name: content_of(model) for name, model in models.items()},
+            **({"statistics": measured} if measured else {}),
             "recipes": {name: recipes[name].to_json() for name in from_files},
             # What follows from the above by this version's defaults: a version that
             # would read the same study otherwise must not go on with it.
@@ -116,6 +118,7 @@ def allowance_of(
 ) -> dict[str, Any]:
     """Return what may change on resume, and what else is needed to rebuild."""
     budget = spec.budget
+    measured = measured_of(models, lambda file: str(file.path))
     return _plain(
         {
             "file": file,
@@ -130,6 +133,7 @@ def allowance_of(
             "engine": {key: getattr(spec.engine, key) for key in PLACEMENT},
             # A hub's model with its commit, so a branch that moves changes nothing.
             "sources": {name: whereabouts(model) for name, model in models.items()},
+            **({"statistics": measured} if measured else {}),
             "includes": {
                 name: str(task.include)
                 for name, task in spec.tasks.items()

@@ -28,7 +28,7 @@ from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.reading.spec import Allowed, Name
 from evomerge.specs.reading.yamlfile import read_documents
 from evomerge.specs.schema.space import MergeSpec
-from evomerge.specs.schema.study import Dtype, Vocabulary
+from evomerge.specs.schema.study import Dtype, Statistics, Vocabulary
 from evomerge.specs.sources import (
     common_layers,
     folders_of,
@@ -46,6 +46,11 @@ class RecipeSpec(MergeSpec):
         min_length=1,
         description="Name to model folder, relative to the recipe file, or hub id, "
         "perhaps with `+` and an adapter.",
+    )
+    statistics: Statistics = Field(
+        default_factory=dict,
+        description="Kind of statistics to name of a source to the file that holds "
+        "them.",
     )
     frame: Name | None = Field(
         default=None, description="The source that gives config and tokenizer."
@@ -170,7 +175,9 @@ def _short(data: Mapping[str, Any], file: Path, mistakes: Mistakes) -> OpenedRec
         raise SpecError(mistakes.found)
     mistakes.allow = spec.allow or ()
     mistakes.unknown = spec.unknown is not None
-    models = open_sources(spec.sources, file.parent, mistakes)
+    models = open_sources(
+        spec.sources, file.parent, mistakes, statistics=spec.statistics
+    )
     names = list(spec.sources)
     experts = spec.experts or tuple(n for n in names if n != spec.base)
     spec = spec.model_copy(update={"experts": experts})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,22 @@ from evomerge.checkpoints import (
 from evomerge.checkpoints.adapted import fold
 from evomerge.checkpoints.adapters.adapter import Adapter, read_adapter
 from evomerge.checkpoints.simulated_model import is_simulated, simulated_folder
+from evomerge.checkpoints.statistics import StatisticsFile, read_statistics
 from evomerge.checkpoints.weights import refuse_gguf
 from evomerge.core.policy import in_force, refuse_outside
-from evomerge.core.recipes.recipe import DTYPES, STORED, Adapted, Checkpoint, Input
+from evomerge.core.recipes.recipe import (
+    DTYPES,
+    STORED,
+    Adapted,
+    Checkpoint,
+    Input,
+    with_statistics,
+)
 from evomerge.errors import CheckpointError, HubError
 from evomerge.specs.reading.mistakes import Mistakes
 
+Statistics = Mapping[str, Mapping[str, str]]
+"""Kind of statistics and name of a source to the file that holds them."""
 UNKNOWN_LAYERS = 128
 """Layers assumed where no source can be read: enough to find other mistakes."""
 
@@ -189,14 +199,37 @@ def _neither(written: str, error: CheckpointError) -> str:
 
 def input_of(model: Model) -> Input:
     """Return what a recipe calls a model."""
+    measured = tuple((k, one.fingerprint) for k, one in model.statistics.items())
     if model.adapter is None:
-        return Checkpoint(model.fingerprint)
-    return Adapted(model.fingerprint, model.adapter.fingerprint)
+        return Checkpoint(model.fingerprint, measured)
+    return Adapted(model.fingerprint, model.adapter.fingerprint, measured)
+
+
+def plain_input(model: Model) -> Input:
+    """Return what a recipe calls a model of which nothing measured is asked for."""
+    return with_statistics(input_of(model), ())
 
 
 def folders_of(models: Iterable[Model]) -> dict[str, str]:
-    """Return fingerprint to folder, of models and their adapters."""
-    return {part.fingerprint: str(part.path) for part in _parts(models)}
+    """Return fingerprint to folder, of models and their adapters.
+
+    Of what was measured of them, it is fingerprint to file.
+    """
+    every = list(models)
+    measured = [one for model in every for one in model.statistics.values()]
+    parts = (*_parts(every), *measured)
+    return {part.fingerprint: str(part.path) for part in parts}
+
+
+def measured_of(
+    models: Mapping[str, Model], tell: Callable[[StatisticsFile], str]
+) -> dict[str, dict[str, str]]:
+    """Return kind and source to what is told of each file of statistics."""
+    out: dict[str, dict[str, str]] = {}
+    for name, model in models.items():
+        for kind, file in model.statistics.items():
+            out.setdefault(kind, {})[name] = tell(file)
+    return out
 
 
 def origins_of(models: Iterable[Model]) -> dict[str, str]:
@@ -232,8 +265,9 @@ def open_sources(
     *,
     key: str = "sources",
     cache_dir: Path | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[str, Model]:
-    """Read every model, in order of their names."""
+    """Read every model, in order of their names, and what was measured of it."""
     models: dict[str, Model] = {}
     for name in sorted(sources):
         try:
@@ -242,6 +276,24 @@ def open_sources(
             )
         except (CheckpointError, OSError, RuntimeError) as error:
             mistakes.add(f"{key}.{name}", f"expected a model: {error}")
+    for kind, files in (statistics or {}).items():
+        for name, written in files.items():
+            where = f"statistics.{kind}.{name}"
+            if name not in sources:
+                mistakes.add(where, f"expected one of the sources {sorted(sources)}.")
+            if (model := models.get(name)) is None:
+                continue
+            file = source_folder(written, base_dir)
+            try:
+                refuse_outside(file)
+                found = read_statistics(
+                    file, kind, source=model.fingerprint, cache_dir=cache_dir
+                )
+            except CheckpointError as error:
+                mistakes.add(where, f"expected a file of statistics: {error}")
+            else:
+                measured = {**model.statistics, kind: found}
+                models[name] = replace(model, statistics=dict(sorted(measured.items())))
     warn_of_sources(models, mistakes, key=key)
     return models
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from evomerge.checkpoints import read_model
+from evomerge.checkpoints.statistics import read_statistics
 from evomerge.cluster import goods, on_node
 from evomerge.cluster.courier import Courier
 from evomerge.cluster.goods import Stock, stock_of
@@ -103,6 +106,20 @@ def test_what_is_not_there_is_asked_for_and_then_fetched_once(
         raise AssertionError(f"{name} of {parcel} was fetched again")
 
     assert settle(there, stock, never) == found
+
+
+def test_a_file_of_statistics_is_found_or_fetched_as_a_model_is(
+    setup: WorkerSetup, cache: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "here" / "fisher.safetensors"
+    save_file({"w": torch.ones(2000)}, file)
+    content = read_statistics(file, "fisher").fingerprint
+    setup = replace(setup, sources={**setup.sources, content: str(file)})
+    assert settled(settle(setup, stock_of(setup), None)).sources[content] == str(file)
+    there, stock, fetch = away(setup, stock_of(setup))
+    found = settled(settle(there, stock, fetch)).sources[content]
+    assert Path(found).is_relative_to(cache)
+    assert read_statistics(found, "fisher").fingerprint == content
 
 
 def test_a_folder_of_the_same_name_with_other_content_is_not_taken(

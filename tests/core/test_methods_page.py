@@ -45,6 +45,8 @@ def operator_row(operator: Operator) -> list[str]:
     inputs = "any number" if operator.n_inputs is None else str(operator.n_inputs)
     if operator.factors_with == ():
         inputs += ", one model with adapters"
+    if operator.statistics:
+        inputs += f", with {' and '.join(operator.statistics)} statistics"
     roles = ", ".join(r for r, p in (operator.policies or {}).items() if p == "linear")
     if operator.spectral_with:
         roles += "; embed, head with a basis or a flat spectrum"

@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from support.adapters import tiny_adapter
 
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import SpecError
 from evomerge.specs.studies.study_file import read_study
+
+
+def measured(file: Path, folder: str) -> str:
+    """Write statistics of a model: its own weights, squared."""
+    weights = load_file(Path(folder) / "model.safetensors")
+    save_file({name: one.square() for name, one in weights.items()}, file)
+    return str(file)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -26,6 +34,7 @@ def test_every_knob_of_every_operator_can_be_searched(
         "experts": ["math", "ja"][: operator.n_inputs],
         "knobs": dict.fromkeys(knobs, "search"),
     }
+    used = space["experts"]
     if operator.needs_base:
         space["base"] = "base"
     sources = dict(minimal["sources"])
@@ -33,6 +42,11 @@ def test_every_knob_of_every_operator_can_be_searched(
         base = sources["base"]
         for one in ("math", "ja"):
             sources[one] = f"{base}+{tiny_adapter(tmp_path / one, base)}"
+    if operator.statistics:
+        minimal["statistics"] = {
+            kind: {n: measured(tmp_path / f"{n}.safetensors", sources[n]) for n in used}
+            for kind in operator.statistics
+        }
     changes = {"space": space, "sources": sources, "strategy": {"kind": "tpe"}}
     study = read_study(write(minimal | changes))
     assert {axis.name.split(".")[0] for axis in study.space.axes} == set(knobs)

@@ -8,8 +8,12 @@ from evomerge.core.digest import Scalar
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.recipe import Operation
 
-ON_MODELS = [name for name, one in CATALOGUE.items() if one.factors_with is None]
-"""Operators that merge any models; the others work on adapters."""
+ON_MODELS = [
+    name
+    for name, one in CATALOGUE.items()
+    if one.factors_with is None and not one.statistics
+]
+"""Operators that merge any models; others work on adapters, or need statistics."""
 
 
 def operation(

@@ -21,7 +21,7 @@ from evomerge.core.recipes.recipe import (
     parents_of,
 )
 from evomerge.export.parents import Parent, Standing
-from evomerge.specs.sources import input_of
+from evomerge.specs.sources import plain_input
 
 if TYPE_CHECKING:
     from evomerge.api.models.held_out import Case
@@ -44,7 +44,7 @@ def described(
     """Return those of the sources that are among the inputs, in the inputs' order."""
     named: dict[Input, tuple[str, Model]] = {}
     for name, model in sources.items():
-        named.setdefault(input_of(model), (name, model))
+        named.setdefault(plain_input(model), (name, model))
 
     # A model that is only read without the adapter it has as a source.
     for name, model in sources.items():
@@ -90,7 +90,7 @@ def standing(case: Case, *, is_best: bool) -> Standing | None:
     study, recipe = case.study, case.trial.candidate.recipe
     source = copied(recipe)
     for name, model in study.sources.items():
-        if source == input_of(model) and model.n_layers == len(recipe.slots):
+        if source == plain_input(model) and model.n_layers == len(recipe.slots):
             return Standing("parent", name, is_best)
     _, same = case.baselines()
     if not same:

@@ -9,7 +9,7 @@ about them.
 
 from collections.abc import Mapping
 
-from evomerge.core.operators.averages import AVERAGES, SPHERICAL
+from evomerge.core.operators.averages import AVERAGES, MEASURED, SPHERICAL
 from evomerge.core.operators.catalogue import Operator
 from evomerge.core.operators.selected import PAIRS, SELECTED
 from evomerge.core.operators.sparsified import MASKED, TRIMMED
@@ -19,6 +19,7 @@ from evomerge.errors import RecipeError
 
 _FAMILIES = (
     AVERAGES,
+    MEASURED,
     TRIMMED,
     MASKED,
     SELECTED,

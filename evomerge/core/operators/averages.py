@@ -11,7 +11,7 @@ from evomerge.core.operators.catalogue import (
     Knob,
     Operator,
 )
-from evomerge.core.operators.derived import DOT_PRODUCTS, MEAN_COSINE
+from evomerge.core.operators.derived import DOT_PRODUCTS, FISHER, MEAN_COSINE
 
 AVERAGES = (
     Operator(
@@ -86,6 +86,45 @@ AVERAGES = (
         ),
         base="needed",
         share="mean",
+    ),
+)
+
+MEASURED = (
+    Operator(
+        "fisher",
+        "Average every entry by how much each input's predictions depend on it.",
+        "Matena and Raffel 2021 (2111.09832)",
+        (
+            SHARE,
+            Knob(
+                "norm",
+                "choice",
+                "model",
+                "Divide each input's statistics by their norm over the whole model, or "
+                "take them as they are.",
+                choices=("model", "none"),
+            ),
+            Knob(
+                "floor",
+                "float",
+                1e-6,
+                "Statistics below this count as this, once they are divided.",
+                low=1e-10,
+                high=1e-3,
+                log=True,
+                lowest=0.0,
+            ),
+            Knob(
+                "power",
+                "float",
+                1.0,
+                "Exponent on the statistics: below 1 evens them out.",
+                low=0.25,
+                high=1.0,
+                lowest=0.0,
+            ),
+        ),
+        statistics=(FISHER,),
     ),
 )
 

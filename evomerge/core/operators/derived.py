@@ -52,3 +52,11 @@ SVD = Derived("svd")
 SHARED_BASIS = Derived("shared basis")
 CORE = Derived("core")
 INTERFERENCE = Derived("interference")
+STATISTIC_NORM = Derived("statistic norm")
+
+FISHER = "fisher"
+STATISTICS = {
+    FISHER: "Diagonal Fisher information: mean square of the gradient of the "
+    "log-probability, for every weight.",
+}
+"""Kinds of statistics, which need data: files that other tools write."""

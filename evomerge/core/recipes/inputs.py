@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.core.digest import Scalar
@@ -11,27 +12,46 @@ if TYPE_CHECKING:
     from evomerge.core.recipes.recipe import Recipe
 
 
+Measured = tuple[tuple[str, str], ...]
+"""Kinds of statistics, in their order, and the fingerprint of each file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A parent model, named by the fingerprint of its content."""
+    """A parent model, named by the fingerprint of its content.
+
+    Attributes:
+        statistics: What was measured of it.
+    """
 
     fingerprint: str
+    statistics: Measured = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
-        return {"checkpoint": self.fingerprint}
+        return {"checkpoint": self.fingerprint, **_measured(self.statistics)}
 
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A parent model with a low-rank adapter folded in."""
+    """A parent model with a low-rank adapter folded in.
+
+    Attributes:
+        statistics: What was measured of it.
+    """
 
     fingerprint: str
     adapter: str
+    statistics: Measured = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
-        return {"checkpoint": self.fingerprint, "adapter": self.adapter}
+        plain = {"checkpoint": self.fingerprint, "adapter": self.adapter}
+        return {**plain, **_measured(self.statistics)}
+
+
+def _measured(statistics: Measured) -> dict[str, dict[str, str]]:
+    return {"statistics": dict(statistics)} if statistics else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +104,23 @@ Input = Checkpoint | Adapted | Nested | Transformed
 
 
 def contents(source: Input) -> tuple[str, ...]:
-    """Return the fingerprint of every folder an input is read from, each once."""
+    """Return the fingerprint of all that an input is read from, each once."""
     match source:
         case Checkpoint():
-            return (source.fingerprint,)
+            return (source.fingerprint, *dict(source.statistics).values())
         case Adapted():
-            return (source.fingerprint, source.adapter)
+            measured = dict(source.statistics).values()
+            return (source.fingerprint, source.adapter, *measured)
         case Nested():
             within = [one for _, one in source.recipe.inputs]
         case Transformed():
             within = [source.of, *(one for _, one in source.among)]
     return tuple(dict.fromkeys(part for one in within for part in contents(one)))
+
+
+def with_statistics(source: Input, kinds: Container[str]) -> Input:
+    """Return an input with no other statistics than of these kinds."""
+    if not isinstance(source, Checkpoint | Adapted):
+        return source
+    kept = tuple((kind, name) for kind, name in source.statistics if kind in kinds)
+    return replace(source, statistics=kept)

@@ -8,12 +8,13 @@ tensors: inputs are named by the fingerprint of their content.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from evomerge.core.digest import canonical_json, digest_of_text
+from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.canonical import canonical
 from evomerge.core.recipes.inputs import (
     Adapted,
@@ -22,6 +23,7 @@ from evomerge.core.recipes.inputs import (
     Nested,
     Transformed,
     contents,
+    with_statistics,
 )
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.slot import ANY_ROLE, Slot
@@ -52,6 +54,7 @@ __all__ = [
     "STORED",
     "VERSION",
     "contents",
+    "with_statistics",
 ]
 
 
@@ -198,7 +201,12 @@ class Recipe:
         steps = {kind: canonical(operation) for kind, operation in self.parts}
         parts = tuple((kind, step.operation) for kind, step in steps.items())
         read = {self.frame}.union(*(p.reads for p, _ in (*places, (Slot(parts), 0))))
-        inputs = [(n, *_computed_input(one)) for n, one in self.inputs if n in read]
+        asked = _asked(slot for slot in (*(p for p, _ in places), Slot(parts)))
+        inputs = [
+            (n, *_computed_input(with_statistics(one, asked.get(n, ()))))
+            for n, one in self.inputs
+            if n in read
+        ]
         made = replace(
             self,
             inputs=tuple((name, source) for name, source, _ in inputs),
@@ -283,7 +291,7 @@ def _leaves(source: Input) -> tuple[Checkpoint | Adapted, ...]:
     if isinstance(source, Transformed):
         within = (source.of, *(one for _, one in source.among))
         return tuple(leaf for one in within for leaf in _leaves(one))
-    return (source,)
+    return (replace(source, statistics=()),)
 
 
 def copied(recipe: Recipe) -> Input | None:
@@ -304,6 +312,17 @@ def copied(recipe: Recipe) -> Input | None:
     ends = (computed.embed.roles, computed.head.roles) == (roles, roles)
     ends &= not computed.parts
     return computed.input(name) if keeps and in_order and ends else None
+
+
+def _asked(slots: Iterable[Slot]) -> dict[str, set[str]]:
+    """Return the kinds of statistics that are asked for of each input."""
+    asked: dict[str, set[str]] = {}
+    operations = {operation for slot in slots for _, operation in slot.roles}
+    for operation in operations:
+        row = CATALOGUE.get(operation.operator)
+        for name in operation.inputs if row is not None and row.statistics else ():
+            asked.setdefault(name, set()).update(row.statistics if row else ())
+    return asked
 
 
 def _computed_input(source: Input) -> tuple[Input, bool]:
@@ -330,6 +349,7 @@ def _input(data: Mapping[str, Any]) -> Input:
             tuple(data.get("settings", {}).items()),
             tuple((n, _input(i)) for n, i in data.get("among", {}).items()),
         )
+    measured = tuple(sorted(data.get("statistics", {}).items()))
     if "adapter" in data:
-        return Adapted(data["checkpoint"], data["adapter"])
-    return Checkpoint(data["checkpoint"])
+        return Adapted(data["checkpoint"], data["adapter"], measured)
+    return Checkpoint(data["checkpoint"], measured)

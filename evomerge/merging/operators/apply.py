@@ -27,6 +27,7 @@ from evomerge.merging.operators.staged import staged
 from evomerge.merging.operators.sums.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.sums.dare import dare_linear, dare_ties, mixout
 from evomerge.merging.operators.sums.della import della, della_linear
+from evomerge.merging.operators.sums.fisher import fisher
 from evomerge.merging.operators.sums.linear import (
     bcwi,
     linear,
@@ -49,6 +50,7 @@ ARITHMETIC: Mapping[str, Arithmetic] = {
     "task_arithmetic": task_arithmetic,
     "model_stock": model_stock,
     "bcwi": bcwi,
+    "fisher": fisher,
     "ties": ties,
     "breadcrumbs": breadcrumbs,
     "breadcrumbs_ties": breadcrumbs_ties,

@@ -23,6 +23,7 @@ from evomerge.core.recipes.recipe import (
     Operation,
     Recipe,
     Slot,
+    with_statistics,
 )
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
@@ -44,6 +45,7 @@ from evomerge.merging.views.configuration import (
 from evomerge.merging.views.fused import Whole, Wholes, cut, paste, wholes_of
 from evomerge.merging.views.global_trim import Member, ModelShares
 from evomerge.merging.views.inputs import Feed, open_view
+from evomerge.merging.views.measured import Measured, MeasuredTensor
 from evomerge.merging.views.stored import Part, View, Where
 
 
@@ -72,7 +74,9 @@ class Merged:
         self._views: dict[str, View] = {
             name: open_view(source, sources, Merged) for name, source in recipe.inputs
         }
-        self._contents = {n: digest(one.to_json()) for n, one in recipe.inputs}
+        self._contents = {
+            n: digest(with_statistics(one, ()).to_json()) for n, one in recipe.inputs
+        }
         self._sources = sources
         # What is merged on the fly is another one for the next candidate.
         self._passing = {n for n, one in recipe.inputs if isinstance(one, Nested)}
@@ -96,6 +100,7 @@ class Merged:
             for operation in operations:
                 resolve(operation)
             check_factors(operations, recipe, self._feeds[where].slot, self._views)
+        self._measured = self._open_measured()
         self._refuse_moved_predictions()
         self._refuse_moved_stacks()
         frame, stack = self._views[recipe.frame].config, self._stack()
@@ -208,7 +213,10 @@ class Merged:
         tensors = [cut(read(source), piece) for source in operation.inputs]
         base = None if operation.base is None else cut(read(operation.base), piece)
         memo = self._memo(where, name, piece, operation)
-        beside = Beside(in_model=self._in_model(where, name, piece, operation))
+        beside = Beside(
+            in_model=self._in_model(where, name, piece, operation),
+            statistics=partial(self._statistic, where, name, piece),
+        )
         if piece is None:
             return apply_into(out, operation, tensors, base, key, memo, **beside)
         paste(out, piece, apply(operation, tensors, base, key, memo, **beside))
@@ -225,6 +233,37 @@ class Merged:
         if not self._passing.isdisjoint(names):
             memo = NOTHING_KEPT
         return memo
+
+    def _open_measured(self) -> dict[tuple[str, str], Measured]:
+        """Open the statistics that operations ask for, and see that nothing lacks.
+
+        Raises:
+            RecipeError: An input comes with none, or they are of another model.
+        """
+        wanted: dict[tuple[str, str], dict[tuple[Where, str], tuple[int, ...]]] = {}
+        for where, section in self._sections.items():
+            for name, piece in self._merged_pieces(where):
+                operation = self._operation(where, name, piece)
+                for kind in resolve(operation).operator.statistics:
+                    for source in operation.inputs:
+                        found = self._find(where, name, source)
+                        at = wanted.setdefault((kind, source), {})
+                        at[found.where, found.name] = section[name].shape
+        opened = {}
+        for (kind, source), names in wanted.items():
+            view = self._views[source]
+            measured = Measured.of(
+                kind, source, self.recipe.input(source), view, self._sources
+            )
+            measured.check(names)
+            opened[kind, source] = measured
+        return opened
+
+    def _statistic(
+        self, where: Where, name: str, piece: Piece | None, kind: str, source: str
+    ) -> MeasuredTensor:
+        found = self._find(where, name, source)
+        return self._measured[kind, source].at(found.where, found.name, piece)
 
     def _in_model(
         self, where: Where, name: str, piece: Piece | None, operation: Operation

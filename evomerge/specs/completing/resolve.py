@@ -76,7 +76,11 @@ def resolve_at(spec: StudySpec, around: Surroundings) -> ResolvedStudy:
     mistakes = Mistakes(around.file, places=places)
     mistakes.unknown = spec.space.unknown is not None
     models = open_sources(
-        spec.sources, around.base_dir or Path(), mistakes, cache_dir=around.cache_dir
+        spec.sources,
+        around.base_dir or Path(),
+        mistakes,
+        cache_dir=around.cache_dir,
+        statistics=spec.statistics,
     )
     return resolve_among(models, spec, around, mistakes)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
+from evomerge.checkpoints import BUFFER
 from evomerge.checkpoints.adapted import explain_unlike, fold
 from evomerge.checkpoints.adapters.adapter import Folding
+from evomerge.checkpoints.statistics import misfits
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, OperatorPlan, Term
 from evomerge.core.digest import Scalar
 from evomerge.core.nearest import did_you_mean
@@ -123,6 +126,7 @@ class _Planner:
                 )
                 continue
             self._check_inputs(operator)
+            self._check_statistics(operator)
             found.append(operator)
         return found
 
@@ -146,6 +150,27 @@ class _Planner:
                 f"expected {operator.wanted_inputs} for {operator.name!r}, got {n}"
                 f"{': ' + ', '.join(self.spec.experts) if n else ''}.",
             )
+
+    def _check_statistics(self, operator: Operator) -> None:
+        """Note what was not measured, or not of all that is merged by it."""
+        for kind, name in product(operator.statistics, self.spec.experts):
+            model = self.setting.models.get(name)
+            if model is None:
+                continue
+            file = model.statistics.get(kind)
+            merged = (
+                (tensor, info.shape)
+                for tensor, info in model.tensors.items()
+                if model.places[tensor].section != "beside"
+                and model.places[tensor].role != BUFFER
+            )
+            said = (
+                f"expected a file: {operator.name!r} weighs {name!r} by it."
+                if file is None
+                else misfits(file, merged)
+            )
+            if said:
+                self.mistakes.add(f"statistics.{kind}.{name}", said)
 
     def _check_factors(self, operator: Operator, drafts: Mapping[str, Draft]) -> None:
         """Note why factors that may be averaged cannot be; guesses are not judged."""

@@ -31,6 +31,7 @@ def _fixed(value: Any) -> str:
     return "<points>" if isinstance(value, list | tuple) else "<value>"
 
 
+Statistics = dict[Name, dict[Name, str]]
 FixedKnob = Annotated[
     Annotated[Value, Tag("<value>")]
     | Annotated[Points, Tag("<points>")]
@@ -291,6 +292,11 @@ class StudySpec(Spec):
         min_length=1,
         description="Name to model folder or hub id, perhaps with `+` and an adapter; "
         "`~` works, and relative paths start at the study file.",
+    )
+    statistics: Statistics = Field(
+        default_factory=dict,
+        description="Kind of statistics (`fisher`) to name of a source to the "
+        "safetensors file that holds them, by the names of the source's tensors.",
     )
     frame: Name | None = Field(
         default=None,

@@ -67,7 +67,13 @@ def resolve_parts(
     """
     noted = Mistakes(file)
     noted.unknown = any(part.spec.space.unknown is not None for part in parts)
-    models = open_sources(parts[0].spec.sources, base_dir, noted, cache_dir=cache_dir)
+    models = open_sources(
+        parts[0].spec.sources,
+        base_dir,
+        noted,
+        cache_dir=cache_dir,
+        statistics=parts[0].spec.statistics,
+    )
     around = Surroundings(
         base_dir,
         file,

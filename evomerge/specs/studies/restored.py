@@ -102,6 +102,7 @@ def written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str
     """Put both halves of a study together into what a file would say."""
     study: dict[str, Any] = json.loads(json.dumps(config["study"]))
     study["sources"] = dict(allowance["sources"])
+    study["statistics"] = dict(allowance.get("statistics", {}))
     study["budget"] = {k: v for k, v in allowance["budget"].items() if v is not None}
     study["workers"] = allowance["workers"]
     study["timeout_s"] = allowance["timeout_s"]
