@@ -18,7 +18,7 @@ N_LAYERS = 4
 _MOST = 30_000_000
 """Entries of a model; a larger one was not made small enough."""
 
-_SIZES: Mapping[int, str] = {
+SIZES: Mapping[int, str] = {
     N_LAYERS: "num_hidden_layers n_layer n_layers num_layers num_attention_heads "
     "n_head n_heads num_heads num_experts num_local_experts n_routed_experts "
     "moe_num_experts linear_num_value_heads linear_conv_kernel_dim time_step_rank "
@@ -57,7 +57,7 @@ _SIZES: Mapping[int, str] = {
     96: "vocab_size vocab_size_per_layer_input",
     128: "max_position_embeddings n_positions n_ctx max_seq_len",
 }
-_SMALL = {key: size for size, keys in _SIZES.items() for key in keys.split()} | {
+_SMALL = {key: size for size, keys in SIZES.items() for key in keys.split()} | {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -251,7 +251,8 @@ def tiny_config(family: str, **changes: Any) -> Any:
         data = _shrunk(cls().to_dict())
         for key in ("architectures", "transformers_version", "_name_or_path"):
             data.pop(key, None)
-        return cls.from_dict(_changed(data, {**_OTHER.get(family, {}), **changes}))
+        data = _changed(data, _OTHER.get(family, {}))
+        return cls.from_dict(_changed(data, changes))
     except Exception as error:
         raise NotBuiltError(_said(error)) from error
 

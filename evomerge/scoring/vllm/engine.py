@@ -72,6 +72,9 @@ class VllmEngine:
     def _start(self) -> None:
         from vllm import LLM
 
+        from evomerge.scoring.vllm.classes import serve_without_torchvision
+
+        serve_without_torchvision()
         with _machine_faults("start"):
             self._llm = LLM(**self._arguments)
             setup = self._setup

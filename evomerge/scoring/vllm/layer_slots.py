@@ -257,10 +257,24 @@ def refresh_tied_head(model: Any, config: Any, *, in_place: bool = False) -> Non
             otherwise only a tied one needs this.
     """
     text = config.hf_config.get_text_config()
-    head = getattr(model, "lm_head", None)
     stale = in_place or getattr(text, "tie_word_embeddings", False)
-    if stale and head is not None and device_type() == "cpu":
-        head.quant_method.process_weights_after_loading(head)
+    if stale and device_type() == "cpu":
+        for head in _heads(model):
+            head.quant_method.process_weights_after_loading(head)
+
+
+def _heads(model: Any) -> list[Any]:
+    """Return what the model speaks with, whatever it is called.
+
+    Some classes have no head (Gemma 2, Cohere): they speak with their embedding.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import (
+        ParallelLMHead,
+        VocabParallelEmbedding,
+    )
+
+    tables = [m for m in model.modules() if isinstance(m, VocabParallelEmbedding)]
+    return [table for table in tables if isinstance(table, ParallelLMHead)] or tables
 
 
 def device_type() -> str:

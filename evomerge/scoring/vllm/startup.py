@@ -111,6 +111,8 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        # Nobody shows it an image: towers need no memory.
+        "language_model_only": True,
         "worker_extension_cls": EXTENSION,
     }
     cache_bytes = settings.kv_cache_bytes

@@ -23,6 +23,7 @@ from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.sources import Sources
 from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.stacks.swap import StackSwap
+from evomerge.scoring.vllm.classes import serve_without_torchvision
 from evomerge.scoring.vllm.layer_slots import (
     VllmLayerSlots,
     find_layers,
@@ -32,6 +33,9 @@ from evomerge.scoring.vllm.layer_slots import (
 from evomerge.scoring.vllm.overwriting import MISFITS, Overwriting, misfit
 from evomerge.scoring.vllm.requests import score_in_one_batch
 from evomerge.scoring.weight_stream import WeightStream
+
+# vLLM imports this module in every worker before it loads the model.
+serve_without_torchvision()
 
 
 class SwapExtension:
@@ -138,7 +142,7 @@ def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
         initialize_layerwise_reload,
     )
 
-    _pack_experts_anew(model)
+    _pack_anew(model)
     initialize_layerwise_reload(model)
     try:
         try:
@@ -160,18 +164,26 @@ def _require_all(model: Any, written: set[str]) -> None:
         raise CandidateError(_NOTHING_FOR.format(missing[0], len(missing)))
 
 
-def _pack_experts_anew(model: Any) -> None:
-    """Let the experts of a mixture be packed again when they are loaded, on a CPU.
+def _pack_anew(model: Any) -> None:
+    """Let what vLLM packs once be packed again when it is loaded, on a CPU.
 
-    vLLM packs them only where it makes their kernel, which it does once; a reload would
-    write them unpacked into the packed ones' storage.
+    It packs the experts of a mixture only where it makes their kernel; a reload would
+    write them unpacked into the packed ones' storage. It drops the matrix that latent
+    attention was packed from, so that a reload would have nowhere to write it.
     """
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
     if next(model.parameters()).device.type != "cpu":
         return
     for module in model.modules():
         method: Any = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None
+        if getattr(module, "is_amx_bmm_enabled", False):
+            source = module.kv_b_proj
+            stored = get_layerwise_info(source).restore_metadata[0]["weight"]
+            room = torch.empty(stored.shape, dtype=stored.dtype)
+            source.weight = torch.nn.Parameter(room, requires_grad=False)
 
 
 def _untouched(model: Any) -> list[str]:
