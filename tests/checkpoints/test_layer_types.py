@@ -101,12 +101,28 @@ def test_dense_layers_of_a_mixture_are_told_by_their_new_places() -> None:
     assert stack(config, [False, True], [1, 0, 1])["moe_layers"] == [0, 2]
 
 
-def test_a_family_with_dense_layers_first_cannot_have_them_elsewhere() -> None:
-    config = {"num_hidden_layers": 3, "first_k_dense_replace": 1}
+@pytest.mark.parametrize("key", ["first_k_dense_replace", "num_dense_layers"])
+def test_a_family_with_dense_layers_first_cannot_have_them_elsewhere(key: str) -> None:
+    config = {"num_hidden_layers": 3, key: 1}
     mixtures = [False, True, True]
-    assert stack(config, mixtures, [0, 0, 1])["first_k_dense_replace"] == 2
+    assert stack(config, mixtures, [0, 0, 1])[key] == 2
+    assert stack(config, mixtures, [0, 0])[key] == 2  # a third would be a mixture
     with pytest.raises(CheckpointError, match=r"Layers \[1\].*layers first"):
         stack(config, mixtures, [1, 0, 2])
+
+
+def test_what_is_said_of_few_layers_by_number_moves_with_them() -> None:
+    config = {"num_hidden_layers": 3, "per_layer_config": {"2": {"head_dim": 16}}}
+    out = stack(config, [False] * 3, [2, 0, 1, 2])
+    assert out["per_layer_config"] == {"0": {"head_dim": 16}, "3": {"head_dim": 16}}
+
+
+def test_an_embedding_with_a_part_for_each_layer_holds_them_in_their_places() -> None:
+    config = {"num_hidden_layers": 2, "hidden_size_per_layer_input": 8}
+    assert stack(config, [False] * 2, [0, 1]) == config
+    for layers in ([1, 0], [0], [0, 1, 1]):
+        with pytest.raises(CheckpointError, match="a part for each layer"):
+            stack(config, [False] * 2, layers)
 
 
 def test_an_input_that_says_nothing_of_its_layers_is_named() -> None:
