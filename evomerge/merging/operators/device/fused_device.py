@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -81,6 +81,11 @@ class Fused:
         self._code: dict[Form, Formula] = {}
         self._trusted: dict[Form, bool] = {}
         self._lock = threading.Lock()
+
+    @property
+    def used(self) -> Mapping[Form, bool]:
+        """Every form that was tried, and whether its code is used."""
+        return dict(self._trusted)
 
     def add(
         self,
