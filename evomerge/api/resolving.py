@@ -9,7 +9,12 @@ from evomerge.core.flow.stacks import passthrough
 from evomerge.core.policy import in_force
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
 from evomerge.core.work import WorkerSetup
-from evomerge.errors import SpecError, StudyExistsError, StudyNotFoundError
+from evomerge.errors import (
+    CheckpointError,
+    SpecError,
+    StudyExistsError,
+    StudyNotFoundError,
+)
 from evomerge.logs import say
 from evomerge.scoring.survey import Surveyor
 from evomerge.specs.persistence import cut_of, diff, recipe_version_of
@@ -38,8 +43,30 @@ def resolve_file(study_file: Written, cache_dir: Path) -> tuple[ResolvedStudy, .
         studies = read_studies(
             study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
         )
+        for study in studies:
+            refuse_unprepared(study)
     say(warning for study in studies for warning in study.warnings)
     return studies
+
+
+def refuse_unprepared(study: ResolvedStudy) -> None:
+    """Load what prepares images for the frame, where tasks show any.
+
+    Raises:
+        SpecError: The frame's folder has no such files, or they cannot be used here.
+    """
+    frame = study.inputs[study.frame]
+    if not study.image_tasks or not isinstance(frame, Checkpoint):
+        return  # a stand-in is written where the workers are
+    from evomerge.scoring.hf.processor import Processor  # loads torch
+
+    try:
+        Processor(str(study.sources[study.frame].path))
+    except CheckpointError as error:
+        raise SpecError(
+            study.problem(f"tasks.{name}", f"shows images. {error}")
+            for name in study.image_tasks
+        ) from error
 
 
 def as_recorded(

@@ -27,11 +27,13 @@ class TaskFacts:
         refused: Metric that the task has, but that is no mean over items, to what to
             use instead.
         generates: Answers are texts, so that tokens are counted.
+        images: Prompts hold images.
     """
 
     senses: Mapping[str, bool | None]
     refused: Mapping[str, str] = field(default_factory=dict)
     generates: bool = True
+    images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,19 @@ class Surveyed:
     members: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+
+
+IMAGE_ENGINE = "hf"
+"""The kind of engine that shows images to models."""
+
+
+def no_images(kind: str) -> str:
+    """Say that a kind of engine shows no images, and what to do."""
+    why = " (vLLM needs torchvision for them)" if kind == "vllm" else ""
+    return (
+        f"expected a task without images (doc_to_image), as engine {kind} shows none"
+        f"{why}; set engine: {{kind: {IMAGE_ENGINE}}}, or leave this task out"
+    )
 
 
 Survey = Callable[[Sequence[TaskSettings]], Surveyed]

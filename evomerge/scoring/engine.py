@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import RequestError
+from evomerge.scoring.images import ImagePrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class GenerateRequest:
         temperature: 0 is greedy.
         top_p: Nucleus size when sampling.
         seed: Of the sampler; used only when ``temperature`` is above 0.
+        shown: What ``prompt`` was made of, if there are images in it. Only engines
+            that are an ``ImageEngine`` take it.
     """
 
     prompt: tuple[int, ...]
@@ -32,6 +35,7 @@ class GenerateRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    shown: ImagePrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class LoglikelihoodRequest:
-    """How likely is this continuation after this context? Both are token ids."""
+    """How likely is this continuation after this context? Both are token ids.
+
+    ``shown`` is as for ``GenerateRequest``.
+    """
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    shown: ImagePrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,50 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; idempotent."""
+
+
+class ImageProcessor(Protocol):
+    """Prepares prompts with images for one model.
+
+    Attributes:
+        image_token: Text that stands for an image.
+        chat_template: The template that knows of images; None if there is none.
+        digest: Of all that decides how prompts are prepared.
+    """
+
+    image_token: str
+    chat_template: Any
+    digest: str | None
+
+    def encode(self, prompt: ImagePrompt) -> Any:
+        """Return what the model reads; its ``tokens`` are the token ids.
+
+        Raises:
+            RequestError: The prompt's images do not fit its text.
+        """
+
+
+class ImageReading(Protocol):
+    """What an engine that shows images has; see ``ImageEngine``."""
+
+    @property
+    def processor(self) -> ImageProcessor:
+        """Of the frame's folder."""
+
+    def prompts(self) -> list[ImagePrompt]:
+        """Return fixed prompts with made-up images, for self-tests."""
+
+
+class ImageEngine(Engine, Protocol):
+    """An engine whose requests may show images (``shown``)."""
+
+    @property
+    def images(self) -> ImageReading:
+        """What shows images to the model.
+
+        Raises:
+            CheckpointError: The frame takes none, or its processor cannot be used.
+        """
 
 
 def check_generate(requests: Sequence[GenerateRequest], max_length: int) -> None:

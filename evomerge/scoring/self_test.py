@@ -16,7 +16,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,18 +25,20 @@ from evomerge.core.digest import digest
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import WorkerSetup
-from evomerge.errors import SelfTestError
+from evomerge.errors import CheckpointError, SelfTestError
 from evomerge.scoring.engine import (
     Engine,
     GenerateRequest,
+    ImageEngine,
     LoglikelihoodRequest,
     SelfTest,
 )
+from evomerge.scoring.images import ImagePrompt, processor_digest
 from evomerge.scoring.localise import locked
 
 N_SEQUENCES = 6
 ANSWER_TOKENS = 12
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,27 @@ class Probe:
 
     @staticmethod
     def pairs(engine: Engine) -> list[LoglikelihoodRequest]:
-        """Return the fixed contexts, each with one token to score."""
+        """Return the fixed contexts, with and without an image, and what is scored."""
+        sequences = _sequences(len(engine.tokenizer), engine.max_length)
         return [
             LoglikelihoodRequest(tokens[:place], tokens[place : place + 1])
-            for tokens in _sequences(len(engine.tokenizer), engine.max_length)
+            for tokens in sequences
             for place in range(1, len(tokens), max(1, len(tokens) // 4))
+        ] + [
+            LoglikelihoodRequest(tokens, (token,), prompt)
+            for tokens, prompt in _shown(engine)
+            for token in sequences[-1][:4]
         ]
 
     @staticmethod
     def prompts(engine: Engine) -> list[GenerateRequest]:
-        """Return the fixed prompts."""
+        """Return the fixed prompts, with and without an image."""
         return [
             GenerateRequest(tokens, ANSWER_TOKENS)
             for tokens in _sequences(len(engine.tokenizer), engine.max_length)
+        ] + [
+            GenerateRequest(tokens, ANSWER_TOKENS, shown=prompt)
+            for tokens, prompt in _shown(engine)
         ]
 
     def difference(self, other: Probe) -> float:
@@ -221,6 +231,7 @@ def _path(facts: Mapping[str, Any], setup: WorkerSetup, name: str) -> Path:
             "limits": [setup.engine.max_model_len, setup.engine.max_num_seqs],
             "in_place": setup.engine.in_place,
             "probe": name,
+            "images": processor_digest(setup.sources[setup.frame]),
             "machine": platform.machine(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "threads": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
@@ -243,6 +254,19 @@ def _sequences(vocab_size: int, max_length: int) -> list[tuple[int, ...]]:
             tokens.append((state >> 33) % vocab_size)
         out.append(tuple(tokens))
     return out
+
+
+def _shown(engine: Engine) -> list[tuple[tuple[int, ...], ImagePrompt]]:
+    """Return fixed prompts with images and their tokens; none for most models."""
+    if not hasattr(type(engine), "images"):
+        return []
+    try:
+        images = cast(ImageEngine, engine).images
+    except CheckpointError:
+        return []  # said by whoever has a task with images
+    prompts = [(images.processor.encode(one).tokens, one) for one in images.prompts()]
+    most = engine.max_length - ANSWER_TOKENS
+    return [(tokens, one) for tokens, one in prompts if len(tokens) < most]
 
 
 def _read(path: Path) -> Probe | None:

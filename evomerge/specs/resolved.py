@@ -52,6 +52,7 @@ class ResolvedStudy:
         warnings: What the user must see although nothing is refused.
         items: Task to its number of search and of report items; empty where tasks were
             not looked at.
+        image_tasks: Tasks whose prompts hold images, likewise.
         start_patience_s: How long to wait for a machine where none is left to run on.
         lines: Where the keys of its file stand, if it was read from one.
     """
@@ -79,6 +80,7 @@ class ResolvedStudy:
     allowance: Mapping[str, Any]
     warnings: tuple[Problem, ...] = ()
     items: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    image_tasks: tuple[str, ...] = ()
     start_patience_s: float = 600.0
     lines: Lines | None = field(default=None, compare=False, repr=False)
 

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 
 from evomerge.core.digest import digest
-from evomerge.errors import CandidateError, Problem, SpecError
+from evomerge.core.survey import no_images
+from evomerge.errors import CandidateError, Problem, RequestError, SpecError
 from evomerge.scoring.engine import (
     Completion,
     Engine,
     GenerateRequest,
+    ImageEngine,
+    ImageReading,
     LoglikelihoodRequest,
 )
+from evomerge.scoring.harness.image_tasks import PLACEHOLDER, message_parts
 from evomerge.scoring.harness.internals import (
     Instance,
     TemplateLM,
@@ -29,6 +33,7 @@ from evomerge.scoring.harness.internals import (
     normalize_gen_kwargs,
 )
 from evomerge.scoring.harness.limited import write_chat
+from evomerge.scoring.images import ImagePrompt, RgbImage
 
 DEFAULT_MAX_GEN_TOKS = 256
 """Tokens an answer may have where the task does not say (lm-eval's own default)."""
@@ -59,7 +64,20 @@ class EngineLM(TemplateLM):
         self._prefix_text = None if prefix is None else self.tokenizer.decode(prefix)
         self._eos_text = self._end_text()
         self._tokens: dict[tuple[str, bool | None], list[int]] = {}
-        self._prompts: dict[tuple[str, str, int], GenerateRequest] = {}
+        self._prompts: dict[tuple[Any, ...], GenerateRequest] = {}
+
+    @property
+    def images(self) -> ImageReading:
+        """What shows images to the engine's model.
+
+        Raises:
+            CheckpointError: The frame takes none, or its processor cannot be used.
+            SpecError: Engines of this kind show none.
+        """
+        if not hasattr(type(self._engine), "images"):
+            kind = self._engine.facts["kind"]
+            raise SpecError([Problem("engine.kind", no_images(kind))])
+        return cast(ImageEngine, self._engine).images
 
     @property
     def eot_token_id(self) -> int | None:
@@ -94,16 +112,35 @@ class EngineLM(TemplateLM):
 
         A template that knows no system role is tried again without it, as in lm-eval.
         """
-        template = self.tokenizer.get_chat_template()
+        return self._written(
+            self.tokenizer.get_chat_template(), chat_history, add_generation_prompt
+        )
+
+    def apply_image_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Write messages whose texts have a place for each image, as in lm-eval."""
+        messages = [
+            {**one, "content": message_parts(one["content"])} for one in chat_history
+        ]
+        template = self.images.processor.chat_template
+        return self._written(template, messages, add_generation_prompt)
+
+    def _written(
+        self,
+        template: str,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+    ) -> str:
         ways = {
             **self.tokenizer.special_tokens_map,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": not add_generation_prompt,
         }
         try:
-            return write_chat(template, chat_history, ways)
+            return write_chat(template, messages, ways)
         except jinja2.exceptions.TemplateError:
-            rest = [m for m in chat_history if m["role"] != "system"]
+            rest = [m for m in messages if m["role"] != "system"]
             return write_chat(template, rest, ways)
 
     def tok_encode(
@@ -142,17 +179,25 @@ class EngineLM(TemplateLM):
         return self._engine.generate(prompts)
 
     def prompt(
-        self, context: str, gen_kwargs: Mapping[str, Any], *, repeat: int = 0
+        self,
+        context: str,
+        gen_kwargs: Mapping[str, Any],
+        images: tuple[RgbImage, ...] = (),
+        *,
+        repeat: int = 0,
     ) -> GenerateRequest:
         """Turn a prompt and lm-eval's generation settings into a request, once.
 
         Raises:
             SpecError: A setting is one that engines do not offer.
+            RequestError: Images do not fit the prompt, or the prompt with them is too
+                long: its end could be cut, but not its images.
         """
-        key = (context, repr(gen_kwargs), repeat)
+        key = (context, images, repr(gen_kwargs), repeat)
         found = self._prompts.get(key)
         if found is None:
-            found = self._prompts[key] = self._new_prompt(context, gen_kwargs, repeat)
+            found = self._new_prompt(context, gen_kwargs, images, repeat)
+            self._prompts[key] = found
         return found
 
     def generate_until(
@@ -206,7 +251,11 @@ class EngineLM(TemplateLM):
         return LoglikelihoodRequest(tuple(context[-spare:]), tuple(continuation))
 
     def _new_prompt(
-        self, context: str, gen_kwargs: Mapping[str, Any], repeat: int
+        self,
+        context: str,
+        gen_kwargs: Mapping[str, Any],
+        images: tuple[RgbImage, ...],
+        repeat: int,
     ) -> GenerateRequest:
         ways, temperature = _sampling(gen_kwargs)
         stop = handle_stop_sequences(ways.pop("until"), eos=self._eos_text)
@@ -219,15 +268,36 @@ class EngineLM(TemplateLM):
                 "raise engine.max_model_len."
             )
         is_greedy = temperature == 0.0
-        seed = digest([context, ways.get("seed") or 0, repeat])
+        names = [[image.digest for image in images]] if images else []
+        seed = digest([context, ways.get("seed") or 0, repeat, *names])
+        shown = self._shown(context, images)
         return GenerateRequest(
-            prompt=tuple(self.tok_encode(context)[-room:]),
+            prompt=tuple(self.tok_encode(context)[-room:])
+            if shown is None
+            else self._tokens_of(shown, room),
+            shown=shown,
             max_tokens=max_tokens,
             stop=tuple(text for text in stop if text),
             temperature=temperature,
             top_p=1.0 if is_greedy else float(ways.get("top_p") or 1.0),
             seed=0 if is_greedy else int(seed[:8], 16) >> 1,
         )
+
+    def _shown(self, text: str, images: tuple[RgbImage, ...]) -> ImagePrompt | None:
+        if not images:
+            return None
+        token = self.images.processor.image_token
+        return ImagePrompt(text.replace(PLACEHOLDER, token), images)
+
+    def _tokens_of(self, prompt: ImagePrompt, room: int) -> tuple[int, ...]:
+        tokens: tuple[int, ...] = self.images.processor.encode(prompt).tokens
+        if len(tokens) > room:
+            raise RequestError(
+                f"the prompt has {len(tokens)} tokens with its images, and the engine "
+                f"has room for {room} before the answer; raise engine.max_model_len, "
+                "lower max_gen_toks, or make the images smaller"
+            )
+        return tokens
 
     def _end_text(self) -> str:
         end = self.eot_token_id

@@ -85,6 +85,7 @@ __all__ = [
     "handle_stop_sequences",
     "mean",
     "missing_metrics",
+    "undecoded_images",
     "hub_metrics",
     "load_yaml",
     "local_tasks",
@@ -174,6 +175,18 @@ def looking_at_files(look: Callable[[str], None] | None) -> Iterator[None]:
     else:
         with _instead(datasets.data_files, "resolve_pattern", looked_at):
             yield
+
+
+@contextlib.contextmanager
+def undecoded_images() -> Iterator[None]:
+    """Let data sets give images as they store them: bytes, or a path."""
+
+    def stored(self: Any, value: Any, token_per_repo_id: Any = None) -> Any:
+        del self, token_per_repo_id
+        return value
+
+    with _instead(datasets.Image, "decode_example", stored):
+        yield
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ class Template:
 
 
 def write_chat(
-    template: str, messages: list[dict[str, str]], ways: Mapping[str, Any]
+    template: str, messages: list[dict[str, Any]], ways: Mapping[str, Any]
 ) -> str:
     """Return messages as a model's chat template writes them, in the limited process.
 

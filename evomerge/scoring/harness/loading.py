@@ -19,6 +19,7 @@ import jinja2
 from evomerge.core.policy import in_force, refuse_code, refuse_outside
 from evomerge.core.work import TaskSettings
 from evomerge.errors import NotAllowedError, Problem, SpecError
+from evomerge.scoring.harness.image_tasks import refuse_unoffered
 from evomerge.scoring.harness.internals import (
     ConfigurableTask,
     TaskManager,
@@ -27,6 +28,7 @@ from evomerge.scoring.harness.internals import (
     load_yaml,
     looking_at_files,
     missing_metrics,
+    undecoded_images,
 )
 from evomerge.scoring.harness.limited import LimitError
 from evomerge.scoring.harness.permitted_data import permitted_data, refuse_file
@@ -104,8 +106,8 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
         raise wrong(settings, str(error)) from None
     _override(config, settings)
     task = _build(settings, dict(config))
-    if getattr(task, "MULTIMODAL", False):
-        raise wrong(settings, f"{settings.task!r} shows images or plays sound.")
+    task.folder = path.parent
+    refuse_unoffered(task, settings)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         raise wrong(
             settings,
@@ -148,7 +150,7 @@ def _build(settings: TaskSettings, config: dict[str, Any]) -> ConfigurableTask:
     try:
         look = None if in_force() is None else refuse_file
         metrics = hub_metrics(None if settings.trust_code else refuse)
-        with metrics, looking_at_files(look):
+        with metrics, looking_at_files(look), undecoded_images():
             loaded = TaskManager(include_defaults=False).load([config])
         (task,) = loaded["tasks"].values()
     except SpecError:

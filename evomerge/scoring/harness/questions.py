@@ -13,10 +13,24 @@ from typing import Any
 
 from evomerge.core.scoring_protocol import Item, ItemRole
 from evomerge.core.work import TaskSettings
+from evomerge.errors import NotAllowedError
 from evomerge.scoring.harness.adapter import EngineLM
-from evomerge.scoring.harness.internals import ConfigurableTask, FirstNSampler, Instance
+from evomerge.scoring.harness.image_tasks import (
+    PLACEHOLDER,
+    content,
+    decoded,
+    images_of,
+    shows_images,
+)
+from evomerge.scoring.harness.internals import (
+    ConfigurableTask,
+    FirstNSampler,
+    Instance,
+    undecoded_images,
+)
 from evomerge.scoring.harness.loading import FEWSHOT_SEED, TASK_ERRORS, reason
 from evomerge.scoring.harness.task_index import wrong
+from evomerge.scoring.images import ImageError
 from evomerge.scoring.items import item_id, split_items
 
 
@@ -121,11 +135,16 @@ def _read(task: ConfigurableTask, settings: TaskSettings, name: str | None) -> _
         known = ", ".join(sorted(task.dataset))
         raise wrong(settings, f"there is no split {name!r}; the dataset has {known}.")
     task.set_config("test_split", name)
-    docs = list(task.test_docs())
-    try:
-        return _Split(name, docs, tuple(item_id(doc) for doc in docs))
-    except TypeError as error:
-        raise wrong(settings, str(error)) from error
+    with undecoded_images():
+        docs = list(task.test_docs())
+    ids = []
+    for place, doc in enumerate(docs):
+        try:
+            named = content(task, doc, task.folder) if shows_images(task) else doc
+            ids.append(item_id(named))
+        except (TypeError, ImageError, NotAllowedError) as error:
+            raise wrong(settings, f"document {place} of {name}: {error}") from error
+    return _Split(name, docs, tuple(ids))
 
 
 class _PromptWriter:
@@ -152,7 +171,10 @@ class _PromptWriter:
         found: dict[str, Question] = {}
         for place, (doc, name) in enumerate(zip(split.docs, split.ids, strict=True)):
             if name in wanted and name not in found:
-                found[name] = Question(doc, tuple(self._instances(place, doc)))
+                instances = tuple(self._instances(place, doc))
+                if shows_images(self._task):
+                    self._read_images(f"item {name} (document {place})", instances)
+                found[name] = Question(doc, instances)
             else:
                 self._pass_over(doc)
             if len(found) == len(wanted):
@@ -162,6 +184,8 @@ class _PromptWriter:
     def _instances(self, place: int, doc: Mapping[str, Any]) -> Iterator[Instance]:
         task, chat = self._task, self._template is not None
         try:
+            if shows_images(task):
+                doc = decoded(task, doc, task.folder)
             context = task.fewshot_context(
                 doc,
                 num_fewshot=self._n_examples,
@@ -186,6 +210,23 @@ class _PromptWriter:
             ) from error
         yield from sorted(made if isinstance(made, list) else [made], key=_index)
 
+    def _read_images(self, item: str, instances: Sequence[Instance]) -> None:
+        """Leave with each request its images, as values that engines take."""
+        for instance in instances:
+            text, gen_kwargs, more = instance.args
+            try:
+                images = images_of(more["visual"], self._task.folder)
+            except ImageError as error:
+                raise wrong(self._settings, f"{item}: {error}.") from error
+            n_places = text.count(PLACEHOLDER)
+            if self._template is None and n_places != len(images):
+                raise wrong(
+                    self._settings,
+                    f"{item}: expected {PLACEHOLDER} once for each image in "
+                    f"doc_to_text, got it {n_places} times for {len(images)} images.",
+                )
+            instance.arguments = (text, gen_kwargs, images)
+
     def _pass_over(self, doc: Mapping[str, Any]) -> None:
         """Draw and drop, so that the next document gets lm-eval's own examples."""
         if self._draw is None or isinstance(self._task.sampler, FirstNSampler):
@@ -203,13 +244,14 @@ class _PromptWriter:
     def _chat_template(self, lm: EngineLM | None) -> Callable[..., str] | None:
         if lm is None or not self._settings.apply_chat_template:
             return None
-        if not getattr(lm.tokenizer, "chat_template", None):
+        seen = shows_images(self._task)
+        if not (lm.images.processor if seen else lm.tokenizer).chat_template:
             raise wrong(
                 self._settings,
                 "apply_chat_template is on, but the frame's tokenizer has no chat "
                 "template.",
             )
-        return lm.apply_chat_template
+        return lm.apply_image_template if seen else lm.apply_chat_template
 
 
 def _index(instance: Instance) -> int:

@@ -21,9 +21,16 @@ from evomerge.core.scoring_protocol import (
     TaskDescription,
 )
 from evomerge.core.work import TaskSettings
-from evomerge.errors import EvomergeError, WorkerError
+from evomerge.errors import (
+    CheckpointError,
+    EvomergeError,
+    RequestError,
+    SpecError,
+    WorkerError,
+)
 from evomerge.scoring.engine import Completion, Engine
 from evomerge.scoring.harness.adapter import EngineLM
+from evomerge.scoring.harness.image_tasks import shows_images
 from evomerge.scoring.harness.internals import (
     Instance,
     filtered,
@@ -110,6 +117,11 @@ class _Task:
         self._lm = lm
         self._settings = settings
         self._task = load_task(settings, cache_dir)
+        if shows_images(self._task):
+            try:
+                _ = lm.images
+            except (SpecError, CheckpointError) as error:
+                raise wrong(settings, f"{error}") from error
         questions = build_questions(self._task, settings, lm)
         self._questions = questions.by_id
         remember_texts(self._task, (q.doc for q in self._questions.values()))
@@ -196,8 +208,21 @@ class _Task:
         if first.request_type == "generate_until":
             try:
                 self._lm.prompt(*first.args)
+            except RequestError:
+                pass  # said below
             except (TypeError, ValueError) as error:
                 raise wrong(settings, f"gen_kwargs: {error}") from error
+        if shows_images(self._task):
+            self._check_images(settings)
+
+    def _check_images(self, settings: TaskSettings) -> None:
+        """Prepare every prompt's images now, so that no trial meets one that fails."""
+        for name, question in self._questions.items():
+            for instance in question.instances:
+                try:
+                    self._lm.prompt(*instance.args)
+                except RequestError as error:
+                    raise wrong(settings, f"item {name}: {error}.") from error
 
 
 def _instances(asked: Mapping[str, Question]) -> list[Instance]:

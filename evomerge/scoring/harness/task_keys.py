@@ -181,7 +181,10 @@ TASK: Mapping[str, Rule] = {
     "process_docs": code,
     "doc_to_text": TEMPLATE,
     "doc_to_target": TARGET,
-    "doc_to_image": of("nothing: images are not offered", lambda _: False),
+    "doc_to_image": of(
+        "the name of a column, or a list of such names",
+        lambda v: v and ((isinstance(v, str) and "{" not in v) or is_texts(v)),
+    ),
     "doc_to_audio": of("nothing: sound is not offered", lambda _: False),
     "unsafe_code": unsafe,
     "doc_to_choice": CHOICES,

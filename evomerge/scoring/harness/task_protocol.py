@@ -16,12 +16,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evomerge.core.digest import digest
 from evomerge.core.survey import TaskFacts
 from evomerge.core.work import TaskSettings
-from evomerge.scoring.engine import Engine
+from evomerge.scoring.engine import Engine, ImageEngine
+from evomerge.scoring.harness.image_tasks import shows_images
 from evomerge.scoring.harness.internals import (
     VERSION,
     ConfigurableTask,
@@ -64,6 +65,11 @@ def protocol_settings(
         del kept["dataset_path"]  # its documents stand for it
     tokenizer = engine.tokenizer
     template = tokenizer.chat_template if settings.apply_chat_template else None
+    images = {}
+    if shows_images(task):
+        processor = cast(ImageEngine, engine).images.processor
+        images = {"images": processor.digest}
+        template = processor.chat_template if settings.apply_chat_template else None
     return {
         "harness": f"lm_eval {VERSION}",
         "config": _plain(kept),
@@ -78,6 +84,7 @@ def protocol_settings(
         "tokenizer": _tokenizer_digest(tokenizer),
         "max_length": engine.max_length,
         "engine": _plain(engine.facts),
+        **images,
     }
 
 
@@ -189,7 +196,12 @@ def facts_of(task: ConfigurableTask, settings: TaskSettings) -> TaskFacts:
         name: own[metric] if isinstance(own.get(metric), bool) else None
         for name, (metric, _) in offered(task, settings).items()
     }
-    return TaskFacts(senses, refused(task), task.OUTPUT_TYPE == "generate_until")
+    return TaskFacts(
+        senses,
+        refused(task),
+        generates=task.OUTPUT_TYPE == "generate_until",
+        images=shows_images(task),
+    )
 
 
 def refused(task: ConfigurableTask) -> dict[str, str]:

@@ -168,7 +168,8 @@ class _Group:
             if not by_filter:
                 refused |= self._seen[members[0]].facts.refused
         generates = any(self._seen[task].facts.generates for task in members)
-        return TaskFacts(senses, refused, generates)
+        images = any(self._seen[task].facts.images for task in members)
+        return TaskFacts(senses, refused, generates, images)
 
     def _by_filter(
         self, members: list[str], figure: Figure

@@ -81,13 +81,13 @@ class Generator:
     def _batch(
         self, requests: Sequence[GenerateRequest], places: Sequence[int]
     ) -> dict[int, Completion]:
-        rows = [_Row(requests[place], self) for place in places]
+        rows = [Row(requests[place], self) for place in places]
         decode(self.forward, rows, self.way)
         return {place: row.finish() for place, row in zip(places, rows, strict=True)}
 
 
 @dataclass
-class _Row:
+class Row:
     """One answer as it grows."""
 
     request: GenerateRequest
@@ -107,12 +107,14 @@ class _Row:
         return not self.ended and len(self.tokens) < self.limit
 
     def add(self, token: int) -> None:
+        """Take one more token."""
         self.tokens.append(token)
         self.ended = token in self.speaker.end_tokens
         if self.text is not None and not self.ended:
             self.ended = self.text.add(token, self.stops)
 
     def finish(self) -> Completion:
+        """Return the answer as far as it has grown."""
         text = answer_text(self.speaker.tokenizer, self.tokens, self.stops)
         return Completion(text, len(self.tokens), truncated=not self.ended)
 

@@ -74,7 +74,7 @@ def _decode_padded(forward: Forward, rows: list[Row]) -> None:
         logits, cache = forward(
             ids, 1, cache=cache, use_cache=True, mask=mask, position=position
         )
-        for row, token in zip(rows, _choose(logits[:, -1], rows), strict=True):
+        for row, token in zip(rows, choose(logits[:, -1], rows), strict=True):
             row.add(token)
         keep = [place for place, row in enumerate(rows) if row.open]
         if len(keep) < len(rows):
@@ -98,7 +98,7 @@ def _decode_ragged(forward: Forward, rows: list[Row], *, placed: bool) -> None:
         position = torch.arange(read - ids.shape[1], read, device=device).expand_as(ids)
         told = {"position": position} if placed else {}
         logits, cache = forward(ids, 1, cache=cache, use_cache=True, **told)
-        chosen = _choose(logits[:, -1], rows)
+        chosen = choose(logits[:, -1], rows)
         following = []
         for row, token in zip(rows, chosen, strict=True):
             if read < len(row.request.prompt):
@@ -125,12 +125,12 @@ def _decode_anew(forward: Forward, rows: list[Row]) -> None:
         logits, _ = forward(ids, torch.arange(first, width, device=device))
         ends = torch.tensor([len(text) - 1 - first for text in texts], device=device)
         last = logits[torch.arange(len(rows), device=device), ends]
-        for row, token in zip(rows, _choose(last, rows), strict=True):
+        for row, token in zip(rows, choose(last, rows), strict=True):
             row.add(token)
         rows = [row for row in rows if row.open]
 
 
-def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     """Pick each row's next token from logits of shape ``(n_rows, n_vocab)``."""
     best, greedy = logits.max(dim=-1)
     if not bool(torch.isfinite(best).all()):  # max passes NaN on

@@ -33,6 +33,7 @@ from evomerge.scoring.engine import (
 )
 from evomerge.scoring.hf.batches import Generator, loglikelihoods
 from evomerge.scoring.hf.forward import Forward
+from evomerge.scoring.hf.image_prompts import ImageReader, refuse_text_alone
 from evomerge.scoring.hf.in_place import InPlaceLoader
 from evomerge.scoring.hf.layer_slots import HfLayerSlots, slot_shapes
 from evomerge.scoring.hf.model import (
@@ -42,6 +43,7 @@ from evomerge.scoring.hf.model import (
     machine_faults,
     max_length,
 )
+from evomerge.scoring.hf.processor import Processor
 from evomerge.scoring.hf.way import check_batches, find_way
 from evomerge.scoring.self_test import Probe, run_self_test
 from evomerge.scoring.stacks.self_test import run_stack_self_test
@@ -95,6 +97,7 @@ class HfEngine:
             end_tokens=end_tokens(self._model, self._tokenizer),
             max_length=max_length(self._model.config, setup.engine),
         )
+        self._images: ImageReader | None = None
 
     def _open_stack(self) -> StackSwap:
         rack = HfLayerSlots(self._model, self._loader, slot_kinds(self._setup))
@@ -125,6 +128,19 @@ class HfEngine:
     def max_length(self) -> int:
         """Tokens of the longest sequence, answer included."""
         return self._speaker.max_length
+
+    @property
+    def images(self) -> ImageReader:
+        """What shows images to the model.
+
+        Raises:
+            CheckpointError: The frame takes none, or its processor cannot be used.
+        """
+        if self._images is None:
+            refuse_text_alone(self._model)
+            folder = self._setup.sources[self._setup.frame]
+            self._images = ImageReader(self._speaker, Processor(folder))
+        return self._images
 
     def swap(self, recipe: Recipe) -> SwapReport:
         """Overwrite tensors with the merged ones of the same names.
@@ -172,8 +188,14 @@ class HfEngine:
         """Continue every prompt; answers in the order asked."""
         self._require_whole()
         check_generate(requests, self.max_length)
+        rows = self._settings.max_num_seqs
         with machine_faults("generate"):
-            return self._speaker.answer(requests, self._settings.max_num_seqs)
+            said = iter(
+                self._speaker.answer([r for r in requests if r.shown is None], rows)
+            )
+            shown = [r for r in requests if r.shown is not None]
+            seen = iter(self.images.answer(shown, rows) if shown else ())
+            return [next(said if r.shown is None else seen) for r in requests]
 
     def loglikelihood(
         self, requests: Sequence[LoglikelihoodRequest]
@@ -182,9 +204,14 @@ class HfEngine:
         self._require_whole()
         check_loglikelihood(requests, self.max_length)
         with machine_faults("compute log-probabilities"):
-            return loglikelihoods(
-                self._speaker.forward, requests, self._settings.max_num_seqs
+            text = [request for request in requests if request.shown is None]
+            said = iter(
+                loglikelihoods(self._speaker.forward, text, self._settings.max_num_seqs)
             )
+            return [
+                next(said) if r.shown is None else self.images.loglikelihood(r)
+                for r in requests
+            ]
 
     def self_test(self) -> SelfTest:
         """Compare what was swapped in with what was loaded; see ``self_test``."""
@@ -196,6 +223,8 @@ class HfEngine:
         """Measure a folder in an engine of its own."""
         other = HfEngine(setup)
         try:
+            if self._images is not None:  # the same prompts, whatever that folder has
+                other._images = ImageReader(other._speaker, self._images.processor)
             return Probe.take(other)
         finally:
             other.close()
@@ -207,6 +236,7 @@ class HfEngine:
         self._model = None
         self._loader = None
         self._stack = None
+        self._images = None
         speaker = self._speaker
         gone = replace(speaker.forward, model=None)
         self._speaker = replace(speaker, forward=gone)

@@ -11,6 +11,7 @@ from evomerge.checkpoints import Model
 from evomerge.core.recipes.recipe import Checkpoint, Input
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
+from evomerge.core.survey import IMAGE_ENGINE, no_images
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
 from evomerge.specs.completing.context import Judge, Surroundings
@@ -155,6 +156,7 @@ class _Resolver:
         baselines: tuple[Baseline, ...] = ()
         self._check_strategy(planned)
         self._check_engine()
+        self._check_images()
         if planned is not None and not has_strange_sources(spec):
             zero = GenerationZero(
                 spec,
@@ -222,6 +224,7 @@ class _Resolver:
             },
             warnings=tuple(self._mistakes.warnings),
             items=self._around.surveyed.items,
+            image_tasks=self._image_tasks(),
         )
 
     def _config(self, parts: _Parts) -> dict[str, Any]:
@@ -300,6 +303,17 @@ class _Resolver:
         frame = self._all.get(str(self._spec.frame))
         if frame is not None and not self._around.accepted:
             note_unscored(frame, f"sources.{self._spec.frame}", self._mistakes)
+
+    def _check_images(self) -> None:
+        kind = self._spec.engine.kind
+        if kind == IMAGE_ENGINE or self._around.accepted:
+            return
+        for name in self._image_tasks():
+            self._mistakes.add(f"tasks.{name}", f"{no_images(kind)}.")
+
+    def _image_tasks(self) -> tuple[str, ...]:
+        facts = self._around.surveyed.facts
+        return tuple(n for n in self._spec.tasks if n in facts and facts[n].images)
 
     def _check_strategy(self, planned: PlannedSpace[Blueprint] | None) -> None:
         space = SearchSpace(())
