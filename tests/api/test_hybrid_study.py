@@ -11,8 +11,9 @@ from support.real_study import SUMS_TASK
 from support.study_files import write_study
 
 from evomerge import api
+from evomerge.checkpoints.documents import read_json
 from evomerge.testing.architecture_table import stored
-from evomerge.testing.architectures import IMAGE_TEXT, build
+from evomerge.testing.architectures import IMAGE_TEXT, N_LAYERS, build
 from evomerge.testing.models import write_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -78,10 +79,12 @@ def test_stacks_of_a_hybrid_are_searched_and_exported_with_its_tower(
     commands.call(tmp_path, "run", "hybrid.yaml", "--in-process", "--db", db)
     rows = api.trials("hybrid", db=db)
     assert [row.failure for row in rows if row.state != "scored"] == []
-    assert sum(row.label is None for row in rows) == 4
-    searched = [row for row in rows if row.label is None]
-    out = tmp_path / "out"
-    number = max(row.number for row in searched)
+    searched = [row.number for row in rows if row.label is None]
+    assert len(searched) == 4
+    depths = {n: len(api.show("hybrid", n, db=db).recipe["slots"]) for n in searched}
+    others = [number for number, depth in depths.items() if depth != N_LAYERS]
+    assert others, depths
+    out, number = tmp_path / "out", others[0]
     api.export(
         "hybrid", api.Export(number, out, is_scored=False), db=db, cache_dir=cache
     )
@@ -96,7 +99,14 @@ def test_stacks_of_a_hybrid_are_searched_and_exported_with_its_tower(
     assert not told["missing_keys"]
     assert not told["mismatched_keys"]
     recipe = json.loads((out / "recipe.json").read_text())
-    assert len(model.model.language_model.layers) == len(recipe["slots"])
+    assert len(recipe["slots"]) == depths[number] != N_LAYERS
+    layers = model.model.language_model.layers
+    assert len(layers) == depths[number]
+    # Every layer keeps its kind: a recurrence, or full attention.
+    kinds = read_json(tmp_path / "base" / "config.json")["text_config"]["layer_types"]
+    wanted = [kinds[next(iter(slot["layers"].values()))] for slot in recipe["slots"]]
+    assert model.config.text_config.layer_types == wanted
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
     for name, tensor in model.state_dict().items():
         if name.startswith("model.visual."):
             assert torch.equal(tensor, base[name])
