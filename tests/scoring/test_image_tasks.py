@@ -34,6 +34,7 @@ from evomerge.scoring.harness.scored_tasks import LmEvalTasks
 from evomerge.scoring.hf.engine import HfEngine
 from evomerge.scoring.hf.processor import Processor
 from evomerge.scoring.images import ImageError, ImagePrompt, RgbImage
+from evomerge.scoring.self_test import N_SEQUENCES, Probe
 from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.scoring.survey import Surveyor
 from evomerge.specs.recipes import open_recipe
@@ -177,6 +178,18 @@ def test_the_self_test_sees_a_tower_that_is_not_swapped(
         engine.self_test()
 
 
+def test_stacks_of_a_model_that_sees_are_tested_with_images_too(
+    seeing: Callable[[str], Path], tmp_path: Path
+) -> None:
+    setup = setup_of(seeing("qwen3_vl"), tmp_path / "cache")
+    slots = replace(setup.engine, profile="slots", slots=7)
+    engine = HfEngine(replace(setup, engine=slots))
+    found = engine.self_test()
+    assert (found.probe_difference, found.return_difference) == (0.0, 0.0)
+    assert len(Probe.prompts(engine)) == N_SEQUENCES + 2
+    engine.close()
+
+
 def test_text_is_answered_alike_before_and_after_an_image(
     seeing: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -311,9 +324,9 @@ def test_an_item_is_named_by_what_its_image_shows_not_by_its_files_name(
     assert len(ids["one"] & ids["changed"]) == 5
 
 
-def problems(folder: Path, cache: Path) -> list[str]:
+def problems(folder: Path, cache: Path, **changes: object) -> list[str]:
     """Return what a look at a task, without an engine, finds wrong."""
-    found = Surveyor(cache)([settings(folder)])
+    found = Surveyor(cache)([settings(folder, **changes)])
     return [f"{one.where}: {one.message}" for one in found.problems]
 
 
@@ -365,6 +378,33 @@ def test_what_is_not_offered_with_images_is_refused_by_name(
     write_image_task(tmp_path / "tasks", solid_rows(6), task)
     with pytest.raises(AssertionError, match=says):
         assert not problems(tmp_path / "tasks", tmp_path / "cache")
+
+
+def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks" / "images"
+    write_image_task(folder.parent, solid_rows(6))
+    rows = (folder.parent / "colours.jsonl").read_text().replace("images/", "")
+    (folder / "metadata.jsonl").write_text(rows.replace('"image"', '"file_name"'))
+    data = "dataset_path: json\ndataset_kwargs: {data_files: {test: colours.jsonl}}"
+    task = IMAGE_TASK.replace(data, f"dataset_path: {folder}")
+    task = task.replace("test_split: test", "test_split: train")
+    (folder.parent / "colours.yaml").write_text(task)
+    assert not problems(folder.parent, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["doc['image'].convert('L')", "__import__('PIL.Image').Image.new('1', (9, 9))"],
+)
+def test_code_that_is_trusted_may_make_the_images(code: str, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "tasks", solid_rows(6))
+    task = PARQUET.replace("[image]", "!function utils.images")
+    (tmp_path / "tasks" / "colours.yaml").write_text(task)
+    text = f"def images(doc):\n    return [{code}]\n"
+    (tmp_path / "tasks" / "utils.py").write_text(text)
+    (said,) = problems(tmp_path / "tasks", tmp_path / "cache")
+    assert "set trust_code: true" in said
+    assert not problems(tmp_path / "tasks", tmp_path / "cache", trust_code=True)
 
 
 def test_a_prompt_that_is_too_long_with_its_image_is_named_before_any_trial(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,14 +69,14 @@ def write_experts(folder: Path, *, base: int = 180, more: int = 80) -> None:
         save(expert, folder / kind)
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
+def save(model: Any, folder: Path) -> None:
     """Save a model with its processor."""
     model.save_pretrained(folder)
     write_processor(folder, "llava")
 
 
 def train(
-    model: torch.nn.Module, folder: Path, kinds: Sequence[str], steps: int, seed: int
+    model: Any, folder: Path, kinds: Sequence[str], steps: int, seed: int
 ) -> None:
     """Teach a model the answers to questions of these kinds."""
     processor = _processor(folder)
