@@ -229,10 +229,13 @@ class InPlaceLoader:
             if not any(re.search(pattern, name) for pattern in may_lack)
         ]
         if lacking:
+            odd = sorted(self._unused)
+            other = f" The class has no place for the stored {odd[0]!r}." if odd else ""
             raise CheckpointError(
                 f"The frame's folder has nothing for {lacking[0]!r} ({len(lacking)} in "
                 f"all) of transformers' {type(self._model).__name__}, which draws it "
-                "at random. Give a folder that is whole."
+                f"at random.{other} Give a folder that is whole, by the names that "
+                "class stores."
             )
 
 
