@@ -85,9 +85,9 @@ class CardFacts:
     allow: tuple[str, ...] = ()
 
 
-def card(facts: CardFacts) -> str:
-    """Write the card."""
-    parts = [front_matter(facts.parents, facts.standing), _title(facts)]
+def card(facts: CardFacts, *, sees: bool = False) -> str:
+    """Write the card; ``sees``: of a model that takes images, with its processor."""
+    parts = [front_matter(facts.parents, facts.standing, sees=sees), _title(facts)]
     parts += [_opening(facts), "## Parents", parents_table(facts.parents)]
     parts += [licences(facts.parents), "## Is it better?", *_worth(facts)]
     if facts.bounds:
@@ -100,7 +100,7 @@ def card(facts: CardFacts) -> str:
     if facts.versions:
         rows = [(markdown(k), markdown(v)) for k, v in sorted(facts.versions.items())]
         parts += ["## Made with", table(("program", "version"), rows)]
-    parts += ["## Use", usage(facts.name)]
+    parts += ["## Use", usage(facts.name, sees=sees)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -282,13 +282,16 @@ def _cost(search: Search) -> str:
     return " ".join(parts)
 
 
-def usage(model: str) -> str:
-    """Return how a model folder is loaded."""
+def usage(model: str, *, sees: bool = False) -> str:
+    """Return how a model folder is loaded; ``sees`` as for ``card``."""
     name = json.dumps(file_name(model))
+    loader, reader = "AutoModelForCausalLM", "AutoTokenizer"
+    if sees:
+        loader, reader = "AutoModelForImageTextToText", "AutoProcessor"
     return (
         "```python\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({name})\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({name})\n"
+        f"from transformers import {loader}, {reader}\n\n"
+        f"model = {loader}.from_pretrained({name})\n"
+        f"{reader.removeprefix('Auto').lower()} = {reader}.from_pretrained({name})\n"
         "```"
     )

@@ -12,8 +12,10 @@ from evomerge.export.card import CardFacts, card
 from evomerge.masking import masked
 from evomerge.merging.output.atomic_folder import atomic_folder
 from evomerge.merging.output.writer import (
+    PROCESSORS,
     RECIPE_NAME,
     SHARD_BYTES,
+    frame_files,
     plan_model,
     recipe_text,
 )
@@ -69,8 +71,9 @@ def export_model(
     """
     target = Path(out)
     refuse_taken(target, replace=replace)
+    sees = not frame_files(facts.recipe, sources).keys().isdisjoint(PROCESSORS)
     extra = {
-        CARD_NAME: masked(card(facts)),
+        CARD_NAME: masked(card(facts, sees=sees)),
         RECIPE_NAME: recipe_text(facts.recipe, facts.allow),
     }
     planned = plan_model(facts.recipe, sources, shard_bytes, extra)

@@ -68,12 +68,15 @@ class Standing:
         return f"{what}: no candidate was better on the items searched on"
 
 
-def front_matter(parents: Sequence[Parent], standing: Standing | None) -> str:
+def front_matter(
+    parents: Sequence[Parent], standing: Standing | None, *, sees: bool = False
+) -> str:
     """Return the metadata that a hub reads; it knows repositories and nothing else."""
     parts = [part for parent in parents for part in parent.parts]
     bases = dict.fromkeys(part.hub_id for part in parts if part.hub_id is not None)
     merged = standing is None or standing.kind != "parent"
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    task = "image-text-to-text" if sees else "text-generation"
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}"]
     if bases:
         lines += ["base_model:", *(f"- {yaml_string(base)}" for base in bases)]
         lines += ["base_model_relation: merge"] if merged else []

@@ -1,5 +1,6 @@
 """Studies whose tasks show images: refused in time, searched, exported, reloaded."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,12 @@ def test_a_merge_of_two_experts_that_see_beats_both_and_is_reloaded_with_its_tow
     assert score[number] > score["base"]
 
     out = tmp_path / "out"
-    api.export("sight", api.Export(number, out), db=db, cache_dir=cache)
+    done = api.export("sight", api.Export(number, out), db=db, cache_dir=cache)
+    assert "AutoModelForImageTextToText" in (out / "README.md").read_text()
+    loaded = subprocess.run(
+        done.command, shell=True, capture_output=True, text=True, check=False
+    )
+    assert loaded.returncode == 0, loaded.stderr
     base, merged = stored(tmp_path / "base"), stored(out)
     tower = [name for name in base if "vision_tower" in name]
     assert len(tower) > 30

@@ -127,6 +127,13 @@ def test_the_front_matter_is_what_a_hub_reads():
     }
 
 
+def test_a_model_that_sees_is_told_to_be_one_and_loaded_as_one():
+    text = card(facts(), sees=True)
+    assert front_matter(text)["pipeline_tag"] == "image-text-to-text"
+    assert "AutoModelForImageTextToText.from_pretrained" in text
+    assert "processor = AutoProcessor.from_pretrained" in text
+
+
 def test_a_hub_is_told_of_repositories_and_of_nothing_else():
     local = tuple(
         Parent(name, name, folder=f"/models/{name}", adapter=adapter)

@@ -306,6 +306,21 @@ def test_answers_are_those_of_lm_evals_own_model_of_images(
     assert chat or sum(mine.values()) == 7
 
 
+def test_an_item_without_an_image_is_asked_as_text(
+    engine: HfEngine, tmp_path: Path
+) -> None:
+    text = '"{% if image %}<image>{% endif %} w6 {{q}}"'
+    task = IMAGE_TASK.replace('"w5 <image> w6 {{q}}"', text)
+    write_image_task(tmp_path / "tasks", solid_rows(6), task)
+    data = tmp_path / "tasks" / "colours.jsonl"
+    data.write_text(data.read_text().replace('"images/3.png"', "null"))
+    tasks = LmEvalTasks([settings(tmp_path / "tasks")], engine, str(tmp_path / "cache"))
+    assert len(scored(tasks)) == 6
+    asked = [q.instances[0] for q in tasks._tasks["colours"]._questions.values()]
+    requests = [tasks._lm.prompt(*one.args) for one in asked]
+    assert sum(request.shown is None for request in requests) == 1
+
+
 def test_an_item_is_named_by_what_its_image_shows_not_by_its_files_name(
     engine: HfEngine, tmp_path: Path
 ) -> None:

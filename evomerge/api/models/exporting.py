@@ -266,10 +266,22 @@ def _costs(case: Case) -> tuple[CostRow, ...]:
 
 def load_command(folder: Path) -> str:
     """Return a shell line that loads a model folder in plain transformers."""
+    from evomerge.merging.output.writer import PROCESSORS  # loads torch
+
+    sees = any((folder / name).is_file() for name in PROCESSORS)
     # Double quotes inside, so that the shell's single quotes need no escape.
+    where, prompt = json.dumps(str(folder)), json.dumps(_PROMPT)
     program = (
         "from transformers import pipeline; "
-        f'print(pipeline("text-generation", {json.dumps(str(folder))})'
-        f'({json.dumps(_PROMPT)}, max_new_tokens=8)[0]["generated_text"])'
+        f'print(pipeline("text-generation", {where})'
+        f'({prompt}, max_new_tokens=8)[0]["generated_text"])'
     )
+    if sees:  # a pipeline of images would want one
+        program = (
+            "from transformers import AutoModelForImageTextToText, AutoTokenizer; "
+            f"t, m = (one.from_pretrained({where}) "
+            "for one in (AutoTokenizer, AutoModelForImageTextToText)); "
+            f'print(t.decode(m.generate(**t({prompt}, return_tensors="pt"), '
+            "max_new_tokens=8)[0]))"
+        )
     return shlex.join([sys.executable, "-c", program])
