@@ -10,25 +10,23 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
+from families_in_vllm import joined
+
 from evomerge.testing.architecture_table import Row, examine_apart
 from evomerge.testing.architectures import KINDS
 from evomerge.testing.plain_merges import METHODS
 from evomerge.testing.published import FORMS, Outcome, examine_form
-from evomerge.testing.served_architectures import EXACT
-from evomerge.testing.served_by_vllm import PASSES, InVllm, examine_in_vllm
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 PUBLISHED = ("<!-- published: begin -->", "<!-- published: end -->")
-IN_VLLM = Path(__file__).with_name("families_in_vllm.jsonl")
-SERVED = ("causal", "image-text")
 
 
 def main() -> None:
@@ -43,15 +41,7 @@ def main() -> None:
         action="store_true",
         help="examine families in the form in which they are published instead",
     )
-    parser.add_argument(
-        "--vllm",
-        action="store_true",
-        help="serve families by vLLM instead; goes on where it stopped",
-    )
     asked = parser.parse_args()
-    if asked.vllm:
-        _serve(asked.kinds, asked.families)
-        return
     if asked.published:
         text = published_page([_examined(form.name) for form in FORMS])
         print(text)
@@ -71,37 +61,10 @@ def main() -> None:
                 if asked.rows:
                     with asked.rows.open("a") as out:
                         out.write(json.dumps(asdict(row)) + "\n")
-    text = page(list(rows.values()))
+    text = joined(page(list(rows.values())))
     print(text.split("| Task |")[0])
     if asked.write:
         _write((BEGIN, END), text)
-
-
-def _serve(kinds: Sequence[str], families: Sequence[str]) -> None:
-    """Serve families by vLLM, and keep what came of it; those named are done again."""
-    known = in_vllm()
-    for kind in kinds:
-        if kind not in SERVED:
-            continue
-        for family in KINDS[kind].families:
-            is_due = family in families or (
-                not families and (kind, family) not in known
-            )
-            if not is_due:
-                continue
-            found = examine_in_vllm(KINDS[kind], family)
-            known[kind, family] = found
-            print(f"{kind:12} {family:28} {found.outcome[:200]}", flush=True)
-            lines = [json.dumps(asdict(known[key])) for key in sorted(known)]
-            IN_VLLM.write_text("\n".join(lines) + "\n")
-
-
-def in_vllm() -> dict[tuple[str, str], InVllm]:
-    """Return what vLLM has made of families so far."""
-    if not IN_VLLM.is_file():
-        return {}
-    rows = [InVllm(**json.loads(line)) for line in IN_VLLM.read_text().splitlines()]
-    return {(row.kind, row.family): row for row in rows}
 
 
 def _write(marks: tuple[str, str], text: str) -> None:
@@ -179,8 +142,6 @@ def page(rows: Sequence[Row]) -> str:
             "and as often as asked, and answer as a folder of these layers does; "
             f"{stacked['refused']} refused, {stacked['wrong']} wrong."
         )
-    by_vllm = in_vllm()
-    lines += vllm_summary(by_vllm.values())
     titles = (
         "Task",
         "Family",
@@ -188,38 +149,16 @@ def page(rows: Sequence[Row]) -> str:
         "Tensors",
         "`hf`",
         "Stacks in `hf`",
-        "`vllm`",
         "Carried",
     )
     lines += ["", f"| {' | '.join(titles)}, or why not |"]
     lines += [f"|{' --- |' * len(titles)}"]
     for row in sorted(rows, key=lambda r: (list(KINDS).index(r.kind), r.family)):
         last = ", ".join(row.carried) or row.why
-        served = by_vllm.get((row.kind, row.family))
-        vllm = served.outcome if served else ""
-        cells = (row.state, row.tensors or "", row.hf, row.stack, vllm, last)
+        cells = (row.state, row.tensors or "", row.hf, row.stack, last)
         shown = " | ".join(_shown(str(cell)) for cell in cells)
         lines.append(f"| {row.kind} | `{row.family}` | {shown} |")
     return "\n".join(lines)
-
-
-def vllm_summary(rows: Collection[InVllm]) -> list[str]:
-    """Say how many of the families that vLLM knows it serves."""
-    if not rows:
-        return []
-    first = Counter(row.outcome.split(":")[0].split(",")[0] for row in rows)
-    exact, passed = (
-        sum(n for outcome, n in first.items() if outcome.startswith(start))
-        for start in (EXACT, PASSES)
-    )
-    known = first["refused"] + exact + passed
-    versions = ", ".join(sorted({row.version for row in rows}))
-    return [
-        f"- `vllm` ({versions}, CPU build): it has a class for {known} of "
-        f"{len(rows)}; {exact} are swapped in, pass the self-test and answer as "
-        f"transformers does, {passed} pass but vLLM itself differs from transformers, "
-        f"{first['refused']} are refused or do not start."
-    ]
 
 
 def _shown(text: str) -> str:

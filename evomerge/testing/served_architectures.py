@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _served(kind: str, file: Path, merged: Path, settings: dict[str, Any]) -> st
         cache_dir=str(file.parent / "cache"),
     )
     try:
-        _loaded(merged)[0].score(PROMPTS[-1])
+        judge = Judge.of_folder(merged, setup.engine.dtype)
     except Exception as error:  # noqa: BLE001
         return f"not run: transformers itself: {type(error).__name__}: {error}"
     engine = open_engine(setup)
@@ -101,7 +102,7 @@ def _served(kind: str, file: Path, merged: Path, settings: dict[str, Any]) -> st
         answers = Answers.of_engine(engine)
     finally:
         engine.close()
-    return answers.compared_with(merged, setup.engine.dtype)
+    return answers.compared_with(judge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,42 +128,66 @@ class Answers:
             tuple(score.logprob for score in scores),
         )
 
-    def compared_with(self, folder: Path, dtype: str = "float32") -> str:
+    def compared_with(self, judge: Judge) -> str:
         """Say ``exact``, or by how much they differ from what transformers says.
 
-        Texts may be those of its ``generate`` or of the likeliest tokens without a
-        cache: in a few classes these are not the same. In another type than float32,
-        log-probabilities alone are judged, by what rounding does to transformers' own.
+        Not in float32, log-probabilities alone are judged, by what rounding does to
+        transformers' own.
         """
-        model, tokenizer = _loaded(folder)
-        wanted = [model.score(prompt) for prompt in PROMPTS]
-        most = _most(self.logprobs, wanted)
-        if dtype != "float32":
-            rounded, _ = _loaded(folder, dtype)
-            own = _most([rounded.score(prompt) for prompt in PROMPTS], wanted)
-            if most <= _ROUNDINGS * own:
-                return EXACT
-            return (
-                f"wrong: differs from transformers by {most:.2g} in log-probability, "
-                f"which itself differs by {own:.2g} in {dtype}"
-            )
-        wrong = 0
-        for prompt, text in zip(PROMPTS, self.texts, strict=True):
-            said = [tokenizer.decode(model.likeliest(prompt), skip_special_tokens=True)]
-            if said != [text]:
-                ids = model.generate(prompt)
-                said.append(tokenizer.decode(ids, skip_special_tokens=True))
-            wrong += text not in said
+        most = _most(self.logprobs, judge.logprobs)
+        said = f"wrong: differs from transformers by {most:.2g} in log-probability, "
+        if judge.rounding is not None:
+            itself = f"which itself differs by {judge.rounding:.2g} in that type"
+            return EXACT if most <= _ROUNDINGS * judge.rounding else said + itself
+        both = zip(self.texts, judge.texts, strict=True)
+        wrong = sum(text not in texts for text, texts in both)
         if most > _MOST or wrong:
-            return (
-                f"wrong: differs from transformers by {most:.2g} in log-probability, "
-                f"and in {wrong} of {len(PROMPTS)} answers"
-            )
+            return f"{said}and in {wrong} of {len(PROMPTS)} answers"
         return EXACT
 
 
 def _most(mine: Sequence[float], theirs: Sequence[float]) -> float:
     return max(abs(one - other) for one, other in zip(mine, theirs, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What transformers says with a folder, asked before any engine has started.
+
+    vLLM changes transformers' classes in its process where it has none of its own.
+
+    Attributes:
+        logprobs: Of the last half of each prompt, natural, in float32.
+        texts: Of each prompt, what its ``generate`` answers and what the likeliest
+            tokens are without a cache: in a few classes these are not the same.
+        rounding: By how much the log-probabilities differ in the type asked for.
+    """
+
+    logprobs: tuple[float, ...]
+    texts: tuple[frozenset[str], ...]
+    rounding: float | None
+
+    @classmethod
+    def of_folder(cls, folder: Path, dtype: str) -> Judge:
+        """Ask transformers.
+
+        Args:
+            folder: The model.
+            dtype: That an engine will compute in.
+        """
+        model, tokenizer = _loaded(folder)
+        scores = tuple(map(model.score, PROMPTS))
+        rounding = None
+        if dtype != "float32":
+            rounded, _ = _loaded(folder, dtype)
+            rounding = _most(scores, tuple(map(rounded.score, PROMPTS)))
+        texts = tuple(
+            frozenset(
+                tokenizer.batch_decode(model.continued(p), skip_special_tokens=True)
+            )
+            for p in PROMPTS
+        )
+        return cls(scores, texts, rounding)
 
 
 def _loaded(folder: Path, dtype: str = "float32") -> tuple[Plain, Any]:
@@ -187,6 +212,14 @@ class Plain:
         logits = self.model(input_ids=torch.tensor([prompt])).logits[0]
         chosen = logits[len(context) - 1 : -1].float().log_softmax(-1)
         return float(chosen.gather(1, torch.tensor(rest)[:, None]).double().sum())
+
+    def continued(self, prompt: tuple[int, ...]) -> list[list[int]]:
+        """Continue a prompt without a cache, and as transformers does by itself."""
+        found = [self.likeliest(prompt)]
+        # Several classes compute without a cache only.
+        with suppress(Exception):
+            found.append(self.generate(prompt))
+        return found
 
     @torch.inference_mode()
     def likeliest(self, prompt: tuple[int, ...]) -> list[int]:

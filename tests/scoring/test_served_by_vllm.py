@@ -42,7 +42,7 @@ def test_a_family_is_served(
 
 def test_what_vllm_has_no_class_for_is_said_by_name(tmp_path: Path) -> None:
     found = outcome(CAUSAL, "mpt", tmp_path)
-    assert found == "not served: vLLM served MptForCausalLM until 0.28.0"
+    assert found.startswith("not served: Model architecture MptForCausalLM was")
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""vLLM's classes: which there are, and those of models that see without torchvision.
+"""vLLM's classes of models that see, for their text alone, without torchvision.
 
 vLLM's classes of such models import transformers' image processors, and those import
 torchvision, before anybody has shown them an image. Where it is not installed, they are
@@ -18,10 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from vllm import ModelRegistry
-from vllm.model_executor.models.registry import (
-    _PREVIOUSLY_SUPPORTED_MODELS,
-    _LazyRegisteredModel,
-)
+from vllm.model_executor.models.registry import _LazyRegisteredModel
 
 _ABSENT = "torchvision"
 
@@ -107,12 +104,3 @@ def serve_without_torchvision() -> None:
     for name, found in known.items():
         if type(found) is _LazyRegisteredModel:
             known[name] = _WithoutImages(found.module_name, found.class_name)
-
-
-def why_not_served(architecture: str) -> str:
-    """Say why vLLM has no class of this name; nothing if it has one."""
-    if architecture in ModelRegistry.models:
-        return ""
-    if last := _PREVIOUSLY_SUPPORTED_MODELS.get(architecture):
-        return f"vLLM served {architecture} until {last}"
-    return f"vLLM has no class {architecture}"
