@@ -132,6 +132,10 @@ families: setup ## Merge every architecture of transformers; write docs/models.m
 	$(BIN)/python benchmarks/families.py --write
 	$(BIN)/python benchmarks/families.py --published --write
 
+.PHONY: families-in-vllm
+families-in-vllm: setup ## Serve every family that merges by vLLM; write the table's column
+	$(BIN)/python benchmarks/families_in_vllm.py --all --write
+
 .PHONY: lock
 lock: ## Pin the versions anew
 	$(LOCK) $(TORCH_BACKEND) --extra cpu -o requirements/cpu.txt

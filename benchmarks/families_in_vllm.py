@@ -32,9 +32,10 @@ Rows = Mapping[tuple[str, str], InVllm]
 def main() -> None:
     """Serve the families asked for; write the page's column if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", help="model types; all if none is named")
+    parser.add_argument("families", nargs="*", help="model types, done anew")
     kinds = [CAUSAL.name, IMAGE_TEXT.name]
     parser.add_argument("--kinds", nargs="*", choices=kinds, default=kinds)
+    parser.add_argument("--all", action="store_true", help="all that were not done yet")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     asked = parser.parse_args()
     rows = dict(kept())
@@ -42,7 +43,7 @@ def main() -> None:
     for kind in asked.kinds:
         for family in KINDS[kind].families:
             is_named = family in asked.families
-            is_due = not asked.families and (kind, family) not in rows
+            is_due = asked.all and (kind, family) not in rows
             if (kind, family) in merging and (is_named or is_due):
                 found = rows[kind, family] = examine_in_vllm(KINDS[kind], family)
                 print(f"{kind:12} {family:28} {found.outcome[:200]}", flush=True)

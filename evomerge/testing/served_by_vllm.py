@@ -37,6 +37,7 @@ from evomerge.testing.served_architectures import EXACT, serve
 
 PASSES = "self-test passes"
 _SECONDS = 240.0
+_LONGEST = 240
 _CACHE_BYTES = 128 << 20
 _WIDER = 4
 """Heads of 32 entries, and a hidden state of 128: less has no kernel."""
@@ -84,7 +85,8 @@ _LFM2 = {
 _LLAMA4 = {"num_experts_per_tok": 1, "head_dim": 32}
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "glm_moe_dsa"), _GROUPED),
-    "afmoe": {"score_func": "sigmoid"},
+    "afmoe": {"score_func": "sigmoid", "route_norm": True, "route_scale": 1.0},
+    "glm4v_moe": {"text_config": {"head_dim": 32}},
     "glm4_moe": {"head_dim": 32},
     "lfm2": _LFM2,
     "llama4": {"text_config": _LLAMA4},
@@ -232,4 +234,7 @@ def _short(text: str) -> str:
     found = re.search(r"Value error, (.*?) \[type=", text, re.DOTALL)
     said = f"{text.partition('ValidationError')[0]}{found[1]}" if found else text
     unknown = re.search(r"Model architectures?.*?not supported", said, re.DOTALL)
-    return f"not served: {unknown[0]}" if unknown else said
+    if unknown:
+        return f"not served: {unknown[0]}"
+    [first, *_] = said.splitlines()
+    return first if len(first) < _LONGEST else f"{first[:_LONGEST]}..."

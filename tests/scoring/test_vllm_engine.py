@@ -15,7 +15,7 @@ from evomerge.scoring.engine import Engine, GenerateRequest, LoglikelihoodReques
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.scoring.vllm import worker
-from evomerge.scoring.vllm.engine import VllmEngine
+from evomerge.scoring.vllm.engine import VllmEngine, _machine_faults
 from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.testing.engine_contract import EngineContract, SwapContract
 from evomerge.testing.parents import Parents, probed
@@ -179,6 +179,12 @@ def test_start_that_fails_is_the_machines_fault(
     settings = EngineSettings(kind="vllm", kv_cache_bytes=1)
     with pytest.raises(WorkerError, match="failed to start"):
         open_engine(parents.setup("a", settings))
+
+
+def test_an_error_without_a_message_is_told_by_its_line() -> None:
+    told = r"start: ValueError: raise ValueError \(test_vllm_engine.py:\d+\)"
+    with pytest.raises(WorkerError, match=told), _machine_faults("start"):
+        raise ValueError
 
 
 @pytest.mark.long

@@ -9,9 +9,11 @@ inside a Ray actor, and with vLLM's engine in a process of its own
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -252,5 +254,11 @@ def _machine_faults(doing: str) -> Iterator[None]:
     except Exception as error:
         # vLLM has no root of its own errors; they reach us as almost anything.
         raise WorkerError(
-            f"The vllm engine failed to {doing}: {type(error).__name__}: {error}"
+            f"The vllm engine failed to {doing}: {type(error).__name__}: {_said(error)}"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """Return an error's message; where it has none, the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return str(error) or f"{last.line} ({Path(last.filename).name}:{last.lineno})"
