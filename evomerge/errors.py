@@ -148,6 +148,10 @@ class NotInstalledError(EvomergeError):
     """A package is not installed that an extra of evomerge brings; says which."""
 
 
+class PluginError(EvomergeError):
+    """A part of another package may not be loaded here, or cannot be."""
+
+
 class StageError(EvomergeError):
     """A stage of a study cannot build on, or be changed under, another."""
 

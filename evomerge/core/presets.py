@@ -40,7 +40,7 @@ from evomerge.core.checkpoint_weights import (
     uniform,
 )
 from evomerge.core.digest import Scalar
-from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators import known
 from evomerge.core.operators.catalogue import Knob, Operator, Policy, holds
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import RecipeError
@@ -95,7 +95,7 @@ def expand(operation: Operation) -> Operation:
 def operator_named(name: str) -> Operator | None:
     """Return the operator or preset that may be written for ``operator``."""
     preset = PRESETS.get(name)
-    return CATALOGUE.get(name) if preset is None else preset.operator
+    return known(name) if preset is None else preset.operator
 
 
 def _values(operator: Operator, operation: Operation) -> Values:

@@ -10,13 +10,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from evomerge.core.nearest import did_you_mean
 from evomerge.core.policy import Policy
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, Share, TaskDescription
 from evomerge.core.trial import Failure
+from evomerge.errors import PluginError
 
 NODE_SET_ASIDE, ROSTER = "node_set_aside", "workers"
 """Kinds of the events by which a study's record tells of its nodes and workers."""
+
+
+ENGINES = ("vllm", "hf", "simulated")
+"""Kinds of engines; other packages may have more."""
+
+
+def engine_problem(kind: str) -> str | None:
+    """Say what is wrong with a kind of engine; None if it can be loaded."""
+    if kind in ENGINES:
+        return None
+    from evomerge import plugins
+
+    try:
+        if plugins.find("engines", kind) is not None:
+            return None
+    except PluginError as error:
+        return str(error)
+    names = list(dict.fromkeys([*ENGINES, *plugins.known("engines")]))
+    return (
+        f"expected one of {', '.join(names)}, got {kind!r}{did_you_mean(kind, names)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +47,7 @@ class EngineSettings:
     """How a worker runs models.
 
     Attributes:
-        kind: ``vllm``, ``hf`` or ``simulated``.
+        kind: One of ``ENGINES``, or another package's.
         dtype: Element type the engine computes in.
         max_model_len: Tokens of the longest sequence; None takes the model's own limit.
         max_num_seqs: Sequences the engine runs at once.

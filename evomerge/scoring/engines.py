@@ -1,12 +1,13 @@
 """Which engine kinds there are, each loaded only when it is asked for."""
 
+from typing import Any
+
+from evomerge import plugins
 from evomerge.core.policy import in_force
-from evomerge.core.work import WorkerSetup
+from evomerge.core.work import WorkerSetup, engine_problem
 from evomerge.errors import Problem, SpecError
 from evomerge.scoring.engine import Engine
 from evomerge.specs.permitted import option_refusals
-
-KINDS = ("vllm", "hf", "simulated")
 
 
 def open_engine(setup: WorkerSetup) -> Engine:
@@ -35,6 +36,8 @@ def open_engine(setup: WorkerSetup) -> Engine:
         from evomerge.scoring.simulated.engine import SimulatedEngine
 
         return SimulatedEngine(setup)
-    raise SpecError(
-        [Problem("engine.kind", f"Expected one of {', '.join(KINDS)}, got {kind!r}.")]
-    )
+    if (said := engine_problem(kind)) is not None:
+        raise SpecError([Problem("engine.kind", said)])
+    part: Any = plugins.find("engines", kind)
+    engine: Engine = part(setup)
+    return engine

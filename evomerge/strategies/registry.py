@@ -8,15 +8,17 @@ only when that strategy is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from evomerge import plugins
 from evomerge.core.flow.size import n_points
 from evomerge.core.nearest import suggestion
 from evomerge.core.space import ChoiceAxis, SearchSpace
 from evomerge.core.study import StrategySettings
 from evomerge.core.trial import Point
-from evomerge.errors import EvomergeError
+from evomerge.errors import EvomergeError, PluginError
 from evomerge.strategies.ask_tell_guard import StrategySetup, by_values
 from evomerge.strategies.base import Strategy
 from evomerge.strategies.strategy_info import STRATEGIES, StrategyInfo
@@ -30,7 +32,7 @@ KINDS: dict[str, StrategyInfo] = dict(STRATEGIES)
 
 def generation_size(settings: StrategySettings, space: SearchSpace) -> int:
     """Return how many candidates a generation has, before any restart."""
-    usual = KINDS[settings.kind].generation_size(len(space.axes))
+    usual = _info(settings.kind).generation_size(len(space.axes))
     return usual if settings.generation_size is None else settings.generation_size
 
 
@@ -38,11 +40,14 @@ def problems(
     settings: StrategySettings, space: SearchSpace, n_objectives: int
 ) -> list[str]:
     """List everything wrong with a choice of strategy, each with the next step."""
-    kind = KINDS.get(settings.kind)
-    if kind is None:
-        hint = suggestion(settings.kind, KINDS, "; ")
-        known = ", ".join(KINDS)
-        return [f"unknown strategy {settings.kind!r}{hint}; known: {known}"]
+    try:
+        kind = _info(settings.kind)
+    except KeyError:
+        names = list(dict.fromkeys([*KINDS, *plugins.known("strategies")]))
+        hint = suggestion(settings.kind, names, "; ")
+        return [f"unknown strategy {settings.kind!r}{hint}; known: {', '.join(names)}"]
+    except PluginError as error:
+        return [f"{error}".rstrip(".")]
     found = [*_option_problems(kind, settings.options)]
     size = settings.generation_size
     if size is not None and size < kind.least:
@@ -160,7 +165,7 @@ def make_strategy(
     wrong = problems(settings, space, n_objectives)
     if wrong:
         raise EvomergeError("strategy: " + "; ".join(wrong) + ".")
-    info = KINDS[settings.kind]
+    info = _info(settings.kind)
     options = {option.name: option.default for option in info.options}
     setup = StrategySetup(
         space,
@@ -173,6 +178,23 @@ def make_strategy(
         identity=identity,
     )
     return _MAKERS[settings.kind](setup)
+
+
+def _info(kind: str) -> StrategyInfo:
+    """Return what a strategy is; of another package it is loaded the first time.
+
+    Raises:
+        KeyError: There is none of this name.
+        PluginError: Its package may not be loaded, or is broken.
+    """
+    if kind not in KINDS and (part := plugins.find("strategies", kind)) is not None:
+        if not isinstance(getattr(part, "info", None), StrategyInfo):
+            raise PluginError(
+                f"{kind!r} is no strategy: expected a class with `info`, a "
+                "StrategyInfo, that is made of a StrategySetup."
+            )
+        register(replace(part.info, name=kind), part)
+    return KINDS[kind]
 
 
 def register(info: StrategyInfo, make: Maker) -> None:

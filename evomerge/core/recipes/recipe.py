@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from evomerge.core.digest import canonical_json, digest_of_text
-from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators import known
 from evomerge.core.recipes.canonical import canonical
 from evomerge.core.recipes.inputs import (
     Adapted,
@@ -319,7 +319,7 @@ def _asked(slots: Iterable[Slot]) -> dict[str, set[str]]:
     asked: dict[str, set[str]] = {}
     operations = {operation for slot in slots for _, operation in slot.roles}
     for operation in operations:
-        row = CATALOGUE.get(operation.operator)
+        row = known(operation.operator)
         for name in operation.inputs if row is not None and row.statistics else ():
             asked.setdefault(name, set()).update(row.statistics if row else ())
     return asked

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.digest import Scalar
-from evomerge.core.operators import CATALOGUE
+from evomerge.core.operators import find
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.settings import Settings
 
@@ -37,7 +37,7 @@ def becomes(
         knobs: Those that differ; a tuple is one value per input.
         exact: The merge keeps every bit.
     """
-    known = {knob.name for knob in CATALOGUE[operator].knobs}
+    known = {knob.name for knob in find(operator).knobs}
     known &= settings.given
     shared = {k: v for k, v in settings.shared.items() if k in known}
     each = {k: v for k, v in settings.each.items() if k in known}
@@ -47,7 +47,7 @@ def becomes(
         else:
             shared[name] = value
     operation = settings.operation
-    base = operation.base if CATALOGUE[operator].takes_base else None
+    base = operation.base if find(operator).takes_base else None
     return Rewritten(
         Operation(
             operator,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -37,6 +37,7 @@ from evomerge.merging.operators.sums.linear import (
 from evomerge.merging.operators.sums.model_stock import model_stock
 from evomerge.merging.operators.sums.sce import sce
 from evomerge.merging.operators.sums.ties import ties
+from evomerge.plugins import find
 
 Merge = torch.Tensor | LazyMerge
 """A fresh fp32 tensor, or what it takes to write one anywhere."""
@@ -156,7 +157,12 @@ def apply_into(
 
 def _decide(inputs: Inputs) -> Merge:
     _check_tensors(inputs)
-    return ARITHMETIC[inputs.operation.operator](inputs)
+    name = inputs.operation.operator
+    arithmetic = ARITHMETIC.get(name)
+    if arithmetic is None:
+        part: Any = find("operators", name)
+        arithmetic = part.merge
+    return arithmetic(inputs)
 
 
 @contextmanager

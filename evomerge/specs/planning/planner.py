@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from evomerge import plugins
 from evomerge.checkpoints import BUFFER
 from evomerge.checkpoints.adapted import explain_unlike, fold
 from evomerge.checkpoints.adapters.adapter import Folding
@@ -19,6 +20,7 @@ from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.presets import PRESETS, operator_named
 from evomerge.core.roles import for_role
 from evomerge.core.space import Axis, ChoiceAxis, Condition, SearchSpace
+from evomerge.errors import PluginError
 from evomerge.specs.planning.beside import parts_of
 from evomerge.specs.planning.knobs import (
     Draft,
@@ -117,9 +119,13 @@ class _Planner:
     def _operators(self) -> list[Operator]:
         found: list[Operator] = []
         for name in dict.fromkeys(self.spec.operator):
-            operator = operator_named(name)
+            try:
+                operator = operator_named(name)
+            except PluginError as error:
+                self.mistakes.add(_at(self.key, "operator"), f"{error}")
+                continue
             if operator is None:
-                known = [*CATALOGUE, *PRESETS]
+                known = [*CATALOGUE, *PRESETS, *plugins.known("operators")]
                 self.mistakes.add(
                     _at(self.key, "operator"),
                     f"unknown operator {name!r}{did_you_mean(name, known)}",

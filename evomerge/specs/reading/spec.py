@@ -39,6 +39,9 @@ Allowed = Annotated[
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 """A name that becomes part of axis names, labels and file names."""
 
+Part = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,127}$")]
+"""A name of ours, or of another package's part: an entry point, or ``module:Name``."""
+
 Positive = Annotated[int, Field(gt=0)]
 
 Few = Annotated[int, Field(gt=0, le=1024)]

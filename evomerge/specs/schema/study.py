@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from evomerge.checkpoints.alignment import Missing
-from evomerge.specs.reading.spec import Allowed, Few, Name, Positive, Spec, Value
+from evomerge.specs.reading.spec import Allowed, Few, Name, Part, Positive, Spec, Value
 from evomerge.specs.schema.measures import (
     BudgetSpec,
     ConstraintSpec,
@@ -127,7 +127,7 @@ class BaselinesSpec(Spec):
 class StrategySpec(Spec):
     """Who proposes candidates."""
 
-    kind: Name = Field(
+    kind: Part = Field(
         default="cma",
         description="`cma` for numbers and one objective, `catcma` for anything mixed, "
         "`comocatcma` for two objectives, `tpe` for small budgets, "
@@ -159,7 +159,7 @@ Gpus = Annotated[
 class EngineSpec(Spec):
     """What runs the candidates."""
 
-    kind: Literal["vllm", "hf", "simulated"] = Field(
+    kind: Part = Field(
         default="vllm",
         description="`vllm`, `hf` (plain transformers), or `simulated` (no model).",
     )
