@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from evomerge.core.nearest import did_you_mean
+from evomerge.core.nearest import suggestion
 from evomerge.core.policy import Policy
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, Outcome, Share, TaskDescription
@@ -37,9 +37,9 @@ def engine_problem(kind: str) -> str | None:
     except PluginError as error:
         return str(error)
     names = list(dict.fromkeys([*ENGINES, *plugins.known("engines")]))
-    return (
-        f"expected one of {', '.join(names)}, got {kind!r}{did_you_mean(kind, names)}"
-    )
+    *most, last = map(repr, names)
+    near = suggestion(kind, names, "; ")
+    return f"expected {', '.join(most)} or {last}, got {kind!r}{near}"
 
 
 @dataclass(frozen=True, slots=True)

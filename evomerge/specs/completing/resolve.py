@@ -12,7 +12,7 @@ from evomerge.core.recipes.recipe import Checkpoint, Input
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
 from evomerge.core.survey import IMAGE_ENGINE, no_images
-from evomerge.core.work import EngineSettings, engine_problem
+from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
 from evomerge.specs.completing.context import Judge, Surroundings
 from evomerge.specs.completing.engine_options import option_mistakes
@@ -297,8 +297,6 @@ class _Resolver:
     def _check_engine(self) -> None:
         """Note arguments that vLLM does not take; of a recorded study it says so."""
         engine = self._spec.engine
-        if said := engine_problem(engine.kind):
-            self._mistakes.add("engine.kind", said)
         if engine.kind == "vllm" and not self._around.accepted:
             for name, said in option_mistakes(engine.options):
                 self._mistakes.add(f"engine.options.{name}", said)

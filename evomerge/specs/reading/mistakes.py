@@ -191,7 +191,8 @@ def _problem(model: type[Spec], detail: ErrorDetails, file: str) -> Problem:
 
 
 def _value_error(detail: ErrorDetails) -> str:
-    return f"{detail['msg'].removeprefix('Value error, ')}."
+    said = detail["msg"].removeprefix("Value error, ")
+    return said if said.endswith((".", "?")) else f"{said}."
 
 
 def _literal(detail: ErrorDetails) -> str:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from evomerge.checkpoints.alignment import Missing
+from evomerge.core.work import engine_problem
 from evomerge.specs.reading.spec import Allowed, Few, Name, Part, Positive, Spec, Value
 from evomerge.specs.schema.measures import (
     BudgetSpec,
@@ -32,6 +40,14 @@ def _fixed(value: Any) -> str:
 
 
 Statistics = dict[Name, dict[Name, str]]
+
+
+def _engine(kind: str) -> str:
+    if said := engine_problem(kind):
+        raise ValueError(said)
+    return kind
+
+
 FixedKnob = Annotated[
     Annotated[Value, Tag("<value>")]
     | Annotated[Points, Tag("<points>")]
@@ -159,7 +175,7 @@ Gpus = Annotated[
 class EngineSpec(Spec):
     """What runs the candidates."""
 
-    kind: Part = Field(
+    kind: Annotated[Part, AfterValidator(_engine)] = Field(
         default="vllm",
         description="`vllm`, `hf` (plain transformers), or `simulated` (no model).",
     )
