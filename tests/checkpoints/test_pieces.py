@@ -51,6 +51,18 @@ def test_rows_by_head_are_split_only_where_the_order_is_known() -> None:
     assert pieces_of("attn.qkv_proj.weight", shape, Sizes("codegen", 32, 4, 4, 8)) == ()
 
 
+def test_a_gate_may_stand_before_queries_keys_and_values() -> None:
+    found = pieces_of(
+        "attn.gqkv_proj.weight", (128, 32), Sizes("hrm_text", 32, 4, 4, 8)
+    )
+    assert [(piece.name.split(".")[1], piece.start, piece.stop) for piece in found] == [
+        ("gate_proj", 0, 32),
+        ("q_proj", 32, 64),
+        ("k_proj", 64, 96),
+        ("v_proj", 96, 128),
+    ]
+
+
 def test_what_is_not_fused_is_merged_as_it_is_stored() -> None:
     assert pieces_of("self_attn.q_proj.weight", (32, 32), SIZES) == ()
     (turned,) = pieces_of("attn.c_proj.weight", (32, 32), SIZES, transposed=True)

@@ -10,6 +10,7 @@ from evomerge.merging.sources import Sources
 from evomerge.specs.canonical import own_text
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import open_recipe
+from evomerge.testing.architectures import CAUSAL, build
 from evomerge.testing.families import family_config, family_model, save_family
 
 pytestmark = pytest.mark.slow
@@ -165,3 +166,18 @@ def test_a_filter_looks_at_the_names_that_transformers_has(
     whose = stored(folder, family, "b" if served else "a")
     assert torch.equal(tensors(opened)[name], whose[name])
     assert bool(opened.warnings) == (word == "experts.1")
+
+
+def test_what_transformers_cuts_when_it_loads_is_merged_matrix_by_matrix(tmp_path):
+    build(tmp_path, CAUSAL, "hrm_text")
+    file = tmp_path / "merge.yml"
+    file.write_text(TIES, encoding="utf-8")
+    name = "model.H_module.layers.0.attn.gqkv_proj.weight"
+    base, one = (
+        load_file(tmp_path / parent / "model.safetensors")[name]
+        for parent in ("base", "a")
+    )
+    found = tensors(open_recipe(file))[name]
+    for rows in torch.arange(128).split(32):  # gate, queries, keys, values
+        wanted = base[rows] + trimmed(one[rows] - base[rows], 0.4)
+        assert torch.allclose(found[rows], wanted, 1e-6, 1e-6)

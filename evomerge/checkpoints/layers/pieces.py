@@ -31,6 +31,10 @@ _BY_HEAD = frozenset({"gpt_neox", "bloom"})
 """Families whose ``query_key_value`` holds q, k and v of head 0, then of head 1, ..."""
 _HEAD_BY_HEAD = frozenset({"minimax", "minimax_text_01", "minimax_m1"})
 """Families whose ``qkv_proj`` does, that of their linear attention."""
+_WITH_GATE = "gqkv_proj"
+"""A tensor that holds a gate, queries, keys and values of one height: HRM's."""
+HELD_APART = frozenset({"hrm_text"})
+"""Families whose joined tensors transformers cuts when it loads a model."""
 _ALL_IN_A_ROW = frozenset({"chatglm"})
 """Families whose ``query_key_value`` holds all queries, then keys, then values."""
 _GATED = frozenset(
@@ -170,6 +174,10 @@ def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
         return _heads_in_turn(suffix, rows, sizes)
     if word in _IN_A_ROW and sizes.family not in _MIXED and sizes.heads:
         return _heads_in_a_row(suffix, rows, sizes)
+    if word == _WITH_GATE and rows % 4 == 0:
+        each = rows // 4
+        names = ("gate_proj", "q_proj", "k_proj", "v_proj")
+        return {name: (1, i * each, (i + 1) * each) for i, name in enumerate(names)}
     if word in _BY_GROUP:
         return _heads_by_group(suffix, rows, sizes)
     if word == "query_key_value" and sizes.family in _ALL_IN_A_ROW:

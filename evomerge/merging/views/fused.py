@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from evomerge.checkpoints import Piece
-from evomerge.checkpoints.layers.pieces import together
+from evomerge.checkpoints.layers.pieces import HELD_APART, together
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.operators import apply
 from evomerge.merging.views.stored import Part, Where
@@ -92,6 +92,7 @@ def wholes_of(section: Mapping[str, Part], family: str) -> dict[str, Whole]:
         family: The ``model_type`` of the configuration.
     """
     alone = {name: (name,) for name, part in section.items() if part.pieces}
+    alone = {} if family in HELD_APART else alone
     out: dict[str, Whole] = {}
     for whole, members in (alone | dict(together(section, family))).items():
         rows, first = {}, 0
