@@ -1,4 +1,4 @@
-"""Parts of other packages: strategies, operators and engines that strangers wrote.
+"""Parts of other packages: what strangers wrote.
 
 A study names such a part by the name of an entry point, or as ``my_package.mod:Name``.
 A study file alone never makes code run: a part is only loaded if whoever runs the
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ALLOWED = "EVOMERGE_PLUGINS"
 """Variable with the packages that may be loaded, by their top-level names with commas
 between; ``*`` for the entry points of all that are installed."""
-Group = Literal["strategies", "operators", "engines"]
+Group = Literal["strategies", "operators", "engines", "flows"]
 
 
 def find(group: Group, name: str) -> Any | None:

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge import plugins
-from evomerge.errors import PluginError
+from evomerge.errors import PluginError, SpecError
+from evomerge.specs.studies.study_file import read_study
 from evomerge.testing.models import tiny_model
 
 PARTS = '''
@@ -23,7 +24,10 @@ PARTS = '''
 import torch
 
 from evomerge.core.operators.catalogue import Knob, Operator
+from evomerge.core.flow.layer_pool import Step
+from evomerge.core.space import IntAxis
 from evomerge.merging.operators.inputs import Inputs
+from evomerge.specs.planning.flow_planner import FlowKind
 from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.strategies.ask_tell_guard import GuardedStrategy
 from evomerge.strategies.base import Proposal, scope
@@ -65,12 +69,34 @@ class Halves(GuardedStrategy):
         pass
 
 
+class Backwards:
+    """The layers of one source in the other order, from a searched one on."""
+
+    kind = FlowKind(is_of_one=True, reach=lambda depths: depths[0])
+
+    def __init__(self, stock, scales):
+        self.stock = stock
+        low = stock.shallowest
+        self.axis = IntAxis("first", low, stock.depth, stock.depth)
+        self.strands = (((self.axis,),),)
+        self.n_stacks = stock.depth - low + 1
+
+    def most_of(self, layers):
+        return len(layers)
+
+    def steps(self, point):
+        first = int(point["first"])
+        return tuple(Step(self.stock.first, i) for i in reversed(range(first)))
+
+
 class Quiet(SimulatedEngine):
     """An engine that counts what it is asked."""
 '''
 ENTRY_POINTS = """
 [evomerge.operators]
 median = strangers_kit.parts:Median
+[evomerge.flows]
+backwards = strangers_kit.parts:Backwards
 [evomerge.engines]
 quiet = strangers_kit.parts:Quiet
 """
@@ -146,6 +172,27 @@ def test_a_study_runs_with_the_parts_of_a_strangers_package(
     name = "model.norm.weight"
     middle = torch.stack([one[name] for one in parents]).median(0).values
     assert torch.allclose(merged[name], middle + last["point.shift"])
+
+
+def test_a_space_has_the_data_flow_of_a_strangers_package(
+    site: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv(plugins.ALLOWED, "strangers_kit")
+    tiny_model(study.parent / "deep", n_layers=4)
+    said = yaml.safe_load(study.read_text())
+    flow = {"kind": "backwards", "sources": ["deep"], "depth": {"min": 2}}
+    said |= {"sources": {"deep": "deep"}, "space": {"flow": flow}}
+    said |= {"engine": {"kind": "simulated"}, "strategy": {"kind": "random"}}
+    study.write_text(yaml.safe_dump(said))
+    found = read_study(study)
+    assert [axis.name for axis in found.space.axes] == ["first"]
+    slots = found.blueprint.recipe({"first": 3}).slots
+    assert [slot.layer_of("deep") for slot in slots] == [2, 1, 0]
+    flow["kind"] = "forwards"
+    study.write_text(yaml.safe_dump(said))
+    with pytest.raises(SpecError, match="or 'backwards', got 'forwards'"):
+        read_study(study)
 
 
 def test_without_leave_no_line_of_a_strangers_code_runs(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from evomerge import plugins
 from evomerge.core.blueprint import Coordinate, MergeBlueprint, Term
 from evomerge.core.flow.blocks import Blocks
 from evomerge.core.flow.blueprint import MERGE, Flow, FlowBlueprint
@@ -15,8 +16,9 @@ from evomerge.core.flow.gates import Gates
 from evomerge.core.flow.layer_pool import LayerPool
 from evomerge.core.flow.scales import Matrix, Scales, Scaling
 from evomerge.core.flow.slices import Slices
-from evomerge.core.nearest import did_you_mean
+from evomerge.core.nearest import did_you_mean, suggestion
 from evomerge.core.space import Axis, Blueprint, ChoiceAxis, SearchSpace, Strand
+from evomerge.errors import PluginError
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.planning.planner import plan_space
 from evomerge.specs.reading.mistakes import Mistakes
@@ -31,7 +33,8 @@ class FlowKind:
     """What the planner knows of a kind of data flow.
 
     Attributes:
-        make: Makes it of layers, a count and scales.
+        make: Makes it of layers, the counts and scales; None is the class that it is
+            said in, of another package.
         scales: The scales that it may have.
         counts: The keys that say how much of it there is, and what each is if not
             written.
@@ -41,8 +44,8 @@ class FlowKind:
         is_of_one: It takes layers of one source only.
     """
 
-    make: Callable[..., Flow]
-    scales: tuple[str, ...]
+    make: Callable[..., Flow] | None = None
+    scales: tuple[str, ...] = ("none",)
     counts: Mapping[str, int] = field(default_factory=dict)
     reach: Callable[..., int] | None = None
     is_paired: bool = False
@@ -91,6 +94,25 @@ KINDS: Mapping[str, FlowKind] = {
         is_of_one=True,
     ),
 }
+
+
+def flow_kind(name: str) -> FlowKind | None:
+    """Return a kind of data flow, perhaps of another package; None if there is none.
+
+    Raises:
+        PluginError: Its package may not be loaded, or it is no such kind.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    part = plugins.find("flows", name)
+    if part is not None and not isinstance(getattr(part, "kind", None), FlowKind):
+        raise PluginError(
+            f"{name!r} is no data flow: expected a class with `kind`, a FlowKind, that "
+            "is made of a LayerPool, the counts and Scales."
+        )
+    return None if part is None else replace(part.kind, make=part)
+
+
 MOST_PAIRED = 64
 """Most layers of which every pair may have an axis."""
 
@@ -119,6 +141,17 @@ class _FlowPlanner:
 
     def plan(self) -> PlannedSpace[Blueprint] | None:
         before = len(self.mistakes.found)
+        try:
+            found = flow_kind(self.flow.kind)
+        except PluginError as error:
+            self.mistakes.add(f"{self.key}.flow.kind", f"{error}")
+            return None
+        if found is None:
+            names = list(dict.fromkeys([*KINDS, *plugins.known("flows")]))
+            near = suggestion(self.flow.kind, names, "; ") or "."
+            told = _either(tuple(map(repr, names)))
+            self._wrong("flow.kind", f"{told}, got {self.flow.kind!r}{near}")
+            return None
         self._check_sources()
         self._check_keys()
         merge = self._merge()
@@ -138,13 +171,15 @@ class _FlowPlanner:
         scales = Scales(
             Scaling(self.flow.scales), self.flow.scale.low, self.flow.scale.high
         )
+        make = self._kind.make
+        assert make is not None
         axes = [*(merge.space.axes if merge else ())]
         ends = [self._end("embed", axes), self._end("head", axes)]
         blueprint = FlowBlueprint(
             frame=self.setting.frame,
             dtype=self.setting.dtype,
             inputs=self.setting.inputs,
-            flow=self._kind.make(stock, *self._counts, scales),
+            flow=make(stock, *self._counts, scales),
             embed=ends[0],
             head=ends[1],
             matrix=Matrix(stock, scales) if scales.kind is Scaling.FULL else None,
@@ -170,7 +205,9 @@ class _FlowPlanner:
 
     @property
     def _kind(self) -> FlowKind:
-        return KINDS[self.flow.kind]
+        found = flow_kind(self.flow.kind)
+        assert found is not None
+        return found
 
     @property
     def _counts(self) -> Sequence[int]:

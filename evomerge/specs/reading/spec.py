@@ -39,7 +39,7 @@ Allowed = Annotated[
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 """A name that becomes part of axis names, labels and file names."""
 
-Part = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,127}$")]
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,127}$")]
 """A name of ours, or of another package's part: an entry point, or ``module:Name``."""
 
 Positive = Annotated[int, Field(gt=0)]
@@ -59,7 +59,7 @@ Listed = BeforeValidator(_listed)
 
 
 class Spec(BaseModel):
-    """Part of a file: frozen, unknown keys refused, numbers finite."""
+    """PartName of a file: frozen, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True

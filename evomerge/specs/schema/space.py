@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StrictFloat, StrictInt, Tag, model_validator
 
-from evomerge.specs.reading.spec import Few, Listed, Name, Spec, Value
-
-Kind = Literal["gates", "edits", "donors", "switches", "slices", "block"]
+from evomerge.specs.reading.spec import Few, Listed, Name, PartName, Spec, Value
 
 
 class ScaleSpec(Spec):
@@ -57,7 +55,7 @@ class DepthSpec(Spec):
 class FlowSpec(Spec):
     """Which layers run, in which order, how strongly."""
 
-    kind: Kind = Field(
+    kind: PartName = Field(
         description="`gates` (all layers in series, each on or off), `edits` (the "
         "first source after a few edits), `donors` (a source for every layer), "
         "`switches` (the source changes at a few layers), `slices` (runs of layers, "

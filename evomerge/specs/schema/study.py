@@ -16,7 +16,15 @@ from pydantic import (
 
 from evomerge.checkpoints.alignment import Missing
 from evomerge.core.work import engine_problem
-from evomerge.specs.reading.spec import Allowed, Few, Name, Part, Positive, Spec, Value
+from evomerge.specs.reading.spec import (
+    Allowed,
+    Few,
+    Name,
+    PartName,
+    Positive,
+    Spec,
+    Value,
+)
 from evomerge.specs.schema.measures import (
     BudgetSpec,
     ConstraintSpec,
@@ -143,7 +151,7 @@ class BaselinesSpec(Spec):
 class StrategySpec(Spec):
     """Who proposes candidates."""
 
-    kind: Part = Field(
+    kind: PartName = Field(
         default="cma",
         description="`cma` for numbers and one objective, `catcma` for anything mixed, "
         "`comocatcma` for two objectives, `tpe` for small budgets, "
@@ -175,7 +183,7 @@ Gpus = Annotated[
 class EngineSpec(Spec):
     """What runs the candidates."""
 
-    kind: Annotated[Part, AfterValidator(_engine)] = Field(
+    kind: Annotated[PartName, AfterValidator(_engine)] = Field(
         default="vllm",
         description="`vllm`, `hf` (plain transformers), or `simulated` (no model).",
     )

@@ -27,7 +27,7 @@ from evomerge.specs.persistence import (
     groups_from,
     recipe_version_of,
 )
-from evomerge.specs.planning.flow_planner import KINDS
+from evomerge.specs.planning.flow_planner import flow_kind
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.schema.measures import CUT
@@ -192,7 +192,8 @@ class _Chain:
         if study is not None:
             self._stand_ins[stage.name] = tuple(_stand_ins(study))
             flow = part.spec.space.flow
-            if flow is not None and not KINDS[flow.kind].keeps_depth:
+            kind = None if flow is None else flow_kind(flow.kind)
+            if kind is not None and not kind.keeps_depth:
                 self._moved.add(stage.name)
         return study
 
