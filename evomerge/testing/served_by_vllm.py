@@ -86,6 +86,7 @@ _LLAMA4 = {"num_experts_per_tok": 1, "head_dim": 32}
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("deepseek_v3", "glm4_moe_lite", "glm_moe_dsa"), _GROUPED),
     "afmoe": {"score_func": "sigmoid", "route_norm": True, "route_scale": 1.0},
+    "falcon": {"ffn_hidden_size": 512},
     "glm4v_moe": {"text_config": {"head_dim": 32}},
     "glm4_moe": {"head_dim": 32},
     "lfm2": _LFM2,
