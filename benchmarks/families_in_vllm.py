@@ -105,8 +105,8 @@ def _summary(rows: Rows) -> str:
     known = states[EXACT] + states[PASSES] + states["refused"]
     versions = ", ".join(sorted({row.version for row in rows.values()}))
     return (
-        f"{SUMMARY}{versions}, on a CPU): of {len(rows)} that were tried it knows {known}; "
-        f"{states[EXACT]} are swapped in, pass the self-test and answer as "
+        f"{SUMMARY}{versions}, on a CPU): of {len(rows)} that were tried it knows "
+        f"{known}; {states[EXACT]} are swapped in, pass the self-test and answer as "
         f"transformers does with the merged folder; {states[PASSES]} pass, but vLLM "
         f"itself differs from transformers; {states['refused']} are refused or do not "
         "start."
