@@ -168,8 +168,10 @@ def _reason(
     """Say why a tensor is another one, and who is right by its method's formula."""
     if name not in other:
         return "mergekit has lost it"
-    if kind := kind_of(name):
-        return f"{kind}: mergekit merges it, ours is the frame's unless `parts` says so"
+    if kind_of(name):
+        return (
+            "parts beside the decoder are merged, here carried unless `parts` says so"
+        )
     wanted = _formula(method, *(tensors[name].double() for tensors in inputs))
     right = [
         who
@@ -221,7 +223,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
                 family
             )
         elif any(one.differ for one in found):
-            whys = dict.fromkeys(why for one in found for why in one.differ)
+            whys = sorted({why for one in found for why in one.differ})
             odd.setdefault((kind, "; ".join(whys)), []).append(family)
         else:
             equal.setdefault(kind, []).append(family)
