@@ -51,6 +51,13 @@ def test_rows_by_head_are_split_only_where_the_order_is_known() -> None:
     assert pieces_of("attn.qkv_proj.weight", shape, Sizes("codegen", 32, 4, 4, 8)) == ()
 
 
+def test_up_may_stand_before_gate() -> None:
+    assert pieces_of("mlp.up_gate_proj.weight", (96, 32), SIZES) == (
+        Piece("mlp.up_proj.weight", start=0, stop=48),
+        Piece("mlp.gate_proj.weight", start=48, stop=96),
+    )
+
+
 def test_a_gate_may_stand_before_queries_keys_and_values() -> None:
     found = pieces_of(
         "attn.gqkv_proj.weight", (128, 32), Sizes("hrm_text", 32, 4, 4, 8)

@@ -20,8 +20,6 @@ from evomerge.checkpoints.configs.families import Sizes
 from evomerge.errors import CheckpointError
 
 _GATE_UP = ("gate_up_proj", "input_linear")
-_UP_GATE = "up_gate_proj"
-"""A tensor that holds them the other way round: GTE's."""
 _DOWN = {"output_linear": "down_proj"}
 _IN_A_ROW = ("qkv_proj", "c_attn", "Wqkv", "W_pack", "qkv")
 _MIXED = frozenset({"codegen", "gpt_bigcode"})
@@ -33,8 +31,11 @@ _BY_HEAD = frozenset({"gpt_neox", "bloom"})
 """Families whose ``query_key_value`` holds q, k and v of head 0, then of head 1, ..."""
 _HEAD_BY_HEAD = frozenset({"minimax", "minimax_text_01", "minimax_m1"})
 """Families whose ``qkv_proj`` does, that of their linear attention."""
-_WITH_GATE = "gqkv_proj"
-"""A tensor that holds a gate, queries, keys and values of one height: HRM's."""
+_OF_ONE_HEIGHT = {
+    "gqkv_proj": ("gate_proj", "q_proj", "k_proj", "v_proj"),
+    "up_gate_proj": ("up_proj", "gate_proj"),
+}
+"""What tensors hold in a row and of one height: those of HRM, and of GTE."""
 HELD_APART = frozenset({"hrm_text", "gte", "nomic_bert", "jina_embeddings_v3"})
 """Families whose joined tensors transformers cuts when it loads a model."""
 _ALL_IN_A_ROW = frozenset({"chatglm"})
@@ -172,15 +173,12 @@ def _cuts(suffix: str, word: str, rows: int, sizes: Sizes) -> Mapping[str, Cut]:
             half = rows // 2
             return {"gate_proj": (half, 0, 1), "up_proj": (half, 1, 2)}
         return {"gate_proj": (1, 0, rows // 2), "up_proj": (1, rows // 2, rows)}
-    if word == _UP_GATE and rows % 2 == 0:
-        return {"up_proj": (1, 0, rows // 2), "gate_proj": (1, rows // 2, rows)}
     if word == "qkv_proj" and sizes.family in _HEAD_BY_HEAD:
         return _heads_in_turn(suffix, rows, sizes)
     if word in _IN_A_ROW and sizes.family not in _MIXED and sizes.heads:
         return _heads_in_a_row(suffix, rows, sizes)
-    if word == _WITH_GATE and rows % 4 == 0:
-        each = rows // 4
-        names = ("gate_proj", "q_proj", "k_proj", "v_proj")
+    if (names := _OF_ONE_HEIGHT.get(word)) and rows % len(names) == 0:
+        each = rows // len(names)
         return {name: (1, i * each, (i + 1) * each) for i, name in enumerate(names)}
     if word in _BY_GROUP:
         return _heads_by_group(suffix, rows, sizes)
