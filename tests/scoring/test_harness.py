@@ -258,9 +258,13 @@ def test_a_worker_is_given_the_members_of_a_group(engine, cache):
         LmEvalTasks([settings("several")], engine, cache)
 
 
-def test_whole_text_task_is_refused(engine, cache):
-    with pytest.raises(SpecError, match="loglikelihood_rolling"):
-        LmEvalTasks([settings("rolling")], engine, cache)
+def test_whole_texts_have_losses_of_their_own(engine, cache):
+    tasks = LmEvalTasks([settings("rolling")], engine, cache)
+    outcomes = score_all(tasks)["rolling"].values()
+    assert all(
+        one.metrics["nll_per_word"] > one.metrics["nll_per_byte"] > 0.0
+        for one in outcomes
+    )
 
 
 @pytest.mark.parametrize("name", ["coded", "coded_in_disguise"])

@@ -29,7 +29,9 @@ from evomerge.scoring.harness.image_tasks import PLACEHOLDER, message_parts
 from evomerge.scoring.harness.internals import (
     Instance,
     TemplateLM,
+    get_rolling_token_windows,
     handle_stop_sequences,
+    make_disjoint_window,
     normalize_gen_kwargs,
 )
 from evomerge.scoring.harness.limited import write_chat
@@ -217,11 +219,25 @@ class EngineLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[float]:
-        """Whole texts are not scored: their metrics are no means over items."""
-        raise NotImplementedError(
-            "loglikelihood_rolling gives one figure for a whole corpus, not one an "
-            "item; use a loglikelihood, multiple_choice or generate_until task."
+        """Return the log-probability of every text, all of its tokens.
+
+        As in lm-eval a text longer than the model is read in windows that follow each
+        other, the first after the tokenizer's begin or end token.
+        """
+        del disable_tqdm
+        windows = [self._windows(*request.args) for request in requests]
+        every = [(("", ""), *window) for text in windows for window in text]
+        answers = iter(self._loglikelihood_tokens(every))
+        return [math.fsum(next(answers)[0] for _ in text) for text in windows]
+
+    def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        rolling = get_rolling_token_windows(
+            self.tok_encode(text),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.max_length - 1,
+            context_len=1,
         )
+        return [make_disjoint_window(window) for window in rolling]
 
     def _loglikelihood_tokens(
         self,

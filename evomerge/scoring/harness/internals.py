@@ -64,8 +64,14 @@ from lm_eval.models.utils import (  # noqa: E402
 from lm_eval.prompts import PROMPT_REGISTRY  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
+from lm_eval.utils import (  # noqa: E402
+    get_rolling_token_windows,
+    make_disjoint_window,
+)
 
 __all__ = [
+    "get_rolling_token_windows",
+    "make_disjoint_window",
     "AGGREGATIONS",
     "BUILDERS",
     "LIBRARY",

@@ -108,13 +108,6 @@ def load_task(settings: TaskSettings, cache_dir: str) -> ConfigurableTask:
     task = _build(settings, dict(config))
     task.folder = path.parent
     refuse_unoffered(task, settings)
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        raise wrong(
-            settings,
-            f"{', '.join(task.aggregation())} of {settings.task!r} are no mean over "
-            "items, but figures of whole texts (loglikelihood_rolling) all together; "
-            "use a task with acc or exact_match.",
-        )
     return task
 
 

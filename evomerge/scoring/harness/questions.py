@@ -29,6 +29,7 @@ from evomerge.scoring.harness.internals import (
     undecoded_images,
 )
 from evomerge.scoring.harness.loading import FEWSHOT_SEED, TASK_ERRORS, reason
+from evomerge.scoring.harness.losses import reads_texts
 from evomerge.scoring.harness.task_index import wrong
 from evomerge.scoring.images import ImageError
 from evomerge.scoring.items import item_id, split_items
@@ -208,7 +209,14 @@ class _PromptWriter:
                 f"the prompt of document {place} cannot be written: "
                 f"{reason(error, task.config.to_dict(keep_callable=True))}",
             ) from error
-        yield from sorted(made if isinstance(made, list) else [made], key=_index)
+        requests = sorted(made if isinstance(made, list) else [made], key=_index)
+        if reads_texts(task) and not requests[0].args[0].strip():
+            raise wrong(
+                self._settings,
+                f"the text of document {place} (doc_to_target) is empty: it has no "
+                "loss. Leave it out.",
+            )
+        yield from requests
 
     def _read_images(self, item: str, instances: Sequence[Instance]) -> None:
         """Leave with each request its images, as values that engines take."""

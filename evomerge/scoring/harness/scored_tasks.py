@@ -37,6 +37,7 @@ from evomerge.scoring.harness.internals import (
 )
 from evomerge.scoring.harness.limited import LimitError
 from evomerge.scoring.harness.loading import load_task, reason
+from evomerge.scoring.harness.losses import losses, reads_texts
 from evomerge.scoring.harness.questions import Question, build_questions, remember_texts
 from evomerge.scoring.harness.task_index import wrong
 from evomerge.scoring.harness.task_keys import key_of
@@ -185,10 +186,12 @@ class _Task:
         metrics = {}
         for key, (metric, filter_name) in self._metrics.items():
             if filter_name not in measured:
-                measured[filter_name] = self._task.process_results(
-                    question.doc,
-                    [i.filtered_resps[filter_name] for i in question.instances],
-                )
+                answered = [i.filtered_resps[filter_name] for i in question.instances]
+                if reads_texts(self._task):
+                    found = losses(self._task, question.doc, *answered)
+                else:
+                    found = self._task.process_results(question.doc, answered)
+                measured[filter_name] = found
             metrics[key] = float(measured[filter_name][metric])
         answers = [
             answer

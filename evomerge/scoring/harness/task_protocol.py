@@ -5,8 +5,8 @@ different folders must agree on every byte, and a changed data file, prompt, tok
 or library must not.
 
 A trial's score is the mean over its items. Metrics that are put together otherwise
-(F1, Matthews' correlation, perplexity, BLEU) have no value for an item alone: they are
-refused by name, with what to use instead.
+(F1, Matthews' correlation, BLEU) have no value for an item alone: they are refused by
+name, with what to use instead. Tasks that read whole texts get losses of each text.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from evomerge.scoring.harness.internals import (
     mean,
 )
 from evomerge.scoring.harness.loading import FEWSHOT_SEED
+from evomerge.scoring.harness.losses import LOSSES, reads_texts
 from evomerge.scoring.harness.questions import Questions
 from evomerge.scoring.harness.task_index import wrong
 from evomerge.scoring.items import item_id
@@ -168,12 +169,17 @@ def offered(
 ) -> dict[str, tuple[str, str]]:
     """Return the metrics that are a mean over items: name to (metric, filter).
 
+    Of tasks that read whole texts these are losses of each text.
+
+
     A task with one filter offers ``metric``, one with several ``metric,filter``.
 
     Raises:
         SpecError: There is none.
     """
     metrics = [name for name in task.aggregation() if _why_not(task, name) is None]
+    if reads_texts(task):
+        metrics = list(LOSSES)
     if not metrics:
         said = "; ".join(refused(task).values()) or "it has none."
         raise wrong(settings, f"expected a metric that is a mean over items: {said}")
@@ -191,7 +197,8 @@ def facts_of(task: ConfigurableTask, settings: TaskSettings) -> TaskFacts:
     Raises:
         SpecError: No metric is a mean over items.
     """
-    own = task.higher_is_better()
+    own = dict(task.higher_is_better())
+    own |= dict.fromkeys(LOSSES, False)
     senses = {
         name: own[metric] if isinstance(own.get(metric), bool) else None
         for name, (metric, _) in offered(task, settings).items()
