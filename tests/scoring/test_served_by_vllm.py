@@ -23,6 +23,12 @@ def test_a_model_that_sees_is_served_for_its_text(tmp_path: Path) -> None:
     assert outcome(KINDS["image-text"], "gemma3", tmp_path) == "exact"
 
 
+def test_a_router_that_would_lose_its_bias_is_refused(tmp_path: Path) -> None:
+    found = outcome(CAUSAL, "ernie4_5_moe", tmp_path)
+    assert "leaves the correction bias of" in found
+    assert found.startswith("refused:")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "family", "expected"),

@@ -188,7 +188,6 @@ SPECTRAL = (
         policies=ONLY_MATRICES,
         spectral_with=(),
         share="mean",
-        keeps=(SVD,),
     ),
     Operator(
         "knots",

@@ -19,7 +19,12 @@ from typing import Any
 import torch
 
 from evomerge.core.recipes.recipe import Recipe
-from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.errors import (
+    CandidateError,
+    CheckpointError,
+    RecipeError,
+    WorkerError,
+)
 from evomerge.merging.sources import Sources
 from evomerge.scoring.engine import SwapReport
 from evomerge.scoring.stacks.swap import StackSwap
@@ -67,6 +72,7 @@ class SwapExtension:
         self._evomerge_frame = frame
         self._evomerge_stack: StackSwap | None = None
         model = self.model_runner.get_model()
+        _refuse_lost_biases(model)
         if stacks:
             self._evomerge_stack = StackSwap(
                 VllmLayerSlots(model, self.vllm_config, in_place=in_place),
@@ -133,6 +139,33 @@ class SwapExtension:
 _NOTHING_FOR = (
     "The merge gives nothing for {} ({} in all): its layers do not match the frame's."
 )
+
+
+def _refuse_lost_biases(model: Any) -> None:
+    """Refuse a mixture that vLLM would score as another one.
+
+    Its router for CPUs adds the bias that corrects how often experts are chosen only
+    where it chooses among groups, or by another function than the softmax; elsewhere it
+    leaves the bias out without a word (0.32). The self-test cannot see that: a cold
+    load is as wrong as a swap.
+
+    Raises:
+        WorkerError: There is such a router.
+    """
+    for name, module in model.named_modules():
+        router = getattr(module, "router", None)
+        if (
+            type(router).__name__ == "CPURouter"
+            and router.e_score_correction_bias is not None
+            and not router.use_grouped_topk
+            and router.scoring_func == "softmax"
+            and router.custom_routing_function is None
+        ):
+            raise WorkerError(
+                f"vLLM's CPU build leaves the correction bias of {name}'s router out, "
+                "so it would score another model than this. Use engine.kind: hf, or a "
+                "GPU."
+            )
 
 
 def _reload(model: Any, config: Any, incoming: WeightStream) -> None:
