@@ -155,7 +155,8 @@ def _refuse_lost_biases(model: Any) -> None:
     for name, module in model.named_modules():
         router = getattr(module, "router", None)
         if (
-            type(router).__name__ == "CPURouter"
+            router is not None
+            and type(router).__name__ == "CPURouter"
             and router.e_score_correction_bias is not None
             and not router.use_grouped_topk
             and router.scoring_func == "softmax"
