@@ -10,7 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.statistics import read_statistics
-from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.recipes.recipe import (
+    Checkpoint,
+    Recipe,
+    Transformed,
+    with_statistics,
+)
 from evomerge.errors import CheckpointError, SpecError
 from evomerge.merging.materialise import materialise
 from evomerge.merging.output.statistics import write_statistics
@@ -119,6 +124,15 @@ def test_the_digest_of_a_recipe_tells_its_statistics_where_they_are_asked_for(
     measured.files["a"] = files["a"].rename(measured.root / "moved.safetensors")
     assert load_recipe(measured.write())[0].digest == fisher.digest
     assert str(files["b"]) in folders.values()
+
+
+def test_what_is_changed_on_its_way_has_no_statistics() -> None:
+    measured = Checkpoint("f", (("fisher", "s"),))
+    changed = Transformed(measured, "vocabulary", "d", among=(("a", measured),))
+    plain = Transformed(
+        Checkpoint("f"), "vocabulary", "d", among=(("a", Checkpoint("f")),)
+    )
+    assert with_statistics(changed, ("fisher",)) == plain
 
 
 def test_a_recipe_comes_back_from_its_text_and_its_json(measured: Measured) -> None:

@@ -119,7 +119,13 @@ def contents(source: Input) -> tuple[str, ...]:
 
 
 def with_statistics(source: Input, kinds: Container[str]) -> Input:
-    """Return an input with no other statistics than of these kinds."""
+    """Return an input with no other statistics than of these kinds.
+
+    What is changed on its way into the merge has none: they are of what it was.
+    """
+    if isinstance(source, Transformed):
+        among = tuple((name, with_statistics(one, ())) for name, one in source.among)
+        return replace(source, of=with_statistics(source.of, ()), among=among)
     if not isinstance(source, Checkpoint | Adapted):
         return source
     kept = tuple((kind, name) for kind, name in source.statistics if kind in kinds)

@@ -47,16 +47,13 @@ class Measured:
             RecipeError: It names none for this input, or the input is no plain model.
             CheckpointError: The file cannot be opened, or has changed.
         """
-        found = None
+        found, why = None, "is made or changed while merging"
         if isinstance(source, Checkpoint | Adapted):
-            found = dict(source.statistics).get(kind)
+            found, why = dict(source.statistics).get(kind), "comes with none"
         if found is None or not isinstance(view, Stored):
-            why = "is made while merging" if found is None else "is changed on its way"
-            if isinstance(source, Checkpoint | Adapted):
-                why = "comes with none"
             raise RecipeError(
                 f"Expected {kind!r} statistics of input {name!r}, but it {why}. Name a "
-                f"file: statistics: {{{kind}: {{{name}: FILE.safetensors}}}}."
+                f"model and its file: statistics: {{{kind}: {{{name}: FILE}}}}."
             )
         file = sources.statistics(found, kind)
         sources.check_unchanged(found)
