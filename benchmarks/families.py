@@ -17,12 +17,11 @@ from tempfile import TemporaryDirectory
 
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
+from architectures.built import KINDS
+from architectures.plain_merges import METHODS
+from architectures.published import FORMS, Outcome, examine_form
+from architectures.table import Row, examine_apart
 from families_in_vllm import joined
-
-from evomerge.testing.architecture_table import Row, examine_apart
-from evomerge.testing.architectures import KINDS
-from evomerge.testing.plain_merges import METHODS
-from evomerge.testing.published import FORMS, Outcome, examine_form
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
-from evomerge.testing.architectures import CAUSAL, IMAGE_TEXT, KINDS
-from evomerge.testing.served_architectures import EXACT
-from evomerge.testing.served_by_vllm import PASSES, InVllm, examine_in_vllm
+from architectures.built import CAUSAL, IMAGE_TEXT, KINDS
+from architectures.by_vllm import PASSES, InVllm, examine_in_vllm
+from architectures.served import EXACT
 
 KEPT = Path(__file__).with_suffix(".jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"

@@ -19,15 +19,15 @@ from typing import Any
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
 import torch
+from architectures.built import KINDS, NotBuiltError, build
+from architectures.served import write_words
+from architectures.table import stored
 from support.mergekit import mergekit_process
 
 from evomerge import api
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.layers.beside import kind_of
 from evomerge.errors import EvomergeError
-from evomerge.testing.architecture_table import stored
-from evomerge.testing.architectures import KINDS, NotBuiltError, build
-from evomerge.testing.served_architectures import write_words
 
 SERVER = Path(__file__).parents[1] / "tests" / "merging" / "mergekit_server.py"
 FILES = {

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures.built import IMAGE_TEXT, N_LAYERS, build
+from architectures.table import stored
 from safetensors.torch import load_file, save_file
 from support.commands import Commands
 from support.real_study import SUMS_TASK
@@ -12,8 +14,6 @@ from support.study_files import write_study
 
 from evomerge import api
 from evomerge.checkpoints.documents import read_json
-from evomerge.testing.architecture_table import stored
-from evomerge.testing.architectures import IMAGE_TEXT, N_LAYERS, build
 from evomerge.testing.models import write_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

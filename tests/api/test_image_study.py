@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures.table import stored
 from support.commands import Commands
 from support.image_models import (
     IMAGE_TASK,
@@ -20,7 +21,6 @@ from evomerge import api
 from evomerge.errors import SpecError
 from evomerge.scoring.hf.processor import Processor
 from evomerge.scoring.images import ImagePrompt, RgbImage
-from evomerge.testing.architecture_table import stored
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from evomerge.testing.architecture_table import examine
-from evomerge.testing.architectures import KINDS
-from evomerge.testing.published import FORMS, examine_form
+from architectures.built import KINDS
+from architectures.published import FORMS, examine_form
+from architectures.table import examine
 
 CHOSEN = {
     "causal": [

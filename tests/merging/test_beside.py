@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures.built import CAUSAL, CLASSIFIER, IMAGE_TEXT, build
+from architectures.table import stored
 from safetensors.torch import load_file, save_file
 
 from evomerge import api
@@ -18,8 +20,6 @@ from evomerge.errors import RecipeError, SpecError
 from evomerge.merging.materialise import describe
 from evomerge.merging.sources import Sources
 from evomerge.specs.recipes import open_recipe
-from evomerge.testing.architecture_table import stored
-from evomerge.testing.architectures import CAUSAL, CLASSIFIER, IMAGE_TEXT, build
 from evomerge.testing.models import tiny_model
 
 Tensors = dict[str, torch.Tensor]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from architectures.built import CAUSAL, build
 from safetensors.torch import load_file
 
 from evomerge.core.recipes.recipe import Recipe
@@ -10,7 +11,6 @@ from evomerge.merging.sources import Sources
 from evomerge.specs.canonical import own_text
 from evomerge.specs.mergekit import write_mergekit
 from evomerge.specs.recipes import open_recipe
-from evomerge.testing.architectures import CAUSAL, build
 from evomerge.testing.families import family_config, family_model, save_family
 
 pytestmark = pytest.mark.slow

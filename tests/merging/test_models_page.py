@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from architectures.built import KINDS
 from support.by_hand import METHODS
 
-from evomerge.testing.architectures import KINDS
 from evomerge.testing.families import FAMILIES, STRANGERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from architectures.built import CAUSAL, ENCODER_DECODER, build
 from safetensors.torch import load_file, save_file
 from support.study_files import simulated_study, write_study
 
@@ -20,7 +21,6 @@ from evomerge.merging.views.revocabulated import Revocabulated
 from evomerge.merging.views.stored import Stored
 from evomerge.specs.completing.resolve import resolve
 from evomerge.specs.studies.study_file import load_study
-from evomerge.testing.architectures import CAUSAL, ENCODER_DECODER, build
 
 
 @pytest.fixture(scope="module")

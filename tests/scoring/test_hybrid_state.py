@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from architectures.built import CAUSAL, build
+from architectures.served import Answers, write_words
 
 from evomerge.checkpoints import read_model
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.self_test import Probe, whole
-from evomerge.testing.architectures import CAUSAL, build
-from evomerge.testing.served_architectures import Answers, write_words
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,10 +5,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from architectures.built import CAUSAL, KINDS
+from architectures.by_vllm import outcome
 
 from evomerge.scoring.vllm.startup import prepare_environment
-from evomerge.testing.architectures import CAUSAL, KINDS
-from evomerge.testing.served_by_vllm import outcome
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from architectures.built import KINDS, build
+from architectures.served import write_words
 
 from evomerge.checkpoints import read_model
 from evomerge.core.work import EngineSettings, WorkerSetup
 from evomerge.errors import SelfTestError, SpecError
 from evomerge.scoring.engines import open_engine
-from evomerge.testing.architectures import KINDS, build
-from evomerge.testing.served_architectures import write_words
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from architectures.built import IMAGE_TEXT, build
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-
-from evomerge.testing.architectures import IMAGE_TEXT, build
 
 N_WORDS = 84
 """Words ``w4`` ... of the tokenizer, behind its special tokens."""

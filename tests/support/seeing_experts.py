@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from architectures.built import tiny_config
 from PIL import Image
 
 from evomerge.scoring.hf.processor import Processor
-from evomerge.testing.architectures import tiny_config
 from support.image_models import write_processor
 
 COLOURS = ((220, 40, 40), (40, 200, 60), (50, 60, 220), (230, 220, 50))

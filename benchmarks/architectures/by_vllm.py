@@ -18,12 +18,7 @@ from typing import Any
 
 import torch
 
-from evomerge import api
-from evomerge.core.work import EngineSettings
-from evomerge.errors import EvomergeError
-from evomerge.scoring.vllm.startup import facts, prepare_environment
-from evomerge.testing.architecture_table import examine
-from evomerge.testing.architectures import (
+from architectures.built import (
     CAUSAL,
     KINDS,
     SIZES,
@@ -32,8 +27,13 @@ from evomerge.testing.architectures import (
     build,
     tiny_config,
 )
-from evomerge.testing.plain_merges import METHODS
-from evomerge.testing.served_architectures import EXACT, serve
+from architectures.plain_merges import METHODS
+from architectures.served import EXACT, serve
+from architectures.table import examine
+from evomerge import api
+from evomerge.core.work import EngineSettings
+from evomerge.errors import EvomergeError
+from evomerge.scoring.vllm.startup import facts, prepare_environment
 
 PASSES = "self-test passes"
 _SECONDS = 240.0

@@ -16,12 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from evomerge import api
-from evomerge.checkpoints import BUFFER, Model, Piece, read_model
-from evomerge.errors import EvomergeError
-from evomerge.merging.views.fused import cut
-from evomerge.testing.architecture_table import loaded_otherwise, stored
-from evomerge.testing.architectures import (
+from architectures.built import (
     CAUSAL,
     IMAGE_TEXT,
     N_LAYERS,
@@ -30,6 +25,11 @@ from evomerge.testing.architectures import (
     build,
     tiny_config,
 )
+from architectures.table import loaded_otherwise, stored
+from evomerge import api
+from evomerge.checkpoints import BUFFER, Model, Piece, read_model
+from evomerge.errors import EvomergeError
+from evomerge.merging.views.fused import cut
 
 _SHARDS = 3
 _ROUTER_BIAS = r".*(e_score_correction_bias|expert_bias)"

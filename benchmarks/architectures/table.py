@@ -18,12 +18,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 
-from evomerge import api
-from evomerge.checkpoints import BUFFER, Model, Piece, read_model
-from evomerge.checkpoints.documents import read_json
-from evomerge.errors import EvomergeError
-from evomerge.merging.views.fused import cut
-from evomerge.testing.architectures import (
+from architectures.built import (
     CAUSAL,
     CLASSIFIER,
     IMAGE_TEXT,
@@ -32,8 +27,13 @@ from evomerge.testing.architectures import (
     NotBuiltError,
     build,
 )
-from evomerge.testing.plain_merges import BASED, METHODS, by_hand
-from evomerge.testing.served_architectures import EXACT, serve
+from architectures.plain_merges import BASED, METHODS, by_hand
+from architectures.served import EXACT, serve
+from evomerge import api
+from evomerge.checkpoints import BUFFER, Model, Piece, read_model
+from evomerge.checkpoints.documents import read_json
+from evomerge.errors import EvomergeError
+from evomerge.merging.views.fused import cut
 
 _MATRICES = ("attn", "mlp", "expert", "embed", "head")
 _FINAL = ("norm", "state", "scalar")

@@ -1,0 +1,1 @@
+"""Every architecture of transformers: built tiny, merged, served, and compared."""
