@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ALLOWED = "EVOMERGE_PLUGINS"
 """Variable with the packages that may be loaded, by their top-level names with commas
 between; ``*`` for the entry points of all that are installed."""
-Group = Literal["strategies", "operators", "engines", "flows"]
+Group = Literal["strategies", "operators", "engines", "flows", "measures"]
 
 
 def find(group: Group, name: str) -> Any | None:

@@ -24,6 +24,7 @@ from evomerge.api.showable import power_of
 from evomerge.api.staged import refuse_other_kind
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.flow.stacks import passthrough
+from evomerge.core.measures import Evidence
 from evomerge.core.scoring_protocol import ItemRole, TaskDescription
 from evomerge.core.study import Objective
 from evomerge.core.trial import Repeats
@@ -312,7 +313,9 @@ def _costs(study: ResolvedStudy) -> dict[str, dict[str, float]]:
     if meter is None:
         return out
     for baseline in study.baselines:
-        for name, value in meter.fixed(baseline.recipe).items():
+        for name, value in meter.values(
+            Evidence(baseline.recipe, meter.lookup)
+        ).items():
             out.setdefault(name, {})[baseline.label] = value
     return out
 

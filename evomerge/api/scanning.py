@@ -17,7 +17,6 @@ from evomerge.api.housekeeping import opened_study
 from evomerge.api.models.held_out import COMPARED, Case, answers
 from evomerge.api.results.reading import REPORT_OPENED, goals_of
 from evomerge.caches import cache_dir as user_cache
-from evomerge.core.cost import is_cost
 from evomerge.core.scoring_protocol import ItemRole, pooled
 from evomerge.core.study import Direction, Objective
 from evomerge.core.trial import Trial, TrialState
@@ -168,7 +167,7 @@ def scan(
 
 
 def _goal(stored: StoredStudy, name: str | None) -> Objective:
-    goals = [goal for goal in goals_of(stored)[0] if not is_cost(goal)]
+    goals = [goal for goal in goals_of(stored)[0] if goal.by_item]
     chosen = [goal for goal in goals if name in (None, goal.name)]
     if not chosen:
         known = ", ".join(goal.name for goal in goals) or "none that items decide"

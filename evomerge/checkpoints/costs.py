@@ -15,7 +15,7 @@ from evomerge.checkpoints.header import TensorInfo
 from evomerge.checkpoints.layers.layout import Place
 from evomerge.checkpoints.layers.names import BUFFER
 from evomerge.checkpoints.model import Model
-from evomerge.core.cost import LayerFacts, ModelFacts
+from evomerge.core.measures import LayerFacts, ModelFacts
 from evomerge.core.recipes.recipe import Adapted, Checkpoint, Input, Transformed
 from evomerge.errors import CheckpointError
 

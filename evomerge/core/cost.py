@@ -15,13 +15,20 @@ Costs are measures beside those of tasks, under the task ``cost``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from evomerge.core.measures import (
+    Evidence,
+    LayerFacts,
+    Lookup,
+    MeasureSource,
+    ModelFacts,
+    Need,
+)
 from evomerge.core.recipes.layer_keys import LayerKeys
-from evomerge.core.recipes.recipe import Input, Nested, Recipe, Slot
-from evomerge.core.study import Constraint, Measure, Objective
+from evomerge.core.recipes.recipe import Nested, Recipe, Slot
 from evomerge.errors import RecipeError
 
 COST = "cost"
@@ -35,63 +42,15 @@ FIXED = ("layers", "parameters", "flops")
 COSTS = (*FIXED, SPEED)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFacts:
-    """What of a layer costs something.
-
-    Attributes:
-        parameters: Entries of all its tensors.
-        active: Entries of the matrices that one token is multiplied by; None if it is
-            not known.
-        queries: Entries of the queries of one token, over all heads; None if it is not
-            known.
-        window: Most tokens that one looks back at, itself included; None for all.
-    """
-
-    parameters: int
-    active: int | None
-    queries: int | None
-    window: int | None = None
-
-    def flops(self, context: int) -> int | None:
-        """Return the operations for one token that may look at ``context`` tokens."""
-        if self.active is None or self.queries is None:
-            return None
-        seen = context if self.window is None else min(context, self.window)
-        return 2 * self.active + 4 * self.queries * seen
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What of a model costs something.
-
-    Attributes:
-        embed: Entries of the embedding, positions included.
-        head: Entries of the matrix that gives the logits, its own or the embedding.
-        ending: Entries of what stands before the head: the final norm.
-        tied: The head is the embedding.
-    """
-
-    layers: tuple[LayerFacts, ...]
-    embed: int
-    head: int
-    ending: int
-    tied: bool
-
-
-Lookup = Callable[[Input], ModelFacts]
-"""What is known of an input that is a folder or made from one."""
-
-
 @dataclass(frozen=True)
-class Costs:
+class RecipeCosts:
     """The costs of one recipe."""
 
     recipe: Recipe
     facts: ModelFacts
 
     @classmethod
-    def of(cls, recipe: Recipe, lookup: Lookup) -> Costs:
+    def of(cls, recipe: Recipe, lookup: Lookup) -> RecipeCosts:
         """Work out what a recipe costs.
 
         Raises:
@@ -144,36 +103,6 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Meter:
-    """Tells the costs that a study asks for.
-
-    Attributes:
-        metrics: The costs asked for, without ``cost/``.
-        lookup: What is known of the sources.
-    """
-
-    metrics: tuple[str, ...]
-    lookup: Lookup
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether the speed is asked for, which must be measured."""
-        return SPEED in self.metrics
-
-    def fixed(self, recipe: Recipe) -> dict[str, float]:
-        """Return the costs that follow from the recipe, by measure.
-
-        Raises:
-            RecipeError: They cannot be told of this recipe.
-        """
-        fixed = [metric for metric in self.metrics if metric != SPEED]
-        if not fixed:
-            return {}
-        costs = Costs.of(recipe, self.lookup)
-        return {f"{COST}/{metric}": costs.value(metric) for metric in fixed}
-
-
-@dataclass(frozen=True, slots=True)
 class Speed:
     """Generated tokens and the seconds that scoring took, of the same blocks."""
 
@@ -206,31 +135,48 @@ def parse(metric: str) -> tuple[str, int]:
     return kind, int(number) if at else CONTEXT
 
 
-def is_cost(wanted: Objective | Measure) -> bool:
-    """Tell whether a measure, or an objective made of it, is a cost."""
-    if isinstance(wanted, Measure):
-        return wanted.task == COST
-    return any(is_cost(measure) for measure in wanted.measures)
+class Costs(MeasureSource):
+    """The costs of candidates, as a source of measures."""
 
+    def sense(self, metric: str) -> bool:
+        """Tell whether more is better.
 
-def wanted_costs(
-    objectives: tuple[Objective, ...], constraints: tuple[Constraint, ...]
-) -> tuple[str, ...]:
-    """Return the costs that objectives and constraints speak of, in name order."""
-    goals = (*objectives, *(constraint.objective for constraint in constraints))
-    measures = {measure for goal in goals for measure in goal.measures}
-    return tuple(sorted(measure.metric for measure in measures if is_cost(measure)))
+        Raises:
+            RecipeError: There is no such cost.
+        """
+        return parse(metric)[0] == SPEED
 
+    def needs(self, metric: str) -> frozenset[Need]:
+        """Return what a cost follows from."""
+        return frozenset({Need.SPEED if metric == SPEED else Need.RECIPE})
 
-def without_costs(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the scores that come from outcomes."""
-    return {k: v for k, v in scores.items() if not k.startswith(f"{COST}/")}
+    def unfit(self, metrics: Sequence[str], facts: ModelFacts) -> str | None:
+        """Say why these cannot be told of merges of a source; None if they can."""
+        if "flops" not in {parse(metric)[0] for metric in metrics}:
+            return None
+        for place, layer in enumerate(facts.layers):
+            if layer.flops(1) is None:
+                return (
+                    "expected a config.json that tells how many heads there are and "
+                    f"how many experts a token is sent to, for {COST}/flops; layer "
+                    f"{place} leaves it open. Ask for {COST}/layers or "
+                    f"{COST}/parameters instead."
+                )
+        return None
 
+    def values(self, metrics: Sequence[str], found: Evidence) -> dict[str, float]:
+        """Return the costs of a candidate by their names.
 
-def costs_among(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the costs among scores, without ``cost/``."""
-    start = f"{COST}/"
-    return {k.removeprefix(start): v for k, v in scores.items() if k.startswith(start)}
+        Raises:
+            RecipeError: They cannot be told of this recipe.
+        """
+        told = {}
+        if SPEED in metrics and found.tokens_per_second is not None:
+            told[SPEED] = found.tokens_per_second
+        if fixed := [metric for metric in metrics if metric != SPEED]:
+            costs = RecipeCosts.of(found.recipe, found.lookup)
+            told |= {metric: costs.value(metric) for metric in fixed}
+        return told
 
 
 def _merged(recipe: Recipe, lookup: Lookup) -> ModelFacts:

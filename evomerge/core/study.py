@@ -27,10 +27,18 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Measure:
-    """The mean over a task's items of one metric, of ``tokens`` or of ``truncated``."""
+    """One figure of a candidate, from a task or another source (``core.measures``).
+
+    Attributes:
+        task: The source: a task of the study's, or one that needs no task.
+        metric: One of its metrics; of tasks also ``tokens`` or ``truncated``.
+        by_item: It is put together from outcomes of items; else it is told of the
+            candidate as a whole.
+    """
 
     task: str
     metric: str
+    by_item: bool = True
 
     def __str__(self) -> str:
         return f"{self.task}/{self.metric}"
@@ -53,6 +61,11 @@ class Objective:
     measures: tuple[Measure, ...]
     weights: tuple[float, ...]
     worst: float = 0.0
+
+    @property
+    def by_item(self) -> bool:
+        """Outcomes of items decide it, so it can be had on held-out items."""
+        return all(measure.by_item for measure in self.measures)
 
     def value(self, scores: Mapping[str, float]) -> float:
         """Combine scores (``task/metric`` to mean) into this objective, as measured."""

@@ -12,7 +12,6 @@ from enum import StrEnum
 
 import numpy as np
 
-from evomerge.core.cost import is_cost
 from evomerge.core.study import Constraint, Direction
 from evomerge.export.markup import interval, markdown, number, table
 from evomerge.export.report import Contender, scores_on, value_on
@@ -77,7 +76,7 @@ def held_bounds(
     constraints: Sequence[Constraint],
     chosen: Contender,
     baselines: Mapping[str, Contender],
-    costs: Mapping[str, Mapping[str, float]],
+    recorded: Mapping[str, Mapping[str, float]],
     rng: np.random.Generator,
 ) -> tuple[HeldBound, ...]:
     """Test every constraint of a study on held-out items.
@@ -87,27 +86,27 @@ def held_bounds(
         chosen: The candidate.
         baselines: Label to baseline that could be scored; the candidate itself, if it
             is one.
-        costs: Label to recorded scores, for costs, which are no matter of items.
+        recorded: Label to recorded scores, for what is no matter of items.
         rng: Decides the bootstrap's resamples.
     """
     return tuple(
         HeldBound.of(
             one,
-            _cost(one, chosen.label, costs)
-            if is_cost(one.objective)
-            else _on_items(one, chosen, baselines, rng),
+            _on_items(one, chosen, baselines, rng)
+            if one.objective.by_item
+            else _recorded(one, chosen.label, recorded),
         )
         for one in constraints
     )
 
 
-def _cost(
-    constraint: Constraint, label: str, costs: Mapping[str, Mapping[str, float]]
+def _recorded(
+    constraint: Constraint, label: str, recorded: Mapping[str, Mapping[str, float]]
 ) -> Estimate | None:
     wanted = [label, *filter(None, [constraint.relative_to])]
-    if not all(name in costs for name in wanted):
+    if not all(name in recorded for name in wanted):
         return None
-    value, *others = (constraint.objective.value(costs[name]) for name in wanted)
+    value, *others = (constraint.objective.value(recorded[name]) for name in wanted)
     value -= sum(others)
     return Estimate(value, value, value)
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Literal
 
 from evomerge.checkpoints.foldable import cumulative
-from evomerge.core.cost import CONTEXT, SPEED, Costs
+from evomerge.core.cost import CONTEXT, RecipeCosts
 from evomerge.core.digest import Scalar
 from evomerge.core.recipes.recipe import ANY_ROLE, Nested, Operation, Recipe, Slot
 from evomerge.errors import RecipeError
@@ -38,19 +38,18 @@ class CostRow:
     tokens_per_second: float | None = None
 
     @classmethod
-    def of(cls, label: str, costs: Costs, measured: Mapping[str, float]) -> CostRow:
+    def of(cls, label: str, costs: RecipeCosts, speed: float | None) -> CostRow:
         """Collect the costs of a candidate.
 
         Args:
             label: What readers know it by.
             costs: Those that follow from its recipe.
-            measured: Costs recorded with its trial, without ``cost/``.
+            speed: Tokens a second, if they were measured in the search.
         """
         try:
             flops = costs.flops()
         except RecipeError:
             flops = None
-        speed = measured.get(SPEED)
         return cls(label, costs.layers, costs.parameters, flops, speed)
 
 

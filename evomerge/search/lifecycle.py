@@ -50,7 +50,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from evomerge.core.cost import Meter
+from evomerge.core.meter import Meter
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey
 from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
@@ -111,7 +111,7 @@ class Lifecycle:
         Args:
             timeout_s: Longest that an attempt may take.
             retries: How often it is repeated.
-            meter: Tells what candidates cost; None if nothing asks for it.
+            meter: Tells of whole candidates; None if nothing asks for it.
             strays: What workers are still at from before.
             sharing: How attempts are shared out; None gives a worker whole trials.
         """

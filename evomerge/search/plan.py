@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.core.cost import Meter
+from evomerge.core.meter import Meter
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
 from evomerge.core.trial import Candidate, Point
@@ -22,7 +22,7 @@ class Plan:
         starts: Generation 0, in order.
         timeout_s: Longest one attempt may take.
         allowance: What this run changes (budget, workers); None changes nothing.
-        meter: Tells what candidates cost; None if nothing asks for it.
+        meter: Tells of whole candidates; None if nothing asks for it.
         shares_trials: Several workers may score one trial together.
         times_by_block: Where speed counts it is measured block by block, as it was
             when items were cut into few large ones.

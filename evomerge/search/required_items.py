@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from evomerge.core.cost import SPEED_MEASURE, Meter, is_cost
+from evomerge.core.measures import Evidence
+from evomerge.core.meter import Meter
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import (
     BlockKey,
@@ -95,14 +96,14 @@ class RequiredItems:
 
 
 class Requirements:
-    """What a trial must have before it is scored: outcomes, and the costs asked for.
+    """What a trial must have before it is scored, and its scores from all sources.
 
     A recipe's speed is measured once, over all of its blocks, for one over some of them
     could not be compared with one over others.
     """
 
     def __init__(self, meter: Meter | None = None) -> None:
-        """Begin without tasks; no meter means that nothing asks for costs."""
+        """Begin without tasks; no meter means that tasks give all measures."""
         self.items = RequiredItems(())
         self._meter = meter
         self._is_timed = meter is not None and meter.is_timed
@@ -132,11 +133,11 @@ class Requirements:
     def scores(self, recipe: Recipe, known: Known) -> dict[str, float]:
         """Return the scores of a recipe of which no block is left to score."""
         scores = self.items.scores(known)
-        if self._meter is not None:
-            scores |= self._meter.fixed(recipe)
-        if self._is_timed:
-            scores[SPEED_MEASURE] = self._speeds[recipe.digest]
-        return scores
+        if self._meter is None:
+            return scores
+        speed = self._speeds[recipe.digest] if self._is_timed else None
+        found = Evidence(recipe, self._meter.lookup, known, speed)
+        return scores | self._meter.values(found)
 
 
 def missing_measures(
@@ -144,7 +145,7 @@ def missing_measures(
     constraints: Sequence[Constraint],
     tasks: Sequence[TaskDescription],
 ) -> tuple[list[str], str]:
-    """Compare what is wanted of tasks with what is offered; costs need no task.
+    """Compare what is wanted of tasks with what they offer.
 
     Returns:
         The wanted measures (``task/metric``) that no task offers, and all that are
@@ -161,7 +162,5 @@ def missing_measures(
         for metric in (share.metric, *ALWAYS)
     }
     bounded = [constraint.objective for constraint in constraints]
-    wanted = {
-        str(m) for o in (*objectives, *bounded) for m in o.measures if not is_cost(m)
-    }
+    wanted = {str(m) for o in (*objectives, *bounded) for m in o.measures if m.by_item}
     return sorted(wanted - offered), ", ".join(sorted(offered))

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.checkpoints import Model
 from evomerge.checkpoints.costs import lookup_among
-from evomerge.core.cost import COST, Meter, parse, wanted_costs
+from evomerge.core.meter import Meter, wanted_measures
 from evomerge.core.recipes.recipe import Input, Recipe
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
@@ -97,31 +97,23 @@ class ResolvedStudy:
 
 
 def meter_of(study: ResolvedStudy) -> Meter | None:
-    """Return what tells a study's costs; None if it asks for none.
+    """Return what tells of whole candidates; None if the study asks nothing of them.
 
     Raises:
         SpecError: They cannot be told of a source.
     """
-    metrics = wanted_costs(study.objectives, study.constraints)
-    if not metrics:
+    measures = wanted_measures(study.objectives, study.constraints)
+    if not measures:
         return None
-    meter = Meter(metrics, lookup_among(study.sources.values()))
+    meter = Meter(measures, lookup_among(study.sources.values()))
     if problems := list(_problems(study, meter)):
         raise SpecError(problems)
     return meter
 
 
 def _problems(study: ResolvedStudy, meter: Meter) -> Iterator[Problem]:
-    if "flops" not in {parse(metric)[0] for metric in meter.metrics}:
-        return
     for name, source in study.inputs.items():
-        for place, layer in enumerate(meter.lookup(source).layers):
-            if layer.flops(1) is None:
-                yield study.source_problem(
-                    name,
-                    "expected a config.json that tells how many heads there are and "
-                    f"how many experts a token is sent to, for {COST}/flops; layer "
-                    f"{place} leaves it open. Ask for {COST}/layers or "
-                    f"{COST}/parameters instead.",
-                )
-                break
+        facts = meter.lookup(source)
+        for found, (_, metrics) in meter.sources.items():
+            if said := found.unfit(metrics, facts):
+                yield study.source_problem(name, said)

@@ -12,7 +12,7 @@ from support.vocabularies import add_tokens
 from evomerge.checkpoints import read_model
 from evomerge.checkpoints.alignment import Plan
 from evomerge.checkpoints.costs import facts_of, lookup_among
-from evomerge.core.cost import Costs
+from evomerge.core.cost import RecipeCosts
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.recipes.recipe import Checkpoint
 from evomerge.errors import CheckpointError
@@ -21,10 +21,10 @@ from evomerge.testing.families import family_config, family_model, save_family
 from evomerge.testing.models import tiny_model
 
 
-def costs_of(folder: Path) -> Costs:
+def costs_of(folder: Path) -> RecipeCosts:
     model = read_model(folder)
     recipe = passthrough("m", model.fingerprint, model.n_layers, "float32")
-    return Costs.of(recipe, lookup_among([model]))
+    return RecipeCosts.of(recipe, lookup_among([model]))
 
 
 def test_a_tiny_model_counted_by_hand(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_model_brought_to_another_vocabulary_has_its_rows(
         models[name] = read_model(folder)
     given = brought(models, Plan("a", union=True))
     recipe = passthrough("a", given["a"], 2, "float32")
-    costs = Costs.of(recipe, lookup_among(models.values()))
+    costs = RecipeCosts.of(recipe, lookup_among(models.values()))
     paths = {model.fingerprint: model.path for model in models.values()}
     with Sources(paths) as sources:
         written = read_model(write_model(recipe, sources, tmp_path / "out").path)

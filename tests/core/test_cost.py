@@ -3,16 +3,12 @@
 import pytest
 
 from evomerge.core.cost import (
-    Costs,
-    LayerFacts,
-    Meter,
-    ModelFacts,
+    RecipeCosts,
     Speed,
-    costs_among,
     parse,
-    wanted_costs,
-    without_costs,
 )
+from evomerge.core.measures import Evidence, LayerFacts, ModelFacts
+from evomerge.core.meter import Meter, wanted_measures
 from evomerge.core.recipes.recipe import (
     Checkpoint,
     Input,
@@ -49,22 +45,22 @@ def stack(*slots: Slot, ends: str = "a", **inputs: Input) -> Recipe:
 
 def test_every_layer_that_runs_is_counted() -> None:
     recipe = stack(alone("a", 0), alone("a", 1), alone("a", 0))
-    assert Costs.of(recipe, lookup).layers == 3
+    assert RecipeCosts.of(recipe, lookup).layers == 3
 
 
 def test_a_layer_that_repeats_is_kept_once_whatever_its_scale() -> None:
     recipe = stack(alone("a", 0), alone("b", 0), alone("a", 0, 1.5), alone("a", 1))
     ends = 50 + 40 + 4
-    assert Costs.of(recipe, lookup).parameters == ends + 100 + 100 + 110
+    assert RecipeCosts.of(recipe, lookup).parameters == ends + 100 + 100 + 110
 
 
 def test_one_model_under_two_names_is_kept_once() -> None:
     recipe = stack(alone("a", 0), alone("c", 0), c=Checkpoint("a"))
-    assert Costs.of(recipe, lookup).parameters == 50 + 40 + 4 + 100
+    assert RecipeCosts.of(recipe, lookup).parameters == 50 + 40 + 4 + 100
 
 
 def test_a_tied_head_is_kept_once_and_runs_all_the_same() -> None:
-    costs = Costs.of(stack(alone("t", 0), ends="t"), lookup)
+    costs = RecipeCosts.of(stack(alone("t", 0), ends="t"), lookup)
     assert costs.parameters == 50 + 4 + 100
     assert costs.flops(10) == 2 * 50 + 2 * 90 + 4 * 8 * 10
 
@@ -73,14 +69,14 @@ def test_a_head_merged_of_tied_and_untied_models_is_one_of_its_own() -> None:
     both = Slot((("*", Operation("linear", ("a", "t"))),))
     recipe = stack(alone("a", 0))
     recipe = Recipe("a", "float32", recipe.inputs, both, recipe.slots, both)
-    assert Costs.of(recipe, lookup).parameters == 50 + 40 + 4 + 100
+    assert RecipeCosts.of(recipe, lookup).parameters == 50 + 40 + 4 + 100
 
 
 def test_every_run_of_a_layer_takes_operations_within_its_window() -> None:
     recipe = stack(alone("a", 0), alone("a", 1), alone("a", 1))
     head, full = 2 * 40, 2 * 90
     near = 2 * 95 + 4 * 8 * 16
-    costs = Costs.of(recipe, lookup)
+    costs = RecipeCosts.of(recipe, lookup)
     assert costs.flops(100) == head + full + 4 * 8 * 100 + 2 * near
     assert costs.flops(16) == head + full + 4 * 8 * 16 + 2 * near
     assert costs.value("flops@100") == costs.flops(100)
@@ -90,29 +86,35 @@ def test_every_run_of_a_layer_takes_operations_within_its_window() -> None:
 def test_a_recipe_within_a_recipe_has_its_own_layers() -> None:
     within = stack(alone("a", 1), alone("a", 1), alone("b", 0))
     recipe = stack(alone("x", 2), alone("x", 0), x=Nested(within))
-    costs = Costs.of(recipe, lookup)
+    costs = RecipeCosts.of(recipe, lookup)
     assert costs.parameters == 50 + 40 + 4 + 100 + 110
     with pytest.raises(RecipeError, match="'x': 3"):
-        Costs.of(stack(alone("x", 3), x=Nested(within)), lookup)
+        RecipeCosts.of(stack(alone("x", 3), x=Nested(within)), lookup)
 
 
 def test_operations_that_a_configuration_leaves_open_are_refused() -> None:
     open_ = ModelFacts((LayerFacts(100, None, 8),), 50, 40, 4, tied=False)
-    costs = Costs.of(stack(alone("a", 0)), lambda source: open_)
+    costs = RecipeCosts.of(stack(alone("a", 0)), lambda source: open_)
     assert costs.parameters == 50 + 40 + 4 + 100
     with pytest.raises(RecipeError, match=r"layer 0 are not known.*cost/flops"):
         costs.flops()
 
 
+def cost(metric: str) -> Measure:
+    return Measure("cost", metric, by_item=False)
+
+
 def test_a_meter_tells_what_is_asked_for() -> None:
     recipe = stack(alone("a", 0))
-    meter = Meter(("flops@8", "layers", "tokens_per_second"), lookup)
+    speed = cost("tokens_per_second")
+    meter = Meter((cost("flops@8"), cost("layers"), speed), lookup)
     assert meter.is_timed
-    assert meter.fixed(recipe) == {
-        "cost/flops@8": 2 * 40 + 2 * 90 + 4 * 8 * 8,
-        "cost/layers": 1.0,
-    }
-    assert Meter(("tokens_per_second",), lookup).fixed(recipe) == {}
+    fixed = {"cost/flops@8": 2 * 40 + 2 * 90 + 4 * 8 * 8, "cost/layers": 1.0}
+    assert meter.values(Evidence(recipe, lookup)) == fixed
+    timed = Evidence(recipe, lookup, tokens_per_second=7.0)
+    assert meter.values(timed) == fixed | {"cost/tokens_per_second": 7.0}
+    assert Meter((speed,), lookup).values(Evidence(recipe, lookup)) == {}
+    assert not Meter((cost("layers"),), lookup).is_timed
 
 
 @pytest.mark.parametrize(
@@ -123,20 +125,14 @@ def test_a_cost_there_is_not_is_refused(metric: str) -> None:
         parse(metric)
 
 
-def test_costs_are_told_from_scores_of_tasks() -> None:
-    scores = {"cost/layers": 3.0, "math/acc": 0.5, "costly/acc": 0.1}
-    assert without_costs(scores) == {"math/acc": 0.5, "costly/acc": 0.1}
-    assert costs_among(scores) == {"layers": 3.0}
-
-
-def test_goals_tell_which_costs_are_wanted() -> None:
-    def goal(task: str, metric: str) -> Objective:
-        measure = Measure(task, metric)
+def test_goals_tell_what_is_wanted_of_whole_candidates() -> None:
+    def goal(measure: Measure) -> Objective:
         return Objective("x", Direction.MINIMIZE, (measure,), (1.0,))
 
-    objectives = (goal("math", "acc"), goal("cost", "layers"))
-    bounds = (Constraint(goal("cost", "flops@9"), 3.0),)
-    assert wanted_costs(objectives, bounds) == ("flops@9", "layers")
+    objectives = (goal(Measure("math", "acc")), goal(cost("layers")))
+    assert [one.by_item for one in objectives] == [True, False]
+    bounds = (Constraint(goal(cost("flops@9")), 3.0),)
+    assert wanted_measures(objectives, bounds) == (cost("flops@9"), cost("layers"))
 
 
 def test_speed_is_tokens_over_the_seconds_of_the_same_blocks() -> None:

@@ -240,7 +240,10 @@ BOUNDS = {
     ),
     "length": OBJECTIVES[1],
     "layers": Objective(
-        "layers", Direction.MINIMIZE, (Measure("cost", "layers"),), (1.0,)
+        "layers",
+        Direction.MINIMIZE,
+        (Measure("cost", "layers", by_item=False),),
+        (1.0,),
     ),
 }
 

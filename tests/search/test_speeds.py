@@ -11,7 +11,9 @@ import pytest
 from support.shaky import ShakyStore
 
 from evomerge.cluster.inprocess import InProcessPool
-from evomerge.core.cost import SPEED_MEASURE, Meter, ModelFacts
+from evomerge.core.cost import SPEED_MEASURE
+from evomerge.core.measures import ModelFacts
+from evomerge.core.meter import Meter
 from evomerge.core.recipes.recipe import Input
 from evomerge.core.study import Budget, Direction, Measure, Objective
 from evomerge.core.trial import TrialState
@@ -51,10 +53,9 @@ def nothing_known(source: Input) -> ModelFacts:
 
 
 def plan() -> Plan:
-    speed = Objective(
-        "speed", Direction.MAXIMIZE, (Measure("cost", "tokens_per_second"),), (1.0,)
-    )
-    meter = Meter(("tokens_per_second",), nothing_known)
+    measure = Measure("cost", "tokens_per_second", by_item=False)
+    speed = Objective("speed", Direction.MAXIMIZE, (measure,), (1.0,))
+    meter = Meter((measure,), nothing_known)
     return replace(SMALL.plan(), objectives=(speed,), meter=meter)
 
 

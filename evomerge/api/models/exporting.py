@@ -17,7 +17,7 @@ from evomerge.api.models.provenance import parents, standing, versions
 from evomerge.api.results.reading import read_bests, repeats_of
 from evomerge.api.staged import found
 from evomerge.checkpoints.costs import lookup_among
-from evomerge.core.cost import Costs, costs_among, is_cost
+from evomerge.core.cost import SPEED_MEASURE, RecipeCosts
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
@@ -195,7 +195,7 @@ def _write(
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     scores = trial.scores or {}
     selected = {o.name: o.value(scores) for o in study.objectives}
-    on_items = [o.name for o in study.objectives if not is_cost(o)]
+    on_items = [o.name for o in study.objectives if o.by_item]
     costs = _costs(case)
     recipe = trial.candidate.recipe
     facts = CardFacts(
@@ -257,8 +257,8 @@ def _costs(case: Case) -> tuple[CostRow, ...]:
     return tuple(
         CostRow.of(
             trial.candidate.label or f"trial {trial.number}",
-            Costs.of(trial.candidate.recipe, lookup),
-            costs_among(trial.scores or {}),
+            RecipeCosts.of(trial.candidate.recipe, lookup),
+            (trial.scores or {}).get(SPEED_MEASURE),
         )
         for trial in (case.trial, *baselines)
     )

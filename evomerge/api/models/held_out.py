@@ -15,7 +15,6 @@ import numpy as np
 
 from evomerge.api.resolving import setup_of
 from evomerge.api.results.reading import REPORT_OPENED
-from evomerge.core.cost import is_cost
 from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, pooled
 from evomerge.core.study import Objective
 from evomerge.core.trial import Trial
@@ -70,12 +69,12 @@ class Judged:
 def judged_on(study: ResolvedStudy) -> tuple[Objective, ...]:
     """Return what candidates are compared by on held-out items.
 
-    A cost is no matter of items. Where every objective is one, the bounds that tasks
+    A cost is no matter of items. Where all objectives are such, the bounds that tasks
     must keep are what can be shown to hold.
     """
     bounded = [constraint.objective for constraint in study.constraints]
-    goals = [goal for goal in study.objectives if not is_cost(goal)]
-    goals = goals or [goal for goal in bounded if not is_cost(goal)]
+    goals = [goal for goal in study.objectives if goal.by_item]
+    goals = goals or [goal for goal in bounded if goal.by_item]
     return tuple({goal.name: goal for goal in goals}.values())
 
 
@@ -103,9 +102,9 @@ def judge(case: Case, cache_dir: Path) -> Judged:
     known = {one.label: one for one in scored} | dict.fromkeys(
         map(_label, same), chosen
     )
-    costs = {_label(one): one.scores or {} for one in (*baselines, *same, trial)}
+    recorded = {_label(one): one.scores or {} for one in (*baselines, *same, trial)}
     rng = np.random.default_rng([stored.seed, trial.number, len(tables)])
-    bounds = held_bounds(study.constraints, chosen, known, costs, rng)
+    bounds = held_bounds(study.constraints, chosen, known, recorded, rng)
     openings = len(store.events(stored.id, REPORT_OPENED))
     return Judged(tables, unscored, openings, bounds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.core.cost import SPEED_MEASURE, is_cost
+from evomerge.core.meter import source_of
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.study import Direction, Measure
 from evomerge.core.survey import ALWAYS, TaskFacts
@@ -100,14 +100,14 @@ class Senses:
         return facts is None or measure.metric in (*facts.senses, *ALWAYS)
 
     def _own(self, measure: Measure) -> Direction | None:
-        if is_cost(measure):
-            is_more = str(measure) == SPEED_MEASURE
+        source = None if measure.by_item else source_of(measure.task)
+        facts = self.facts.get(measure.task)
+        if source is not None:
+            is_more = source.sense(measure.metric)
         elif measure.metric in ALWAYS:
             is_more = False
         else:
-            facts = self.facts.get(measure.task)
-            sense = True if facts is None else facts.senses.get(measure.metric)
-            if sense is None:
-                return None
-            is_more = sense
+            is_more = True if facts is None else facts.senses.get(measure.metric)
+        if is_more is None:
+            return None
         return Direction.MAXIMIZE if is_more else Direction.MINIMIZE

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from evomerge.core.cost import COST, is_cost, parse
+from evomerge.core.meter import SOURCES, source_of
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.study import Constraint, Direction, Measure, Objective
 from evomerge.core.survey import Member, TaskFacts
 from evomerge.core.work import TaskSettings
-from evomerge.errors import RecipeError
+from evomerge.errors import PluginError, RecipeError
 from evomerge.specs.completing.directions import Senses
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.schema.measures import (
@@ -137,10 +137,11 @@ class Measured:
                 "tasks",
                 "expected at least one task, here or from evaluators, got none.",
             )
-        if COST in spec.tasks:
+        for name in SOURCES.keys() & spec.tasks.keys():
             mistakes.add(
-                f"tasks.{COST}",
-                f"expected another name: `{COST}/...` is what a model costs.",
+                f"tasks.{name}",
+                f"expected another name: `{name}/...` is told of models without a "
+                "task.",
             )
         for name, task in spec.tasks.items():
             if task.metric is not None:
@@ -193,11 +194,11 @@ class Measured:
         ]
         if not pairs:
             return None
-        if spec.measure is None and any(is_cost(measure) for measure, _ in pairs):
+        if spec.measure is None and not all(measure.by_item for measure, _ in pairs):
             self._mistakes.add(
                 key,
-                "expected measures of tasks, got a cost; give it an objective with "
-                "`measure`, or a constraint of its own.",
+                "expected measures of tasks, got a cost or the like; give it an "
+                "objective with `measure`, or a constraint of its own.",
             )
         measures = tuple(measure for measure, _ in pairs)
         name = spec.name or (str(measures[0]) if len(pairs) == 1 else "score")
@@ -212,8 +213,12 @@ class Measured:
 
     def _measures(self, text: str, key: str) -> tuple[Measure, ...]:
         task, slash, metric = text.partition("/")
-        if task == COST:
-            return self._cost(metric, key)
+        if task in SOURCES or (
+            task != EVERY_TASK and task.partition(".")[0] not in self._tasks
+        ):
+            told = self._of_candidates(task, metric, key)
+            if told is not None:
+                return told
         names = sorted(self._tasks) if task == EVERY_TASK else [task]
         found = []
         for name in names:
@@ -238,13 +243,19 @@ class Measured:
                 found.append(measure)
         return tuple(found)
 
-    def _cost(self, metric: str, key: str) -> tuple[Measure, ...]:
+    def _of_candidates(
+        self, name: str, metric: str, key: str
+    ) -> tuple[Measure, ...] | None:
+        """Read a measure that needs no task; None if there is no such source."""
         try:
-            parse(metric)
-        except RecipeError as error:
+            source = source_of(name)
+            if source is None:
+                return None
+            source.sense(metric)
+        except (PluginError, RecipeError) as error:
             self._mistakes.add(key, f"{error}")
             return ()
-        return (Measure(COST, metric),)
+        return (Measure(name, metric, by_item=False),)
 
     def _constraint(
         self, spec: ConstraintSpec, key: str, labels: Collection[str]

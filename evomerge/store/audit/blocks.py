@@ -8,7 +8,6 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from evomerge.core.cost import without_costs
 from evomerge.core.digest import digest
 from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, scores_of
 from evomerge.store.tables import rows
@@ -175,5 +174,9 @@ def _agree(
     tasks: list[TaskDescription],
     by_task: Mapping[str, Mapping[str, Outcome]],
 ) -> bool:
-    found = without_costs(mapping("Scores", scores))
-    return found == scores_of(tasks, by_task)
+    wanted = scores_of(tasks, by_task)
+    of_tasks = {measure.partition("/")[0] for measure in wanted}
+    recorded = mapping("Scores", scores)
+    return wanted == {
+        m: v for m, v in recorded.items() if m.partition("/")[0] in of_tasks
+    }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.meter import SOURCES
 from evomerge.specs.mergekit.evolve.schema import EvolveSpec, EvolveTaskSpec
 from evomerge.specs.reading.mistakes import Mistakes
 
@@ -98,7 +99,7 @@ def _metric(written: str) -> str:
 def _key(name: str, taken: Mapping[str, Any]) -> str:
     """Make a task's name in the study from its name in lm-eval."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:56] or "task"
-    if not stem[0].isalpha() or stem == "cost":
+    if not stem[0].isalpha() or stem in SOURCES:
         stem = f"t_{stem}"
     key, count = stem, 1
     while key in taken:
