@@ -24,6 +24,8 @@ CASES: dict[str, tuple[str, int, dict[str, float | str]]] = {
     "ram": ("ram", 3, {"epsilon": 1e-3, "lambda": 0.7}),
     "ram plus": ("ramplus_tl", 2, {"epsilon": 1e-3, "r": 0.5, "alpha": 1.0}),
     "pcb": ("pcb", 3, {"r": 0.2}),
+    "pcb, few win": ("pcb", 3, {"r": 0.01}),
+    "pcb, all may win": ("pcb", 3, {"r": 1.0}),
     "pcb, with the sum": ("pcb", 2, {"inter": "product", "clip": 0.0}),
     "consensus": ("consensus", 3, {"lambda_t": 0.5, "k": 2, "lambda": 0.7}),
     "consensus of ties": (

@@ -9,7 +9,7 @@ end, high end and one over their width, fp32.
 import numpy as np
 from numba import types
 
-from evomerge.merging.constants import NO_WEIGHT
+from evomerge.merging.constants import BLOCK, NO_WEIGHT
 from evomerge.merging.elementary import (
     EXPONENT_BITS,
     LN2_HIGH,
@@ -20,24 +20,43 @@ from evomerge.merging.elementary import (
     SERIES,
     WIDE,
 )
-from evomerge.merging.kernels.entries import deltas_of, put, read, said, total
+from evomerge.merging.kernels.entries import (
+    deltas_of,
+    put,
+    read,
+    said,
+    total,
+    windows,
+)
 from evomerge.merging.kernels.numbers import (
     NO,
     ONE,
+    SIGN,
     ZERO,
     as_bits,
     as_float,
     compiled,
     inlined,
     inner,
+    larger,
     load,
+    store,
     u32,
+    unfolded,
 )
 
 _LOG2_E, _MOST = np.float32(LOG2_E), np.float32(MOST)
 _HIGH, _LOW = np.float32(LN2_HIGH), np.float32(LN2_LOW)
 _SHIFT = np.uint32(EXPONENT_BITS)
 _NO_WEIGHT = np.float32(NO_WEIGHT)
+_BLOCK = 4 * BLOCK
+"""Entries of which those that may win are gathered: enough of them to go round."""
+_MOST_AHEAD = 4
+"""Blocks in which nothing is told beforehand after several where it did not help."""
+_UNIT = np.float32(1 << EXPONENT_BITS)
+_BITS_OF_ONE = np.float32(0x3F800000)
+_MOST_TURN, _LEAST_TURN = np.float32(0.88), np.float32(0.12)
+"""Half of the sum and of the difference of one and 0.76."""
 
 
 def _numbers(parts):
@@ -95,9 +114,10 @@ def _part(value, ends):
 
 
 @inner(forceinline=True)
-def _sign(value):
-    up = ONE if value > ZERO else ZERO
-    return up - (ONE if value < ZERO else ZERO)
+def _signed(size, value):
+    """Return a size with the sign of a value; zero for zero."""
+    found = as_float(u32(as_bits(size) | u32(as_bits(value) & SIGN)))
+    return found if abs(value) > ZERO else ZERO
 
 
 @inlined
@@ -106,7 +126,7 @@ def _normals(deltas, sizes):
     if len(deltas) == 0:
         return lambda deltas, sizes: ()
     return lambda deltas, sizes: (
-        _part(abs(deltas[0]), sizes[0]) * _sign(deltas[0]),
+        _signed(_part(abs(deltas[0]), sizes[0]), deltas[0]),
         *_normals(deltas[1:], sizes[1:]),
     )
 
@@ -160,7 +180,7 @@ def _taken(deltas, sizes, weights, won):
     def more(deltas, sizes, weights, won):
         before = _taken(deltas[:-1], sizes[:-1], weights[:-1], won[:-1])
         low, high, _ = sizes[-1]
-        size = clamped(abs(deltas[-1]), low, high) * _sign(deltas[-1])
+        size = _signed(clamped(abs(deltas[-1]), low, high), deltas[-1])
         return before + size * weights[-1] * won[-1]
 
     return more
@@ -175,19 +195,7 @@ def _own(deltas, normals, pairwise):
 
 
 @compiled
-def compete(arrays, sizes, ranges, weights, pairwise):
-    """Average every entry by what its differences win.
-
-    Args:
-        arrays: Inputs, a tuple; base; and result.
-        sizes: Per input the range that the sizes of its differences are brought to.
-        ranges: Per input the range of the scores that count.
-        weights: fp32, one per input.
-        pairwise: None if inputs compete with the sum of all.
-
-    Returns:
-        The bits of the largest size written, or more; see ``elementwise``.
-    """
+def _compete(arrays, sizes, ranges, weights, pairwise):
     xs, base, out = arrays
     n = np.float32(len(xs))
     found = (NO, NO)
@@ -200,7 +208,157 @@ def compete(arrays, sizes, ranges, weights, pairwise):
         under = under if under > _NO_WEIGHT else _NO_WEIGHT
         taken = _taken(deltas, sizes, weights, won) / under
         found = put(out, i, taken + z, found)
-    return said(found)
+    return found
+
+
+@inlined
+def _sizes_of(values):
+    if len(values) == 0:
+        return lambda values: ()
+    return lambda values: (abs(values[0]), *_sizes_of(values[1:]))
+
+
+@inlined
+def _most_agreement(deltas, normals, pairwise):
+    """Return, for each input, at least as much as how well others agree with it.
+
+    Up to one a tangent lies between 0.76 times its angle and the angle; so it does
+    where others are seen by their sum, which is never more than the angle.
+    """
+    if not isinstance(pairwise, types.NoneType):
+
+        def each(deltas, normals, pairwise):
+            with_sign = _MOST_TURN * total(normals)
+            without = _LEAST_TURN * total(_sizes_of(normals))
+            return _products(normals, with_sign, without)
+
+        return each
+    return lambda deltas, normals, pairwise: _products(deltas, total(deltas), ZERO)
+
+
+@inlined
+def _products(values, with_sign, without):
+    if len(values) == 0:
+        return lambda values, with_sign, without: ()
+    return lambda values, with_sign, without: (
+        values[0] * with_sign + abs(values[0]) * without,
+        *_products(values[1:], with_sign, without),
+    )
+
+
+@inlined
+def _may_win(normals, agreement, growth, edges):
+    """Tell whether an input's score may be above its edge."""
+    if len(normals) == 0:
+        return lambda normals, agreement, growth, edges: False
+
+    def more(normals, agreement, growth, edges):
+        before = _may_win(normals[1:], agreement[1:], growth, edges[1:])
+        # The bits of a power of two, read off between the whole ones on a straight
+        # line, which runs above the curve.
+        bits = np.int32(normals[0] * normals[0] * growth + _BITS_OF_ONE)
+        most = agreement[0] if agreement[0] > ZERO else ZERO
+        return before | (as_float(np.uint32(bits)) * most > edges[0])
+
+    return more
+
+
+@compiled
+def _mark(arrays, sizes, edges, pairwise, marks):
+    """Write the base; mark the entries that an input may win."""
+    xs, base, out = arrays
+    growth = np.float32(len(xs)) * _LOG2_E * _UNIT
+    found = (NO, NO)
+    for i in range(len(out)):
+        z, deltas, found = read(xs, base, i, found)
+        normals = _normals(deltas, sizes)
+        agreement = _most_agreement(deltas, normals, pairwise)
+        marks[i] = _may_win(normals, agreement, growth, edges)
+        found = put(out, i, ZERO + z, found)
+    return found
+
+
+@compiled
+def _marked(marks, places):
+    """Write the places of marks; return how many there are."""
+    count = 0
+    for i in range(len(marks)):
+        places[count] = i
+        count += marks[i]
+    return count
+
+
+@unfolded
+def _rows(xs, space):
+    if len(xs) == 0:
+        return lambda xs, space: ()
+    return lambda xs, space: (space[0], *_rows(xs[1:], space[1:]))
+
+
+@unfolded
+def _gather(xs, places, into):
+    """Read some entries of every input."""
+    if len(xs) == 0:
+        return lambda xs, places, into: None
+
+    def more(xs, places, into):
+        x, row = xs[0], into[0]
+        for k in range(len(places)):
+            row[k] = load(x, places[k])
+        _gather(xs[1:], places, into[1:])
+
+    return more
+
+
+@compiled
+def compete(arrays, sizes, ranges, weights, how):
+    """Average every entry by what its differences win.
+
+    Few entries win anything. Whether one may is told from a bound that takes no
+    exponential and no tangent; those that may are gathered, and only they compete.
+
+    Args:
+        arrays: Inputs, a tuple; base; and result.
+        sizes: Per input the range that the sizes of its differences are brought to.
+        ranges: Per input the range of the scores that count.
+        weights: fp32, one per input.
+        how: What a bound on each input's score must be above, fp32; and None if inputs
+            compete with the sum of all.
+
+    Returns:
+        The bits of the largest size written, or more; see ``elementwise``.
+    """
+    edges, pairwise = how
+    xs, _, out = arrays
+    most, widest = NO, NO
+    marks, places = np.empty(_BLOCK, np.bool_), np.empty(_BLOCK + 1, np.int32)
+    space = np.empty((len(xs) + 2, _BLOCK), np.float32)
+    ahead, patience = 0, 1
+    for low in range(0, len(out), _BLOCK):
+        part = windows(arrays, low, min(low + _BLOCK, len(out)))
+        n = len(part[2])
+        number = n
+        if ahead == 0:
+            found = _mark(part, sizes, edges, pairwise, marks[:n])
+            most, widest = larger(most, found[0]), larger(widest, found[1])
+            number = _marked(marks[:n], places)
+            # Where many may win in one block, many may in the next ones, too.
+            patience = min(2 * patience, _MOST_AHEAD) if number > n // 2 else 1
+            ahead = patience
+        ahead -= 1
+        if number > n // 2:
+            found = _compete(part, sizes, ranges, weights, pairwise)
+            most, widest = larger(most, found[0]), larger(widest, found[1])
+        elif number > 0:
+            chosen = places[:number]
+            some = windows((_rows(xs, space), space[-2], space[-1]), 0, number)
+            _gather(part[0], chosen, some[0])
+            _gather((part[1],), chosen, (some[1],))
+            found = _compete(some, sizes, ranges, weights, pairwise)
+            most = larger(most, found[0])
+            for k in range(number):
+                store(part[2], chosen[k], some[2][k])
+    return said((most, widest))
 
 
 @compiled
@@ -222,6 +380,6 @@ def scores(arrays, sizes, mine, pairwise, out):
         deltas = deltas_of(xs, i, z)
         normals = _normals(deltas, sizes)
         delta = load(x, i) - z
-        normal = _part(abs(delta), size) * _sign(delta)
+        normal = _signed(_part(abs(delta), size), delta)
         (own,) = _own((delta,), (normal,), pairwise)
         out[i] = _score(own, normal, _against(deltas, normals, pairwise), n)

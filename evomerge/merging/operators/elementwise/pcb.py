@@ -30,6 +30,10 @@ _MOST = 88.0
 """Exponentials of more are no fp32 numbers; it takes as many inputs."""
 _NO_WIDTH = 1e-37
 """A range of less is a point: nothing is divided by it."""
+_FAINT, _LARGE = 1e-30, 1e38
+"""Between them rounding is relative."""
+_SURE = 0.99
+"""All roundings of a score and of a bound on it come to less than the rest of one."""
 
 Ends = tuple[np.float32, np.float32, np.float32]
 """A range as compiled code knows it: low, high, and one over the width."""
@@ -68,6 +72,13 @@ class _Range:
     def part(self, values: torch.Tensor) -> torch.Tensor:
         """Map the range to [0, 1], in place; to zero if it is a point."""
         return values.clamp_(self.low, self.high).sub_(self.low).mul_(self.factor)
+
+    @property
+    def edge(self) -> np.float32:
+        """What a bound on a score that counts is above, whatever is rounded."""
+        if self.factor == 0.0:
+            return np.float32(np.inf)
+        return np.float32(self.low * _SURE if self.low > _FAINT else -1.0)
 
     @property
     def ends(self) -> Ends:
@@ -143,7 +154,20 @@ class _Contest:
 
         scores = tuple(one.ends for one in ranges)
         weights = tuple(np.float32(factor) for factor in factors)
-        return int(compete(part, self._ends_of_sizes, scores, weights, self._kind))
+        how = self._edges(ranges, factors), self._kind
+        return int(compete(part, self._ends_of_sizes, scores, weights, how))
+
+    def _edges(
+        self, ranges: Sequence[_Range], factors: Sequence[float]
+    ) -> tuple[np.float32, ...]:
+        """Return what a bound on a score is above wherever it wins a weight."""
+        grown = max(
+            abs(factor) * size.high
+            for factor, size in zip(factors, self._sizes, strict=True)
+        )
+        if grown > _LARGE:  # what wins nothing may still be infinite
+            return (np.float32(-1.0),) * len(ranges)
+        return tuple(one.edge for one in ranges)
 
     @property
     def _ends_of_sizes(self) -> tuple[Ends, ...]:
