@@ -22,17 +22,10 @@ from evomerge.core.study import Direction, Objective
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 from evomerge.export.heat_map import Heat, heat_map
+from evomerge.export.intervals import Estimate, difference, estimate
 from evomerge.export.item_scores import ItemScores
-from evomerge.export.report import Contender, scores_on, value_on
-from evomerge.export.stats import (
-    Estimate,
-    Verdict,
-    best_of_many,
-    compare,
-    holm,
-    swap_test,
-    verdict,
-)
+from evomerge.export.report import Contender, scores_on
+from evomerge.export.stats import Verdict, best_of_many, holm, swap_test, verdict
 from evomerge.specs.studies.restored import restore
 from evomerge.store.base import Store, StoredStudy
 
@@ -263,7 +256,7 @@ def _looked_at(
         raise ExportError(f"{label} of {stored.name!r} cannot be scored: {why}")
     plain, *others = (scores_on(goal, one) for one in answered)
     rng = np.random.default_rng([stored.seed, len(trials)])
-    pairs = [compare(goal, other, plain, rng) for other in others]
+    pairs = [difference(goal, other, plain, rng) for other in others]
     p_values = [swap_test(goal, other, plain, rng) for other in others]
     mine = {trial.number for trial in trials}
     earlier = [
@@ -276,8 +269,8 @@ def _looked_at(
         store.add_event(stored.id, COMPARED, {"trial": trial.number, "p_values": [p]})
     adjusted = holm([*p_values, *earlier])
     held = [
-        HeldOut(pair.mine, pair.difference, p, q, verdict(goal, pair, q))
-        for pair, p, q in zip(pairs, p_values, adjusted, strict=False)
+        HeldOut(other.value(goal), pair, p, q, verdict(goal, pair, q))
+        for other, pair, p, q in zip(others, pairs, p_values, adjusted, strict=False)
     ]
     blocks = [
         replace(block, held_out=one)
@@ -286,7 +279,7 @@ def _looked_at(
     return replace(
         found,
         blocks=(*blocks, *found.blocks[len(blocks) :]),
-        held_out=value_on(goal, plain, rng),
+        held_out=estimate(goal, plain, rng),
         n_held_out=sum(map(len, plain.items.values())),
         openings=len(store.events(stored.id, REPORT_OPENED)),
     )

@@ -172,6 +172,8 @@ def _print_search(found: api.Scan, top: int) -> None:
 
 
 def _print_held_out(found: api.Scan) -> None:
+    from evomerge.export.markup import p_value
+
     plain = found.held_out
     assert plain is not None
     looked = [(b.name, b.held_out) for b in found.blocks if b.held_out is not None]
@@ -185,7 +187,7 @@ def _print_held_out(found: api.Scan) -> None:
                 one.value,
                 f"{one.difference.value:+.3f} "
                 f"[{one.difference.low:+.3f}, {one.difference.high:+.3f}]",
-                f"{one.adjusted:.4f}",
+                p_value(one.adjusted, one.p_value),
                 str(one.verdict),
             )
             for block, one in looked
@@ -193,5 +195,6 @@ def _print_held_out(found: api.Scan) -> None:
     )
     click.echo(
         f"The held-out items have been opened {counted(found.openings, 'time')}. "
-        "p-values are Holm-adjusted over all comparisons."
+        "p-values are Holm-adjusted over all comparisons; with ≤, the least a test "
+        "can give."
     )

@@ -10,8 +10,8 @@ from evomerge import api
 from evomerge.cli.tables import counted, print_table
 
 if TYPE_CHECKING:
+    from evomerge.export.intervals import Estimate
     from evomerge.export.report import BaselineTable
-    from evomerge.export.stats import Estimate
 
 
 def print_baselines(done: api.Exported) -> None:
@@ -30,7 +30,8 @@ def print_baselines(done: api.Exported) -> None:
         click.echo(f"{label} could not be scored: {reason}")
     click.echo(
         f"The held-out items have been opened {counted(done.openings, 'time')}. "
-        "p-values are Holm-adjusted over all comparisons."
+        "p-values are Holm-adjusted over all comparisons; with ≤, the least a test "
+        "can give."
     )
 
 
@@ -79,6 +80,8 @@ def _headings(measures: list[str]) -> list[str]:
 
 
 def _row(table: BaselineTable, index: int, measures: list[str]) -> tuple[str, ...]:
+    from evomerge.export.markup import p_value
+
     row = table.rows[index]
     means = [f"{row.means[measure].value:.3f}" for measure in measures]
     against = row.against
@@ -89,7 +92,7 @@ def _row(table: BaselineTable, index: int, measures: list[str]) -> tuple[str, ..
         _interval(row.value),
         *means,
         _interval(against.difference),
-        f"{against.adjusted:.2g}",
+        p_value(against.adjusted, against.p_value),
         str(against.verdict),
     )
 

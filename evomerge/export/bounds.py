@@ -13,9 +13,9 @@ from enum import StrEnum
 import numpy as np
 
 from evomerge.core.study import Constraint, Direction
+from evomerge.export.intervals import Estimate, difference, estimate
 from evomerge.export.markup import interval, markdown, number, table
-from evomerge.export.report import Contender, scores_on, value_on
-from evomerge.export.stats import Estimate, compare
+from evomerge.export.report import Contender, scores_on
 
 
 class Kept(StrEnum):
@@ -120,11 +120,11 @@ def _on_items(
     objective = constraint.objective
     mine = scores_on(objective, chosen)
     if constraint.relative_to is None:
-        return value_on(objective, mine, rng)
+        return estimate(objective, mine, rng)
     baseline = baselines.get(constraint.relative_to)
     if baseline is None:
         return None
-    return compare(objective, mine, scores_on(objective, baseline), rng).difference
+    return difference(objective, mine, scores_on(objective, baseline), rng)
 
 
 def bounds_section(bounds: Sequence[HeldBound]) -> list[str]:

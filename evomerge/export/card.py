@@ -138,12 +138,12 @@ def _worth(facts: CardFacts) -> list[str]:
     for one in facts.tables:
         parts += _objective(one, facts.search)
     parts.append(
-        "Differences are paired over items. Intervals hold with 95 % confidence "
-        "(bootstrap over items, stratified by task; Wilson's for shares). p comes from "
-        "swapping the two models' answers item by item, corrected by Holm's method for "
-        "all comparisons made here and at earlier openings of the held-out items. A "
-        "gain or loss is claimed only where p is below 0.05 and the interval leaves "
-        "out 0."
+        "Differences are paired over items. Intervals hold with 95 % confidence, also "
+        "where several tasks are about equally bad. p comes from swapping the two "
+        "models' answers item by item, corrected by Holm's method for all comparisons "
+        "made here and at earlier openings of the held-out items; one with ≤ is the "
+        "smallest that the test can give. A gain or loss is claimed only where p is "
+        "below 0.05 and the interval leaves out 0."
     )
     if facts.search is not None:
         times = (
@@ -222,7 +222,7 @@ def _baseline(row: Row) -> tuple[str, ...]:
         markdown(row.label),
         interval(row.value),
         interval(against.difference, sign=True),
-        p_value(against.adjusted),
+        p_value(against.adjusted, against.p_value),
         said if against.verdict is Verdict.NONE else f"**{said}**",
         shares,
     )

@@ -12,7 +12,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from evomerge.export.stats import Estimate
+from evomerge.export.intervals import Estimate
+from evomerge.export.stats import FLOOR
 
 _LONGEST = 200
 _MARKS = re.compile(
@@ -95,6 +96,8 @@ def _minus(text: str) -> str:
     return text.lstrip("+-") if is_zero else text.replace("-", "−")
 
 
-def p_value(value: float) -> str:
-    """Write a p-value; a very small one as a bound."""
+def p_value(value: float, raw: float) -> str:
+    """Write a p-value, adjusted and as it was; at the floor of its test as a bound."""
+    if raw <= FLOOR:
+        return f"≤ {value:.4f}"
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"

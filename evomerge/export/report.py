@@ -2,9 +2,8 @@
 
 Everything is paired: all candidates answered the same items. Several comparisons are
 made, over baselines, objectives and earlier openings of the same items, so p-values are
-adjusted over all of them (Holm 1979). Intervals come from the bootstrap, p-values from
-swapping answers: where only a handful of items tell two candidates apart, a bootstrap
-p-value claims too much.
+adjusted over all of them (Holm 1979). They come from swapping answers: where only a
+handful of items tell two candidates apart, those of an interval claim too much.
 """
 
 from __future__ import annotations
@@ -17,18 +16,9 @@ import numpy as np
 from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Measure, Objective
 from evomerge.errors import ExportError
-from evomerge.export.item_scores import Floats, ItemScores
-from evomerge.export.stats import (
-    Comparison,
-    Estimate,
-    Verdict,
-    compare,
-    estimate,
-    holm,
-    swap_test,
-    verdict,
-    wilson,
-)
+from evomerge.export.intervals import Estimate, difference, estimate, wilson
+from evomerge.export.item_scores import ItemScores
+from evomerge.export.stats import Verdict, holm, swap_test, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +150,20 @@ def _table(
     for baseline in baselines:
         theirs = scores_on(objective, baseline)
         try:
-            comparison = compare(objective, mine, theirs, rng)
+            apart = difference(objective, mine, theirs, rng)
         except ValueError as error:
             raise ExportError(
                 f"{baseline.label!r} cannot be compared with {chosen.label!r}: {error}"
             ) from error
         p = swap_test(objective, mine, theirs, rng)
-        against = Against(comparison.difference, p, p, Verdict.NONE)
+        against = Against(apart, p, p, Verdict.NONE)
         rows.append(replace(_row(objective, baseline, theirs, rng), against=against))
     n_items = sum(len(ids) for ids in mine.items.values())
     return BaselineTable(objective, tuple(rows), n_items)
 
 
 def _judged(objective: Objective, against: Against, adjusted: float) -> Against:
-    # Only the difference of the comparison is read, the p-value is the adjusted one.
-    comparison = Comparison(against.difference, against.p_value, 0.0, 0.0, 0)
-    said = verdict(objective, comparison, adjusted)
+    said = verdict(objective, against.difference, adjusted)
     return replace(against, adjusted=adjusted, verdict=said)
 
 
@@ -200,7 +188,7 @@ def _row(
     answers = [o for task in scores.items for o in contender.outcomes[task]]
     return Row(
         label=contender.label,
-        value=value_on(objective, scores, rng),
+        value=estimate(objective, scores, rng),
         means={
             str(measure): _mean(objective, measure, scores, rng)
             for measure in objective.measures
@@ -209,31 +197,11 @@ def _row(
     )
 
 
-def value_on(
-    objective: Objective, scores: ItemScores, rng: np.random.Generator
-) -> Estimate:
-    """Return a contender's objective with its 95 % interval."""
-    if len(objective.measures) == 1 and not objective.worst:
-        return _mean(objective, objective.measures[0], scores, rng)
-    return estimate(objective, scores, rng)
-
-
 def _mean(
     objective: Objective,
     measure: Measure,
     scores: ItemScores,
     rng: np.random.Generator,
 ) -> Estimate:
-    """Average one measure; a share of right answers gets Wilson's interval.
-
-    The bootstrap would claim certainty where all answers agree.
-    """
-    column = scores.columns[str(measure)]
-    if _is_binary(column):
-        return wilson(int(column.sum()), len(column))
     alone = Objective(str(measure), objective.direction, (measure,), (1.0,))
     return estimate(alone, scores, rng)
-
-
-def _is_binary(column: Floats) -> bool:
-    return bool(np.isin(column, (0.0, 1.0)).all())

@@ -122,18 +122,14 @@ def _measure(
 ) -> MeasureRow:
     import numpy as np
 
+    from evomerge.export.intervals import estimate
     from evomerge.export.item_scores import ItemScores
-    from evomerge.export.stats import estimate, wilson
 
     measure = Measure(task.manifest.task, metric)
     goal = Objective(str(measure), Direction.MAXIMIZE, (measure,), (1.0,))
     scores = ItemScores.of(goal, {measure.task: scored})
-    (column,) = scores.columns.values()
-    if np.isin(column, (0.0, 1.0)).all():
-        said = wilson(int(column.sum()), len(column))
-    else:
-        said = estimate(goal, scores, np.random.default_rng(0))
-    return MeasureRow(str(measure), said.value, said.low, said.high, len(column))
+    said = estimate(goal, scores, np.random.default_rng(0))
+    return MeasureRow(str(measure), said.value, said.low, said.high, len(scored))
 
 
 def _mergekit(
