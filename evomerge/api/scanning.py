@@ -15,16 +15,15 @@ import numpy as np
 
 from evomerge.api.housekeeping import opened_study
 from evomerge.api.models.held_out import COMPARED, Case, answers
+from evomerge.api.results.alike import search_scores
 from evomerge.api.results.reading import REPORT_OPENED, goals_of
 from evomerge.caches import cache_dir as user_cache
-from evomerge.core.scoring_protocol import ItemRole, pooled
 from evomerge.core.study import Direction, Objective
 from evomerge.core.trial import Trial, TrialState
 from evomerge.errors import ExportError
 from evomerge.export.heat_map import Heat, heat_map
 from evomerge.export.intervals import Estimate, difference, estimate
-from evomerge.export.item_scores import ItemScores
-from evomerge.export.report import Contender, scores_on
+from evomerge.export.report import scores_on
 from evomerge.export.stats import Verdict, best_of_many, holm, swap_test, verdict
 from evomerge.specs.studies.restored import restore
 from evomerge.store.base import Store, StoredStudy
@@ -207,8 +206,11 @@ def _compared(
     unchanged: Trial,
     ran: Mapping[tuple[int, int], Trial],
 ) -> Scan:
-    reference = _on_search_items(store, stored, goal, unchanged)
-    scores = [_on_search_items(store, stored, goal, t) for t in ran.values()]
+    tasks = store.tasks(stored.id) or ()
+    reference, *scores = (
+        search_scores(store, tasks, goal, trial.candidate.recipe.digest)
+        for trial in (unchanged, *ran.values())
+    )
     rng = np.random.default_rng([stored.seed, len(ran)])
     corrected = best_of_many(goal, scores, reference, rng)
     base = reference.value(goal)
@@ -228,21 +230,6 @@ def _compared(
         unchanged=base,
         blocks=tuple(blocks),
     )
-
-
-def _on_search_items(
-    store: Store, stored: StoredStudy, goal: Objective, trial: Trial
-) -> ItemScores:
-    tasks = store.tasks(stored.id) or ()
-    digests = {task.protocol.digest for task in tasks}
-    known = store.outcomes_under(trial.candidate.recipe.digest, digests)
-    outcomes = {}
-    for task in tasks:
-        ids = task.manifest.ids_of(ItemRole.SEARCH)
-        scored = known[task.protocol.digest]
-        outcomes[task.manifest.task] = [scored[i] for i in ids if i in scored]
-    label = f"trial {trial.number}"
-    return scores_on(goal, Contender(label, {**outcomes, **pooled(tasks, outcomes)}))
 
 
 def _looked_at(

@@ -26,6 +26,18 @@ def print_baselines(done: api.Exported) -> None:
             ("", name, *_headings(measures), "difference", "p", "verdict"),
             [_row(table, index, measures) for index in range(len(table.rows))],
         )
+        if name in done.gaps:
+            click.echo(
+                f"Winner's gap: {done.gaps[name]:+.3f} (search items minus held-out "
+                "ones, less the mean of the same over the others)."
+            )
+    for name, others in done.alike.items():
+        if others:
+            few = ", ".join(map(str, others[:10])) + (", ..." if others[10:] else "")
+            click.echo(
+                f"On {name}, search items do not tell it from "
+                f"{counted(len(others), 'other trial')}: {few}."
+            )
     for label, reason in done.unscored.items():
         click.echo(f"{label} could not be scored: {reason}")
     click.echo(

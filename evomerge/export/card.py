@@ -7,7 +7,7 @@ same text; nothing is looked up and no clock is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evomerge.core.flow.size import SpaceSize
@@ -28,6 +28,7 @@ from evomerge.export.tables import CostRow, Tensors, cost_table, recipe_table
 from evomerge.store.base import Usage
 
 _LARGEST_RECIPE = 60_000  # characters; beyond, the card points to recipe.json
+_FEW = 10  # candidates that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Search:
         trial: The trial's number.
         used: What the whole search cost.
         selected: Objective to the trial's value on the items it was selected on.
+        alike: Objective to the other candidates that the search's items do not tell
+            from this one, by number.
         openings: How often the held-out items were scored, this time included.
         strategy: Who proposed the candidates.
         size: Of the space, if it is known.
@@ -53,6 +56,7 @@ class Search:
     strategy: str | None = None
     size: SpaceSize | None = None
     repeats: Repeats | None = None
+    alike: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,14 @@ def _objective(judged: BaselineTable, search: Search | None) -> list[str]:
             f"{number(search.selected[objective.name])}; that number is flattered by "
             "the selection and is no evidence."
         )
+        if judged.gap is not None:
+            parts.append(
+                "The winner's gap, its value there minus that on held-out items, less "
+                "the mean of the same over the models it is compared with, is "
+                f"{number(judged.gap, sign=True)}."
+            )
+        if others := search.alike.get(objective.name, ()):
+            parts.append(_alike(others))
     if len(objective.measures) > 1:
         names = [str(measure) for measure in objective.measures]
         rows = [
@@ -196,6 +208,15 @@ def _objective(judged: BaselineTable, search: Search | None) -> list[str]:
         parts.append(table(columns, rows, is_numeric=True))
     parts += _truncation(judged)
     return parts
+
+
+def _alike(others: Sequence[int]) -> str:
+    few = ", ".join(map(str, others[:_FEW]))
+    more = f" and {len(others) - _FEW} more" if len(others) > _FEW else ""
+    return (
+        "The search's items do not tell it from "
+        f"{'trial' if len(others) == 1 else 'trials'} {few}{more}."
+    )
 
 
 def _made_of(judged: BaselineTable) -> str:

@@ -85,9 +85,9 @@ def interval(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def number(value: float) -> str:
+def number(value: float, *, sign: bool = False) -> str:
     """Write a number with four digits."""
-    return _minus(f"{value:.4g}")
+    return _minus(format(value, "+.4g" if sign else ".4g"))
 
 
 def _minus(text: str) -> str:

@@ -8,8 +8,10 @@ handful of items tell two candidates apart, those of an interval claim too much.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -60,6 +62,7 @@ class Row:
         means: Measure name to its mean with its 95 % interval.
         truncated: Share of answers that ran into the token limit, over the
             objective's tasks.
+        searched: The objective on the items of the search; None if it is not known.
         against: The paired comparison; None in the chosen candidate's own row.
     """
 
@@ -67,6 +70,7 @@ class Row:
     value: Estimate
     means: Mapping[str, Estimate]
     truncated: Estimate
+    searched: float | None = None
     against: Against | None = None
 
 
@@ -87,6 +91,19 @@ class BaselineTable:
         """The row of the candidate all others are compared with."""
         return self.rows[0]
 
+    @property
+    def gap(self) -> float | None:
+        """How much of the chosen value was the luck of being selected.
+
+        Its value on the items of the search minus that on held-out items, less the mean
+        of the same over the baselines, which nobody selected: so items that happen to
+        be harder count for nothing. None where a part is not known.
+        """
+        gaps = [r.searched - r.value.value for r in self.rows if r.searched is not None]
+        if self.chosen.searched is None or len(gaps) < 2:
+            return None
+        return gaps[0] - math.fsum(gaps[1:]) / (len(gaps) - 1)
+
 
 def baseline_tables(
     objectives: Sequence[Objective],
@@ -94,6 +111,7 @@ def baseline_tables(
     baselines: Sequence[Contender],
     rng: np.random.Generator,
     earlier_p_values: Sequence[float] = (),
+    searched: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> tuple[BaselineTable, ...]:
     """Compare a candidate with baselines, a table for each objective.
 
@@ -104,6 +122,7 @@ def baseline_tables(
         rng: Decides the bootstrap's resamples.
         earlier_p_values: Unadjusted p-values of comparisons made when the same held-out
             items were opened before; they belong to the family that Holm corrects.
+        searched: Label to scores on the items of the search, ``task/metric`` to mean.
 
     Raises:
         ExportError: A candidate lacks a task or metric, or was scored on other items
@@ -112,7 +131,9 @@ def baseline_tables(
     labels = [contender.label for contender in (chosen, *baselines)]
     if len(set(labels)) != len(labels):
         raise ExportError(f"Candidates of one table need different labels: {labels}.")
-    tables = [_table(o, chosen, baselines, rng) for o in objectives]
+    tables = [
+        _searched(_table(o, chosen, baselines, rng), searched) for o in objectives
+    ]
     made = [row.against.p_value for t in tables for row in t.rows if row.against]
     adjusted = iter(holm([*made, *earlier_p_values]))
     return tuple(
@@ -130,6 +151,20 @@ def baseline_tables(
         )
         for table in tables
     )
+
+
+def _searched(
+    table: BaselineTable, searched: Mapping[str, Mapping[str, float]]
+) -> BaselineTable:
+    goal = table.objective
+    names = {str(measure) for measure in goal.measures}
+    known = {
+        label: goal.value(scores)
+        for label, scores in searched.items()
+        if names <= scores.keys()
+    }
+    rows = (replace(row, searched=known.get(row.label)) for row in table.rows)
+    return replace(table, rows=tuple(rows))
 
 
 def p_values(tables: Sequence[BaselineTable]) -> tuple[float, ...]:

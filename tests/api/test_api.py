@@ -251,7 +251,32 @@ def test_export_counts_openings_and_reuses_what_is_known(
     (table,) = first.rivals
     assert table.rows[0].label == "trial 5"
     assert {row.label for row in table.rows[1:]} == {"base", "ja", "math", "uniform"}
-    assert first.selected == {"score": api.trials("mine", db=db)[5].values["score"]}
+    trials = {
+        row.label or f"trial {row.number}": row for row in api.trials("mine", db=db)
+    }
+    assert first.selected == {"score": trials["trial 5"].values["score"]}
+    gaps = [trials[r.label].values["score"] - r.value.value for r in table.rows]
+    assert first.gaps == {"score": pytest.approx(gaps[0] - sum(gaps[1:]) / 4)}
+
+
+def test_an_export_names_the_candidates_that_the_search_does_not_tell_from_it(
+    study, db, where, tmp_path: Path
+) -> None:
+    api.search(api.prepare(study, db=db, where=where))
+    wanted = api.Export(5, tmp_path / "a", is_scored=False)
+    done = api.export("mine", wanted, db=db, cache_dir=where.cache_dir)
+    assert done.gaps == {}
+    every = {row.number: row for row in api.trials("mine", db=db)}
+    apart = {
+        n: abs(row.values["score"] - every[5].values["score"])
+        for n, row in every.items()
+        if row.generation > 0 and row.recipe != every[5].recipe
+    }
+    (found,) = done.alike.values()
+    assert set(found) <= set(apart)
+    others = set(apart) - set(found)
+    closest = min((apart[n] for n in others), default=1.0)
+    assert all(apart[n] < closest + 0.1 for n in found)  # those that are near
 
 
 def test_a_baseline_that_cannot_be_scored_is_named_and_the_export_is_written(

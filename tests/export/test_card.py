@@ -84,6 +84,11 @@ def compared():
             contender("uniform blend", {"math": 0.55, "ja": 0.5}, 30, truncated=2),
         ],
         np.random.default_rng(0),
+        searched={
+            "trial 41": {"math/exact_match": 0.66, "ja/exact_match": 0.58},
+            "parent math": {"math/exact_match": 0.61, "ja/exact_match": 0.1},
+            "uniform blend": {"math/exact_match": 0.57, "ja/exact_match": 0.48},
+        },
     )
 
 
@@ -100,7 +105,14 @@ def facts(names=("math", "ja"), study="demo", baseline="uniform blend"):
             Parent(names[1], "4567ef01"),
         ),
         tables=tables,
-        search=Search(study, 41, Usage(320, 51200, 1834.4), {"balanced": 0.93}, 2),
+        search=Search(
+            study,
+            41,
+            Usage(320, 51200, 1834.4),
+            {"balanced": 0.93},
+            2,
+            alike={"balanced": tuple(range(30, 41))},
+        ),
         versions={"evomerge": "0.1.0", "vllm": "0.32.0"},
     )
 

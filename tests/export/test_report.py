@@ -137,3 +137,21 @@ def test_a_missing_metric_or_task_is_refused_by_name():
 def test_equal_labels_are_refused():
     with pytest.raises(ExportError, match="different labels"):
         tables([ACC], contender("x", 0.5), [contender("x", 0.4)])
+
+
+def test_the_winners_gap_is_less_what_items_are_harder_for_all():
+    mine = contender("mine", 0.6)
+    others = [contender("math", 0.5), contender("ja", 0.4)]
+    searched = {"mine": {"t/acc": 0.7}, "math": {"t/acc": 0.53}, "ja": {"t/acc": 0.41}}
+    rng = np.random.default_rng(0)
+    (table,) = baseline_tables([ACC], mine, others, rng, searched=searched)
+    assert table.gap == pytest.approx(0.1 - (0.03 + 0.01) / 2)
+
+
+def test_there_is_no_gap_where_a_part_of_it_is_not_known():
+    mine, other = contender("mine", 0.6), contender("math", 0.5)
+    rng = np.random.default_rng(0)
+    (table,) = baseline_tables(
+        [ACC], mine, [other], rng, searched={"mine": {"t/acc": 0.7}}
+    )
+    assert table.gap is None

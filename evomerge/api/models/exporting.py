@@ -6,20 +6,22 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.api.means import Progress
 from evomerge.api.models.held_out import Case, Judged, judge, judged_on
 from evomerge.api.models.provenance import parents, standing, versions
+from evomerge.api.results.alike import alike
 from evomerge.api.results.reading import read_bests, repeats_of
 from evomerge.api.staged import found
 from evomerge.checkpoints.costs import lookup_among
 from evomerge.core.cost import SPEED_MEASURE, RecipeCosts
 from evomerge.core.flow.size import SpaceSize
-from evomerge.core.trial import Trial, TrialState
+from evomerge.core.study import Objective
+from evomerge.core.trial import Record, Trial, TrialState
 from evomerge.errors import ExportError
 from evomerge.export.bounds import HeldBound
 from evomerge.export.card import CardFacts, Search
@@ -71,6 +73,8 @@ class Exported:
         standing: What it was before the search, if it is none of its finds.
         openings: How often the held-out items have been scored, this time included.
         unscored: Label of each baseline that could not be scored, to the reason.
+        gaps: Objective to the winner's gap (``BaselineTable.gap``), where it is known.
+        alike: Objective to the trials that the search's items do not tell from it.
         command: A line that loads the folder and asks it something.
     """
 
@@ -87,6 +91,8 @@ class Exported:
     costs: tuple[CostRow, ...]
     bounds: tuple[HeldBound, ...] = ()
     standing: Standing | None = None
+    gaps: Mapping[str, float] = field(default_factory=dict)
+    alike: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def export(
@@ -195,9 +201,11 @@ def _write(
     store, stored, study, trial = case.store, case.stored, case.study, case.trial
     scores = trial.scores or {}
     selected = {o.name: o.value(scores) for o in study.objectives}
-    on_items = [o.name for o in study.objectives if o.by_item]
     costs = _costs(case)
     recipe = trial.candidate.recipe
+    every = store.history(stored.id)
+    by_item = [o for o in study.objectives if o.by_item]
+    alike_ones = {o.name: _alike(case, o, every) for o in by_item}
     facts = CardFacts(
         name=wanted.out.name,
         recipe=recipe,
@@ -210,11 +218,12 @@ def _write(
             study.name,
             trial.number,
             store.usage(stored.id),
-            {name: selected[name] for name in on_items},
+            {o.name: selected[o.name] for o in by_item},
             judged.openings,
             study.strategy.kind,
             SpaceSize.of(study.space, study.blueprint),
-            repeats_of(store.history(stored.id)),
+            repeats_of(every),
+            alike_ones,
         ),
         versions=versions(),
         costs=costs,
@@ -247,7 +256,18 @@ def _write(
         costs=costs,
         bounds=judged.bounds,
         standing=facts.standing,
+        gaps={t.objective.name: t.gap for t in judged.tables if t.gap is not None},
+        alike=alike_ones,
     )
+
+
+def _alike(case: Case, goal: Objective, every: Sequence[Record]) -> tuple[int, ...]:
+    """Return the search's candidates that its items do not tell from the trial."""
+    mine = [one for one in every if one.number == case.trial.number]
+    rivals = [one for one in every if one.generation > 0 and one.scores is not None]
+    if not mine or not rivals:
+        return ()
+    return alike(case.store, case.stored, goal, mine[0], rivals)
 
 
 def _costs(case: Case) -> tuple[CostRow, ...]:

@@ -96,13 +96,15 @@ def judge(case: Case, cache_dir: Path) -> Judged:
         for p in made.data["p_values"]
     ]
     rng = np.random.default_rng([stored.seed, trial.number])
-    tables = baseline_tables(judged_on(study), chosen, scored, rng, earlier)
+    recorded = {_label(one): one.scores or {} for one in (*baselines, *same, trial)}
+    tables = baseline_tables(
+        judged_on(study), chosen, scored, rng, earlier, searched=recorded
+    )
     found = {"trial": trial.number, "p_values": list(p_values(tables))}
     store.add_event(stored.id, COMPARED, found)
     known = {one.label: one for one in scored} | dict.fromkeys(
         map(_label, same), chosen
     )
-    recorded = {_label(one): one.scores or {} for one in (*baselines, *same, trial)}
     rng = np.random.default_rng([stored.seed, trial.number, len(tables)])
     bounds = held_bounds(study.constraints, chosen, known, recorded, rng)
     openings = len(store.events(stored.id, REPORT_OPENED))
