@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.checkpoints.finite import non_finite
 from evomerge.core.flow.stacks import passthrough
+from evomerge.core.measures import REFERENCE
 from evomerge.core.policy import in_force
 from evomerge.core.recipes.recipe import Checkpoint, Recipe
-from evomerge.core.work import WorkerSetup
+from evomerge.core.work import TaskSettings, WorkerSetup
 from evomerge.errors import (
     CheckpointError,
     SpecError,
@@ -168,9 +170,17 @@ def setup_of(study: ResolvedStudy, cache_dir: Path) -> WorkerSetup:
         stand_ins[recipe.digest] = recipe
         return recipe.digest
 
+    def with_reference(task: TaskSettings) -> TaskSettings:
+        name = task.options.get(REFERENCE)
+        if not isinstance(name, str) or name not in study.inputs:
+            return task
+        n_layers = study.sources[name].n_layers
+        recipe = passthrough(name, study.inputs[name], n_layers, study.dtype)
+        return replace(task, reference=recipe)
+
     return WorkerSetup(
         engine=study.engine,
-        tasks=study.tasks,
+        tasks=tuple(with_reference(task) for task in study.tasks),
         sources=folders_of(models),
         frame=named(study.frame),
         probe=None if study.probe is None else named(study.probe),

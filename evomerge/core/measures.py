@@ -16,6 +16,9 @@ from evomerge.core.recipes.recipe import Input, Recipe
 from evomerge.core.scoring_protocol import Outcome
 from evomerge.errors import RecipeError
 
+REFERENCE = "reference"
+"""Option of a task: the source of the study that it compares candidates with."""
+
 
 class Need(StrEnum):
     """What a value cannot be told without."""

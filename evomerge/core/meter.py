@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from evomerge import plugins
 from evomerge.core.cost import COST, Costs
 from evomerge.core.measures import Evidence, Lookup, MeasureSource, Need
 from evomerge.core.study import Constraint, Measure, Objective
-from evomerge.errors import PluginError
+from evomerge.errors import PluginError, RecipeError
 
 SOURCES: Mapping[str, MeasureSource] = {COST: Costs()}
 """Ours, by what stands for a task in their measures; other packages may have more."""
@@ -75,14 +76,37 @@ class Meter:
 
         Raises:
             RecipeError: It cannot be told of this recipe.
+            PluginError: A source of another package gives no numbers.
         """
         return {
-            f"{name}/{metric}": float(value)
+            f"{name}/{metric}": value
             for source, (name, metrics) in self.sources.items()
-            for metric, value in source.values(
-                [m for m in metrics if source.needs(m) <= found.has], found
-            ).items()
+            for metric, value in _told(
+                name,
+                source,
+                [m for m in metrics if source.needs(m) <= found.has],
+                found,
+            )
         }
+
+
+def _told(
+    name: str, source: MeasureSource, metrics: Sequence[str], found: Evidence
+) -> Iterator[tuple[str, float]]:
+    try:
+        told = source.values(metrics, found)
+        for metric in metrics:
+            value = float(told[metric])
+            if not math.isfinite(value):
+                raise PluginError(f"expected a number for {metric!r}, got {value}")
+            yield metric, value
+    except RecipeError:
+        raise
+    except Exception as error:  # a stranger's code fails in any way it likes
+        raise PluginError(
+            f"The measures of {name!r} cannot be told of recipe {found.recipe.digest}: "
+            f"{type(error).__name__}: {error}. Put its package right, then resume."
+        ) from error
 
 
 def wanted_measures(

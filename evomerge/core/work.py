@@ -91,7 +91,7 @@ class TaskSettings:
 
     Attributes:
         name: Its name in the study.
-        task: Its name in lm-eval; ``simulated`` for a made-up one without lm-eval.
+        task: Its name in lm-eval; ``simulated``, or a measure of its own.
         include_path: Folder of local task files; None for lm-eval's own library.
         num_fewshot: Examples before each question; None keeps the task's own number.
         apply_chat_template: Wrap prompts in the tokenizer's chat template.
@@ -107,7 +107,8 @@ class TaskSettings:
         n_blocks: Most blocks the search items are scored in.
         block_items: Fewest items of a block, where there are so many.
         trust_code: The operator allows this task to run code.
-        options: Settings of a simulated task.
+        options: Settings of a task that is none of lm-eval's.
+        reference: What a measure compares with, if it compares.
         overrides: What a group lays over the task's own config.
         shares: The figures of groups that it counts into.
     """
@@ -132,6 +133,7 @@ class TaskSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
+    reference: Recipe | None = None
 
 
 @dataclass(frozen=True, slots=True)

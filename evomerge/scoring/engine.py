@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.errors import RequestError
 from evomerge.scoring.images import ImagePrompt
@@ -166,6 +169,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; idempotent."""
+
+
+class DistributionEngine(Engine, Protocol):
+    """An engine that gives the probabilities of a whole vocabulary."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a probability."""
+
+    def distributions(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return natural log-probabilities of every token after each but the last.
+
+        Args:
+            tokens: Token ids of a text, two at least.
+
+        Returns:
+            Shape ``(len(tokens) - 1, vocab_size)``; row ``i`` is of what follows the
+            first ``i + 1`` tokens.
+
+        Raises:
+            RequestError: The text is longer than ``max_length``.
+            WorkerError: The engine or machine failed.
+        """
 
 
 class ImageProcessor(Protocol):

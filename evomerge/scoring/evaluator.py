@@ -34,7 +34,7 @@ from evomerge.scoring.engine import Engine, SwapReport
 from evomerge.scoring.engines import open_engine
 from evomerge.scoring.failures import failure_from
 from evomerge.scoring.localise import at_hand
-from evomerge.scoring.simulated import landscape
+from evomerge.scoring.task_kinds import is_own, own_task
 from evomerge.steps import step
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Evaluator:
     def _start(self, setup: WorkerSetup) -> None:
         started = time.perf_counter()
         _refuse_equal_names(setup.tasks)
-        if any(settings.task != landscape.TASK for settings in setup.tasks):
+        if not all(is_own(settings) for settings in setup.tasks):
             # Another version of lm-eval is told now, not after the engine's start.
             import evomerge.scoring.harness.internals  # noqa: F401
         self._held: str | None = None
@@ -213,17 +213,15 @@ class _Tasks:
 
     def __init__(self, setup: WorkerSetup, engine: Engine) -> None:
         self._order = [settings.name for settings in setup.tasks]
-        self._simulated = {
-            settings.name: landscape.SimulatedTask(
-                settings, engine.facts, setup.cache_dir
-            )
+        self._own = {
+            settings.name: found
             for settings in setup.tasks
-            if settings.task == landscape.TASK
+            if (found := own_task(settings, engine, setup.cache_dir)) is not None
         }
         # Its numbers differ in their last bits by who else is in a batch, and that
         # would be the cut's and the workers' doing. Its batches are its own anyway.
         self._joins = engine.facts["kind"] != "hf"
-        real = [s for s in setup.tasks if s.task != landscape.TASK]
+        real = [s for s in setup.tasks if s.name not in self._own]
         self._real = None
         if real:
             from evomerge.scoring.harness.scored_tasks import LmEvalTasks
@@ -231,7 +229,7 @@ class _Tasks:
             self._real = LmEvalTasks(real, engine, setup.cache_dir)
 
     def describe(self) -> tuple[TaskDescription, ...]:
-        found = {name: task.describe() for name, task in self._simulated.items()}
+        found = {name: task.describe() for name, task in self._own.items()}
         if self._real is not None:
             found |= {d.manifest.task: d for d in self._real.describe()}
         return tuple(found[name] for name in self._order)
@@ -242,7 +240,7 @@ class _Tasks:
         for n in assignment.calls or (len(assignment.blocks),):
             blocks = assignment.blocks[first : first + n]
             first += n
-            if self._joins and not any(b.task in self._simulated for b in blocks):
+            if self._joins and not any(b.task in self._own for b in blocks):
                 yield blocks
             else:
                 yield from ((block,) for block in blocks)
@@ -252,9 +250,9 @@ class _Tasks:
     ) -> tuple[tuple[Outcome, ...], ...]:
         """Score blocks of one kind of task, for each the outcomes of its items."""
         first = blocks[0]
-        if first.task in self._simulated:
+        if first.task in self._own:
             found: tuple[tuple[Outcome, ...], ...] = (
-                self._simulated[first.task].score(recipe, first),
+                self._own[first.task].score(recipe, first),
             )
         elif self._real is not None:
             found = self._real.score_together(blocks)
@@ -265,8 +263,8 @@ class _Tasks:
         return found
 
     def score_first(self, recipe: Recipe, task: str, n: int) -> tuple[Outcome, ...]:
-        if task in self._simulated:
-            outcomes = self._simulated[task].score_first(recipe, n)
+        if task in self._own:
+            outcomes = self._own[task].score_first(recipe, n)
         elif self._real is not None:
             outcomes = self._real.score_first(task, n)
         else:

@@ -12,8 +12,8 @@ from pathlib import Path
 from evomerge.core.survey import Surveyed
 from evomerge.core.work import TaskSettings
 from evomerge.errors import SpecError
-from evomerge.scoring.items import counted, keyed, split_items
-from evomerge.scoring.simulated import landscape
+from evomerge.scoring import task_kinds
+from evomerge.scoring.items import keyed
 
 
 class Surveyor:
@@ -51,12 +51,8 @@ class Surveyor:
 
 def _look(settings: TaskSettings, cache_dir: str) -> Surveyed:
     try:
-        if settings.task == landscape.TASK:
-            task = landscape.Landscape.read(settings)
-            items = split_items(settings, task.ids(settings.name))
-            return Surveyed(
-                {settings.name: task.facts}, {settings.name: counted(items)}
-            )
+        if (own := task_kinds.look(settings)) is not None:
+            return own
         from evomerge.scoring.harness.task_survey import look
 
         return look(settings, cache_dir)

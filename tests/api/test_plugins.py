@@ -25,9 +25,12 @@ import torch
 
 from evomerge.core.operators.catalogue import Knob, Operator
 from evomerge.core.flow.layer_pool import Step
+from evomerge.core.measures import MeasureSource
 from evomerge.core.space import IntAxis
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.specs.planning.flow_planner import FlowKind
+from evomerge.scoring.engine import LoglikelihoodRequest
+from evomerge.scoring.item_source import ItemSource
 from evomerge.scoring.simulated.engine import SimulatedEngine
 from evomerge.strategies.ask_tell_guard import GuardedStrategy
 from evomerge.strategies.base import Proposal, scope
@@ -89,6 +92,29 @@ class Backwards:
         return tuple(Step(self.stock.first, i) for i in reversed(range(first)))
 
 
+class Shift(MeasureSource):
+    """How far the median is moved."""
+
+    metrics = {"size": False}
+
+    def values(self, metrics, found):
+        (_, operation), *_ = found.recipe.embed.roles
+        return {"size": dict(operation.shared).get("shift", 0.0)}
+
+
+class Surprise(ItemSource):
+    """How unlikely the last letter of a word is."""
+
+    metrics = {"nats": False}
+    keys = ("word",)
+
+    def measured(self, items, engine, kept):
+        words = [tuple(engine.tokenizer.encode(item["word"])) for item in items]
+        asked = [LoglikelihoodRequest(word[:-1], word[-1:]) for word in words]
+        for answer in engine.loglikelihood(asked):
+            yield {"nats": -answer.logprob}
+
+
 class Quiet(SimulatedEngine):
     """An engine that counts what it is asked."""
 '''
@@ -97,6 +123,9 @@ ENTRY_POINTS = """
 median = strangers_kit.parts:Median
 [evomerge.flows]
 backwards = strangers_kit.parts:Backwards
+[evomerge.measures]
+shift = strangers_kit.parts:Shift
+surprise = strangers_kit.parts:Surprise
 [evomerge.engines]
 quiet = strangers_kit.parts:Quiet
 """
@@ -124,11 +153,23 @@ def study(tmp_path: Path) -> Path:
         "name": "strange",
         "sources": {name: name for name in "abc"},
         "space": {"operator": "median", "knobs": {"shift": "search"}},
-        "tasks": {"add": {"task": "simulated", "metric": "acc"}},
+        "tasks": {
+            "add": {"task": "simulated", "metric": "acc"},
+            "words": {
+                "task": "surprise",
+                "include": "words",
+                "options": {"data": "w.jsonl"},
+            },
+        },
+        "objectives": [{"measure": "add"}, {"measure": "shift/size"}],
+        "constraints": [{"measure": "words/nats", "at_most": 9.0}],
         "engine": {"kind": "quiet"},
         "strategy": {"kind": "strangers_kit.parts:Halves", "options": {"part": 0.25}},
         "budget": {"trials": 4},
     }
+    (tmp_path / "words").mkdir()
+    rows = [json.dumps({"word": f"word {number}"}) for number in range(12)]
+    (tmp_path / "words" / "w.jsonl").write_text("\n".join(rows))
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(said))
     return file
@@ -172,6 +213,8 @@ def test_a_study_runs_with_the_parts_of_a_strangers_package(
     name = "model.norm.weight"
     middle = torch.stack([one[name] for one in parents]).median(0).values
     assert torch.allclose(merged[name], middle + last["point.shift"])
+    assert last["shift/size"] == last["point.shift"]
+    assert 0.0 < last["words/nats"] <= 3.0
 
 
 def test_a_space_has_the_data_flow_of_a_strangers_package(
@@ -203,7 +246,7 @@ def test_without_leave_no_line_of_a_strangers_code_runs(
     parts.write_text(f"open({str(trace)!r}, 'w')\n{PARTS}")
     refused = check(site, study, allowed="another")
     assert refused.returncode != 0
-    assert refused.stderr.count("set EVOMERGE_PLUGINS=strangers_kit") == 3
+    assert refused.stderr.count("set EVOMERGE_PLUGINS=strangers_kit") == 5
     assert not trace.exists()
 
 

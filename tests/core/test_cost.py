@@ -1,5 +1,8 @@
 """What a recipe costs, counted by hand."""
 
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
 import pytest
 
 from evomerge.core.cost import (
@@ -7,7 +10,7 @@ from evomerge.core.cost import (
     Speed,
     parse,
 )
-from evomerge.core.measures import Evidence, LayerFacts, ModelFacts
+from evomerge.core.measures import Evidence, LayerFacts, MeasureSource, ModelFacts
 from evomerge.core.meter import Meter, wanted_measures
 from evomerge.core.recipes.recipe import (
     Checkpoint,
@@ -18,7 +21,7 @@ from evomerge.core.recipes.recipe import (
     Slot,
 )
 from evomerge.core.study import Constraint, Direction, Measure, Objective
-from evomerge.errors import RecipeError
+from evomerge.errors import PluginError, RecipeError
 
 FULL = LayerFacts(parameters=100, active=90, queries=8)
 NEAR = LayerFacts(parameters=110, active=95, queries=8, window=16)
@@ -133,6 +136,25 @@ def test_goals_tell_what_is_wanted_of_whole_candidates() -> None:
     assert [one.by_item for one in objectives] == [True, False]
     bounds = (Constraint(goal(cost("flops@9")), 3.0),)
     assert wanted_measures(objectives, bounds) == (cost("flops@9"), cost("layers"))
+
+
+def test_a_source_that_gives_no_number_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Lost(MeasureSource):
+        metrics: ClassVar[Mapping[str, bool | None]] = {"way": False, "time": False}
+
+        def values(
+            self, metrics: Sequence[str], found: Evidence
+        ) -> Mapping[str, float]:
+            return {"time": float("nan")}
+
+    monkeypatch.setattr("evomerge.core.meter.SOURCES", {"lost": Lost()})
+    recipe = stack(alone("a", 0))
+    for metric, says in (("way", "KeyError: 'way'"), ("time", "'time', got nan")):
+        meter = Meter((Measure("lost", metric, by_item=False),), lookup)
+        with pytest.raises(PluginError, match=f"measures of 'lost'.*{says}"):
+            meter.values(Evidence(recipe, lookup))
 
 
 def test_speed_is_tokens_over_the_seconds_of_the_same_blocks() -> None:

@@ -12,8 +12,6 @@ name, with what to use instead. Tasks that read whole texts get losses of each t
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +19,7 @@ from typing import Any, cast
 from evomerge.core.digest import digest
 from evomerge.core.survey import TaskFacts
 from evomerge.core.work import TaskSettings
+from evomerge.scoring.content import plain, tokenizer_digest
 from evomerge.scoring.engine import Engine, ImageEngine
 from evomerge.scoring.harness.image_tasks import shows_images
 from evomerge.scoring.harness.internals import (
@@ -73,7 +72,7 @@ def protocol_settings(
         template = processor.chat_template if settings.apply_chat_template else None
     return {
         "harness": f"lm_eval {VERSION}",
-        "config": _plain(kept),
+        "config": plain(kept),
         "dataset": dataset,
         "fewshot": {
             "number": task.config.num_fewshot,
@@ -81,10 +80,10 @@ def protocol_settings(
             "pool": _pool(task),
         },
         "system_instruction": settings.system_instruction,
-        "chat_template": None if template is None else digest(_plain(template)),
-        "tokenizer": _tokenizer_digest(tokenizer),
+        "chat_template": None if template is None else digest(plain(template)),
+        "tokenizer": tokenizer_digest(tokenizer),
         "max_length": engine.max_length,
-        "engine": _plain(engine.facts),
+        "engine": plain(engine.facts),
         **images,
     }
 
@@ -99,7 +98,7 @@ def _pool(task: ConfigurableTask) -> str | None:
 def _data(options: Mapping[str, Any]) -> Any:
     """Return what a dataset is loaded with; a local file is named by its content."""
     return {
-        key: _file_digests(value) if key == "data_files" else _plain(value)
+        key: _file_digests(value) if key == "data_files" else plain(value)
         for key, value in options.items()
         if key not in ("cache_dir", "data_dir")
     }
@@ -114,44 +113,6 @@ def _file_digests(files: Any) -> Any:
     if not path.is_file():
         return str(files)
     return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def _plain(value: Any) -> Any:
-    """Make a value JSON; code is named by the file it stands in."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if callable(value):
-        return _code(value)
-    return str(value)
-
-
-def _code(function: Callable[..., Any]) -> dict[str, str]:
-    inner = inspect.unwrap(getattr(function, "func", function))
-    name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    try:
-        source = Path(inspect.getfile(inner)).read_bytes()
-    except (TypeError, OSError):
-        return {"function": name}
-    return {"function": name, "sha256": hashlib.sha256(source).hexdigest()}
-
-
-def _tokenizer_digest(tokenizer: Any) -> str:
-    """Name a tokenizer by what it does, not by where it came from."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is not None:
-        state = json.loads(fast.to_str())
-        # Left behind by whoever used it last; scoring sets neither.
-        state.pop("truncation", None)
-        state.pop("padding", None)
-    elif hasattr(tokenizer, "get_vocab"):
-        state = tokenizer.get_vocab()
-    else:
-        state = tokenizer.name_or_path
-    return digest([state, tokenizer.bos_token_id, tokenizer.eos_token_id])
 
 
 _PAIRS = ("brier_score", "f1", "likelihood", "mcc")

@@ -11,7 +11,9 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import WorkerSetup
@@ -212,6 +214,24 @@ class HfEngine:
                 next(said) if r.shown is None else self.images.loglikelihood(r)
                 for r in requests
             ]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a probability."""
+        return self._speaker.forward.vocab_size
+
+    @torch.inference_mode()
+    def distributions(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return log-probabilities of the vocabulary after each token but the last."""
+        self._require_whole()
+        check_loglikelihood(
+            [LoglikelihoodRequest(tokens[:1], tokens[1:])], self.max_length
+        )
+        with machine_faults("compute log-probabilities"):
+            ids = torch.tensor([tokens[:-1]], device=self._device)
+            columns = torch.arange(len(tokens) - 1, device=self._device)
+            logits, _ = self._speaker.forward(ids, columns)
+            return logits[0].float().log_softmax(-1).cpu().numpy()
 
     def self_test(self) -> SelfTest:
         """Compare what was swapped in with what was loaded; see ``self_test``."""

@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.work import WorkerSetup
@@ -41,7 +43,13 @@ from evomerge.scoring.self_test import Probe, kept_probe, run_self_test
 from evomerge.scoring.stacks.self_test import kept_stack_probe, run_stack_self_test
 from evomerge.scoring.stacks.slots import home
 from evomerge.scoring.vllm import startup
-from evomerge.scoring.vllm.requests import read_scores, sampling, scoring
+from evomerge.scoring.vllm.requests import (
+    read_scores,
+    read_vocabulary,
+    sampling,
+    scoring,
+    whole_vocabulary,
+)
 
 
 class VllmEngine:
@@ -195,6 +203,20 @@ class VllmEngine:
         for place, output in zip(wanted, outputs, strict=True):
             answers[place] = read_scores(requests[place], output.prompt_logprobs)
         return answers
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a probability."""
+        return int(self._llm.llm_engine.model_config.get_vocab_size())
+
+    def distributions(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return log-probabilities of the vocabulary after each token but the last."""
+        self._require_whole()
+        check_loglikelihood(
+            [LoglikelihoodRequest(tokens[:1], tokens[1:])], self.max_length
+        )
+        (output,) = self._ask([tokens], [whole_vocabulary()])
+        return read_vocabulary(output.prompt_logprobs, len(tokens), self.vocab_size)
 
     def _ask(self, prompts: Sequence[tuple[int, ...]], params: Sequence[Any]) -> Any:
         with _machine_faults("score a candidate"):

@@ -12,7 +12,9 @@ from __future__ import annotations
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError, WorkerError
 from evomerge.scoring.engine import (
@@ -180,3 +182,36 @@ def read_scores(request: LoglikelihoodRequest, flat: Any) -> Loglikelihood:
             "its activations overflow."
         )
     return Loglikelihood(total, all(rank == 1 for rank in flat.ranks[-n:]))
+
+
+def whole_vocabulary() -> Any:
+    """Ask for every token's log-probability along the prompt."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        prompt_logprobs=-1,
+        detokenize=False,
+        flat_logprobs=True,
+        skip_clone=True,
+    )
+
+
+def read_vocabulary(flat: Any, n_tokens: int, n_vocab: int) -> NDArray[np.float32]:
+    """Return log-probabilities ``(n_tokens - 1, n_vocab)`` of all tokens but the first.
+
+    Raises:
+        WorkerError: vLLM left tokens out.
+    """
+    told = np.full((n_tokens - 1, n_vocab), np.nan, dtype=np.float32)
+    # The first token has none.
+    ends = zip(flat.start_indices[1:], flat.end_indices[1:], strict=True)
+    for row, (start, end) in zip(told, ends, strict=True):
+        row[flat.token_ids[start:end]] = flat.logprobs[start:end]
+    if missing := int(np.isnan(told).sum()):
+        raise WorkerError(
+            f"vLLM left out {missing} of {told.size} log-probabilities, or they are no "
+            "numbers; use engine hf for measures of the whole vocabulary."
+        )
+    return told

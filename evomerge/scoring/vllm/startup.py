@@ -107,6 +107,8 @@ def arguments(setup: WorkerSetup) -> dict[str, Any]:
         "max_model_len": length,
         "max_num_seqs": settings.max_num_seqs,
         "seed": 0,
+        # So that a request may ask for the probabilities of the whole vocabulary.
+        "max_logprobs": -1,
         "load_format": "safetensors",
         "enable_prefix_caching": True,
         "disable_log_stats": True,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from evomerge.core.measures import REFERENCE
 from evomerge.core.meter import SOURCES, source_of
 from evomerge.core.nearest import did_you_mean
 from evomerge.core.study import Constraint, Direction, Measure, Objective
@@ -144,6 +145,13 @@ class Measured:
                 "task.",
             )
         for name, task in spec.tasks.items():
+            wanted = task.options.get(REFERENCE)
+            if wanted is not None and wanted not in spec.sources:
+                hint = did_you_mean(str(wanted), list(spec.sources))
+                mistakes.add(
+                    f"tasks.{name}.options.{REFERENCE}",
+                    f"unknown source {wanted!r}{hint}",
+                )
             if task.metric is not None:
                 self._senses.check(Measure(name, task.metric), f"tasks.{name}.metric")
         written = spec.objectives or (_OVERALL,)

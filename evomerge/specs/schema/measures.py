@@ -85,7 +85,8 @@ class TaskSpec(Spec):
         default=None,
         min_length=1,
         description="Its name in lm-eval, where a group means its members, or "
-        "`simulated`; the task's own key if not given.",
+        "`simulated`, or a measure of items (`kl`, another package's); the task's own "
+        "key if not given.",
     )
     include: Path | None = Field(
         default=None,
@@ -125,7 +126,8 @@ class TaskSpec(Spec):
         "unless said here.",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Settings of a `simulated` task."
+        default_factory=dict,
+        description="Settings of a `simulated` task, or of a measure of items.",
     )
 
     @model_validator(mode="after")
@@ -195,7 +197,7 @@ class ObjectiveSpec(Spec):
         default=None,
         description="`task/metric`, `task/tokens`, `task/truncated`, or `task` alone "
         "for its own metric; `*` stands for every task. Or `cost/layers` and the like: "
-        "what a model costs.",
+        "what a model costs; or another package's measure.",
     )
     mean_of: Means | None = Field(
         default=None,
