@@ -22,6 +22,7 @@ from evomerge.api.resolving import (
 )
 from evomerge.api.showable import power_of
 from evomerge.api.staged import refuse_other_kind
+from evomerge.api.warm import finder_in, said_of_starts
 from evomerge.core.flow.size import SpaceSize
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.measures import Evidence
@@ -133,7 +134,8 @@ def check(
         StudyExistsError: The name is taken by another configuration.
         WorkerError: The engine does not start, or fails its self-test.
     """
-    studies = resolve_file(study_file, cache_dir)
+    studies = resolve_file(study_file, cache_dir, finder_in(db))
+    say(said for study in studies for said in said_of_starts(study, db))
     refuse_non_finite(studies[0], cache_dir)
     studies = _as_named(studies, db, study_file, cache_dir)
     crowded = (crowding(study.workers, study.engine) for study in studies)
@@ -169,7 +171,7 @@ def _as_named(
     except StoreError:
         return studies  # no database yet: `run` makes it
     try:
-        studies = as_recorded(studies, store, study_file, cache_dir)
+        studies = as_recorded(studies, store, study_file, cache_dir, finder_in(db))
         refuse_other_kind(store, studies[0])
         refuse_other_configuration(store, studies[0])
         refuse_other_stages(store, studies[0], cache_dir)

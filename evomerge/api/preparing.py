@@ -24,9 +24,11 @@ from evomerge.api.resolving import (
 from evomerge.api.results.reading import goals_of
 from evomerge.api.running import Prepared, Where, ready
 from evomerge.api.staged import found, refuse_other_kind, refuse_unclear_budget
+from evomerge.api.warm import finder_in, said_of_starts
 from evomerge.core.study import Budget
 from evomerge.core.trial import Record
 from evomerge.errors import StageError, StudyExistsError, StudyNotFoundError
+from evomerge.logs import say
 from evomerge.search.selection import best_by, front_first
 from evomerge.specs.completing.stage import Stage, Take, Taken
 from evomerge.specs.persistence import diff
@@ -55,12 +57,14 @@ def prepare(study_file: Written, *, db: str, where: Where) -> Prepared:
         StageError: A stage is finished and has nothing that the next could take.
         StoreError: The database cannot be used.
     """
-    studies = resolve_file(study_file, where.cache_dir)
+    finder = finder_in(db)
+    studies = resolve_file(study_file, where.cache_dir, finder)
     for study in studies:
         meter_of(study)
+        say(said_of_starts(study, db))
     store = open_store(db)
     try:
-        studies = as_recorded(studies, store, study_file, where.cache_dir)
+        studies = as_recorded(studies, store, study_file, where.cache_dir, finder)
         made = ready(studies[0], db, where, {})
         refuse_other_kind(store, made.study)
         _put(store, made)

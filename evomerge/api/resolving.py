@@ -19,6 +19,7 @@ from evomerge.errors import (
 )
 from evomerge.logs import say
 from evomerge.scoring.survey import Surveyor
+from evomerge.specs.completing.context import Finder
 from evomerge.specs.persistence import cut_of, diff, recipe_version_of
 from evomerge.specs.resolved import ResolvedStudy
 from evomerge.specs.sources import folders_of, origins_of
@@ -31,8 +32,15 @@ from evomerge.strategies.registry import problems
 _RESTART_TTL_S = 30.0
 
 
-def resolve_file(study_file: Written, cache_dir: Path) -> tuple[ResolvedStudy, ...]:
+def resolve_file(
+    study_file: Written, cache_dir: Path, finder: Finder
+) -> tuple[ResolvedStudy, ...]:
     """Read a study file and check it with its sources.
+
+    Args:
+        study_file: The file, or what would stand in one.
+        cache_dir: Where fingerprints are remembered between processes.
+        finder: Finds what other studies found, where ``start`` asks for it.
 
     Returns:
         Its stages, or the one search there is. Later stages have stand-ins for what
@@ -43,7 +51,11 @@ def resolve_file(study_file: Written, cache_dir: Path) -> tuple[ResolvedStudy, .
     """
     with step("reading the study"):
         studies = read_studies(
-            study_file, cache_dir=cache_dir, judge=problems, survey=Surveyor(cache_dir)
+            study_file,
+            cache_dir=cache_dir,
+            judge=problems,
+            survey=Surveyor(cache_dir),
+            finder=finder,
         )
         for study in studies:
             refuse_unprepared(study)
@@ -76,6 +88,7 @@ def as_recorded(
     store: Store,
     study_file: Written,
     cache_dir: Path,
+    finder: Finder,
 ) -> tuple[ResolvedStudy, ...]:
     """Return a file's studies with recipes and blocks as they are recorded with."""
     try:
@@ -91,8 +104,8 @@ def as_recorded(
         cache_dir=cache_dir,
         judge=problems,
         survey=Surveyor(cache_dir),
-        recipe_version=version,
-        cut=cut,
+        versions=(version, cut),
+        finder=finder,
     )
 
 

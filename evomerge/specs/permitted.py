@@ -205,9 +205,16 @@ class _Study:
             yield from option_refusals(self._policy, options, key)
 
     def _starts(self, starts: Any, key: str) -> Iterator[tuple[str, str]]:
+        starts = [starts] if isinstance(starts, Mapping) else starts
         for i, start in _items(starts):
             if isinstance(start, Mapping):
                 yield from self._path(f"{key}.{i}.recipe", start.get("recipe"))
+                if start.get("study") is not None:
+                    yield (
+                        f"{key}.{i}.study",
+                        "studies of all users are in one database here; put recipes "
+                        "of the other study beside this file, and name them.",
+                    )
 
 
 def option_refusals(

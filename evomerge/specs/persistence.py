@@ -66,8 +66,10 @@ def config_of(
     for task in written["tasks"].values():
         task.pop("include", None)
     recipes = {b.label: b.recipe for b in baselines}
-    from_files = [
-        start["name"] for start in written["start"] if start.pop("recipe", None)
+    kept = [
+        start["name"]
+        for start in written["start"]
+        if start.pop("recipe", None) or "trial" in start
     ]
     measured = measured_of(models, lambda file: file.fingerprint)
     return _plain(
@@ -77,7 +79,7 @@ def config_of(
             "study": written,
             "sources": {name: content_of(model) for name, model in models.items()},
             **({"statistics": measured} if measured else {}),
-            "recipes": {name: recipes[name].to_json() for name in from_files},
+            "recipes": {name: recipes[name].to_json() for name in kept},
             # What follows from the above by this version's defaults: a version that
             # would read the same study otherwise must not go on with it.
             "axes": {

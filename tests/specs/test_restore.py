@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from evomerge.core.recipes.recipe import VERSION
 from evomerge.errors import SpecError
 from evomerge.specs.persistence import diff
 from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.schema.measures import CUT
 from evomerge.specs.studies.restored import restore
 from evomerge.specs.studies.study_file import read_studies, read_study
 from evomerge.testing.models import tiny_model
@@ -118,7 +120,7 @@ def test_recipes_of_a_study_stay_of_the_version_it_was_recorded_with(
 ) -> None:
     config, allowance = stored(study)
     assert config["recipe_version"] == 2
-    old = read_studies(write(minimal), recipe_version=1)[0]
+    old = read_studies(write(minimal), versions=(1, CUT))[0]
     before, allowed = stored(old)
     assert "recipe_version" not in before
     again = restore(before, allowed)
@@ -136,7 +138,7 @@ def test_a_study_keeps_the_cut_into_blocks_it_was_recorded_with(
 ) -> None:
     config, allowance = stored(study)
     assert config["cut"] == 2
-    old = read_studies(write(minimal), cut=1)[0]
+    old = read_studies(write(minimal), versions=(VERSION, 1))[0]
     before, allowed = stored(old)
     assert "cut" not in before
     again = restore(before, allowed)

@@ -17,10 +17,10 @@ from evomerge.testing.models import tiny_model
 NAMES = ("base", "math", "ja")
 
 
-def write_models(folder: Path) -> Path:
+def write_models(folder: Path, seed: int = 0) -> Path:
     """Write three tiny models of one shape: ``base``, ``math`` and ``ja``."""
-    for seed, name in enumerate(NAMES):
-        tiny_model(folder / name, seed=seed, n_layers=2)
+    for number, name in enumerate(NAMES, seed):
+        tiny_model(folder / name, seed=number, n_layers=2)
     return folder
 
 

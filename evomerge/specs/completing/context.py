@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evomerge.checkpoints.configs.meanings import KINDS
+from evomerge.core.digest import Scalar
 from evomerge.core.recipes.recipe import VERSION, Recipe
 from evomerge.core.space import SearchSpace
 from evomerge.core.study import StrategySettings
@@ -17,6 +18,40 @@ from evomerge.specs.schema.measures import CUT
 
 Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
 """Lists what is wrong with a strategy, given the space and the number of objectives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A candidate of another study.
+
+    Attributes:
+        trial: Its number there.
+        recipe: The merge.
+        point: Where it lies in that study's space; None for none of it.
+    """
+
+    trial: int
+    recipe: Recipe
+    point: Mapping[str, Scalar] | None
+
+
+class Finder(Protocol):
+    """Finds what a study is to begin with."""
+
+    def __call__(
+        self, name: str, other: str, top: int | None, trial: int | None
+    ) -> Sequence[Found]:
+        """Return the candidates of another study, best first.
+
+        Args:
+            name: The study that begins; what is recorded of it stays so.
+            other: The other one.
+            top: How many; None if one is meant.
+            trial: The one that is meant; None for the best.
+
+        Raises:
+            EvomergeError: There is no such study, or no such candidate.
+        """
 
 
 @dataclass(frozen=True, slots=True)

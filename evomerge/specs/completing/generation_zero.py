@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,7 @@ from evomerge.core.nearest import did_you_mean
 from evomerge.core.presets import operator_named
 from evomerge.core.recipes.recipe import Nested, Recipe, contents
 from evomerge.core.space import Axis, Blueprint, ChoiceAxis, IntAxis, SearchSpace
-from evomerge.errors import SpecError
+from evomerge.errors import SpaceError, SpecError
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.planning.planner import plan_space
 from evomerge.specs.reading.mistakes import Mistakes
@@ -189,6 +189,8 @@ class GenerationZero:
         return replace(self.setting, n_layers=n_layers)
 
     def _start(self, start: StartSpec, key: str) -> Baseline | None:
+        if start.study is not None:
+            return self._from_study(start, key)
         known = self.recipes.get(start.name)
         if known is not None:
             return Baseline(start.name, known)
@@ -205,7 +207,27 @@ class GenerationZero:
     def _usual(self, start: StartSpec) -> Baseline:
         """Return a stand-in for a start that cannot be told yet."""
         usual = self.planned.space.start()
-        return Baseline(start.name, self.planned.blueprint.recipe(usual))
+        name = start.name or f"best of {start.study}"
+        return Baseline(name, self.planned.blueprint.recipe(usual))
+
+    def _from_study(self, start: StartSpec, key: str) -> Baseline | None:
+        recipe = self.recipes.get(start.name)
+        if recipe is None:
+            return self._usual(start)
+        if self._reads_others(recipe, f"{key}.study"):
+            return None
+        is_point = not self.planned.is_guess and lies_in(self.planned.space, start)
+        return Baseline(start.name, recipe, start.knobs if is_point else None)
+
+    def _reads_others(self, recipe: Recipe, key: str) -> bool:
+        known = {p for s in self.setting.inputs.values() for p in contents(s)}
+        if strange := set(contents(Nested(recipe))) - known:
+            self.mistakes.add(
+                key,
+                "expected a recipe over this study's sources, got one that also reads "
+                f"{', '.join(sorted(strange))}.",
+            )
+        return bool(strange)
 
     def _from_file(self, start: StartSpec, path: Path, key: str) -> Baseline | None:
         if self.base_dir is None:
@@ -219,19 +241,33 @@ class GenerationZero:
         for warning in opened.warnings:
             self.mistakes.warn(key, f"{warning}")
         recipe = opened.recipe
-        known = {p for s in self.setting.inputs.values() for p in contents(s)}
-        strange = set(contents(Nested(recipe))) - known
-        if strange:
-            self.mistakes.add(
-                key,
-                "expected a recipe over this study's sources, got one that also reads "
-                f"{', '.join(sorted(strange))}.",
-            )
+        if self._reads_others(recipe, key):
             return None
         # Of a study recorded with version 1 a file was read as that; a file that says
         # so itself stays of version 1.
         version = min(recipe.version, self.setting.version)
         return Baseline(start.name, recipe.in_version(version))
+
+
+def begun_at(space: SearchSpace, starts: Sequence[StartSpec]) -> SearchSpace:
+    """Return the space with its start at the first point that another study found."""
+    for start in starts:
+        if start.study is not None and start.knobs and lies_in(space, start):
+            axes = (
+                replace(axis, start=start.knobs.get(axis.name, axis.start))  # type: ignore[arg-type]
+                for axis in space.axes
+            )
+            return replace(space, axes=tuple(axes))
+    return space
+
+
+def lies_in(space: SearchSpace, start: StartSpec) -> bool:
+    """Tell whether a start's knobs are a point of a space."""
+    try:
+        space.check(start.knobs)
+    except SpaceError:
+        return False
+    return True
 
 
 def point_of(

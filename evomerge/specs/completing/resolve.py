@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from evomerge.errors import SpecError
 from evomerge.specs.completing.context import Judge, Surroundings
 from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.specs.completing.engine_sizes import engine_of, facts_of
-from evomerge.specs.completing.generation_zero import GenerationZero
+from evomerge.specs.completing.generation_zero import GenerationZero, begun_at
 from evomerge.specs.completing.measures import Measured, tasks_of
 from evomerge.specs.completing.source_names import (
     check_sources,
@@ -167,6 +167,9 @@ class _Resolver:
                 self._mistakes,
             )
             baselines = zero.baselines()
+            if not planned.is_guess:
+                begun = begun_at(planned.space, spec.start)
+                planned = replace(planned, space=begun)
         labels = {b.label for b in baselines} or set(spec.sources)
         measured.constraints(spec, labels)
         if planned is None:

@@ -110,6 +110,7 @@ class Part:
         places: Key to where it stands, for those that are the stage's own.
         surveyed: What is known of its tasks.
         muted: Keys that follow from mistakes, see ``Mistakes``.
+        recipes: Recipes of starts by name, of those that another study found.
     """
 
     spec: StudySpec
@@ -117,6 +118,7 @@ class Part:
     places: Mapping[str, str] = field(default_factory=dict)
     surveyed: Surveyed = field(default_factory=Surveyed)
     muted: tuple[str, ...] = ()
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     def mistakes(self, file: str) -> Mistakes:
         """Return where to note what is wrong with this part."""

@@ -94,9 +94,9 @@ Vocabulary = Annotated[VocabularySpec, BeforeValidator(_mapped)]
 
 
 class StartSpec(Spec):
-    """A merge tried first, on top of the baselines."""
+    """A merge tried first, on top of the baselines; or what another study found."""
 
-    name: Label = Field(description="Its label in every table.")
+    name: Label = Field(default="", description="Its label in every table.")
     knobs: dict[str, Value] = Field(
         default_factory=dict,
         description="Axis, or the beginning of an axis name up to a dot, to value: "
@@ -107,12 +107,44 @@ class StartSpec(Spec):
         default=None,
         description="Instead: a recipe file, which need not be a point of the space.",
     )
+    study: StudyName | None = Field(
+        default=None,
+        description="Instead: a study in the same database over the same sources. Its "
+        "best candidates are tried first, and the search begins at the best of them "
+        "that is a point of this space.",
+    )
+    top: Few | None = Field(
+        default=None, description="With `study`: how many of its candidates; else one."
+    )
+    trial: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="With `study`: this trial of it, and no other. So a study is "
+        "recorded, whatever the other one finds later.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
+        if self.study is not None:
+            has_both = not self.name and self.top and self.trial is not None
+            if self.recipe is not None or has_both:
+                raise ValueError(
+                    "expected of another study either top or trial, and no recipe"
+                )
+            return self
+        if not self.name:
+            raise ValueError("expected a name, or a study to begin with; got neither")
+        if self.top is not None or self.trial is not None:
+            raise ValueError("expected a study whose trials are meant, got none")
         if self.recipe is not None and self.knobs:
             raise ValueError("expected knobs or recipe, got both; keep one")
         return self
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+Starts = Annotated[tuple[StartSpec, ...], BeforeValidator(_listed)]
 
 
 class BaselineSpec(Spec):
@@ -293,7 +325,7 @@ class StageSpec(Spec):
     constraints: tuple[ConstraintSpec, ...] | None = Field(
         default=None, description=_OWN
     )
-    start: tuple[StartSpec, ...] | None = Field(default=None, description=_OWN)
+    start: Starts | None = Field(default=None, description=_OWN)
     baselines: BaselinesSpec | None = Field(default=None, description=_OWN)
     strategy: StrategySpec | None = Field(default=None, description=_OWN)
     engine: EngineSpec | None = Field(default=None, description=_OWN)
@@ -358,8 +390,9 @@ class StudySpec(Spec):
     constraints: tuple[ConstraintSpec, ...] = Field(
         default=(), description="Bounds that every result must keep."
     )
-    start: tuple[StartSpec, ...] = Field(
-        default=(), description="Merges of your own to try first."
+    start: Starts = Field(
+        default=(),
+        description="Merges of your own to try first, or what another study found.",
     )
     baselines: BaselinesSpec = Field(
         default_factory=BaselinesSpec, description="What the search is compared with."

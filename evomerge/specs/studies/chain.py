@@ -198,6 +198,7 @@ class _Chain:
         return study
 
     def _resolve(self, part: Part, around: Surroundings) -> ResolvedStudy | None:
+        around = replace(around, recipes=part.recipes)
         mistakes = part.mistakes(self._noted.file)
         mistakes.found += self._unread
         around = replace(around, surveyed=part.surveyed)

@@ -110,7 +110,7 @@ def written(config: Mapping[str, Any], allowance: Mapping[str, Any]) -> dict[str
         study["start_patience_s"] = allowance["start_patience_s"]
     study["engine"] |= allowance["engine"]
     for start in study["start"]:
-        if start["name"] in config["recipes"]:
+        if "study" not in start and start["name"] in config["recipes"]:
             start["recipe"] = "kept with the study"  # never opened
     for name, folder in allowance["includes"].items():
         study["tasks"][name]["include"] = folder

@@ -17,7 +17,7 @@ from evomerge.core.recipes.recipe import VERSION
 from evomerge.core.survey import Survey
 from evomerge.errors import Problem, SpecError
 from evomerge.masking import names_a_secret
-from evomerge.specs.completing.context import Judge
+from evomerge.specs.completing.context import Finder, Judge
 from evomerge.specs.completing.measures import tasks_of
 from evomerge.specs.completing.resolve import check_names
 from evomerge.specs.completing.stage import Part
@@ -32,6 +32,7 @@ from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import missing, source_folder
 from evomerge.specs.studies.chain import resolve_parts
 from evomerge.specs.studies.parts import read_search, read_stages
+from evomerge.specs.studies.warm_starts import take_starts
 
 Written = str | Path | Mapping[str, Any]
 """A study file, or what would stand in one, its paths relative to this folder."""
@@ -80,7 +81,11 @@ def load_parts(
 
 
 def _parts_of(
-    data: Document, file: Path, judge: Judge | None, survey: Survey | None
+    data: Document,
+    file: Path,
+    judge: Judge | None,
+    survey: Survey | None,
+    finder: Finder | None = None,
 ) -> tuple[Part, ...]:
     mistakes = Mistakes(file.name)
     if said := other_file(data):
@@ -92,7 +97,11 @@ def _parts_of(
     data.setdefault("name", file.stem)
     _refuse_secrets(data, "", mistakes)
     _take_evaluators(data, file.parent, mistakes)
-    parts = tuple(_looked_at(part, survey) for part in _parts(data, mistakes))
+    recipes = {} if finder is None else take_starts(data, finder, mistakes)
+    parts = tuple(
+        replace(_looked_at(part, survey), recipes=recipes.get(part.spec.name, {}))
+        for part in _parts(data, mistakes)
+    )
     for part in parts:
         noted = part.mistakes(file.name)
         noted.found = mistakes.found
@@ -170,11 +179,20 @@ def read_studies(
     *,
     cache_dir: str | Path | None = None,
     judge: Judge | None = None,
-    recipe_version: int = VERSION,
-    cut: int = CUT,
+    versions: tuple[int, int] = (VERSION, CUT),
     survey: Survey | None = None,
+    finder: Finder | None = None,
 ) -> tuple[ResolvedStudy, ...]:
     """Read a study and return all of its stages; see ``resolve_parts``.
+
+    Args:
+        written: The study file, or what would stand in one.
+        cache_dir: Where fingerprints are remembered between processes, if anywhere.
+        judge: See ``resolve``.
+        versions: Of the recipes that points become, and of the cut into blocks.
+        survey: See ``load_parts``.
+        finder: Finds what other studies found, where ``start`` asks for it; without
+            it the start of the search stands in.
 
     Raises:
         SpecError: Carries every mistake found.
@@ -182,12 +200,12 @@ def read_studies(
     data, file = _document(written)
     with placing(data):
         studies = resolve_parts(
-            _parts_of(data, file, judge, survey),
+            _parts_of(data, file, judge, survey, finder),
             base_dir=file.parent,
             file=file.name,
             cache_dir=None if cache_dir is None else Path(cache_dir),
             judge=judge,
-            versions=(recipe_version, cut),
+            versions=versions,
         )
     return tuple(
         replace(study, warnings=placed(study.warnings, [data]), lines=data.lines)
