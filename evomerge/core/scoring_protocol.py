@@ -7,7 +7,6 @@ of a trial are means of outcomes.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from evomerge.core.aggregates import score_of
 from evomerge.core.digest import digest
 
 
@@ -199,7 +199,7 @@ def scores_of(
     known: Mapping[str, Mapping[str, Outcome]],
     role: ItemRole = ItemRole.SEARCH,
 ) -> dict[str, float]:
-    """Average the outcomes of each task, and of each group, over the items of one role.
+    """Put together the outcomes of each task and group, over the items of one role.
 
     Args:
         tasks: What is scored, and on which items.
@@ -207,7 +207,8 @@ def scores_of(
         role: Which items count.
 
     Returns:
-        ``task/metric`` to mean, with ``tokens`` and ``truncated`` as further metrics.
+        ``task/metric`` to mean, or to what ``core.aggregates`` makes of its parts,
+        with ``tokens`` and ``truncated`` as further metrics.
         Sums are exact (``fsum``), so the order of arrival cannot matter.
     """
     answers = {
@@ -223,8 +224,8 @@ def scores_of(
     for name, outcomes in answers.items():
         n = len(outcomes)
         for metric in metrics[name]:
-            values = [outcome.metrics[metric] for outcome in outcomes]
-            scores[f"{name}/{metric}"] = math.fsum(values) / n
+            values = [outcome.metrics for outcome in outcomes]
+            scores[f"{name}/{metric}"] = score_of(metric, values)
         scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
         scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
     return scores

@@ -24,7 +24,7 @@ class TaskFacts:
 
     Attributes:
         senses: Metric to whether higher is better; None where nobody says.
-        refused: Metric that the task has, but that is no mean over items, to what to
+        refused: Metric that the task has, but that cannot be scored here, to what to
             use instead.
         generates: Answers are texts, so that tokens are counted.
         images: Prompts hold images.

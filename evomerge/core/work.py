@@ -108,6 +108,7 @@ class TaskSettings:
         block_items: Fewest items of a block, where there are so many.
         trust_code: The operator allows this task to run code.
         options: Settings of a task that is none of lm-eval's.
+        asked: The metrics that the study's goals speak of.
         reference: What a measure compares with, if it compares.
         overrides: What a group lays over the task's own config.
         shares: The figures of groups that it counts into.
@@ -133,6 +134,7 @@ class TaskSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     shares: tuple[Share, ...] = ()
+    asked: tuple[str, ...] = ()
     reference: Recipe | None = None
 
 

@@ -13,11 +13,15 @@ built in two steps:
 2. Stretched by one and a half times the error of the worst measure that a bootstrap
    finds, to the side where the truth then is.
 
+Where a measure is no mean of items (F1, perplexity), the whole objective is computed
+anew from each resample of the items, and the interval has its percentiles.
+
 `benchmarks/coverage.py` counts how often they hold the truth; RESULTS.md has its table.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +74,7 @@ def estimate(
     """
     if len(objective.measures) == 1 and not objective.worst:
         column = scores.columns[str(objective.measures[0])]
-        if _is_binary(column):
+        if not scores.hows and _is_binary(column):
             return wilson(int(column.sum()), len(column), confidence)
     return _interval(objective, [(1.0, scores)], rng, n_resamples, confidence)
 
@@ -155,6 +159,12 @@ def _interval(
 ) -> Estimate:
     """Return the sum of the sides' objectives, each with its sign."""
     value = sum(sign * scores.value(objective) for sign, scores in sides)
+    if any(scores.hows for _, scores in sides):
+        # No mean of items: what a bootstrap finds between its percentiles.
+        drawn = _resampled(objective, sides, rng, n_resamples)
+        tail = (1 - confidence) / 2
+        low, high = map(float, np.quantile(drawn, [tail, 1 - tail]))
+        return Estimate(value, min(low, value), max(high, value))
     weights = [_weights(objective, scores) for _, scores in sides]
     tasks = list(dict.fromkeys(measure.task for measure in objective.measures))
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -171,7 +181,8 @@ def _interval(
         centre, square = centre + mean, square + half * half
     low, high = centre - math.sqrt(square), centre + math.sqrt(square)
     if objective.worst:
-        stretch = _STRETCH * (value - _resampled(objective, sides, rng, n_resamples))
+        drawn = _resampled(objective, sides, rng, n_resamples)
+        stretch = _STRETCH * (value - float(drawn.mean()))
         low, high = low + min(0.0, stretch), high + max(0.0, stretch)
     return Estimate(value, min(low, value), max(high, value))
 
@@ -230,8 +241,8 @@ def _resampled(
     sides: Sequence[_Side],
     rng: np.random.Generator,
     n_resamples: int,
-) -> float:
-    """Return the mean of the sum over resamples, stratified by task.
+) -> Floats:
+    """Return the sum of the sides in each resample, stratified by task: ``(n,)``.
 
     All sides and all measures of a task are drawn with the same items.
     """
@@ -239,26 +250,17 @@ def _resampled(
     means = np.empty((len(sides), len(names), n_resamples))
     for task in dict.fromkeys(measure.task for measure in objective.measures):
         mine = [i for i, m in enumerate(objective.measures) if m.task == task]
-        table = np.array([[s.columns[names[i]] for i in mine] for _, s in sides])
-        means[:, mine] = _mean_draws(table, rng, n_resamples)
-    return sum(
-        sign * float(values(objective, drawn).mean())
-        for (sign, _), drawn in zip(sides, means, strict=True)
-    )
-
-
-def _mean_draws(table: Floats, rng: np.random.Generator, n_resamples: int) -> Floats:
-    """Return means over resampled items: ``(..., n_items)`` to ``(..., n)``."""
-    n_items = table.shape[-1]
-    out = np.empty((*table.shape[:-1], n_resamples))
-    step = max(1, _CELLS // n_items)
-    for begin in range(0, n_resamples, step):
-        n = min(step, n_resamples - begin)
-        drawn = rng.integers(n_items, size=(n, n_items))
-        for index in np.ndindex(*table.shape[:-1]):
-            means = table[index].take(drawn).mean(axis=-1)
-            out[(*index, slice(begin, begin + n))] = means
-    return out
+        n_items = sides[0][1].columns[names[mine[0]]].shape[-1]
+        step = max(1, _CELLS // n_items)
+        for begin in range(0, n_resamples, step):
+            n = min(step, n_resamples - begin)
+            drawn = rng.integers(n_items, size=(n, n_items))
+            for (i, (_, scores)), j in itertools.product(enumerate(sides), mine):
+                items = scores.columns[names[j]].take(drawn, axis=-1)
+                told = scores.put_together(names[j], items)
+                means[i, j, begin : begin + n] = told
+    signs = np.array([sign for sign, _ in sides])
+    return signs @ np.array([values(objective, drawn) for drawn in means])
 
 
 def values(objective: Objective, means: Floats) -> Floats:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.core.aggregates import AGGREGATES, how_of, parts_of
 from evomerge.core.scoring_protocol import Outcome
 from evomerge.core.study import Objective
 
@@ -21,11 +22,15 @@ class ItemScores:
     Attributes:
         items: Task to item ids, in the order of the columns.
         columns: Measure name (``task/metric``) to its value on each item of its task,
-            shape ``(n_items,)``, float64, all finite.
+            shape ``(n_items,)``, float64, all finite; to the parts of each item,
+            ``(n_parts, n_items)``, where it is no mean.
+        hows: Measure that is no mean to how its parts are put together
+            (``core.aggregates``).
     """
 
     items: Mapping[str, tuple[str, ...]]
     columns: Mapping[str, Floats]
+    hows: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -43,6 +48,7 @@ class ItemScores:
         """
         items: dict[str, tuple[str, ...]] = {}
         columns: dict[str, Floats] = {}
+        hows: dict[str, str] = {}
         for measure in objective.measures:
             if not outcomes.get(measure.task):
                 raise ValueError(f"No outcomes of task {measure.task!r}.")
@@ -51,13 +57,21 @@ class ItemScores:
             if len(set(ids)) != len(ids):
                 raise ValueError(f"An item of task {measure.task!r} stands twice.")
             items[measure.task] = ids
-            values = [_value(outcome, measure.metric) for outcome in ordered]
-            columns[str(measure)] = np.array(values, dtype=np.float64)
-        return cls(items, columns)
+            metric, first = measure.metric, ordered[0].metrics
+            how = None if metric in first else how_of(metric, first)
+            values: list[float] | list[list[float]]
+            if how is None:
+                values = [_value(outcome, metric) for outcome in ordered]
+            else:
+                hows[str(measure)] = how
+                values = [parts_of(metric, how, one.metrics) for one in ordered]
+            columns[str(measure)] = np.array(values, dtype=np.float64).T
+        return cls(items, columns, hows)
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
-            if column.ndim != 1 or not len(column) or not np.isfinite(column).all():
+            n_axes = 2 if name in self.hows else 1
+            if column.ndim != n_axes or not column.size or not _is_finite(column):
                 raise ValueError(
                     f"Measure {name!r} needs a finite value for each of its items, "
                     f"got shape {column.shape} with "
@@ -66,8 +80,25 @@ class ItemScores:
 
     def value(self, objective: Objective) -> float:
         """Return the objective over all items, as measured."""
-        means = {name: float(column.mean()) for name, column in self.columns.items()}
-        return objective.value(means)
+        told = {n: float(self.put_together(n, c)) for n, c in self.columns.items()}
+        return objective.value(told)
+
+    def put_together(self, name: str, column: Floats) -> Floats:
+        """Return a measure of items: ``(..., n_items)`` to ``(...)``.
+
+        Args:
+            name: The measure.
+            column: Some of its items, in any number of axes; of one that is no mean
+                with its parts in front.
+        """
+        how = self.hows.get(name)
+        if how is None:
+            return np.asarray(column.mean(axis=-1))
+        return np.asarray(AGGREGATES[how].of(column))
+
+
+def _is_finite(column: Floats) -> bool:
+    return bool(np.isfinite(column).all())
 
 
 def _value(outcome: Outcome, metric: str) -> float:

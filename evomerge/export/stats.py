@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.core.study import Direction, Objective
 from evomerge.export.intervals import Estimate, values
@@ -107,17 +108,25 @@ def swap_test(
         raise ValueError("The two candidates were scored on different items.")
     seen = abs(mine.value(objective) - theirs.value(objective))
     names = [str(measure) for measure in objective.measures]
-    middle = np.empty(len(names))
+    middle = np.empty((len(names), n_swaps))
     half = np.empty((len(names), n_swaps))
     for task in dict.fromkeys(measure.task for measure in objective.measures):
         own = [i for i, m in enumerate(objective.measures) if m.task == task]
+        if any(names[i] in mine.hows for i in own):
+            n_items = len(mine.items[task])
+            step = max(1, _CELLS // n_items)
+            for begin in range(0, n_swaps, step):
+                now = slice(begin, min(begin + step, n_swaps))
+                size = (now.stop - begin, n_items)
+                swaps = rng.integers(2, size=size, dtype=np.int8) > 0
+                for i in own:
+                    middle[i, now], half[i, now] = _mixed(mine, theirs, names[i], swaps)
+            continue
         a = np.array([mine.columns[names[i]] for i in own])
         b = np.array([theirs.columns[names[i]] for i in own])
-        middle[own] = (a.mean(axis=1) + b.mean(axis=1)) / 2
+        middle[own] = ((a.mean(axis=1) + b.mean(axis=1)) / 2)[:, None]
         half[own] = _half_differences((a - b) / (2 * a.shape[1]), rng, n_swaps)
-    differences = values(objective, middle[:, None] + half) - values(
-        objective, middle[:, None] - half
-    )
+    differences = values(objective, middle + half) - values(objective, middle - half)
     scale = max(1.0, float(np.abs(middle).max()))
     as_large = int((np.abs(differences) >= seen - _ROUNDING * scale).sum())
     return (as_large + 1) / (n_swaps + 1)
@@ -155,14 +164,18 @@ def best_of_many(
     }
     largest = np.zeros(n_swaps)
     for one in many:
-        middle = np.empty(len(objective.measures))
+        middle = np.empty((len(objective.measures), n_swaps))
         half = np.empty((len(objective.measures), n_swaps))
         for i, measure in enumerate(objective.measures):
+            if str(measure) in one.hows:
+                swaps = signs[measure.task].T < 0
+                middle[i], half[i] = _mixed(one, reference, str(measure), swaps)
+                continue
             a, b = one.columns[str(measure)], reference.columns[str(measure)]
             middle[i] = (a.mean() + b.mean()) / 2
             half[i] = (a - b) @ signs[measure.task] / (2 * len(a))
-        above = values(objective, middle[:, None] + half)
-        below = values(objective, middle[:, None] - half)
+        above = values(objective, middle + half)
+        below = values(objective, middle - half)
         largest = np.maximum(largest, np.abs(above - below))
     found = []
     for one in many:
@@ -170,6 +183,24 @@ def best_of_many(
         as_large = int((largest >= seen - _ROUNDING * max(1.0, seen)).sum())
         found.append((as_large + 1) / (n_swaps + 1))
     return tuple(found)
+
+
+def _mixed(
+    mine: ItemScores, theirs: ItemScores, name: str, swaps: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Return a measure of both sides with answers swapped: middle and half between.
+
+    Args:
+        mine: One candidate.
+        theirs: The other.
+        name: The measure.
+        swaps: Whose answers change sides, ``(n_swaps, n_items)``.
+    """
+    a = mine.columns[name][..., None, :]
+    b = theirs.columns[name][..., None, :]
+    one = mine.put_together(name, np.where(swaps, b, a))
+    other = mine.put_together(name, np.where(swaps, a, b))
+    return (one + other) / 2, (one - other) / 2
 
 
 def _half_differences(parts: Floats, rng: np.random.Generator, n_swaps: int) -> Floats:

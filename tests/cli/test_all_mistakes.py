@@ -17,8 +17,8 @@ LETTERS = {
     "doc_to_target": "label",
     "metric_list": [
         {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+        {"metric": "brier_score"},
         {"metric": "mcc", "aggregation": "matthews_corrcoef"},
-        {"metric": "f1"},
     ],
 }
 SPELLING = {
@@ -66,11 +66,11 @@ FILES = {
     "metrics that are no mean": (
         {
             "tasks": {
-                "t": {"task": "letters", "metric": "mcc"},
+                "t": {"task": "letters", "metric": "brier_score"},
                 "u": {"task": "spelling", "metric": "exact_match"},
             },
             "objectives": [
-                {"name": "x", "measure": "t/f1"},
+                {"name": "x", "measure": "t/mc"},
                 {"name": "y", "measure": "u/bleu"},
                 {"name": "z", "measure": "u/ter", "direction": "minimize"},
             ],
@@ -78,9 +78,9 @@ FILES = {
             "sources": {"base": "nowhere", "math": "nowhere/either"},
         },
         [
-            "tasks.t.metric: 'mcc' of 'letters' is no mean over items",
-            "use acc.",
-            "objectives.0.measure: 'f1' of 'letters' is no mean over items",
+            "tasks.t.metric: 'brier_score' of 'letters' is no mean over items",
+            "use acc or mcc.",
+            "objectives.0.measure: unknown metric 't/mc'; did you mean 't/mcc'?",
             "objectives.1.measure: 'bleu' of 'spelling' is no mean over items",
             "objectives.2.measure: 'ter' of 'spelling' is no mean over items",
             "use exact_match.",

@@ -11,7 +11,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from evomerge.core.flow.stacks import passthrough
-from evomerge.core.scoring_protocol import ItemRole
+from evomerge.core.scoring_protocol import ItemRole, scores_of
 from evomerge.core.trial import Blame, Cause
 from evomerge.core.work import Assignment, EngineSettings, TaskSettings, WorkerSetup
 from evomerge.errors import SpecError, WorkerError
@@ -138,9 +138,54 @@ def test_metrics_are_named_by_filter_only_where_there_are_several(engine, cache)
     ]
 
 
-def test_metrics_that_are_no_mean_are_not_offered(engine, cache):
+def test_metrics_that_are_no_mean_are_not_scored_unasked(engine, cache):
     (description,) = LmEvalTasks([settings("endings")], engine, cache).describe()
     assert description.metrics == ("acc",)
+
+
+def together(folder, name):
+    """A task of forty questions, whose metrics are put together of all answers."""
+    folder.mkdir()
+    rows = [{"q": f"q{i}", "label": i * i % 3 % 2} for i in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    how = {"acc": "mean", "f1": "f1", "mcc": "matthews_corrcoef"}
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": ["a", "b"],
+        "doc_to_target": "label",
+        "metric_list": [{"metric": m, "aggregation": h} for m, h in how.items()],
+    }
+    if name == "texts":
+        task |= {"output_type": "loglikelihood_rolling", "doc_to_target": "on {{q}}"}
+        task |= {"doc_to_text": "", "metric_list": [{"metric": "word_perplexity"}]}
+        del task["doc_to_choice"]
+    (folder / f"{name}.yaml").write_text(json.dumps(task))
+    return TaskSettings(name, name, include_path=str(folder), search_fraction=1.0)
+
+
+@pytest.mark.parametrize("metric", ["f1", "mcc", "word_perplexity"])
+def test_metrics_that_are_no_mean_are_those_of_lm_eval_where_asked_for(
+    metric, engine, cache, tmp_path
+):
+    name = "texts" if metric == "word_perplexity" else "letters"
+    wanted = together(tmp_path / "own", name)
+    asked = replace(wanted, asked=(metric,))
+    (plain,) = LmEvalTasks([wanted], engine, cache).describe()
+    tasks = LmEvalTasks([asked], engine, cache)
+    (description,) = tasks.describe()
+    assert set(description.metrics) - set(plain.metrics) == {metric}
+    # What is recorded without the parts is another way of scoring.
+    assert description.protocol.digest != plain.protocol.digest
+    assert description.manifest == plain.manifest
+    scores = scores_of((description,), score_all(tasks))
+    theirs = lm_eval_says(wanted, engine, cache)["results"][wanted.task]
+    value = next(v for name, v in theirs.items() if name.startswith(f"{metric},"))
+    assert scores[f"{wanted.task}/{metric}"] == pytest.approx(value, abs=1e-12)
 
 
 def test_document_that_occurs_twice_is_one_item(engine, cache):

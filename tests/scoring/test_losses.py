@@ -1,6 +1,8 @@
 """Losses of whole texts: negative log-likelihoods, equal to transformers' own."""
 
 import json
+import math
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import yaml
 
 from evomerge.checkpoints import read_model
+from evomerge.core.aggregates import score_of
 from evomerge.core.flow.stacks import passthrough
 from evomerge.core.scoring_protocol import ItemRole
 from evomerge.core.work import EngineSettings, TaskSettings, WorkerSetup
@@ -40,7 +43,13 @@ def texts(folder: Path, *lines: str) -> TaskSettings:
         "metric_list": [{"metric": "bits_per_byte"}],
     }
     (folder / "texts.yaml").write_text(yaml.safe_dump(task))
-    return TaskSettings("texts", "texts", include_path=str(folder), search_fraction=1.0)
+    return TaskSettings(
+        "texts",
+        "texts",
+        include_path=str(folder),
+        search_fraction=1.0,
+        asked=("bits_per_byte",),
+    )
 
 
 def by_transformers(folder: Path, text: str) -> float:
@@ -87,7 +96,7 @@ def test_losses_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     try:
         tasks = LmEvalTasks([task], engine, str(tmp_path / "cache"))
         (told,) = tasks.describe()
-        assert told.metrics == LOSSES
+        assert told.metrics == (*LOSSES, "bits_per_byte")
         for model in (a, b):
             recipe = passthrough("m", model.fingerprint, model.n_layers, "float32")
             engine.swap(recipe)
@@ -96,6 +105,10 @@ def test_losses_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
             wanted = [
                 by_transformers(model.path, text) / len(text.encode()) for text in TEXTS
             ]
+            lengths = [len(text.encode()) for text in TEXTS]
+            bits = sum(map(mul, wanted, lengths)) / sum(lengths) / math.log(2)
+            together = score_of("bits_per_byte", [one.metrics for one in outcomes])
+            assert together == pytest.approx(bits, abs=1e-5)
             for one in wanted:
                 assert min(abs(one - value) for value in found) < 1e-5
             assert len(found) == len(TEXTS)
@@ -110,7 +123,8 @@ def test_losses_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
 def test_smaller_is_better_and_the_direction_is_known(tmp_path: Path) -> None:
     settings = texts(tmp_path / "tasks", *TEXTS)
     task = load_task(settings, str(tmp_path))
-    assert facts_of(task, settings).senses == dict.fromkeys(LOSSES, False)
+    measures = (*LOSSES, "bits_per_byte")
+    assert facts_of(task, settings).senses == dict.fromkeys(measures, False)
 
 
 def test_an_empty_text_has_no_loss_and_is_named(tmp_path: Path) -> None:

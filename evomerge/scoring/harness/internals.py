@@ -85,6 +85,7 @@ __all__ = [
     "TaskManager",
     "TemplateLM",
     "VERSION",
+    "aggregation_function",
     "calm",
     "filter_names",
     "filtered",
@@ -111,6 +112,12 @@ PROMPTS: frozenset[str] = frozenset(
 )
 BUILDERS = frozenset(_PACKAGED_DATASETS_MODULES) | {"cache", "generator", "spark"}
 """Ways of reading files that the library of data sets brings."""
+
+
+def aggregation_function(name: str) -> Callable[..., Any]:
+    """Return what puts metrics together in one of lm-eval's own ways."""
+    function: Callable[..., Any] = aggregation_registry[name]
+    return function
 
 
 def filter_names(task: ConfigurableTask) -> list[str]:

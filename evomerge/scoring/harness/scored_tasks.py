@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evomerge.core.aggregates import parts_named
 from evomerge.core.scoring_protocol import (
     BlockKey,
     ItemRole,
@@ -41,7 +42,11 @@ from evomerge.scoring.harness.losses import losses, reads_texts
 from evomerge.scoring.harness.questions import Question, build_questions, remember_texts
 from evomerge.scoring.harness.task_index import wrong
 from evomerge.scoring.harness.task_keys import key_of
-from evomerge.scoring.harness.task_protocol import offered, protocol_settings
+from evomerge.scoring.harness.task_protocol import (
+    aggregated,
+    offered,
+    protocol_settings,
+)
 
 
 class LmEvalTasks:
@@ -127,6 +132,7 @@ class _Task:
         self._questions = questions.by_id
         remember_texts(self._task, (q.doc for q in self._questions.values()))
         self._metrics = offered(self._task, settings)
+        self._aggregated = aggregated(self._task)
         self._check_generation(settings)
         self.description = TaskDescription(
             manifest=Manifest(settings.name, questions.items, settings.shares),
@@ -183,16 +189,20 @@ class _Task:
         completions: Mapping[int, list[Completion]],
     ) -> Outcome:
         measured: dict[str, Mapping[str, Any]] = {}
-        metrics = {}
+        metrics: dict[str, float] = {}
         for key, (metric, filter_name) in self._metrics.items():
             if filter_name not in measured:
                 answered = [i.filtered_resps[filter_name] for i in question.instances]
+                found = self._task.process_results(question.doc, answered)
                 if reads_texts(self._task):
-                    found = losses(self._task, question.doc, *answered)
-                else:
-                    found = self._task.process_results(question.doc, answered)
+                    found |= losses(self._task, question.doc, *answered)
                 measured[filter_name] = found
-            metrics[key] = float(measured[filter_name][metric])
+            value = measured[filter_name][metric]
+            if (how := self._aggregated.get(metric)) is None:
+                metrics[key] = float(value)
+            else:
+                parts = value if isinstance(value, tuple) else (value,)
+                metrics |= parts_named(key, how, parts)
         answers = [
             answer
             for instance in question.instances

@@ -4,18 +4,20 @@ The harness records it as the task's protocol. Two machines that keep the same f
 different folders must agree on every byte, and a changed data file, prompt, tokenizer
 or library must not.
 
-A trial's score is the mean over its items. Metrics that are put together otherwise
-(F1, Matthews' correlation, BLEU) have no value for an item alone: they are refused by
+A trial's score is the mean over its items. Metrics that are put together otherwise have
+no value for an item alone: those of ``core.aggregates`` (F1, Matthews' correlation,
+perplexities) are scored where the study asks for them, others (BLEU) are refused by
 name, with what to use instead. Tasks that read whole texts get losses of each text.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from evomerge.core.aggregates import AGGREGATES
 from evomerge.core.digest import digest
 from evomerge.core.survey import TaskFacts
 from evomerge.core.work import TaskSettings
@@ -25,6 +27,7 @@ from evomerge.scoring.harness.image_tasks import shows_images
 from evomerge.scoring.harness.internals import (
     VERSION,
     ConfigurableTask,
+    aggregation_function,
     filter_names,
     mean,
 )
@@ -70,6 +73,8 @@ def protocol_settings(
         processor = cast(ImageEngine, engine).images.processor
         images = {"images": processor.digest}
         template = processor.chat_template if settings.apply_chat_template else None
+    scored = {metric for metric, _ in offered(task, settings).values()}
+    together = sorted(scored & aggregated(task).keys())
     return {
         "harness": f"lm_eval {VERSION}",
         "config": plain(kept),
@@ -85,6 +90,8 @@ def protocol_settings(
         "max_length": engine.max_length,
         "engine": plain(engine.facts),
         **images,
+        # Outcomes recorded without their parts cannot be used for them.
+        **({"aggregates": together} if together else {}),
     }
 
 
@@ -117,6 +124,10 @@ def _file_digests(files: Any) -> Any:
 
 _PAIRS = ("brier_score", "f1", "likelihood", "mcc")
 """What lm-eval gives as pairs for a multiple-choice item, whatever the aggregation."""
+_AGGREGATIONS = {
+    aggregation_function(name): name for name in AGGREGATES if name != "mean"
+}
+"""What lm-eval puts metrics together by, to the name in ``core.aggregates``."""
 _INSTEAD = {
     "multiple_choice": "acc",
     "loglikelihood": "acc",
@@ -128,22 +139,48 @@ _INSTEAD = {
 def offered(
     task: ConfigurableTask, settings: TaskSettings
 ) -> dict[str, tuple[str, str]]:
-    """Return the metrics that are a mean over items: name to (metric, filter).
+    """Return the metrics that are scored: name to (metric, filter).
 
-    Of tasks that read whole texts these are losses of each text.
-
-
-    A task with one filter offers ``metric``, one with several ``metric,filter``.
+    All that are a mean over items, or losses where texts are read; of those that are
+    put together otherwise the ones that the study asks for. A task with one filter
+    offers ``metric``, one with several ``metric,filter``.
 
     Raises:
-        SpecError: There is none.
+        SpecError: It has none.
     """
-    metrics = [name for name in task.aggregation() if _why_not(task, name) is None]
-    if reads_texts(task):
-        metrics = list(LOSSES)
-    if not metrics:
+    means, together = _means(task), aggregated(task)
+    if not (means or together):
         said = "; ".join(refused(task).values()) or "it has none."
         raise wrong(settings, f"expected a metric that is a mean over items: {said}")
+    named = _named(task, (*means, *together))
+    return {
+        name: found
+        for name, found in named.items()
+        if found[0] in means or name in settings.asked
+    }
+
+
+def aggregated(task: ConfigurableTask) -> dict[str, str]:
+    """Return the metrics that are put together of parts, each with how."""
+    return {
+        metric: how
+        for metric, function in task.aggregation().items()
+        if (how := _AGGREGATIONS.get(_bare(function))) is not None
+        and task.config.process_results is None
+        and task.OUTPUT_TYPE != "generate_until"
+        and metric not in _means(task)
+    }
+
+
+def _means(task: ConfigurableTask) -> list[str]:
+    if reads_texts(task):
+        return list(LOSSES)
+    return [name for name in task.aggregation() if _why_not(task, name) is None]
+
+
+def _named(
+    task: ConfigurableTask, metrics: Sequence[str]
+) -> dict[str, tuple[str, str]]:
     filters = filter_names(task)
     return {
         metric if len(filters) == 1 else f"{metric},{name}": (metric, name)
@@ -156,13 +193,16 @@ def facts_of(task: ConfigurableTask, settings: TaskSettings) -> TaskFacts:
     """Return what can be measured of a task.
 
     Raises:
-        SpecError: No metric is a mean over items.
+        SpecError: No metric can be scored.
     """
     own = dict(task.higher_is_better())
     own |= dict.fromkeys(LOSSES, False)
+    scored = [metric for metric, _ in offered(task, settings).values()]
     senses = {
         name: own[metric] if isinstance(own.get(metric), bool) else None
-        for name, (metric, _) in offered(task, settings).items()
+        for name, (metric, _) in _named(
+            task, (*dict.fromkeys((*scored, *aggregated(task))),)
+        ).items()
     }
     return TaskFacts(
         senses,
@@ -175,7 +215,7 @@ def facts_of(task: ConfigurableTask, settings: TaskSettings) -> TaskFacts:
 def refused(task: ConfigurableTask) -> dict[str, str]:
     """Return the metrics that are no mean over items, each with what to use instead."""
     why = {name: _why_not(task, name) for name in task.aggregation()}
-    means = [name for name, reason in why.items() if reason is None]
+    means = [n for n, reason in why.items() if reason is None or n in aggregated(task)]
     kind = _INSTEAD.get(str(task.OUTPUT_TYPE))
     if means:
         instead = f"use {' or '.join(means)}"
@@ -187,7 +227,7 @@ def refused(task: ConfigurableTask) -> dict[str, str]:
         name: f"{name!r} of {task.config.task!r} is no mean over items, but {reason}; "
         f"{instead}."
         for name, reason in why.items()
-        if reason is not None
+        if reason is not None and name not in aggregated(task)
     }
 
 
@@ -202,6 +242,11 @@ def _why_not(task: ConfigurableTask, metric: str) -> str | None:
     return None
 
 
+def _bare(how: Callable[..., Any]) -> Callable[..., Any]:
+    inner: Callable[..., Any] = getattr(how, "func", how)
+    return inner
+
+
 def _name(how: Callable[..., Any]) -> str:
-    inner = getattr(how, "func", how)
+    inner = _bare(how)
     return str(getattr(inner, "__name__", type(inner).__name__))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +52,17 @@ def tasks_of(
         for one in _members(
             _task(name, spec.tasks[name], spec.items, blocks), groups.get(name, ())
         )
+    )
+
+
+def asked_of(
+    tasks: Sequence[TaskSettings], goals: Sequence[Objective]
+) -> tuple[TaskSettings, ...]:
+    """Return tasks that know which of their metrics goals speak of."""
+    measures = sorted({measure for goal in goals for measure in goal.measures})
+    return tuple(
+        replace(task, asked=tuple(m.metric for m in measures if m.task == task.name))
+        for task in tasks
     )
 
 

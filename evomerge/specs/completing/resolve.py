@@ -18,7 +18,7 @@ from evomerge.specs.completing.context import Judge, Surroundings
 from evomerge.specs.completing.engine_options import option_mistakes
 from evomerge.specs.completing.engine_sizes import engine_of, facts_of
 from evomerge.specs.completing.generation_zero import GenerationZero, begun_at
-from evomerge.specs.completing.measures import Measured, tasks_of
+from evomerge.specs.completing.measures import Measured, asked_of, tasks_of
 from evomerge.specs.completing.source_names import (
     check_sources,
     filled,
@@ -191,7 +191,10 @@ class _Resolver:
         engine = self._engine(parts)
         labels = [baseline.label for baseline in parts.baselines]
         constraints = parts.measured.constraints(spec, labels)
-        tasks = tasks_of(spec, self._around.surveyed.members, self._around.cut)
+        goals = (*parts.measured.objectives, *(c.objective for c in constraints))
+        tasks = asked_of(
+            tasks_of(spec, self._around.surveyed.members, self._around.cut), goals
+        )
         others = [
             name
             for name in _by_use(spec)

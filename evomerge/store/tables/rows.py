@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
+from evomerge.core.aggregates import is_part
 from evomerge.core.digest import canonical_json
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.scoring_protocol import BlockKey, ItemRole, Manifest, Outcome
@@ -288,7 +289,7 @@ def items_of(body: bytes) -> list[str]:
 
 def means_of(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Average every metric that all outcomes have, and tokens and truncation."""
-    shared = set(outcomes[0].metrics)
+    shared = {name for name in outcomes[0].metrics if not is_part(name)}
     for outcome in outcomes:
         shared &= set(outcome.metrics)
     n = len(outcomes)
