@@ -260,7 +260,7 @@ def _resampled(
                 told = scores.put_together(names[j], items)
                 means[i, j, begin : begin + n] = told
     signs = np.array([sign for sign, _ in sides])
-    return signs @ np.array([values(objective, drawn) for drawn in means])
+    return np.asarray(signs @ np.array([values(objective, one) for one in means]))
 
 
 def values(objective: Objective, means: Floats) -> Floats:
