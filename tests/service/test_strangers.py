@@ -171,6 +171,14 @@ def test_all_of_it_is_told_at_once(place: Place) -> None:
     }
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_nobody_begins_with_what_others_found(place: Place, listed: bool) -> None:
+    start = {"study": "theirs", "top": 3}
+    changes = {"start": [start] if listed else start}
+    found = look_at_words(place.bundle(changes), place.policy)
+    assert "start.0.study: studies of all users are in one database" in told(found)
+
+
 @pytest.mark.parametrize("path", ["more/tasks.yaml", "./more/../more/tasks.yaml"])
 def test_tasks_of_an_evaluator_file_are_looked_at_too(place: Place, path: str) -> None:
     inner = {"tasks": {"evil": {"trust_code": True, "include": "../../x"}}}
