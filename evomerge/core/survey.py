@@ -28,12 +28,14 @@ class TaskFacts:
             use instead.
         generates: Answers are texts, so that tokens are counted.
         images: Prompts hold images.
+        rewards: Texts are rated by a reward model.
     """
 
     senses: Mapping[str, bool | None]
     refused: Mapping[str, str] = field(default_factory=dict)
     generates: bool = True
     images: bool = False
+    rewards: bool = False
 
 
 @dataclass(frozen=True, slots=True)

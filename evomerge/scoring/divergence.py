@@ -35,8 +35,8 @@ class Divergence(ItemSource):
             raise ValueError(f"max_tokens: expected a number from 1, got {max_tokens}.")
         self._most = max_tokens
 
-    def check(self, engine: Engine) -> str | None:
-        """Say why this engine cannot be asked; None if it can."""
+    def check(self, items: Sequence[Item], engine: Engine) -> str | None:
+        """Say why this engine cannot be asked about these; None if it can."""
         if not hasattr(engine, "distributions"):
             kind = engine.facts["kind"]
             return f"expected an engine that gives the whole vocabulary, got {kind!r}."

@@ -194,6 +194,19 @@ class DistributionEngine(Engine, Protocol):
         """
 
 
+class RewardingEngine(Engine, Protocol):
+    """An engine of a reward model, which rates texts and gives no tokens."""
+
+    def rewards(self, texts: Sequence[tuple[int, ...]]) -> list[float]:
+        """Return the one output for each text; texts are token ids.
+
+        Raises:
+            RequestError: A text is empty or longer than ``max_length``.
+            CandidateError: The model's numbers are not finite.
+            WorkerError: The engine or machine failed.
+        """
+
+
 class ImageProcessor(Protocol):
     """Prepares prompts with images for one model.
 

@@ -1,8 +1,11 @@
 """Which engine kinds there are, each loaded only when it is asked for."""
 
+from pathlib import Path
 from typing import Any
 
 from evomerge import plugins
+from evomerge.checkpoints.configs.families import gives_reward
+from evomerge.checkpoints.documents import read_json
 from evomerge.core.policy import in_force
 from evomerge.core.work import WorkerSetup, engine_problem
 from evomerge.errors import Problem, SpecError
@@ -28,6 +31,12 @@ def open_engine(setup: WorkerSetup) -> Engine:
         from evomerge.scoring.vllm.engine import VllmEngine
 
         return VllmEngine(setup)
+    if kind == "hf" and gives_reward(
+        read_json(Path(setup.sources[setup.frame]) / "config.json")
+    ):
+        from evomerge.scoring.hf.reward_engine import RewardEngine
+
+        return RewardEngine(setup)
     if kind == "hf":
         from evomerge.scoring.hf.engine import HfEngine
 

@@ -58,14 +58,16 @@ class ItemSource(MeasureSource):
 
     Attributes:
         keys: Texts that every item must have.
+        of_rewards: Reward models are measured, which give no tokens.
     """
 
     needed: ClassVar[frozenset[Need]] = frozenset({Need.ENGINE})
     keys: ClassVar[tuple[str, ...]] = ("text",)
+    of_rewards: ClassVar[bool] = False
 
-    def check(self, engine: Engine) -> str | None:
-        """Say why this engine cannot be asked; None if it can."""
-        del engine
+    def check(self, items: Sequence[Item], engine: Engine) -> str | None:
+        """Say why this engine cannot be asked about these; None if it can."""
+        del items, engine
         return None
 
     def size_bytes(self, item: Item, engine: Engine) -> int:
@@ -118,7 +120,8 @@ class Items:
     @property
     def facts(self) -> TaskFacts:
         """What can be measured."""
-        return TaskFacts(self.source.metrics, generates=False)
+        rewards = self.source.of_rewards
+        return TaskFacts(self.source.metrics, generates=False, rewards=rewards)
 
     def wrong(self, message: str, key: str = "") -> SpecError:
         """Return an error at a key of the task."""
@@ -194,7 +197,14 @@ class ItemTask:
         self._source = self._items.source
         self._engine = engine
         self._compares = Need.REFERENCE in kind.needed
-        if (said := self._source.check(engine)) is not None:
+        if self._source.of_rewards is not hasattr(engine, "rewards"):
+            wanted = "gives rewards" if self._source.of_rewards else "gives tokens"
+            raise self._items.wrong(
+                f"expected a model that {wanted}, on an engine that runs it (hf)."
+            )
+        if (
+            said := self._source.check(list(self._items.by_id.values()), engine)
+        ) is not None:
             raise self._items.wrong(said)
         reference = settings.reference if self._compares else None
         if self._compares and reference is None:

@@ -31,6 +31,7 @@ from evomerge.scoring.engine import (
     GenerateRequest,
     ImageEngine,
     LoglikelihoodRequest,
+    RewardingEngine,
     SelfTest,
 )
 from evomerge.scoring.images import ImagePrompt, processor_digest
@@ -55,7 +56,10 @@ class Probe:
 
     @classmethod
     def take(cls, engine: Engine) -> Probe:
-        """Ask an engine the fixed questions."""
+        """Ask an engine the fixed questions; a reward model rates them."""
+        if hasattr(engine, "rewards"):
+            sequences = _sequences(len(engine.tokenizer), engine.max_length)
+            return cls(tuple(cast(RewardingEngine, engine).rewards(sequences)), ())
         scores = engine.loglikelihood(cls.pairs(engine))
         # Asked after the scoring, so that whatever that cached takes part as well.
         answers = engine.generate(cls.prompts(engine))

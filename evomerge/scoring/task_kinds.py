@@ -14,9 +14,10 @@ from evomerge.scoring.divergence import Divergence
 from evomerge.scoring.engine import Engine
 from evomerge.scoring.item_source import Items, ItemSource, ItemTask
 from evomerge.scoring.items import counted, split_items
+from evomerge.scoring.preference import Preference
 from evomerge.scoring.simulated.landscape import TASK, Landscape, SimulatedTask
 
-MEASURES: dict[str, type[ItemSource]] = {"kl": Divergence}
+MEASURES: dict[str, type[ItemSource]] = {"kl": Divergence, "preference": Preference}
 """What ``task:`` says to what measures it; other packages may have more."""
 
 

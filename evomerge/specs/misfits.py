@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.checkpoints import Model, compatibility, remarks
+from evomerge.checkpoints.configs.families import gives_reward
 from evomerge.checkpoints.configs.layer_types import LayerType
 from evomerge.checkpoints.configs.stack_counts import side_of
 from evomerge.checkpoints.foldable import unfoldable
@@ -39,11 +40,12 @@ def refuse_misfits(
         mistakes.add(key, "expected models that fit together: " + " ".join(misfits))
 
 
-def note_unscored(model: Model, key: str, mistakes: Mistakes) -> None:
+def note_unscored(model: Model, kind: str, key: str, mistakes: Mistakes) -> None:
     """Note a model that merges, but that no engine gives answers of.
 
     Args:
         model: The frame of a study.
+        kind: The engine's; ``hf`` runs reward models.
         key: Where the file names it.
         mistakes: Where to note it.
     """
@@ -52,6 +54,13 @@ def note_unscored(model: Model, key: str, mistakes: Mistakes) -> None:
         sides = {side_of(kind.stack) for kind in model.layer_types}
         paired = sides == {"encoder", "decoder"}
         what = "an encoder-decoder" if paired else "a model of several stacks of layers"
+    elif model.layout.is_headless and gives_reward(model.config):
+        if kind != "hf":
+            mistakes.add(
+                key,
+                f"expected a text decoder for engine {kind}, got a reward model "
+                f"({model.architecture}); set engine: {{kind: hf}}.",
+            )
     elif model.layout.is_headless:
         what = "a model without an output head, such as a classifier"
     if what:

@@ -102,6 +102,13 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     return next((n for n in found if type(n) is int and n > 0), None)
 
 
+def gives_reward(config: Mapping[str, Any]) -> bool:
+    """Tell whether a model is a classifier of one output: a reward model."""
+    named = config.get("architectures") or [""]
+    n_outputs = len(config.get("id2label") or range(config.get("num_labels") or 2))
+    return str(named[0]).endswith("ForSequenceClassification") and n_outputs == 1
+
+
 @cache
 def _families() -> Mapping[str, Family]:
     data: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))

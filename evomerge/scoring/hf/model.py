@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from evomerge.checkpoints import read_model, restacked
+from evomerge.checkpoints.configs.families import gives_reward
 from evomerge.checkpoints.configs.nested import with_decoder
 from evomerge.checkpoints.documents import read_json
 from evomerge.checkpoints.weights import left_over_keys
@@ -93,6 +94,8 @@ def _class_of(folder: str) -> Any:
         *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
         *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
     }
+    if gives_reward(config):
+        return transformers.AutoModelForSequenceClassification
     if "auto_map" not in config and len(named) == 1 and named[0] in known:
         return getattr(transformers, named[0])
     return transformers.AutoModelForCausalLM

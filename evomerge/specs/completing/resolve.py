@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoints import Model
+from evomerge.checkpoints.configs.families import gives_reward
 from evomerge.core.recipes.recipe import Checkpoint, Input
 from evomerge.core.space import Blueprint, SearchSpace
 from evomerge.core.study import Budget, StrategySettings
@@ -308,7 +309,20 @@ class _Resolver:
                 self._mistakes.add(f"engine.options.{name}", said)
         frame = self._all.get(str(self._spec.frame))
         if frame is not None and not self._around.accepted:
-            note_unscored(frame, f"sources.{self._spec.frame}", self._mistakes)
+            key, kind = f"sources.{self._spec.frame}", self._spec.engine.kind
+            note_unscored(frame, kind, key, self._mistakes)
+            if kind == "hf":
+                self._check_rewards(frame)
+
+    def _check_rewards(self, frame: Model) -> None:
+        rates = gives_reward(frame.config)
+        for name, facts in self._around.surveyed.facts.items():
+            if facts.rewards is not rates and name in self._spec.tasks:
+                wanted, got = "a task of rewards, as `preference`", "a reward model"
+                if facts.rewards:
+                    wanted, got = "a task of tokens", "a model that gives tokens"
+                said = f"expected {wanted}: sources.{self._spec.frame} is {got}."
+                self._mistakes.add(f"tasks.{name}", said)
 
     def _check_images(self) -> None:
         kind = self._spec.engine.kind

@@ -85,8 +85,8 @@ class TaskSpec(Spec):
         default=None,
         min_length=1,
         description="Its name in lm-eval, where a group means its members, or "
-        "`simulated`, or a measure of items (`kl`, another package's); the task's own "
-        "key if not given.",
+        "`simulated`, or a measure of items (`kl`, `preference`, another package's); "
+        "the task's own key if not given.",
     )
     include: Path | None = Field(
         default=None,
