@@ -38,7 +38,7 @@ import torch
 from evomerge.core.operators import CATALOGUE
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.operators import apply, apply_into
-from evomerge.merging.operators.device.fused_device import FUSED
+from evomerge.merging.operators.executors.accelerator import ACCELERATOR
 
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear", "mixout")
 COMPILED = (
@@ -94,7 +94,7 @@ class Proof:
 
     def masks(self) -> Iterator[Row]:
         """Compare which entries random operators keep."""
-        FUSED.pays_from = _NEVER
+        ACCELERATOR.pays_from = _NEVER
         for name in RANDOM:
             here, there = self._both(merging(name), torch.float32)
             same = torch.equal(here != self._base, there != self._base)
@@ -102,18 +102,20 @@ class Proof:
 
     def steps(self) -> Iterator[Row]:
         """Compare every operator, step by step."""
-        FUSED.pays_from = _NEVER
+        ACCELERATOR.pays_from = _NEVER
         for name, row in CATALOGUE.items():
             if row.factors_with is None and not row.statistics:
                 yield self._compared("steps", name)
 
     def compiled(self) -> Iterator[Row]:
         """Compare what torch's compiler makes of merges, compiled at once."""
-        FUSED.pays_from = 0
+        ACCELERATOR.pays_from = 0
         for name in COMPILED:
-            before = len(FUSED.used)
+            before = len(ACCELERATOR.used)
             row = self._compared("compiled", name)
-            if self.device != "cpu" and not all(list(FUSED.used.values())[before:]):
+            if self.device != "cpu" and not all(
+                list(ACCELERATOR.used.values())[before:]
+            ):
                 row = replace(row, ok=False, said=f"{row.said}, but not compiled")
             yield row
 
@@ -154,7 +156,7 @@ class Proof:
 
     def speed(self) -> Iterator[Row]:
         """Merge a layer again and again, against the bytes that must move."""
-        FUSED.pays_from = 0
+        ACCELERATOR.pays_from = 0
         copy = self._bandwidth()
         yield Row("speed", "copy", None, f"{copy / 1e9:.0f} GB/s")
         experts, bases = zip(

@@ -49,7 +49,7 @@ from merging.rival import VERSION, MissingError, Server, install
 from merging.synthetic import TINY, Shape, shape_of, write_checkpoint
 from merging.tables import DiskRow, LoopRow, print_disk, print_loop
 
-from evomerge.merging.operators.device.fused_device import FUSED
+from evomerge.merging.operators.executors.accelerator import ACCELERATOR
 
 _MIB = 1 << 20
 _BF16 = 2
@@ -115,7 +115,7 @@ class Bench:
     def loop(self) -> Iterator[LoopRow]:
         """Merge as a search does, on the CPU and on a GPU."""
         torch.set_num_threads(self.given.threads)
-        FUSED.pays_from = 0
+        ACCELERATOR.pays_from = 0
         for device in machine.devices():
             copy = Copy(self.given.copy_mb * _MIB, device)
             for n_experts in self.given.experts:

@@ -6,7 +6,7 @@ from support.single_steps import single_steps
 
 from evomerge.core.recipes.recipe import Operation
 from evomerge.merging.operators import apply_into
-from evomerge.merging.operators.device.fused_device import FUSED
+from evomerge.merging.operators.executors.accelerator import ACCELERATOR
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +37,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def _compiled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FUSED, "pays_from", 0)
+    monkeypatch.setattr(ACCELERATOR, "pays_from", 0)
 
 
 def parents(

@@ -12,21 +12,25 @@ import torch
 from support.single_steps import single_steps
 
 from evomerge.core.recipes.operation import Operation
+from evomerge.merging.form import Form, Total
 from evomerge.merging.operators import apply_into
-from evomerge.merging.operators.device import device_job
-from evomerge.merging.operators.device.device_job import Form
-from evomerge.merging.operators.device.formulas import Entries, Formula, Tables, formula
-from evomerge.merging.operators.device.fused_device import (
-    Fused,
-    can_fuse_on_device,
+from evomerge.merging.operators.executors import accelerator
+from evomerge.merging.operators.executors.accelerator import (
+    Accelerator,
+    Entries,
+    Formula,
+    Kind,
+    Tables,
+    formula,
 )
+from evomerge.merging.operators.executors.merge import Executor
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.counter import Coins, lanes_at, signed
 from evomerge.merging.operators.loops.order_statistics import row_ranks, sorted_ranks
 
 SHAPE = (70, 1001)
 """Not a whole number of rows of a formula; the last of them begin at an odd entry."""
-COMPILING = Fused(pays_from=0)
+COMPILING = Accelerator(pays_from=0)
 """Keeps what was compiled from test to test."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ABC = ("a", "b", "c")
@@ -95,15 +99,13 @@ def parents(dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 @contextmanager
-def on_device(fused: Fused) -> Iterator[None]:
+def on_device(fused: Accelerator) -> Iterator[None]:
     """Take tensors in memory for such that lie on an accelerator."""
-    where = "evomerge.merging.operators."
+    where = "evomerge.merging.operators.executors."
+    only = (Executor(fused.can, fused.write),)
     with (
-        patch(where + "sums.linear.can_fuse", lambda *_: False),
-        patch(where + "sums.ties.can_fuse", lambda *_: False),
-        patch(where + "device.fused_device._is_accelerator", lambda _: True),
-        patch(where + "sums.linear.FUSED", fused),
-        patch(where + "sums.ties.FUSED", fused),
+        patch(where + "merge.EXECUTORS", only),
+        patch(where + "accelerator._is_accelerator", lambda _: True),
     ):
         yield
 
@@ -118,17 +120,13 @@ def quick_or_long() -> Iterator[Any]:
 QUICK = list(quick_or_long())
 
 
-def uncompiled(form: Form) -> Formula:
-    return formula(form.thinning, form.vote)
-
-
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """Seen as words, zeros of both signs are told apart."""
     return tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
 
 
 def assert_bits_of_single_steps(
-    fused: Fused,
+    fused: Accelerator,
     operation: Operation,
     parents: tuple[torch.Tensor, list[torch.Tensor]],
     dtype: torch.dtype,
@@ -146,7 +144,7 @@ def assert_bits_of_single_steps(
 
 @pytest.mark.parametrize(("name", "dtype"), QUICK)
 def test_formulas_give_the_bits_of_single_steps(name: str, dtype: torch.dtype) -> None:
-    fused = Fused(uncompiled, 0)
+    fused = Accelerator(formula, 0)
     assert_bits_of_single_steps(fused, CASES[name], parents(dtype), dtype)
 
 
@@ -154,15 +152,17 @@ def test_element_types_may_differ() -> None:
     base, (a, b, c) = parents(torch.bfloat16)
     mixed = base.to(torch.float32), [a, b.to(torch.float16), c.to(torch.float32)]
     for dtype in DTYPES:
-        assert_bits_of_single_steps(Fused(uncompiled, 0), CASES["ties"], mixed, dtype)
+        assert_bits_of_single_steps(
+            Accelerator(formula, 0), CASES["ties"], mixed, dtype
+        )
 
 
 @pytest.mark.parametrize("name", ["ties", "breadcrumbs", "dare_ties, one input whole"])
 def test_large_tensors_are_merged_in_parts(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_job, "_MOST_ROWS", 17)
-    fused = Fused(uncompiled, 0)
+    monkeypatch.setattr(accelerator, "_MOST_ROWS", 17)
+    fused = Accelerator(formula, 0)
     assert_bits_of_single_steps(fused, CASES[name], parents(DTYPES[1]), DTYPES[1])
 
 
@@ -185,7 +185,8 @@ def test_ranks_by_sorting_are_those_that_are_counted() -> None:
 def test_what_is_not_on_a_device_or_of_no_known_kind_is_not_fused() -> None:
     def can(device: str, dtype: torch.dtype = torch.bfloat16, n: int = 1 << 16) -> bool:
         tensors = [torch.empty(n, dtype=dtype, device=device) for _ in "ab"]
-        return can_fuse_on_device(Deltas(tensors, None), None, tensors[0])
+        form = Form(Total((1.0, 1.0)))
+        return accelerator.ACCELERATOR.can(Deltas(tensors, None), form, tensors[0])
 
     assert can("meta")
     assert not can("cpu")
@@ -196,16 +197,16 @@ def test_what_is_not_on_a_device_or_of_no_known_kind_is_not_fused() -> None:
 def test_what_is_not_finite_is_told_and_speaks_against_no_code(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made: list[Form] = []
+    made: list[Kind] = []
 
-    def compiler(form: Form) -> Formula:
-        made.append(form)
-        return uncompiled(form)
+    def compiler(kind: Kind) -> Formula:
+        made.append(kind)
+        return formula(kind)
 
     base, tensors = parents(torch.float16)
     sound = tensors[1].clone()
     merged = torch.empty_like(base)
-    with on_device(Fused(compiler, 0)):
+    with on_device(Accelerator(compiler, 0)):
         for bad in (float("nan"), float("inf")):
             tensors[1].copy_(sound)[30, 3] = bad
             assert not apply_into(merged, CASES["breadcrumbs"], tensors, base, "w")
@@ -220,7 +221,7 @@ def test_what_overflows_the_wanted_type_is_told() -> None:
     tensors = [torch.full((200, 200), 6e4)] * 3
     each = (("weight", (2.0,) * 3),)
     operation = Operation("linear", ABC, None, (("normalize", False),), each)
-    with on_device(Fused(uncompiled, 0)):
+    with on_device(Accelerator(formula, 0)):
         for dtype, fits in ((torch.float32, True), (torch.float16, False)):
             merged = torch.empty(200, 200, dtype=dtype)
             assert apply_into(merged, operation, tensors, None, "w") is fits
@@ -229,12 +230,14 @@ def test_what_overflows_the_wanted_type_is_told() -> None:
 def test_nothing_is_compiled_before_it_pays() -> None:
     base, tensors = parents(torch.bfloat16)
     merged = torch.empty_like(base)
-    with on_device(Fused(uncompiled, pays_from=2 * 4 * base.numel())):
+    with on_device(Accelerator(formula, pays_from=2 * 4 * base.numel())):
         used = [apply_into(merged, CASES["ties"], tensors, base, "w") for _ in range(4)]
     assert used == [False, False, True, True]
 
 
-def assert_never_used_again(fused: Fused, caplog: pytest.LogCaptureFixture) -> str:
+def assert_never_used_again(
+    fused: Accelerator, caplog: pytest.LogCaptureFixture
+) -> str:
     base, tensors = parents(torch.bfloat16)
     expected, merged = torch.empty_like(base), torch.empty_like(base)
     with single_steps():
@@ -252,8 +255,8 @@ def test_code_that_differs_in_one_bit_is_never_used(
 ) -> None:
     calls: list[int] = []
 
-    def wrong(form: Form) -> Formula:
-        right = uncompiled(form)
+    def wrong(kind: Kind) -> Formula:
+        right = formula(kind)
 
         def merge(entries: Entries, tables: Tables) -> torch.Tensor:
             calls.append(1)
@@ -263,7 +266,7 @@ def test_code_that_differs_in_one_bit_is_never_used(
 
         return merge
 
-    said = assert_never_used_again(Fused(wrong, 0), caplog)
+    said = assert_never_used_again(Accelerator(wrong, 0), caplog)
     assert "its bits are not those of single steps" in said
     assert len(calls) == 2  # both parts of the first merge
 
@@ -271,10 +274,10 @@ def test_code_that_differs_in_one_bit_is_never_used(
 def test_code_that_cannot_be_compiled_is_never_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def failing(form: Form) -> Formula:
+    def failing(kind: Kind) -> Formula:
         raise RuntimeError("no compiler\nand a long story")
 
-    said = assert_never_used_again(Fused(failing, 0), caplog)
+    said = assert_never_used_again(Accelerator(failing, 0), caplog)
     assert "fails with 'RuntimeError: no compiler'" in said
 
 
@@ -282,7 +285,7 @@ def test_a_compiler_that_is_switched_off_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with patch("torch._dynamo.config.disable", True):
-        said = assert_never_used_again(Fused(pays_from=0), caplog)
+        said = assert_never_used_again(Accelerator(pays_from=0), caplog)
     assert "torch's compiler is switched off" in said
 
 
@@ -294,7 +297,7 @@ def test_a_machine_without_a_compiler_merges_step_by_step(
 
     nowhere = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
     with config.patch(nowhere):
-        said = assert_never_used_again(Fused(pays_from=0), caplog)
+        said = assert_never_used_again(Accelerator(pays_from=0), caplog)
     assert "fails with" in said
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.operator_checks import barely_outstanding
+from support.thinning import keep_probabilities
 
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Operation, Recipe
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.materialise import materialise
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.della import KeepProbabilities
 from evomerge.merging.sources import Sources
 from evomerge.specs.recipes import load_recipe
 
@@ -96,9 +96,7 @@ def kept_by(operation: Operation, models: dict[str, Tensors], key: str):
         delta = tensors[index] - base
         keep = torch.full_like(delta, density)
         if operation.operator.startswith("della"):
-            probabilities = KeepProbabilities(knobs, deltas)
-            whole = slice(0, deltas.n)
-            keep = probabilities.of(index, whole, delta.view(-1)).view_as(delta)
+            keep = keep_probabilities(operation, deltas, index, delta).view_as(delta)
         mask = torch.bernoulli(keep)
         assert knobs.choice("rescale") == "l1"
         out.append(delta * mask * (delta.abs().sum() / (delta * mask).abs().sum()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from support.single_steps import single_steps
 
 from evomerge.checkpoints import read_model
 from evomerge.core.recipes.recipe import Checkpoint, Operation, Recipe, Slot
@@ -78,24 +79,6 @@ def parts(size: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def step_by_step() -> Iterator[None]:
-    """Leave compiled code out."""
-    with (
-        patch("evomerge.merging.operators.sums.linear.can_fuse", lambda *_: False),
-        patch("evomerge.merging.operators.sums.ties.can_fuse", lambda *_: False),
-        patch(
-            "evomerge.merging.operators.thresholds.magnitude_thresholds.can_read",
-            lambda *_: False,
-        ),
-        patch(
-            "evomerge.merging.operators.loops.order_statistics.can_read",
-            lambda *_: False,
-        ),
-    ):
-        yield
-
-
 @pytest.mark.slow  # compiles
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -110,7 +93,7 @@ def test_one_recipe_one_digest(operator: str, tmp_path: Path) -> None:
             found["small parts"] = parents.digest(operator, "small parts")
     with on_threads(7), parts(3 * parts_of_tensors.BLOCK):
         found["seven threads"] = parents.digest(operator, "seven threads")
-    with step_by_step():
+    with single_steps():
         found["step by step"] = parents.digest(operator, "step by step")
     parents.interrupt(operator, "begun again")
     found["begun again"] = parents.digest(operator, "begun again")

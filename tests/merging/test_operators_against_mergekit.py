@@ -12,15 +12,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from support.operator_checks import barely_outstanding
+from support.thinning import keep_probabilities, masked
 
 from evomerge.core.recipes.recipe import Operation
 from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.onepass import Rule
-from evomerge.merging.operators.sums.della import KeepProbabilities
-from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.ties import Election
+from evomerge.merging.operators.sums.linear import summed
+from evomerge.merging.operators.sums.ties import elected
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mergekit"
@@ -136,8 +136,7 @@ def drawn(density, deltas, index, operation):
         index, slice(0, deltas.n), deltas.base(slice(0, deltas.n)), deltas.scratch()
     )
     if operation.operator.startswith("della"):
-        probabilities = KeepProbabilities(resolve(operation), deltas)
-        keep = probabilities.of(index, slice(0, deltas.n), delta).to(torch.float32)
+        keep = keep_probabilities(operation, deltas, index, delta)
     else:
         keep = torch.full_like(delta, density)
     return torch.bernoulli(keep)
@@ -162,16 +161,13 @@ def test_given_its_random_masks_every_tensor_equals_what_mergekit_wrote(method):
             for index, density in enumerate(knobs.numbers("density"))
         ]
 
-        def thin(index, block, delta, masks=masks):
-            delta.mul_(masks[index][block])
-
+        thin = keep_l1(deltas, [masked(mask) for mask in masks])
         if method.endswith("linear"):
-            left = keep_l1(deltas, thin)
-            merged = Sum(deltas, *delta_factors(knobs), left).fresh()
+            form = summed(knobs, thin)
         else:
-            rule = Rule(knobs.numbers("weight"), 1.0, normalize=method == "della")
-            assert knobs.flag("normalize") == rule.normalize
-            merged = Election(deltas, keep_l1(deltas, thin), rule).fresh()
+            assert knobs.flag("normalize") == (method == "della")
+            form = elected(knobs, thin)._replace(scale=1.0)
+        merged = LazyMerge(deltas, form, key).fresh()
         largest = max(float(tensor.abs().max()) for tensor in tensors)
         torch.testing.assert_close(
             merged, reference[key], rtol=0, atol=ELEMENTWISE * largest

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from support.operations import dyadic, operation
+from support.thinning import left_of
 
 from evomerge.core.recipes.settings import resolve
 from evomerge.errors import RecipeError
@@ -128,8 +129,8 @@ def test_rows_of_any_length_are_thinned_the_same_in_any_blocks(rank_by):
     settings = resolve(merge)
     base = torch.zeros(shape)
     whole = Deltas([values], base, multiple_of=values.numel())
-    one = values.clone().view(-1)
-    prune(settings, whole, "w")(0, slice(0, values.numel()), one)
+    (step,) = prune(settings, whole, "w")
+    one = left_of(whole, step, values.view(-1))
     assert torch.equal(apply(merge, [values], base, "w").view(-1), one)
 
 

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from support.operations import operation
+from support.thinning import keep_probabilities
 
 from evomerge.core.presets import expand
 from evomerge.core.recipes.recipe import Operation
-from evomerge.core.recipes.settings import resolve
 from evomerge.merging.operators import apply
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.della import KeepProbabilities
 
 
 def normal(shape=(40, 33), seed=0):
@@ -37,11 +36,8 @@ def test_sce_of_equal_inputs_depends_on_what_its_mask_drops():
 def test_della_without_a_spread_has_the_probabilities_of_dare(rank_by):
     (expert, *_), base = normal()
     knobs = {"density": (0.3,), "eps_frac": (0.0,), "rank_by": rank_by}
-    settings = resolve(operation("della", 1, **knobs))
     deltas = Deltas([expert], base)
-    kept = KeepProbabilities(settings, deltas).of(
-        0, slice(0, deltas.n), (expert - base).flatten()
-    )
+    kept = keep_probabilities(operation("della", 1, **knobs), deltas, 0, expert - base)
     assert torch.equal(kept, torch.full_like(kept, 0.3))
 
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 import pytest
 import torch
 from support.memos import CountingMemo
+from support.single_steps import single_steps
 
 from evomerge.core.recipes.operation import Operation
 from evomerge.errors import CandidateError
@@ -56,18 +56,6 @@ def parents(name: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Ten
 
 
 @contextmanager
-def step_by_step() -> Iterator[None]:
-    where = "evomerge.merging.operators."
-    with (
-        patch(where + "loops.lazy_merge.can_fuse", lambda *_: False),
-        patch(where + "elementwise.tall.can_fuse", lambda *_: False),
-        patch(where + "elementwise.ram.can_count", lambda *_: False),
-        patch(where + "elementwise.pcb.can_count", lambda *_: False),
-    ):
-        yield
-
-
-@contextmanager
 def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -82,7 +70,7 @@ def threads(number: int) -> Iterator[None]:
 @pytest.mark.parametrize("name", CASES)
 def test_one_pass_gives_the_bits_of_the_single_steps(name: str) -> None:
     base, tensors = parents(name, torch.bfloat16)
-    with step_by_step():
+    with single_steps():
         expected = apply(operation(name), tensors, base, "w")
     merged = torch.empty_like(base)
     assert apply_into(merged, operation(name), tensors, base, "w")
@@ -146,6 +134,6 @@ def test_what_inputs_share_is_counted_once_for_a_threshold() -> None:
         shared = (("epsilon", 1e-3), ("alpha", alpha))
         merge = Operation("ramplus_tl", ("a", "b"), "z", shared=shared)
         found = apply(merge, tensors, base, "w", memo)
-        with step_by_step():
+        with single_steps():
             assert torch.equal(apply(merge, tensors, base, "w"), found)
     assert memo.computed == [("shared to unique 0.001", "w", "z", "a", "b")]

@@ -1,11 +1,10 @@
 """Operators that bring parts of one model into another: arcee_fusion and nearswap."""
 
-from unittest.mock import patch
-
 import pytest
 import torch
 from support.memos import CountingMemo
 from support.operations import operation
+from support.single_steps import single_steps
 
 from evomerge.errors import CandidateError
 from evomerge.merging.operators import apply, apply_into
@@ -63,9 +62,7 @@ def test_arcee_fusion_in_one_pass_gives_the_bits_of_its_steps(dtype):
     base = (0.1 * randn(301, 1000, seed=1)).to(dtype)
     other = (base.float() + 0.01 * randn(301, 1000, seed=2)).to(dtype)
     base[0, :3] = torch.tensor([0.0, -0.0, 0.0])
-    with patch(
-        "evomerge.merging.operators.elementwise.pairs.can_fuse", lambda *_: False
-    ):
+    with single_steps():
         expected = apply(operation("arcee_fusion"), [other], base, "w").to(dtype)
     merged = torch.empty_like(base)
     assert apply_into(merged, operation("arcee_fusion"), [other], base, "w")

@@ -1,12 +1,14 @@
 import pytest
 import torch
 from support.operations import dyadic, operation
+from support.thinning import left_of
 
+from evomerge.merging.form import Cut, Step
 from evomerge.merging.operators import apply
-from evomerge.merging.operators.inputs import Cut
+from evomerge.merging.operators.executors.steps import left_blocks
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.thresholds.magnitude_thresholds import size_cuts
-from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
+from evomerge.merging.operators.thresholds.sparsify import keep_count
 
 DELTAS = [
     torch.tensor([3.0, -1.0, 2.0, 0.5]),
@@ -92,11 +94,9 @@ def test_trimming_keeps_what_a_stable_sort_keeps(n, density):
     expected = torch.zeros(n)
     expected[order[:keep]] = values[order[:keep]]
     deltas = Deltas([values], torch.zeros(n))
-    kept = values.clone()
-    thin = cut_each(deltas, size_cuts(deltas, 0, (keep,)))
-    for block in deltas.blocks():
-        thin(0, block, kept[block])
-    assert torch.equal(kept, expected)
+    (cut,) = size_cuts(deltas, 0, (keep,))
+    kept = [left for _, left in left_blocks(deltas, Step(cut=cut), 0)]
+    assert torch.equal(torch.cat(kept), expected)
 
 
 def test_histograms_and_selection_find_the_same_cut():
@@ -111,15 +111,12 @@ def test_histograms_and_selection_find_the_same_cut():
 @pytest.mark.parametrize("last", [-1, 0, 3, 4, 9, 10])
 def test_a_cut_falls_the_same_in_any_blocks(last):
     values = torch.tensor([1.0, -1.0, 2.0, 1.0, -1.0, 0.5, 1.0, -3.0, 1.0, 1.0])
-    thin = cut_each(Deltas([values], None), [Cut(1.0, last)])
-    whole = values.clone()
-    thin(0, slice(0, 10), whole)
+    deltas, step = Deltas([values], None), Step(cut=Cut(1.0, last))
+    whole = left_of(deltas, step, values)
     for size in (1, 3, 7):
-        parts = values.clone()
-        for low in range(0, 10, size):
-            block = slice(low, min(low + size, 10))
-            thin(0, block, parts[block])
-        assert torch.equal(parts, whole)
+        blocks = [slice(low, min(low + size, 10)) for low in range(0, 10, size)]
+        parts = [left_of(deltas, step, values[block], block) for block in blocks]
+        assert torch.equal(torch.cat(parts), whole)
 
 
 def test_a_big_tensor_is_merged_as_the_definition_says():

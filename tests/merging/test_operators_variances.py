@@ -12,12 +12,13 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.memos import CountingMemo
+from support.single_steps import single_steps
 
 from evomerge.core.recipes.operation import Operation
 from evomerge.merging.derived_data import DerivedData
 from evomerge.merging.operators import apply, apply_into
+from evomerge.merging.operators.executors.processor import edge
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.sce import edge
 from evomerge.merging.operators.sums.variance_histogram import rounded, squares
 from evomerge.merging.operators.sums.variances import Selections, select, selection
 
@@ -38,17 +39,6 @@ def parents(
 def sce(n_inputs: int, part: float, scope: str = "all") -> Operation:
     shared = (("select_topk", part), ("mask_scope", scope), ("lambda", 0.9))
     return Operation("sce", tuple("abcd"[:n_inputs]), "z", shared=shared)
-
-
-@contextmanager
-def step_by_step() -> Iterator[None]:
-    where = "evomerge.merging.operators."
-    with (
-        patch(where + "sums.sce.can_fuse", lambda *_: False),
-        patch(where + "sums.ties.can_fuse", lambda *_: False),
-        patch(where + "sums.variances.can_count", lambda *_: False),
-    ):
-        yield
 
 
 @contextmanager
@@ -80,7 +70,7 @@ def test_one_pass_gives_the_bits_of_the_single_steps(
     for part in PARTS:
         for scope in ("all", "weights_only"):
             operation = sce(n_inputs, part, scope)
-            with step_by_step():
+            with single_steps():
                 expected = apply(operation, tensors, base, "w").to(dtype)
             merged = torch.empty_like(base)
             for known in (memo, CountingMemo()):
@@ -150,7 +140,7 @@ def test_variances_close_to_the_cut_are_told_apart_in_one_pass() -> None:
     tensors = [sizes[0], 1.5 - sizes[1], sizes[2]]
     base = torch.zeros(N)
     for part in (0.2, 0.5, 0.9):
-        with step_by_step():
+        with single_steps():
             expected = apply(sce(3, part), tensors, base, "w")
         assert torch.equal(apply(sce(3, part), tensors, base, "w"), expected)
 

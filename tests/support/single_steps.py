@@ -6,14 +6,12 @@ from unittest.mock import patch
 
 _WHERE = "evomerge.merging.operators"
 _DOORS = (
-    *("sums.linear.can_fuse", "sums.linear.can_fuse_on_device"),
-    *("sums.ties.can_fuse", "sums.ties.can_fuse_on_device"),
-    *(
-        "thresholds.sparsify.can_sum",
-        "thresholds.magnitude_thresholds.can_read",
-        "loops.order_statistics.can_read",
-    ),
-    *("sums.sce.can_fuse", "sums.variances.can_count"),
+    "thresholds.sparsify.can_sum",
+    "thresholds.magnitude_thresholds.can_read",
+    "loops.order_statistics.can_read",
+    "sums.variances.can_count",
+    "elementwise.ram.can_count",
+    "elementwise.pcb.can_count",
 )
 
 
@@ -21,6 +19,7 @@ _DOORS = (
 def single_steps() -> Iterator[None]:
     """Take every merge step by step, on any device."""
     with ExitStack() as stack:
+        stack.enter_context(patch(f"{_WHERE}.executors.merge.EXECUTORS", ()))
         for door in _DOORS:
             stack.enter_context(patch(f"{_WHERE}.{door}", lambda *_: False))
         yield

@@ -210,7 +210,7 @@ def _template(text: str | None) -> dict[str, str]:
 
 
 def _load_arithmetic() -> None:
-    import evomerge.merging.kernels.elections
+    import evomerge.merging.kernels.merge
     import evomerge.merging.output.writer  # noqa: F401 - loaded for later
 
 

@@ -37,6 +37,8 @@ MODEL_MAGNITUDES = Derived("model magnitudes")
 """The same over the tensors of all layers."""
 MODEL_MAGNITUDES_OFF_GRID = Derived("model magnitudes off the grid", lasts=False)
 ROW_RANKS = Derived("row ranks")
+ROW_ENDS = Derived("row ends")
+"""The smallest and the largest size of each row."""
 RANKS = Derived("ranks")
 VARIANCES = Derived("variances")
 ONE_VARIANCE = Derived("one variance", lasts=False)

@@ -20,7 +20,13 @@ from evomerge.core.operators.catalogue import (
     Knob,
     Operator,
 )
-from evomerge.core.operators.derived import MAGNITUDES, ONE_MAGNITUDE, RANKS, ROW_RANKS
+from evomerge.core.operators.derived import (
+    MAGNITUDES,
+    ONE_MAGNITUDE,
+    RANKS,
+    ROW_ENDS,
+    ROW_RANKS,
+)
 
 GAMMA = Knob(
     "gamma",
@@ -191,7 +197,7 @@ MASKED = (
         either=("eps_frac", "epsilon"),
         random=True,
         ranked=True,
-        keeps=(ROW_RANKS, RANKS),
+        keeps=(ROW_RANKS, RANKS, ROW_ENDS),
     ),
     Operator(
         "della_linear",
@@ -203,7 +209,7 @@ MASKED = (
         either=("eps_frac", "epsilon"),
         random=True,
         ranked=True,
-        keeps=(ROW_RANKS, RANKS),
+        keeps=(ROW_RANKS, RANKS, ROW_ENDS),
     ),
     Operator(
         "mixout",

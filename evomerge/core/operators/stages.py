@@ -26,6 +26,7 @@ from evomerge.core.operators.derived import (
     ONE_MAGNITUDE,
     ONE_VARIANCE,
     RANKS,
+    ROW_ENDS,
     ROW_RANKS,
     SHARED_BASIS,
     VARIANCES,
@@ -96,6 +97,7 @@ POST = Knob(
 _OF_ENTRIES = (
     MAGNITUDES,
     ONE_MAGNITUDE,
+    ROW_ENDS,
     ROW_RANKS,
     RANKS,
     VARIANCES,

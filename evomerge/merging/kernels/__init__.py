@@ -62,7 +62,9 @@ def _folder_of_this_version() -> Path:
     """
     content = sha256()
     folder = Path(__file__).parent
-    read = [folder.parent / name for name in ("constants.py", "elementary.py")]
+    read = [
+        folder.parent / name for name in ("constants.py", "elementary.py", "form.py")
+    ]
     for file in [*sorted(folder.glob("*.py")), *read]:
         content.update(file.name.encode() + file.read_bytes())
     kept = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or "~/.cache"

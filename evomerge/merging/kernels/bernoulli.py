@@ -6,7 +6,15 @@ import numpy as np
 from numba import types
 
 from evomerge.merging.constants import CERTAIN, FINER, GOLDEN, LAST_SHIFT, MIX
-from evomerge.merging.kernels.numbers import ZERO, compiled, unfolded
+from evomerge.merging.form import (
+    Coin,
+    ColumnCoin,
+    Given,
+    RankBand,
+    RankedCoin,
+    SizeCoin,
+)
+from evomerge.merging.kernels.numbers import ZERO, compiled, load, unfolded, windows
 
 _GOLDEN = np.uint64(GOLDEN)
 (_SHIFT1, _FACTOR1), (_SHIFT2, _FACTOR2) = (
@@ -35,109 +43,140 @@ def _fill(key, start, words):
         words[i] = word ^ (word >> _SHIFT3) ^ _FLIPS
 
 
-def _without_chance(coin):
-    """Return how a coin is drawn whose worth is read off: by column, or by rank."""
-    if len(coin) == 1:
-
-        def tiled(coins, start, n, words):
-            found = words[0].view(np.float32)[:n]
-            _tile(coins[0][0], start, found)
-            return ((found,), *draw(coins[1:], start, n, words[1:]))
-
-        return tiled
-
-    def banded(coins, start, n, words):
-        ranks, low, high, factor = coins[0]
-        found = words[0].view(np.float32)[:n]
-        _stay(ranks[start : start + n], (low, high, factor), found)
-        return ((found,), *draw(coins[1:], start, n, words[1:]))
-
-    return banded
-
-
 @unfolded
-def draw(coins, start, n, words):
-    """Draw the random lanes of a block of entries for every input's coin.
+def draw(coins, xs, base, start, words):
+    """Say what thins a block of entries, for every input's coin.
 
     Args:
-        coins: A tuple per input. Without chance: the factor. Where whole columns go:
-            the factor of every column, fp32. With one chance for all: key, highest lane
-            that stays, factor. With chances by rank: key, ranks of all entries, how
-            much the chance grows from rank to rank and that of rank 0, both fp32 (fp64
-            for more ranks than it holds) in units of 2**-24, and the factor (None for
-            one over the chance). By rank without chance: ranks of all entries, the
-            first that stays and the first above, and the factor.
+        coins: A pair per input: a coin of ``form``, or None where nothing
+            is thrown; and the factor on what stays, fp32. Keys are
+            uint64; a share is the highest lane that stays, uint32; chances are in
+            units of 2**-24, fp32, or fp64 where fp32 does not hold all ranks or sizes
+            decide; tables are arrays, of all entries or rows. ``inverse`` is None if
+            what stays is not divided by its chance.
+        xs: The inputs' blocks, a tuple.
+        base: The base's, or None.
         start: First entry, even.
-        n: How many.
         words: uint64, scratch, shape ``(inputs + 1, half a block)``.
 
     Returns:
         What :func:`worth` takes, for each input.
     """
     if len(coins) == 0:
-        return lambda coins, start, n, words: ()
-    if isinstance(coins[0][0], types.Array):
-        return _without_chance(coins[0])
-    if len(coins[0]) == 1:
+        return lambda coins, xs, base, start, words: ()
 
-        def none(coins, start, n, words):
-            return (coins[0], *draw(coins[1:], start, n, words[1:]))
+    def more(coins, xs, base, start, words):
+        coin, factor = coins[0]
+        mine = _drawn(coin, factor, (xs[0], base), start, words)
+        return (mine, *draw(coins[1:], xs[1:], base, start, words[1:]))
 
-        return none
-    if len(coins[0]) == 3:
+    return more
 
-        def plain(coins, start, n, words):
-            key, highest, factor = coins[0]
-            mine = words[0][: (n + 1) // 2]
-            _fill(key, start, mine)
-            drawn = (mine.view(np.uint32), highest, factor)
-            return (drawn, *draw(coins[1:], start, n, words[1:]))
+
+@unfolded
+def _drawn(coin, factor, arrays, start, words):
+    if isinstance(coin, types.NoneType):
+        return lambda coin, factor, arrays, start, words: (factor,)
+    if coin.instance_class is Coin:
+
+        def plain(coin, factor, arrays, start, words):
+            lanes = words[0][: (len(arrays[0]) + 1) // 2]
+            _fill(coin.key, start, lanes)
+            return (lanes.view(np.uint32), coin.share, factor)
 
         return plain
+    write = _WRITERS[coin.instance_class]
 
-    def ranked(coins, start, n, words):
-        key, ranks, step, least, factor = coins[0]
-        lanes = words[-1][: (n + 1) // 2]
-        _fill(key, start, lanes)
-        mine, chances = ranks[start : start + n], (step, least, factor)
+    def written(coin, factor, arrays, start, words):
+        n = len(arrays[0])
         found = words[0].view(np.float32)[:n]
-        _toss(lanes.view(np.uint32), mine, chances, found)
-        return ((found,), *draw(coins[1:], start, n, words[1:]))
+        lanes = words[-1][: (n + 1) // 2]
+        write(coin, factor, arrays, start, lanes, found)
+        return (found,)
 
-    return ranked
+    return written
 
 
 @compiled
-def _tile(row, start, found):
+def _by_column(coin, factor, arrays, start, lanes, found):
     """Write a row over and over, from the column that an entry stands in."""
+    row = coin.mask
     low, at = 0, start % len(row)
     while low < len(found):
         high = min(low + len(row) - at, len(found))
-        found[low:high] = row[at : at + high - low]
+        for i in range(low, high):
+            found[i] = row[at + i - low] * factor
         low, at = high, 0
 
 
 @compiled
-def _stay(ranks, band, found):
+def _as_given(coin, factor, arrays, start, lanes, found):
+    worth = coin.worth.values[start : start + len(found)]
+    for i in range(len(found)):
+        found[i] = worth[i] * factor
+
+
+@compiled
+def _in_band(coin, factor, arrays, start, lanes, found):
     """Write the factor where a rank lies in a band, and else zero."""
-    low, high, factor = band
+    ranks = coin.ranks.values[start : start + len(found)]
+    low, high = coin.low, coin.high
     for i in range(len(found)):
         rank = np.int32(ranks[i])
         found[i] = factor if (rank >= low) & (rank < high) else ZERO
 
 
 @compiled
-def _toss(lanes, ranks, chances, found):
-    """Write what ``worth`` returns for coins with chances by rank.
+def _by_rank(coin, factor, arrays, start, lanes, found):
+    """Toss coins with chances by rank.
 
     A loop of its own, because with that of several inputs in one the processor's
     registers do not suffice.
     """
-    step, least, factor = chances
+    _fill(coin.key, start, lanes)
+    drawn = lanes.view(np.uint32)
+    ranks = coin.ranks.values[start : start + len(found)]
+    step, least, inverse = coin.step, coin.least, coin.inverse
     for i in range(len(found)):
         chance = np.float32(np.rint(_like(step, ranks[i]) * step + least))
-        lane = np.float32(np.int32(lanes[i] >> _FINER))
-        found[i] = _by_chance(factor, chance) if lane < chance else ZERO
+        found[i] = _tossed(drawn[i], chance, factor, inverse)
+
+
+@compiled
+def _by_size(coin, factor, arrays, start, lanes, found):
+    """Toss coins with chances by where sizes lie in their rows."""
+    _fill(coin.key, start, lanes)
+    drawn = lanes.view(np.uint32)
+    row, low = coin.smallest.row, 0
+    while low < len(found):
+        at = (start + low) // row
+        high = min((at + 1) * row - start, len(found))
+        ends = (coin.smallest.values[at], coin.width.values[at], coin.share.values[at])
+        part = windows((arrays, drawn, found), low, high)
+        _toss_row(part, ends, (coin.step, coin.least), (factor, coin.inverse))
+        low = high
+
+
+@compiled
+def _toss_row(part, ends, chances, stays):
+    (x, base), drawn, found = part
+    smallest, width, share = ends
+    step, least = chances
+    factor, inverse = stays
+    for i in range(len(found)):
+        size = np.float64(abs(load(x, i) - load(base, i)))
+        place = (size - np.float64(smallest)) / width + np.float64(share)
+        chance = np.float32(np.rint(place * step + least))
+        found[i] = _tossed(drawn[i], chance, factor, inverse)
+
+
+_WRITERS = {
+    ColumnCoin: _by_column,
+    Given: _as_given,
+    RankBand: _in_band,
+    RankedCoin: _by_rank,
+    SizeCoin: _by_size,
+}
 
 
 @unfolded
@@ -149,8 +188,33 @@ def _like(step, rank):
 
 
 @unfolded
+def _tossed(lane, chance, factor, inverse):
+    """Return the factor, over the chance if asked for, of what stays, else zero."""
+    if isinstance(inverse, types.NoneType):
+
+        def plain(lane, chance, factor, inverse):
+            drawn = np.float32(np.int32(lane >> _FINER))
+            return factor if drawn < chance else ZERO
+
+        return plain
+
+    def divided(lane, chance, factor, inverse):
+        drawn = np.float32(np.int32(lane >> _FINER))
+        return _CERTAIN / chance * factor if drawn < chance else ZERO
+
+    return divided
+
+
+@unfolded
 def worth(drawn, i):
-    """Return the factor of an entry that stays, zero of one that goes."""
+    """Return the factor of an entry that stays, zero of one that goes.
+
+    Args:
+        drawn: Lanes, the highest that stays, and the factor; or the factors of all
+            entries, or one factor; or (two arrays) those of the first entries of words
+            and of the second ones.
+        i: A place.
+    """
     if len(drawn) == 3:
 
         def plain(drawn, i):
@@ -158,14 +222,10 @@ def worth(drawn, i):
             return factor if lanes[i] <= highest else ZERO
 
         return plain
+    if len(drawn) == 2:
+        if isinstance(i, types.Integer):
+            return lambda drawn, i: drawn[0][i]
+        return lambda drawn, i: drawn[1][i[0]] if i[1] else drawn[0][i[0]]
     if isinstance(drawn[0], types.Array):
         return lambda drawn, i: drawn[0][i]
     return lambda drawn, i: drawn[0]
-
-
-@unfolded
-def _by_chance(factor, chance):
-    """Return the factor; for None one over the chance."""
-    if isinstance(factor, types.NoneType):
-        return lambda factor, chance: _CERTAIN / chance
-    return lambda factor, chance: factor

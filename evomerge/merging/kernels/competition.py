@@ -1,4 +1,4 @@
-"""The competition of ``elementwise.pcb`` in one pass, compiled: the bits are the same.
+"""A ``form.Contest`` in one pass, compiled: the bits are the same.
 
 Exponentials and tangents take the steps of ``merging.elementary``. Ranges come as low
 end, high end and one over their width, fp32.
@@ -22,11 +22,9 @@ from evomerge.merging.elementary import (
 )
 from evomerge.merging.kernels.entries import (
     deltas_of,
-    put,
-    read,
+    largest_bits,
     said,
     total,
-    windows,
 )
 from evomerge.merging.kernels.numbers import (
     NO,
@@ -40,9 +38,11 @@ from evomerge.merging.kernels.numbers import (
     inner,
     larger,
     load,
+    size_bits,
     store,
     u32,
     unfolded,
+    windows,
 )
 
 _LOG2_E, _MOST = np.float32(LOG2_E), np.float32(MOST)
@@ -198,17 +198,20 @@ def _own(deltas, normals, pairwise):
 def _compete(arrays, sizes, ranges, weights, pairwise):
     xs, base, out = arrays
     n = np.float32(len(xs))
-    found = (NO, NO)
+    most, widest = NO, NO
     for i in range(len(out)):
-        z, deltas, found = read(xs, base, i, found)
+        z = load(base, i)
+        deltas = deltas_of(xs, i, z)
+        widest = larger(widest, largest_bits(deltas))
         normals = _normals(deltas, sizes)
         others = _against(deltas, normals, pairwise)
         won = _won(_own(deltas, normals, pairwise), normals, others, n, ranges)
         under = ZERO + total(won)
         under = under if under > _NO_WEIGHT else _NO_WEIGHT
         taken = _taken(deltas, sizes, weights, won) / under
-        found = put(out, i, taken + z, found)
-    return found
+        store(out, i, taken + z)
+        most = larger(most, size_bits(taken + z))
+    return most, widest
 
 
 @inlined
@@ -268,14 +271,17 @@ def _mark(arrays, sizes, edges, pairwise, marks):
     """Write the base; mark the entries that an input may win."""
     xs, base, out = arrays
     growth = np.float32(len(xs)) * _LOG2_E * _UNIT
-    found = (NO, NO)
+    most, widest = NO, NO
     for i in range(len(out)):
-        z, deltas, found = read(xs, base, i, found)
+        z = load(base, i)
+        deltas = deltas_of(xs, i, z)
+        widest = larger(widest, largest_bits(deltas))
         normals = _normals(deltas, sizes)
         agreement = _most_agreement(deltas, normals, pairwise)
         marks[i] = _may_win(normals, agreement, growth, edges)
-        found = put(out, i, ZERO + z, found)
-    return found
+        store(out, i, ZERO + z)
+        most = larger(most, size_bits(z))
+    return most, widest
 
 
 @compiled
@@ -311,7 +317,7 @@ def _gather(xs, places, into):
 
 
 @compiled
-def compete(arrays, sizes, ranges, weights, how):
+def compete(arrays, how, pairwise):
     """Average every entry by what its differences win.
 
     Few entries win anything. Whether one may is told from a bound that takes no
@@ -319,16 +325,15 @@ def compete(arrays, sizes, ranges, weights, how):
 
     Args:
         arrays: Inputs, a tuple; base; and result.
-        sizes: Per input the range that the sizes of its differences are brought to.
-        ranges: Per input the range of the scores that count.
-        weights: fp32, one per input.
-        how: What a bound on each input's score must be above, fp32; and None if inputs
-            compete with the sum of all.
+        how: Per input the range that the sizes of its differences are brought to, that
+            of the scores that count, its weight, and what a bound on its score must be
+            above where it wins anything; fp32.
+        pairwise: None if inputs compete with the sum of all.
 
     Returns:
         The bits of the largest size written, or more; see ``elementwise``.
     """
-    edges, pairwise = how
+    sizes, ranges, weights, edges = how
     xs, _, out = arrays
     most, widest = NO, NO
     marks, places = np.empty(_BLOCK, np.bool_), np.empty(_BLOCK + 1, np.int32)
@@ -358,7 +363,7 @@ def compete(arrays, sizes, ranges, weights, how):
             most = larger(most, found[0])
             for k in range(number):
                 store(part[2], chosen[k], some[2][k])
-    return said((most, widest))
+    return said(most, widest)
 
 
 @compiled
@@ -367,7 +372,7 @@ def scores(arrays, sizes, mine, pairwise, out):
 
     Args:
         arrays: Inputs, a tuple; and base.
-        sizes: As for ``compete``.
+        sizes: Per input the range that the sizes of its differences are brought to.
         mine: The input itself, and its range.
         pairwise: As for ``compete``.
         out: fp32.

@@ -1,7 +1,10 @@
 """All inputs' differences at an entry, as a tuple: whole, thinned, or weighted.
 
-Entries are thinned by size or at random. The functions are unfolded where they are
-called, for as many inputs as there are.
+Inputs come as tuples, so that the compiler sees how many there are and unfolds what is
+done with them. A base is an array or None. What thins them is None, one value for all
+inputs, or a tuple with one for each: a step by size (three numbers: the smallest size
+that stays, below which size or None, and the factor on what is left or None), or what
+``bernoulli.draw`` gave.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -18,7 +21,6 @@ from evomerge.merging.kernels.numbers import (
     compiled,
     load,
     size_bits,
-    store,
     unfolded,
 )
 
@@ -59,37 +61,40 @@ def total(values):
 
 
 @unfolded
-def on_base(base, z, value):
-    """Return a value with the base's entry where there is a base."""
-    if isinstance(base, types.NoneType):
-        return lambda base, z, value: value
-    return lambda base, z, value: value + z
+def scaled(value, scale):
+    """Return a value times a scale; None for one."""
+    if isinstance(scale, types.NoneType):
+        return lambda value, scale: value
+    return lambda value, scale: value * scale
 
 
 @unfolded
-def windows(arrays, start, stop):
-    """Return a part of every array, also of those in tuples; nothing of nothing."""
-    if isinstance(arrays, types.NoneType):
-        return lambda arrays, start, stop: None
-    if isinstance(arrays, types.Array):
-        return lambda arrays, start, stop: arrays[start:stop]
-    if len(arrays) == 0:
-        return lambda arrays, start, stop: ()
+def on_base(base, z, value, bare):
+    """Return a value with the base's entry where there is a base, and it is wanted."""
+    if isinstance(base, types.NoneType) or not isinstance(bare, types.NoneType):
+        return lambda base, z, value, bare: value
+    return lambda base, z, value, bare: value + z
 
-    def more(arrays, start, stop):
-        first = windows(arrays[0], start, stop)
-        return (first, *windows(arrays[1:], start, stop))
 
-    return more
+def _is_by_size(step):
+    return len(step) == 3 and isinstance(step[0], types.Float)
 
 
 @unfolded
-def _left(delta, step):
-    """Return what a step leaves of a difference; without a top or a factor for None."""
+def left(delta, step, i):
+    """Return what one step leaves of a difference at place ``i``."""
+    if not isinstance(step[0], types.Float) or len(step) == 1:
+        return lambda delta, step, i: delta * worth(step, i)
+    if len(step) == 2:
+
+        def outstanding(delta, step, i):
+            return delta * (ONE if abs(delta) * step[0] >= step[1] else ZERO)
+
+        return outstanding
     _, top, factor = step.types
     if not isinstance(top, types.NoneType):
 
-        def between(delta, step):
+        def between(delta, step, i):
             low, high, factor = step
             size = abs(delta)
             # Times zero, so that what is no number stays none; plus zero, because what
@@ -100,115 +105,103 @@ def _left(delta, step):
         return between
     if not isinstance(factor, types.NoneType):
 
-        def grown(delta, step):
+        def grown(delta, step, i):
             return (ZERO if abs(delta) < step[0] else delta) * step[2]
 
         return grown
-    return lambda delta, step: ZERO if abs(delta) < step[0] else delta
+    return lambda delta, step, i: ZERO if abs(delta) < step[0] else delta
 
 
 @unfolded
-def thinned(xs, i, z, steps, drawn):
-    """Return what is left of each input's difference, as a tuple.
+def users(values, merged, share):
+    """Return how many values are above a share of what the others add up to."""
+    if len(values) == 0:
+        return lambda values, merged, share: ZERO
+
+    def more(values, merged, share):
+        mine = ONE if abs(values[-1]) > abs(merged - values[-1]) * share else ZERO
+        return users(values[:-1], merged, share) + mine
+
+    return more
+
+
+@unfolded
+def thinned(xs, i, z, thin):
+    """Return what is left of each input's difference at place ``i``, as a tuple.
 
     Args:
         xs: Inputs, a tuple of arrays.
         i: A place.
         z: The base's entry, fp32.
-        steps: Per input the smallest size that stays, below which size (None for any,
-            for all inputs), and the factor on what is left (None for one); fp32.
-        drawn: Instead of steps, what ``bernoulli.draw`` gave; else empty.
+        thin: What thins them.
     """
+    if isinstance(thin, types.NoneType):
+        return lambda xs, i, z, thin: deltas_of(xs, i, z)
+    if isinstance(thin, types.BaseNamedTuple):
+
+        def used(xs, i, z, thin):
+            deltas = deltas_of(xs, i, z)
+            number = users(deltas, total(deltas), thin.share)
+            return times(deltas, ONE if number >= thin.least else ZERO)
+
+        return used
     if len(xs) == 0:
-        return lambda xs, i, z, steps, drawn: ()
+        return lambda xs, i, z, thin: ()
 
-    def cut(xs, i, z, steps, drawn):
-        left = _left(load(xs[0], i) - z, steps[0])
-        return (left, *thinned(xs[1:], i, z, steps[1:], drawn))
+    def each(xs, i, z, thin):
+        mine = left(load(xs[0], i) - z, thin[0], i)
+        return (mine, *thinned(xs[1:], i, z, thin[1:]))
 
-    def tossed(xs, i, z, steps, drawn):
-        left = (load(xs[0], i) - z) * worth(drawn[0], i)
-        return (left, *thinned(xs[1:], i, z, steps, drawn[1:]))
-
-    return tossed if len(drawn) else cut
+    return each
 
 
 @unfolded
-def _left_weighted(delta, step, weight):
+def _left_weighted(delta, step, i, weight):
     """Return a weight times what a step leaves of a difference."""
-    _, top, factor = step.types
-    if isinstance(top, types.NoneType) and isinstance(factor, types.NoneType):
-        # Nothing is multiplied where nothing is left: one masked step less.
-        return lambda delta, step, weight: (
-            ZERO if abs(delta) < step[0] else delta * weight
-        )
-    return lambda delta, step, weight: _left(delta, step) * weight
+    if _is_by_size(step):
+        _, top, factor = step.types
+        if isinstance(top, types.NoneType) and isinstance(factor, types.NoneType):
+            # Nothing is multiplied where nothing is left: one masked step less.
+            return lambda delta, step, i, weight: (
+                ZERO if abs(delta) < step[0] else delta * weight
+            )
+    return lambda delta, step, i, weight: left(delta, step, i) * weight
 
 
 @unfolded
-def left_weighted(xs, i, z, steps, drawn, weights):
+def left_weighted(xs, i, z, thin, weights):
     """Return what is left of each input's difference times its weight, as a tuple.
 
     As ``thinned`` times the weights, but for the signs of zeros.
-
-    Args:
-        xs: As for ``thinned``.
-        i: As for ``thinned``.
-        z: As for ``thinned``.
-        steps: As for ``thinned``.
-        drawn: As for ``thinned``.
-        weights: fp32, one per input.
     """
+    if isinstance(thin, types.NoneType | types.BaseNamedTuple):
+        return lambda xs, i, z, thin, weights: weighted(
+            thinned(xs, i, z, thin), weights
+        )
     if len(xs) == 0:
-        return lambda xs, i, z, steps, drawn, weights: ()
+        return lambda xs, i, z, thin, weights: ()
 
-    def cut(xs, i, z, steps, drawn, weights):
-        mine = _left_weighted(load(xs[0], i) - z, steps[0], weights[0])
-        return (mine, *left_weighted(xs[1:], i, z, steps[1:], drawn, weights[1:]))
+    def each(xs, i, z, thin, weights):
+        mine = _left_weighted(load(xs[0], i) - z, thin[0], i, weights[0])
+        return (mine, *left_weighted(xs[1:], i, z, thin[1:], weights[1:]))
 
-    def tossed(xs, i, z, steps, drawn, weights):
-        mine = (load(xs[0], i) - z) * worth(drawn[0], i) * weights[0]
-        return (mine, *left_weighted(xs[1:], i, z, steps, drawn[1:], weights[1:]))
-
-    return tossed if len(drawn) else cut
+    return each
 
 
 @unfolded
-def _largest_bits(values):
+def largest_bits(values):
+    """Return the bits of the largest size of values."""
     if len(values) == 0:
         return lambda values: NO
 
     def more(values):
-        before, mine = _largest_bits(values[:-1]), size_bits(values[-1])
+        before, mine = largest_bits(values[:-1]), size_bits(values[-1])
         return mine if mine > before else before
 
     return more
 
 
 @compiled
-def read(xs, base, i, found):
-    """Return the base's entry, the differences, and the largest bits so far.
-
-    Those are of sizes written and of sizes read, which are looked at now.
-    """
-    z = load(base, i)
-    deltas = deltas_of(xs, i, z)
-    most, widest = found
-    size = _largest_bits(deltas)
-    return z, deltas, (most, (size if size > widest else widest))
-
-
-@compiled
-def put(out, i, value, found):
-    """Write a value; return the largest bits, as ``read`` does."""
-    store(out, i, value)
-    size = size_bits(value)
-    most, widest = found
-    return (size if size > most else most), widest
-
-
-@compiled
-def said(found):
+def said(most, widest):
     """Return the largest bits written; more than any number's if those read have it."""
-    most, widest = found
     return most if widest < FULL else np.uint32(0xFFFFFFFF)

@@ -202,6 +202,23 @@ def store(array, index, value):
     return half
 
 
+@unfolded
+def windows(arrays, start, stop):
+    """Return a part of every array, also of those in tuples; nothing of nothing."""
+    if isinstance(arrays, types.NoneType):
+        return lambda arrays, start, stop: None
+    if isinstance(arrays, types.Array):
+        return lambda arrays, start, stop: arrays[start:stop]
+    if len(arrays) == 0:
+        return lambda arrays, start, stop: ()
+
+    def more(arrays, start, stop):
+        first = windows(arrays[0], start, stop)
+        return (first, *windows(arrays[1:], start, stop))
+
+    return more
+
+
 @inner()
 def size_bits(value):
     """Return the bits of a number's size; they are in the order of the sizes."""

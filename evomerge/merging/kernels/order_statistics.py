@@ -10,7 +10,6 @@ exactly, in linear time and without a copy of the sizes.
 import numpy as np
 
 from evomerge.merging.constants import BLOCK
-from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
     NO,
     YES,
@@ -18,6 +17,7 @@ from evomerge.merging.kernels.numbers import (
     compiled,
     load,
     u32,
+    windows,
 )
 
 HIGH_BINS = 1 << 15

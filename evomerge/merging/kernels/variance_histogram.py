@@ -12,7 +12,6 @@ that are cuts.
 import numpy as np
 
 from evomerge.merging.constants import BLOCK, CELLS
-from evomerge.merging.kernels.entries import windows
 from evomerge.merging.kernels.numbers import (
     ZERO,
     as_bits,
@@ -20,6 +19,7 @@ from evomerge.merging.kernels.numbers import (
     load,
     u32,
     unfolded,
+    windows,
 )
 
 HIGH_BINS = 1 << 15

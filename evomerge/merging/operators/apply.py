@@ -21,8 +21,8 @@ from evomerge.merging.operators.elementwise.pairs import arcee_fusion, nearswap
 from evomerge.merging.operators.elementwise.pcb import pcb
 from evomerge.merging.operators.elementwise.ram import ram, ramplus_tl
 from evomerge.merging.operators.elementwise.tall import consensus
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import NOTHING_KEPT, Beside, Inputs, Memo
-from evomerge.merging.operators.loops.lazy_merge import LazyMerge
 from evomerge.merging.operators.staged import staged
 from evomerge.merging.operators.sums.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.merging.operators.sums.dare import dare_linear, dare_ties, mixout

@@ -17,6 +17,7 @@ from evomerge.core.operators.derived import Derived
 from evomerge.core.recipes.operation import Operation
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import RecipeError
+from evomerge.merging.form import Cut
 
 Value = TypeVar("Value")
 
@@ -64,19 +65,6 @@ class Statistic(Protocol):
     @property
     def norm(self) -> float:
         """The L2 norm of the statistic over all tensors of the input."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Where a selection cuts: what is larger stays, and of equals the first ones.
-
-    Attributes:
-        threshold: Smallest score kept.
-        last: Flat index of the last entry of just this score that is kept.
-    """
-
-    threshold: float
-    last: int
 
 
 class ModelShare(Protocol):

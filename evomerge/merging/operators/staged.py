@@ -8,13 +8,22 @@ method gives its bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
 
 from evomerge.core.recipes.settings import Settings
+from evomerge.merging.form import (
+    Form,
+    Largest,
+    LargestOf,
+    Reduce,
+    Step,
+    Total,
+    Votes,
+)
 from evomerge.merging.operators.directions.knots import Find, core, share, within
 from evomerge.merging.operators.directions.singular_vectors import (
     Matrices,
@@ -24,20 +33,19 @@ from evomerge.merging.operators.directions.singular_vectors import (
     svd,
 )
 from evomerge.merging.operators.directions.spectral import flat
-from evomerge.merging.operators.elementwise.largest import largest, largest_of_sign
 from evomerge.merging.operators.elementwise.tall import used
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
-from evomerge.merging.operators.loops.blocks import Deltas, check_finite, stacks
-from evomerge.merging.operators.loops.onepass import Rule
+from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.order_statistics import row_length
-from evomerge.merging.operators.loops.thinning import Thin, scaled
 from evomerge.merging.operators.sums.breadcrumbs import band
 from evomerge.merging.operators.sums.dare import drop
 from evomerge.merging.operators.sums.della import prune
-from evomerge.merging.operators.sums.linear import Sum, delta_factors, whole_factors
-from evomerge.merging.operators.sums.sce import energies, nothing, select
-from evomerge.merging.operators.sums.ties import Election
-from evomerge.merging.operators.thresholds.sparsify import keep_l1, trim
+from evomerge.merging.operators.sums.linear import summed, whole_factors
+from evomerge.merging.operators.sums.sce import selected, shares_of, where
+from evomerge.merging.operators.sums.ties import ballot
+from evomerge.merging.operators.sums.variances import energies
+from evomerge.merging.operators.thresholds.sparsify import keep_l1, scaled, trim
 
 _MASKED: Mapping[tuple[str, bool], str] = {
     ("bernoulli", False): "dare_linear",
@@ -48,7 +56,7 @@ _MASKED: Mapping[tuple[str, bool], str] = {
 """Random sparsifier, and whether signs are elected, to whose masks it draws."""
 
 
-def staged(inputs: Inputs) -> torch.Tensor | Sum | Election:
+def staged(inputs: Inputs) -> torch.Tensor | LazyMerge:
     """Merge the differences by the chosen stages.
 
     Vectors have no basis and no spectrum; they go through the other stages.
@@ -100,22 +108,51 @@ def _is_plain(settings: Settings) -> bool:
     ) == "none" and settings.choice("reduce") in ("sum", "mean")
 
 
-def _entries(inputs: Inputs) -> torch.Tensor | Sum | Election:
+def _entries(inputs: Inputs) -> LazyMerge:
     """Go through the stages that work on entries."""
-    settings = inputs.settings
-    key = inputs.key
+    settings, key = inputs.settings, inputs.key
     deltas = Deltas.of(inputs, multiple_of=_whole(settings, inputs.shape))
-    thin = _thin(settings, deltas, key)
+    form = _thinned(settings, deltas, key)
     if settings.choice("reduce") == "energy":
-        shares = energies(deltas, thin or nothing(deltas))
+        shares = shares_of(energies(deltas, form))
         settings = replace(settings, each={**settings.each, "weight": shares})
         if settings.choice("mask_scope") == "weights_only":
-            thin = None
-    if settings.choice("reduce") == "max":
-        return _largest(settings, deltas, thin or nothing(deltas), key)
-    if settings.choice("consensus") != "none":
-        return _elect(settings, deltas, thin or nothing(deltas))
-    return Sum(deltas, *_weights(settings), thin)
+            form = form._replace(thin=None, among=None)
+    return LazyMerge(deltas, _reduced(settings, form), key)
+
+
+def _thinned(settings: Settings, deltas: Deltas, key: str) -> Form:
+    """Return a form of what the sparsify stage leaves, and of nothing else yet."""
+    plain = Form(Total(()))
+    sparsify = settings.choice("sparsify")
+    if sparsify == "variance":
+        return plain._replace(among=where(selected(settings, deltas)))
+    if sparsify == "tall":
+        return plain._replace(among=used(settings), checked=True)
+    return plain._replace(thin=_thin(settings, deltas, key))
+
+
+def _reduced(settings: Settings, form: Form) -> Form:
+    """Return the form with what the stages after sparsifying ask for."""
+    consensus, rule = settings.choice("consensus"), settings.choice("zero_rule")
+    weights, largest = settings.numbers("weight"), settings.choice("reduce") == "max"
+    votes = Votes(
+        count=consensus == "count_sign",
+        plain=consensus == "mean_sign",
+        plus=None if rule == "majority" else rule == "plus",
+    )
+    if consensus == "none":
+        how: Reduce = summed(_averaged(settings)).reduce
+        how = Largest(weights) if largest else how
+    elif largest:
+        how = LargestOf(weights, votes)
+    else:
+        how = ballot(weights, votes, mean=settings.choice("reduce") != "sum")
+    return form._replace(
+        reduce=how,
+        scale=settings.number("lambda"),
+        checked=form.checked or largest,
+    )
 
 
 def _whole(settings: Settings, shape: torch.Size) -> int:
@@ -127,15 +164,11 @@ def _whole(settings: Settings, shape: torch.Size) -> int:
     return row_length(shape) if by_row else 1
 
 
-def _thin(settings: Settings, deltas: Deltas, key: str) -> Thin | None:
+def _thin(settings: Settings, deltas: Deltas, key: str) -> tuple[Step, ...] | None:
     """Return what the sparsify stage does, its rescaling included; None if nothing."""
     sparsify = settings.choice("sparsify")
     if sparsify == "none":
         return None
-    if sparsify == "variance":
-        return select(deltas, settings)
-    if sparsify == "tall":
-        return used(settings, deltas, key)
     densities = settings.numbers("density")
     if sparsify in ("magnitude", "two_sided"):
         return _cut(settings, deltas, densities)
@@ -147,7 +180,9 @@ def _thin(settings: Settings, deltas: Deltas, key: str) -> Thin | None:
     return prune(named, deltas, key)
 
 
-def _cut(settings: Settings, deltas: Deltas, densities: Sequence[float]) -> Thin:
+def _cut(
+    settings: Settings, deltas: Deltas, densities: Sequence[float]
+) -> tuple[Step, ...]:
     """Keep entries by their size."""
     rescale = settings.choice("rescale")
     if settings.choice("sparsify") == "two_sided":
@@ -166,75 +201,7 @@ def _factors(settings: Settings) -> tuple[float, ...]:
     return whole_factors(_averaged(settings))
 
 
-def _weights(settings: Settings) -> tuple[tuple[float, ...], float, float]:
-    """Return what ``delta_factors`` does, for a sum or a mean."""
-    return delta_factors(_averaged(settings))
-
-
 def _averaged(settings: Settings) -> Settings:
     """Return the settings with what is here called a mean said as elsewhere."""
     mean = settings.choice("reduce") == "mean"
     return replace(settings, shared={**settings.shared, "normalize": mean})
-
-
-def _elect(settings: Settings, deltas: Deltas, thin: Thin) -> Election:
-    """Merge those who agree with the elected sign, by sum or by mean."""
-    scale = settings.number("lambda")
-    if settings.choice("zero_rule") == "minus":
-        # A draw goes to plus; seen from the other side that is minus.
-        thin, scale = scaled(thin, (-1.0,) * len(deltas)), -scale
-    consensus = settings.choice("consensus")
-    rule = Rule(
-        settings.numbers("weight"),
-        scale,
-        count=consensus == "count_sign",
-        normalize=settings.choice("reduce") != "sum",
-        majority=settings.choice("zero_rule") == "majority",
-        plain=consensus == "mean_sign",
-    )
-    return Election(deltas, thin, rule)
-
-
-def _largest(settings: Settings, deltas: Deltas, thin: Thin, key: str) -> torch.Tensor:
-    """Take the largest weighted difference, of those with the elected sign if any."""
-    out = deltas.fresh()
-    into, scale = out.view(-1), settings.number("lambda")
-    elected = settings.choice("consensus") != "none"
-    plus = elected and _plus_on_draw(settings, deltas, thin, key)
-    for block, base, read, tally in _tallied(settings, deltas, thin, key):
-        if elected:
-            won = tally >= 0.0 if plus else tally > 0.0
-            merged = largest_of_sign(read, won.to(torch.float32).mul_(2.0).sub_(1.0))
-        else:
-            merged = largest(read)
-        part = torch.mul(merged, scale, out=into[block])
-        if base is not None:
-            part.add_(base)
-    return out
-
-
-def _plus_on_draw(settings: Settings, deltas: Deltas, thin: Thin, key: str) -> bool:
-    rule = settings.choice("zero_rule")
-    if rule != "majority":
-        return rule == "plus"
-    tallied = _tallied(settings, deltas, thin, key)
-    return sum(int(tally.sign().sum()) for _, _, _, tally in tallied) >= 0
-
-
-def _tallied(
-    settings: Settings, deltas: Deltas, thin: Thin, key: str
-) -> Iterator[tuple[slice, torch.Tensor | None, list[torch.Tensor], torch.Tensor]]:
-    """Read thinned and weighted blocks with the tally that elects signs."""
-    weights = settings.numbers("weight")
-    consensus = settings.choice("consensus")
-    for block, base, read in stacks(deltas):
-        check_finite(read, key)
-        tally = torch.zeros_like(read[0])
-        for index, (delta, weight) in enumerate(zip(read, weights, strict=True)):
-            thin(index, block, delta)
-            if consensus == "mean_sign":
-                tally.add_(delta)
-            delta.mul_(weight)
-            if consensus != "mean_sign":
-                tally.add_(delta.sign() if consensus == "count_sign" else delta)
-        yield block, base, read, tally

@@ -17,9 +17,10 @@ import torch
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
 from evomerge.merging.operators.directions.spherical import Angles, measure
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.linear import Sum
+from evomerge.merging.operators.sums.linear import weighted
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _OPPOSITE = 1e-6
 """Two directions this close to a straight angle have no one shortest way between."""
 
 
-def multislerp(inputs: Inputs) -> Sum:
+def multislerp(inputs: Inputs) -> LazyMerge:
     """Turn to the weighted mean of the directions; the length is the mean length.
 
     ``m = sum(w_i u_i)``, result ``m / |m| * sum(w_i |x_i|)``. With ``log_map`` one step
@@ -44,12 +45,12 @@ def multislerp(inputs: Inputs) -> Sum:
     weights = _weights(settings, key)
     angles = measure(vectors, inputs)
     if vectors.n < 2 or not bool(angles.lengths.any()):
-        return Sum(vectors, tuple(weights.tolist()))
+        return weighted(inputs, tuple(weights.tolist()))
     length = float(weights @ angles.lengths)
     mean = angles.norm(weights)
     if mean < _NO_SUM:
         if len(vectors) == 2:
-            return Sum(vectors, tuple(weights.tolist()))
+            return weighted(inputs, tuple(weights.tolist()))
         raise CandidateError(
             f"{key}: the directions of {list(settings.operation.inputs)} cancel under "
             f"the weights {weights.tolist()}, so multislerp has no mean direction. "
@@ -59,10 +60,10 @@ def multislerp(inputs: Inputs) -> Sum:
     if settings.flag("log_map"):
         directions = Directions.of(angles, weights, key)
         direction = directions.mean(_Patience(1, 0.0)).factors
-    return Sum(vectors, _factors(direction, angles, length))
+    return weighted(inputs, _factors(direction, angles, length))
 
 
-def karcher(inputs: Inputs) -> Sum:
+def karcher(inputs: Inputs) -> LazyMerge:
     """Turn to the direction with the least mean squared angle; the mean length.
 
     Inputs shorter than the tolerance are left out. Where ``max_iter`` steps do not
@@ -80,7 +81,7 @@ def karcher(inputs: Inputs) -> Sum:
     angles = measure(vectors, inputs)
     long = angles.lengths > patience.tol
     if vectors.n < 2 or not bool(long.any()):
-        return Sum(vectors, tuple(weights.tolist()))
+        return weighted(inputs, tuple(weights.tolist()))
     weights = torch.where(long, weights, 0.0)
     weights = weights / _divisor(float(weights.sum()), weights, key)
     _refuse_antipodal(angles, weights, inputs)
@@ -95,7 +96,7 @@ def karcher(inputs: Inputs) -> Sum:
             patience.tol,
         )
     length = float(weights @ angles.lengths)
-    return Sum(vectors, _factors(found.factors, angles, length))
+    return weighted(inputs, _factors(found.factors, angles, length))
 
 
 @dataclass(frozen=True, slots=True)

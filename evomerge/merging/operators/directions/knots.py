@@ -36,10 +36,11 @@ from evomerge.merging.operators.directions.singular_vectors import (
     svd,
 )
 from evomerge.merging.operators.directions.spectral import iso_c, tsv
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.sums.dare import dare_ties
 from evomerge.merging.operators.sums.linear import task_arithmetic, whole_factors
-from evomerge.merging.operators.sums.ties import Election, ties
+from evomerge.merging.operators.sums.ties import ties
 
 _FLOOR = 1e-7
 """Part of the largest singular value up to which a shared direction is left out."""
@@ -51,7 +52,7 @@ _INNER: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "iso": ("iso_c", ("weight",)),
 }
 """Inner method to its operator and which of its knobs are ours; lambda comes last."""
-_ARITHMETIC: Mapping[str, Callable[..., torch.Tensor | Election]] = {
+_ARITHMETIC: Mapping[str, Callable[..., torch.Tensor | LazyMerge]] = {
     "ties": ties,
     "dare_ties": dare_ties,
     "tsv": tsv,

@@ -24,10 +24,9 @@ import torch
 from evomerge.core.operators.derived import SVD, Derived
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import NOTHING_KEPT, Inputs, Value
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.sums.linear import Sum
+from evomerge.merging.operators.sums.linear import weighted
 
 FLOOR = 1e-10
 """Part of the largest singular value up to which one counts as zero."""
@@ -201,7 +200,7 @@ def mean_delta(inputs: Inputs, weights: Sequence[float]) -> torch.Tensor:
     """Return ``base + lambda * mean(w_i delta_i)``: what vectors get instead."""
     scale = inputs.settings.number("lambda") / len(weights)
     factors = tuple(scale * weight for weight in weights)
-    return Sum(Deltas.of(inputs), factors).fresh()
+    return weighted(inputs, factors).fresh()
 
 
 def svd(

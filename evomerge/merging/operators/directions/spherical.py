@@ -17,9 +17,10 @@ import torch
 from evomerge.core.operators.derived import DOT_PRODUCTS
 from evomerge.core.recipes.settings import slerp_t
 from evomerge.errors import CandidateError
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.linear import Sum
+from evomerge.merging.operators.sums.linear import weighted
 
 _PARALLEL = 0.9995
 """Beyond this cosine slerp goes straight: the arc cannot be told from the chord."""
@@ -97,7 +98,7 @@ def dot_products(vectors: Deltas) -> torch.Tensor:
 _log = logging.getLogger(__name__)
 
 
-def slerp(inputs: Inputs) -> Sum:
+def slerp(inputs: Inputs) -> LazyMerge:
     """Interpolate two tensors on the arc between them, lengths left as they are."""
     vectors = Deltas.of(inputs)
     t = inputs.settings.number("t")
@@ -110,11 +111,11 @@ def slerp(inputs: Inputs) -> Sum:
                 inputs.key,
                 cosine,
             )
-        return Sum(vectors, (1.0 - t, t))
-    return Sum(vectors, _arc(math.acos(cosine), t))
+        return weighted(inputs, (1.0 - t, t))
+    return weighted(inputs, _arc(math.acos(cosine), t))
 
 
-def nuslerp(inputs: Inputs) -> torch.Tensor | Sum:
+def nuslerp(inputs: Inputs) -> torch.Tensor | LazyMerge:
     """Interpolate two tensors, or their differences from a base, on the arc.
 
     With the axis ``in`` each row turns by its own angle, with ``out`` each vector along
@@ -129,8 +130,8 @@ def nuslerp(inputs: Inputs) -> torch.Tensor | Sum:
     cosine = _cosine(vectors)
     theta = 0.0 if cosine is None else math.acos(cosine)
     if abs(math.sin(theta)) < _NO_ARC:
-        return Sum(vectors, (1.0 - t, t))
-    return Sum(vectors, _arc(theta, t))
+        return weighted(inputs, (1.0 - t, t))
+    return weighted(inputs, _arc(theta, t))
 
 
 def _arc(theta: float, t: float) -> tuple[float, float]:

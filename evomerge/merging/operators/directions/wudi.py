@@ -23,8 +23,7 @@ from evomerge.merging.operators.directions.singular_vectors import (
     is_matrix,
 )
 from evomerge.merging.operators.inputs import Inputs
-from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.sums.linear import Sum
+from evomerge.merging.operators.sums.linear import weighted
 
 _NO_SUM = 1e-8
 """Shares that sum to less than this cannot be divided by."""
@@ -49,7 +48,7 @@ def wudi(inputs: Inputs) -> torch.Tensor:
     if not is_matrix(inputs.tensors[0]):
         scale = settings.number("lambda")
         factors = tuple(scale * share for share in shares)
-        return Sum(Deltas.of(inputs), factors).fresh()
+        return weighted(inputs, factors).fresh()
     mean = settings.choice("anchor") == "mean"
 
     def merge(matrices: Matrices) -> torch.Tensor:

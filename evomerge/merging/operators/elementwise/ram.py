@@ -7,28 +7,25 @@ import numpy as np
 import torch
 
 from evomerge.core.operators.derived import SHARED_TO_UNIQUE
-from evomerge.core.recipes.settings import Settings
+from evomerge.merging.form import Active, Form
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.arrays import Arrays, Part, can_count
 from evomerge.merging.operators.loops.blocks import Deltas, stacks
-from evomerge.merging.operators.loops.lazy_merge import Combined
 
 
-def ram(inputs: Inputs) -> Combined:
+def ram(inputs: Inputs) -> LazyMerge:
     """Keep differences that are alone in their entry, average those that are not."""
-    return _merge(
-        inputs.settings, Deltas.of(inputs), (1.0,) * len(inputs.tensors), inputs.key
-    )
+    return _merge(inputs, Deltas.of(inputs), (1.0,) * len(inputs.tensors))
 
 
-def ramplus_tl(inputs: Inputs) -> Combined:
+def ramplus_tl(inputs: Inputs) -> LazyMerge:
     """As :func:`ram`, with the lone differences amplified.
 
     The more of its changes an input shares with others in this tensor, the more its
     lone ones grow, up to ``1 + r * alpha``.
     """
-    settings = inputs.settings
-    deltas = Deltas.of(inputs)
+    settings, deltas = inputs.settings, Deltas.of(inputs)
     r, alpha = settings.number("r"), settings.number("alpha")
     epsilon = settings.number("epsilon")
     ratios = deltas.recall(
@@ -37,36 +34,14 @@ def ramplus_tl(inputs: Inputs) -> Combined:
         lambda: tuple(_shared_to_unique(deltas, epsilon)),
     )
     factors = tuple(1.0 + r * min(max(ratio, 0.0), alpha) for ratio in ratios)
-    return _merge(settings, deltas, factors, inputs.key)
+    return _merge(inputs, deltas, factors)
 
 
-def _merge(
-    settings: Settings, deltas: Deltas, alone: Sequence[float], key: str
-) -> Combined:
-    epsilon, scale = settings.number("epsilon"), settings.number("lambda")
-
-    def merge(read: list[torch.Tensor]) -> torch.Tensor:
-        count = torch.zeros_like(read[0])
-        for delta in read:
-            active = (delta.abs() > epsilon).to(torch.float32)
-            count.add_(active)
-            delta.mul_(active)
-        unique = count == 1.0
-        out = torch.zeros_like(count)
-        for delta, factor in zip(read, alone, strict=True):
-            out.add_(
-                delta if factor == 1.0 else torch.where(unique, delta * factor, delta)
-            )
-        return out.div_(count.clamp_min_(1.0))
-
-    factors = tuple(np.float32(factor) for factor in alone)
-
-    def one_pass(part: Part) -> int:
-        from evomerge.merging.kernels.elementwise import ram
-
-        return int(ram(part, np.float32(scale), np.float32(epsilon), factors))
-
-    return Combined(deltas, scale, merge, one_pass, key)
+def _merge(inputs: Inputs, deltas: Deltas, alone: Sequence[float]) -> LazyMerge:
+    number = inputs.settings.number
+    how = Active(number("epsilon"), tuple(alone))
+    form = Form(how, scale=number("lambda"), checked=True)
+    return LazyMerge(deltas, form, inputs.key)
 
 
 def _shared_to_unique(deltas: Deltas, epsilon: float) -> list[float]:
@@ -87,7 +62,7 @@ def _count(deltas: Deltas, epsilon: float) -> list[tuple[int, int]]:
 
 
 def _count_in_one_pass(deltas: Deltas, epsilon: float) -> list[tuple[int, int]]:
-    from evomerge.merging.kernels.elementwise import count_active
+    from evomerge.merging.kernels.merge import count_active
 
     total = np.zeros((len(deltas), 2), dtype=np.int64)
     zeros = ((np.uint32(0), np.uint32(0)),) * len(deltas)

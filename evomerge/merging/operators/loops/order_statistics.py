@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from evomerge.core.operators.derived import RANKS, ROW_RANKS
-from evomerge.merging.operators.inputs import Cut
+from evomerge.merging.form import Cut
 from evomerge.merging.operators.loops.arrays import arrays_of, can_read, in_parts
 from evomerge.merging.operators.loops.blocks import Deltas
 

@@ -7,35 +7,35 @@ lies between them stays.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from evomerge.core.recipes.settings import Settings
-from evomerge.merging.operators.inputs import Cut, Inputs
+from evomerge.merging.form import Cut, PerEntry, RankBand, Step
+from evomerge.merging.operators.executors.merge import LazyMerge
+from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.onepass import Rule
-from evomerge.merging.operators.loops.order_statistics import (
-    keep_block,
-    ranks,
-    row_length,
-    row_ranks,
-)
-from evomerge.merging.operators.loops.thinning import RankBand, Step, Steps, Thin
-from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.ties import Election
+from evomerge.merging.operators.loops.order_statistics import row_length, row_ranks
+from evomerge.merging.operators.sums.linear import summed
+from evomerge.merging.operators.sums.ties import elected
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
 from evomerge.merging.operators.thresholds.sparsify import keep_count, keep_l1, whole
 
 
-def breadcrumbs(inputs: Inputs) -> Sum:
+def breadcrumbs(inputs: Inputs) -> LazyMerge:
     """Add the weighted sum of middle-sized differences to the base."""
     deltas = _deltas(inputs)
-    return Sum(deltas, *delta_factors(inputs.settings), band(inputs.settings, deltas))
+    form = summed(inputs.settings, band(inputs.settings, deltas))
+    return LazyMerge(deltas, form, inputs.key)
 
 
-def breadcrumbs_ties(inputs: Inputs) -> Election:
+def breadcrumbs_ties(inputs: Inputs) -> LazyMerge:
     """Elect signs among middle-sized differences and merge those who agree."""
     deltas = _deltas(inputs)
-    return Election(deltas, band(inputs.settings, deltas), Rule.of(inputs.settings))
+    form = elected(inputs.settings, band(inputs.settings, deltas))
+    return LazyMerge(deltas, form, inputs.key)
+
+
+def _deltas(inputs: Inputs) -> Deltas:
+    by_row = inputs.settings.choice("axis") == "row"
+    return Deltas.of(inputs, multiple_of=row_length(inputs.shape) if by_row else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def band_of(density: float, gamma: float, n: int, *, guard: bool = True) -> Band
     return Band(min(whole(gamma * n, guard=guard), n - keep), keep)
 
 
-def band(settings: Settings, deltas: Deltas) -> Thin:
+def band(settings: Settings, deltas: Deltas) -> tuple[Step, ...]:
     """Return the thinning that the settings ask for.
 
     Args:
@@ -68,32 +68,12 @@ def band(settings: Settings, deltas: Deltas) -> Thin:
     pairs = zip(settings.numbers("density"), settings.numbers("gamma"), strict=True)
     guard = settings.choice("rounding") != "int"
     bands = [band_of(density, gamma, n, guard=guard) for density, gamma in pairs]
-    thin = _in_rows(bands, deltas, n) if by_row else _in_tensor(bands, deltas)
+    if by_row:
+        thin = tuple(_in_row(at, deltas, i, n) for i, at in enumerate(bands))
+    else:
+        found = each_size_cuts(deltas, [_wanted(at, n) for at in bands])
+        thin = tuple(map(_between, found))
     return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
-
-
-def _deltas(inputs: Inputs) -> Deltas:
-    by_row = inputs.settings.choice("axis") == "row"
-    return Deltas.of(inputs, multiple_of=row_length(inputs.shape) if by_row else 1)
-
-
-def _in_tensor(bands: Sequence[Band], deltas: Deltas) -> Thin:
-    cuts = each_size_cuts(deltas, [_wanted(at, deltas.n) for at in bands])
-    steps = tuple(_step(found) for found in cuts)
-    left, right = deltas.scratch(), deltas.scratch()
-
-    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        step = steps[index]
-        if step.cut is None:
-            return
-        sizes = torch.abs(delta, out=left[: len(delta)])
-        if step.top is not None:
-            gone = keep_block(step.top, block, sizes, right[: len(delta)])
-            delta.mul_(gone.neg_().add_(1.0))
-        # Plus zero, because what goes leaves no sign behind.
-        delta.mul_(keep_block(step.cut, block, sizes, sizes)).add_(0.0)
-
-    return Steps(thin, steps)
 
 
 def _wanted(at: Band, n: int) -> tuple[int, ...]:
@@ -103,37 +83,15 @@ def _wanted(at: Band, n: int) -> tuple[int, ...]:
     return (at.top, at.top + at.keep) if at.top else (at.keep,)
 
 
-def _step(found: Sequence[Cut]) -> Step:
+def _between(found: Sequence[Cut]) -> Step:
     top = found[0] if len(found) > 1 else None
     return Step(cut=found[-1] if found else None, top=top)
 
 
-def _in_rows(bands: Sequence[Band], deltas: Deltas, length: int) -> Thin:
-    known = [
-        None if at.keep == length else row_ranks(deltas, index, length)
-        for index, at in enumerate(bands)
-    ]
-
-    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        top, keep = bands[index].top, bands[index].keep
-        if keep == length:
-            return
-        found = known[index]
-        if found is None:  # a row too long to be kept
-            rank = ranks(delta.view(-1, length).abs()).view(-1)
-        else:
-            rank = found[block].to(torch.int32)
-        delta.mul_((rank >= length - top - keep) & (rank < length - top))
-
-    if deltas.device.type != "cpu":
-        return thin
-    steps: list[Step] = []
-    for at, found in zip(bands, known, strict=True):
-        if at.keep == length:
-            steps.append(Step())
-        elif found is None:
-            return thin
-        else:
-            first = length - at.top - at.keep
-            steps.append(Step(coin=RankBand(found, first, first + at.keep)))
-    return Steps(thin, tuple(steps))
+def _in_row(at: Band, deltas: Deltas, index: int, length: int) -> Step:
+    if at.keep == length:
+        return Step()
+    ranks = row_ranks(deltas, index, length)
+    first = length - at.top - at.keep
+    known = None if ranks is None else PerEntry(ranks)
+    return Step(coin=RankBand(known, length, first, first + at.keep))

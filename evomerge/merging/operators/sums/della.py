@@ -8,40 +8,43 @@ from __future__ import annotations
 
 import torch
 
+from evomerge.core.operators.derived import ROW_ENDS
 from evomerge.core.recipes.settings import Settings, spreads
-from evomerge.merging.constants import CERTAIN, FINER
+from evomerge.merging.form import PerEntry, PerRow, RankedCoin, SizeCoin, Step
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.counter import Coins, stream_key
-from evomerge.merging.operators.loops.onepass import Rule
+from evomerge.merging.operators.loops.counter import stream_key
 from evomerge.merging.operators.loops.order_statistics import (
-    MOST_RANKS,
-    ranks,
     row_length,
     row_ranks,
     whole_ranks,
 )
-from evomerge.merging.operators.loops.thinning import RankedCoin, Step, Steps, Thin
-from evomerge.merging.operators.sums.linear import Sum, delta_factors
-from evomerge.merging.operators.sums.ties import Election
+from evomerge.merging.operators.sums.linear import summed
+from evomerge.merging.operators.sums.ties import elected
 from evomerge.merging.operators.thresholds.sparsify import keep_l1
 
 
-def della(inputs: Inputs) -> Election:
+def della(inputs: Inputs) -> LazyMerge:
     """Elect signs among what is left of the differences and merge those who agree."""
-    deltas = _by_rows(inputs)
-    thin = prune(inputs.settings, deltas, inputs.key)
-    return Election(deltas, thin, Rule.of(inputs.settings))
+    settings, deltas = inputs.settings, _by_rows(inputs)
+    thin = prune(settings, deltas, inputs.key)
+    return LazyMerge(deltas, elected(settings, thin), inputs.key)
 
 
-def della_linear(inputs: Inputs) -> Sum:
+def della_linear(inputs: Inputs) -> LazyMerge:
     """Add the weighted sum of what is left of the differences to the base."""
-    deltas = _by_rows(inputs)
-    thin = prune(inputs.settings, deltas, inputs.key)
-    return Sum(deltas, *delta_factors(inputs.settings), thin)
+    settings, deltas = inputs.settings, _by_rows(inputs)
+    thin = prune(settings, deltas, inputs.key)
+    return LazyMerge(deltas, summed(settings, thin), inputs.key)
 
 
-def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
+def _by_rows(inputs: Inputs) -> Deltas:
+    whole = inputs.settings.choice("rank_by") == "tensor_rank"
+    return Deltas.of(inputs, multiple_of=1 if whole else row_length(inputs.shape))
+
+
+def prune(settings: Settings, deltas: Deltas, key: str) -> tuple[Step, ...]:
     """Return the random thinning that the settings ask for.
 
     Args:
@@ -50,156 +53,55 @@ def prune(settings: Settings, deltas: Deltas, key: str) -> Thin:
         deltas: What to thin; its blocks are whole rows, unless all entries are ranked.
         key: Name of the tensor.
     """
-    probabilities = KeepProbabilities(settings, deltas)
-    flips = _Flips(settings, deltas, key)
     densities = settings.numbers("density")
+    coins = [
+        None if density >= 1.0 else coin(settings, deltas, key, index)
+        for index, density in enumerate(densities)
+    ]
+    thin = tuple(Step(coin=one) for one in coins)
+    return keep_l1(deltas, thin) if settings.choice("rescale") == "l1" else thin
+
+
+def coin(
+    settings: Settings, deltas: Deltas, key: str, index: int
+) -> RankedCoin | SizeCoin:
+    """Return what an input's entries are kept by; see :func:`prune`."""
+    operation = settings.operation
+    name = operation.inputs[index]
+    stream = stream_key(settings.shared["seed"], operation.operator, name, key)
+    density, spread = settings.numbers("density")[index], spreads(settings)[index]
     inverse = settings.choice("rescale") == "inverse"
-
-    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        if densities[index] < 1.0:
-            keep = probabilities.of(index, block, delta)
-            mask = flips.mask(index, block, keep * CERTAIN)
-            if inverse:
-                mask.mul_(keep.reciprocal_())
-            delta.mul_(mask)
-
-    steps = _steps(settings, probabilities, flips, inverse=inverse)
-    known = thin if steps is None else Steps(thin, steps)
-    return keep_l1(deltas, known) if settings.choice("rescale") == "l1" else known
-
-
-def _by_rows(inputs: Inputs) -> Deltas:
-    whole = inputs.settings.choice("rank_by") == "tensor_rank"
-    return Deltas.of(inputs, multiple_of=1 if whole else row_length(inputs.shape))
+    least, width = density - spread, 2.0 * spread
+    whole = settings.choice("rank_by") == "tensor_rank"
+    row = deltas.n if whole else row_length(deltas.shape)
+    if row < 2 or not deltas.n:
+        alike = torch.zeros(deltas.n, dtype=torch.int32, device=deltas.device)
+        middle = least + width / 2
+        return RankedCoin(stream, PerEntry(alike), 1, 0.0, middle, inverse)
+    if settings.choice("rank_by") == "row_minmax":
+        ends = _row_ends(deltas, index, row)
+        return SizeCoin(stream, *ends, width, least, inverse)
+    ranks = whole_ranks(deltas, index) if whole else row_ranks(deltas, index, row)
+    known = None if ranks is None else PerEntry(ranks)
+    return RankedCoin(stream, known, row, width / (row - 1), least, inverse)
 
 
-def _steps(
-    settings: Settings,
-    probabilities: KeepProbabilities,
-    flips: _Flips,
-    *,
-    inverse: bool,
-) -> tuple[Step, ...] | None:
-    """Return what is done to each input where compiled code knows ranks, else None."""
-    steps = []
-    for index, (density, spread) in enumerate(
-        zip(settings.numbers("density"), spreads(settings), strict=True)
-    ):
-        if density >= 1.0:
-            steps.append(Step())
-            continue
-        ranks = probabilities.compiled_ranks(index)
-        if ranks is None:
-            return None
-        step = 2.0 * spread / (probabilities.row - 1)
-        coin = RankedCoin(flips.keys[index], ranks, step, density - spread, inverse)
-        steps.append(Step(coin=coin))
-    return tuple(steps)
+def _row_ends(deltas: Deltas, index: int, row: int) -> tuple[PerRow, PerRow, PerRow]:
+    """Return each row's smallest size, its width, and where equal sizes lie."""
 
+    def compute() -> torch.Tensor:
+        found, space = [], deltas.scratch()
+        for block in deltas.blocks():
+            delta = deltas.read(index, block, deltas.base(block), space)
+            found.append(torch.stack(torch.aminmax(delta.abs_().view(-1, row), dim=1)))
+        return torch.cat(found, dim=1)
 
-class KeepProbabilities:
-    """With which probability every entry stays, in whole units of 2**-24.
-
-    By steps that every device rounds alike, so that the same entries stay everywhere.
-
-    Attributes:
-        row: How many entries are ranked together.
-    """
-
-    def __init__(self, settings: Settings, deltas: Deltas) -> None:
-        self._deltas = deltas
-        self._rank_by = settings.choice("rank_by")
-        whole = self._rank_by == "tensor_rank"
-        self.row = deltas.n if whole else row_length(deltas.shape)
-        self._ranks: dict[int, torch.Tensor | None] = {}
-        self._ends = [
-            (density - spread, 2.0 * spread)
-            for density, spread in zip(
-                settings.numbers("density"), spreads(settings), strict=True
-            )
-        ]
-
-    def of(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of a block of differences, flat, fp32.
-
-        The block is one of whole rows, except where entries are ranked in the tensor.
-        """
-        chances = self._chances(index, block, delta)
-        return chances.round_().to(torch.float32).div_(CERTAIN)
-
-    def compiled_ranks(self, index: int) -> torch.Tensor | None:
-        """Return an input's ranks where compiled code can take them, else None."""
-        if self.row < 2 or not self._deltas.n or self._rank_by == "row_minmax":
-            return None
-        if self._rank_by == "tensor_rank" and self._deltas.device.type != "cpu":
-            return None
-        return self._known(index)
-
-    def _known(self, index: int) -> torch.Tensor | None:
-        """Return an input's ranks; None if rows are too long for them to be kept."""
-        if index not in self._ranks:
-            whole = self._rank_by == "tensor_rank"
-            self._ranks[index] = (
-                whole_ranks(self._deltas, index)
-                if whole
-                else row_ranks(self._deltas, index, self.row)
-            )
-        return self._ranks[index]
-
-    def _chances(self, index: int, block: slice, delta: torch.Tensor) -> torch.Tensor:
-        low, width = (CERTAIN * end for end in self._ends[index])
-        if self.row == 1:
-            return torch.full_like(delta, low + width / 2, dtype=torch.float64)
-        if self._rank_by == "row_minmax":
-            rows = delta.view(-1, self.row).abs()
-            return _min_max(rows).mul_(width).add_(low).view(-1)
-        known = self._known(index)
-        if known is None:
-            found = ranks(delta.view(-1, self.row).abs()).view(-1)
-        else:
-            found = known[block]
-        # Compiled loops are twice as fast in fp32, which holds ranks of 16 bits.
-        short = self._rank_by == "row_rank" and self.row <= MOST_RANKS
-        dtype = torch.float32 if short else torch.float64
-        return found.to(dtype).mul_(width / (self.row - 1)).add_(low)
-
-
-class _Flips:
-    """Coins that fall on 1.0 with given probabilities and else on 0.0.
-
-    Attributes:
-        keys: The random stream of each input.
-    """
-
-    def __init__(self, settings: Settings, deltas: Deltas, key: str) -> None:
-        operation = settings.operation
-        seed = settings.shared["seed"]
-        self.keys = [
-            stream_key(seed, operation.operator, name, key) for name in operation.inputs
-        ]
-        self._coins = Coins(len(deltas.scratch()), deltas.device)
-
-    def mask(self, index: int, block: slice, chances: torch.Tensor) -> torch.Tensor:
-        """Return the coins of a block, fp32.
-
-        Args:
-            index: Which input.
-            block: Which entries.
-            chances: fp32, whole units of 2**-24.
-        """
-        lanes = self._coins.lanes(self.keys[index], block)
-        # Lanes are signed: shifted they start at minus half of what is certain.
-        drawn = (lanes >> FINER).add_(CERTAIN // 2).to(torch.float32)
-        return torch.lt(drawn, chances).to(torch.float32)
-
-
-def _min_max(sizes: torch.Tensor) -> torch.Tensor:
-    """Return where each size lies between its row's smallest and largest, fp64.
-
-    Where all are equal it is the middle.
-    """
-    sizes = sizes.to(torch.float64)
-    low, high = sizes.amin(1, keepdim=True), sizes.amax(1, keepdim=True)
-    span = high - low
-    part = (sizes - low).div_(span.masked_fill(span == 0.0, 1.0))
-    return part.masked_fill_(span == 0.0, 0.5)
+    smallest, largest = deltas.recall(ROW_ENDS, (index,), compute)
+    width = largest.to(torch.float64) - smallest.to(torch.float64)
+    alike = width == 0.0
+    share = alike.to(torch.float32).mul_(0.5)
+    return (
+        PerRow(smallest, row),
+        PerRow(width.masked_fill_(alike, 1.0), row),
+        PerRow(share, row),
+    )

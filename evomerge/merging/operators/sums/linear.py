@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 
 from evomerge.core.recipes.settings import Settings
 from evomerge.errors import CandidateError
-from evomerge.merging.operators.device.fused_device import FUSED, can_fuse_on_device
+from evomerge.merging.form import Form, Step, Total
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.lazy_merge import LazyMerge
-from evomerge.merging.operators.loops.onepass import Total, can_fuse, fused_sum
-from evomerge.merging.operators.loops.thinning import Thin
 
 _TINY = 1e-8
 """A sum of weights below this cannot be divided by."""
 
 
-def linear(inputs: Inputs) -> Sum:
+def linear(inputs: Inputs) -> LazyMerge:
     """Average the inputs: ``sum(w_i x_i) / sum(w_i)``, or the plain sum.
 
     Raises:
@@ -27,17 +25,22 @@ def linear(inputs: Inputs) -> Sum:
     """
     settings = inputs.settings
     if settings.flag("normalize"):
-        return Sum(Deltas.of(inputs), shares(settings, inputs.key))
-    return Sum(Deltas.of(inputs), settings.numbers("weight"))
+        return weighted(inputs, shares(settings, inputs.key))
+    return weighted(inputs, settings.numbers("weight"))
 
 
-def lora_linear(inputs: Inputs) -> Sum:
+def lora_linear(inputs: Inputs) -> LazyMerge:
     """Average tensors that adapters replace: there are no factors to be averaged.
 
     Raises:
         CandidateError: The weights sum to zero, so there is no average.
     """
-    return Sum(Deltas.of(inputs), shares(inputs.settings, inputs.key))
+    return weighted(inputs, shares(inputs.settings, inputs.key))
+
+
+def weighted(inputs: Inputs, weights: Sequence[float]) -> LazyMerge:
+    """Return the sum of the inputs, or of their differences, times weights."""
+    return LazyMerge(Deltas.of(inputs), Form(Total(tuple(weights))), inputs.key)
 
 
 def shares(settings: Settings, key: str) -> tuple[float, ...]:
@@ -56,12 +59,12 @@ def shares(settings: Settings, key: str) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
-def task_arithmetic(inputs: Inputs) -> Sum:
+def task_arithmetic(inputs: Inputs) -> LazyMerge:
     """Add scaled differences to the base: ``base + lambda * sum(w_i (x_i - base))``."""
-    return Sum(Deltas.of(inputs), *delta_factors(inputs.settings))
+    return LazyMerge(Deltas.of(inputs), summed(inputs.settings), inputs.key)
 
 
-def bcwi(inputs: Inputs) -> Sum:
+def bcwi(inputs: Inputs) -> LazyMerge:
     """Go from the mean of new models back to the old one, the base, by ``alpha``.
 
     Backward-compatible weight interpolation (Schumann et al. 2023, 2301.10546); with
@@ -69,11 +72,16 @@ def bcwi(inputs: Inputs) -> Sum:
     """
     n = len(inputs.tensors)
     share = (1.0 - inputs.settings.number("alpha")) / n
-    return Sum(Deltas.of(inputs), (share,) * n)
+    return weighted(inputs, (share,) * n)
 
 
-def delta_factors(settings: Settings) -> Total:
-    """Return each input's weight, what their sum is divided by, and its factor."""
+def summed(settings: Settings, thin: Sequence[Step] | None = None) -> Form:
+    """Return the form of a weighted sum of differences, by the knobs of such methods.
+
+    Args:
+        settings: Read for ``weight``, ``normalize`` and ``lambda``.
+        thin: What thins each input.
+    """
     weights = settings.numbers("weight")
     total = 1.0
     if settings.flag("normalize"):
@@ -82,65 +90,13 @@ def delta_factors(settings: Settings) -> Total:
     # With nothing to divide by, the sum stays as it is: all weights zero must give the
     # base. mergekit guards the same way.
     divisor = 1.0 if abs(total) < _TINY else total
-    return Total(weights, divisor, settings.number("lambda"))
+    thin = None if thin is None else tuple(thin)
+    return Form(Total(weights, divisor), thin, scale=settings.number("lambda"))
 
 
 def whole_factors(settings: Settings) -> tuple[float, ...]:
     """Return the whole factor of each input's difference."""
-    weights, divisor, scale = delta_factors(settings)
-    return tuple(scale / divisor * weight for weight in weights)
-
-
-@dataclass(frozen=True, slots=True)
-class Sum(LazyMerge):
-    """A merge that is decided and not carried out yet.
-
-    ``base + scale * sum(f_i thin(x_i - base)) / divisor``; without a base the sum over
-    the inputs themselves.
-    """
-
-    deltas: Deltas
-    factors: tuple[float, ...]
-    divisor: float = 1.0
-    scale: float = 1.0
-    thin: Thin | None = None
-
-    def into(self, out: torch.Tensor) -> bool:
-        """See :meth:`LazyMerge.into`."""
-        total = Total(self.factors, self.divisor, self.scale)
-        if can_fuse(self.deltas, self.thin, out) and fused_sum(
-            self.deltas, total, self.thin, out
-        ):
-            return True
-        if can_fuse_on_device(self.deltas, self.thin, out) and FUSED.add(
-            self.deltas, total, self.thin, out, self._step_by_step
-        ):
-            return True
-        # Also what compiled code found not finite: torch keeps what is no number one.
-        self.by_steps(out, self._step_by_step)
-        return False
-
-    def _step_by_step(self, into: torch.Tensor) -> None:
-        deltas, space = self.deltas, self.deltas.scratch()
-        divisor = None
-        if self.divisor != 1.0:
-            # On the device: for a plain number a GPU multiplies by one over it.
-            divisor = torch.tensor(
-                self.divisor, dtype=torch.float32, device=deltas.device
-            )
-        for block in deltas.blocks():
-            base, part = deltas.base(block), into[block]
-            for index, factor in enumerate(self.factors):
-                delta = deltas.read(index, block, base, space if index else part)
-                if self.thin is not None:
-                    self.thin(index, block, delta)
-                # Not in one step with the sum: that would round once less.
-                delta.mul_(factor)
-                if index:
-                    part.add_(delta)
-            if divisor is not None:
-                part.div_(divisor)
-            if self.scale != 1.0:
-                part.mul_(self.scale)
-            if base is not None:
-                part.add_(base)
+    form = summed(settings)
+    assert isinstance(form.reduce, Total)
+    weights, divisor = form.reduce
+    return tuple(form.scale / divisor * weight for weight in weights)

@@ -9,16 +9,17 @@ from itertools import combinations
 import torch
 
 from evomerge.core.operators.derived import MEAN_COSINE
+from evomerge.merging.operators.executors.merge import LazyMerge
 from evomerge.merging.operators.inputs import Inputs
 from evomerge.merging.operators.loops.blocks import Deltas, row_totals, stacks, total
 from evomerge.merging.operators.loops.order_statistics import row_length
-from evomerge.merging.operators.sums.linear import Sum
+from evomerge.merging.operators.sums.linear import weighted
 
 _NO_RATIO = 1e-6
 """Below this the denominator of the ratio says nothing."""
 
 
-def model_stock(inputs: Inputs) -> torch.Tensor | Sum:
+def model_stock(inputs: Inputs) -> torch.Tensor | LazyMerge:
     """Return ``t * mean + (1 - t) * base``, t from the angles between differences.
 
     With more than two inputs the mean of their pairwise cosines stands for the one
@@ -42,8 +43,8 @@ def model_stock(inputs: Inputs) -> torch.Tensor | Sum:
         ratios = ratios.clamp(0.0, 1.0)
     ratios = ratios * settings.number("t_scale")
     if not by_row:
-        return Sum(deltas, (float(ratios) / n,) * n)
-    mean = Sum(deltas, (1.0 / n,) * n).fresh()
+        return weighted(inputs, (float(ratios) / n,) * n)
+    mean = weighted(inputs, (1.0 / n,) * n).fresh()
     start = base.to(torch.float32)
     share = ratios.to(torch.float32).view(*base.shape[:-1], 1)
     return mean.sub_(start).mul_(share).add_(start)

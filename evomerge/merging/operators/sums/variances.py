@@ -20,14 +20,15 @@ import torch
 from evomerge.core.operators.derived import ONE_VARIANCE, VARIANCES
 from evomerge.core.operators.selected import SELECT_TOPK
 from evomerge.merging.constants import CELLS
-from evomerge.merging.operators.inputs import Cut
+from evomerge.merging.form import Cut, Form, Total, Varied
+from evomerge.merging.operators.executors.formulas import variances
+from evomerge.merging.operators.executors.steps import thinned_blocks
 from evomerge.merging.operators.loops.arrays import can_count
-from evomerge.merging.operators.loops.blocks import Deltas, stacks
+from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.order_statistics import (
     Score,
     cuts,
     in_blocks,
-    keep_block,
 )
 from evomerge.merging.operators.sums.variance_histogram import (
     Counting,
@@ -128,37 +129,27 @@ def selection(deltas: Deltas, part: float, *, guard: bool) -> Selection:
 def select(deltas: Deltas, part: float, guard: bool) -> Selection:
     """Do what :func:`selection` does step by step, wherever the tensors lie."""
     cut = None if part >= 1.0 else _cut(deltas, part, guard)
-    score = variance(deltas)
-    kept = deltas.scratch()
+    near = (0.0 if cut is None else cut.threshold,) * 2
+    among = None if cut is None else Varied(cut, near)
+    return Selection(cut, energies(deltas, Form(Total(()), among=among)), near)
+
+
+def energies(deltas: Deltas, form: Form) -> tuple[float, ...]:
+    """Return the sums of the squares of what a form's thinning leaves of each input."""
     sums = torch.zeros(len(deltas), CELLS + 1, dtype=torch.int64, device=deltas.device)
-    for block, _, read in stacks(deltas):
-        if cut is not None:
-            keep_block(cut, block, score(block), kept[: len(read[0])])
-        for index, delta in enumerate(read):
-            left = delta if cut is None else delta.mul_(kept[: len(delta)])
-            sums[index] += squares(left)
-    return Selection(cut, tuple(rounded(sums.cpu().numpy()).tolist()))
+    for _, left in thinned_blocks(deltas, form):
+        for index, values in enumerate(left):
+            sums[index] += squares(values)
+    return tuple(rounded(sums.cpu().numpy()).tolist())
 
 
 def variance(deltas: Deltas) -> Score:
-    """Score an entry by the variance of its differences over the inputs.
-
-    In fp64, rounded once: the order of the inputs does not decide between entries.
-    """
-    space = deltas.scratch()
-    wide = [torch.empty_like(space, dtype=torch.float64) for _ in range(2)]
+    """Score an entry by the variance of its differences over the inputs."""
+    spaces = [deltas.scratch() for _ in range(len(deltas))]
 
     def score(block: slice) -> torch.Tensor:
-        base, length = deltas.base(block), block.stop - block.start
-        mean, spread = (values[:length].zero_() for values in wide)
-        for index in range(len(deltas)):
-            mean.add_(deltas.read(index, block, base, space))
-        mean.div_(len(deltas))
-        for index in range(len(deltas)):
-            delta = deltas.read(index, block, base, space)
-            spread.add_(torch.sub(delta, mean).square_())
-        # What is no number may carry a sign, and scores are told apart by their bits.
-        return space[:length].copy_(spread.div_(len(deltas))).abs_()
+        base = deltas.base(block)
+        return variances([deltas.read(i, block, base, s) for i, s in enumerate(spaces)])
 
     return score
 

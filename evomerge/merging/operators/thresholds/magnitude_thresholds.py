@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.core.operators.derived import MAGNITUDES, ONE_MAGNITUDE
-from evomerge.merging.operators.inputs import Cut
+from evomerge.merging.form import Cut
 from evomerge.merging.operators.loops.arrays import arrays_of, can_read, in_parts
 from evomerge.merging.operators.loops.blocks import Deltas
 from evomerge.merging.operators.loops.order_statistics import (

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evomerge.merging.operators.inputs import Cut, ModelShare
+from evomerge.merging.form import Cut, Step
+from evomerge.merging.operators.inputs import ModelShare
 from evomerge.merging.operators.loops.blocks import Deltas
-from evomerge.merging.operators.loops.order_statistics import (
-    span,
-)
-from evomerge.merging.operators.loops.thinning import Thin
+from evomerge.merging.operators.loops.order_statistics import span
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
-from evomerge.merging.operators.thresholds.sparsify import cut_each, keep_count
+from evomerge.merging.operators.thresholds.sparsify import keep_count
 
 _HALF = 16
 """Bits of a size that one histogram sorts by."""
@@ -61,7 +59,7 @@ def trim_in_model(
     densities: Sequence[float],
     *,
     guard: bool = True,
-) -> Thin:
+) -> tuple[Step, ...]:
     """Keep the largest differences of each input over the whole model.
 
     Args:
@@ -74,7 +72,7 @@ def trim_in_model(
         share.cut(keep_count(density, share.n, guard=guard), deltas.n)
         for share, density in zip(shares, densities, strict=True)
     ]
-    return cut_each(deltas, found)
+    return tuple(Step(cut=cut) for cut in found)
 
 
 def model_cuts(tensors: Sequence[Read], keeps: Sequence[int]) -> Cuts:

@@ -7,13 +7,10 @@ import torch
 
 from evomerge.core.operators.catalogue import Knob
 from evomerge.core.space import GRID_STEPS, FloatAxis
-from evomerge.merging.operators.inputs import Cut
+from evomerge.merging.form import Step
+from evomerge.merging.operators.executors.processor import can_sum, sizes
+from evomerge.merging.operators.executors.steps import left_blocks
 from evomerge.merging.operators.loops.blocks import Deltas, total
-from evomerge.merging.operators.loops.onepass import can_sum, fused_sizes
-from evomerge.merging.operators.loops.order_statistics import (
-    keep_block,
-)
-from evomerge.merging.operators.loops.thinning import Step, Steps, Thin, scaled
 from evomerge.merging.operators.thresholds.magnitude_thresholds import each_size_cuts
 
 _HUNDREDTHS = 100
@@ -37,47 +34,36 @@ def whole(count: float, *, guard: bool = True) -> int:
     return math.floor(count + 1e-9 if guard else count)
 
 
-def trim(deltas: Deltas, densities: Sequence[float], *, guard: bool = True) -> Thin:
+def trim(
+    deltas: Deltas, densities: Sequence[float], *, guard: bool = True
+) -> tuple[Step, ...]:
     """Keep the largest differences of each input, the given part of them."""
     counts = [keep_count(density, deltas.n, guard=guard) for density in densities]
     wanted = [() if keep >= deltas.n else (keep,) for keep in counts]
     found = each_size_cuts(deltas, wanted)
-    return cut_each(deltas, [cuts[0] if cuts else None for cuts in found])
+    return tuple(Step(cut=cuts[0] if cuts else None) for cuts in found)
 
 
-def cut_each(deltas: Deltas, found: Sequence[Cut | None]) -> Steps:
-    """Keep what a cut by size leaves of each input; None leaves everything."""
-    space = deltas.scratch()
-
-    def thin(index: int, block: slice, delta: torch.Tensor) -> None:
-        cut = found[index]
-        if cut is not None:
-            sizes = torch.abs(delta, out=space[: len(delta)])
-            # Plus zero, because what goes leaves no sign behind.
-            delta.mul_(keep_block(cut, block, sizes, sizes)).add_(0.0)
-
-    return Steps(thin, tuple(Step(cut=cut) for cut in found))
+def scaled(thin: Sequence[Step], factors: Sequence[float]) -> tuple[Step, ...]:
+    """Return a thinning with a further factor on what is left of each input."""
+    pairs = zip(thin, factors, strict=True)
+    return tuple(step._replace(factor=step.factor * f) for step, f in pairs)
 
 
-def keep_l1(deltas: Deltas, thin: Thin) -> Thin:
+def keep_l1(deltas: Deltas, thin: Sequence[Step]) -> tuple[Step, ...]:
     """Scale what a thinning keeps of each input so that its L1 norm stays."""
-    return scaled(
-        thin, tuple(_l1_factor(deltas, thin, index) for index in range(len(deltas)))
-    )
+    return scaled(thin, [_l1_factor(deltas, s, i) for i, s in enumerate(thin)])
 
 
-def _l1_factor(deltas: Deltas, thin: Thin, index: int) -> float:
+def _l1_factor(deltas: Deltas, step: Step, index: int) -> float:
     """Return by what the kept entries grow so that their L1 norm is the whole one's."""
-    if isinstance(thin, Steps) and can_sum(deltas, thin):
-        full, kept = fused_sizes(deltas, thin, index)
+    if can_sum(deltas, step):
+        full, kept = sizes(deltas, step, index)
         return full / kept if kept > 0 else 1.0
     sums = torch.zeros(2, dtype=torch.float64, device=deltas.device)
-    left, right = deltas.scratch(), deltas.scratch()
-    for block in deltas.blocks():
-        delta = deltas.read(index, block, deltas.base(block), left)
-        sums[0] += total(torch.abs(delta, out=right[: len(delta)]))
-        thin(index, block, delta)
-        sums[1] += total(delta.abs_())
+    for delta, left in left_blocks(deltas, step, index):
+        sums[0] += total(delta.abs())
+        sums[1] += total(left.abs())
     full, kept = sums.tolist()
     return full / kept if kept > 0 else 1.0
 

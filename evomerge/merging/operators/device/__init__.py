@@ -1,1 +1,0 @@
-"""Merges in one pass on an accelerator."""

@@ -1,0 +1,1 @@
+"""Who carries a form out: single steps, a loop of the CPU, a pass of an accelerator."""
