@@ -26,7 +26,7 @@ from evomerge.core.digest import digest
 from evomerge.core.operators.derived import Derived
 from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
-from evomerge.merging.operators.inputs import Cut, Memo, Value
+from evomerge.merging.operators.inputs import Memo, Value
 from evomerge.merging.operators.sums.variances import Selections
 from evomerge.merging.operators.thresholds.magnitude_thresholds import Cuts
 
@@ -40,7 +40,7 @@ _VERSION = 3
 _SPARE = 4
 """A value is only written if the disk has this many times its size left, and 1 GB."""
 _FORMS: Mapping[str, type] = {
-    form.__name__: form for form in (Cut, Cuts, Selections, Shared, Svd)
+    form.__name__: form for form in (Cuts, Selections, Shared, Svd)
 }
 
 

@@ -180,13 +180,13 @@ class Votes(NamedTuple):
     """How the sign of an entry is elected.
 
     Attributes:
-        count: One vote per input instead of the sum.
+        by_count: One vote per input instead of the sum.
         plain: The sum that elects leaves the weights out.
         plus: Who wins a draw: plus, or minus; None for the sign that most entries of
             the tensor got.
     """
 
-    count: bool = False
+    by_count: bool = False
     plain: bool = False
     plus: bool | None = True
 

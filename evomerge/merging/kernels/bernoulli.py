@@ -53,7 +53,7 @@ def draw(coins, xs, base, start, words):
             uint64; a share is the highest lane that stays, uint32; chances are in
             units of 2**-24, fp32, or fp64 where fp32 does not hold all ranks or sizes
             decide; tables are arrays, of all entries or rows. ``inverse`` is None if
-            what stays is not divided by its chance.
+            what stays is not divided by its chance; if it is, there is no factor.
         xs: The inputs' blocks, a tuple.
         base: The base's, or None.
         start: First entry, even.
@@ -120,7 +120,12 @@ def _as_given(coin, factor, arrays, start, lanes, found):
 def _in_band(coin, factor, arrays, start, lanes, found):
     """Write the factor where a rank lies in a band, and else zero."""
     ranks = coin.ranks.values[start : start + len(found)]
-    low, high = coin.low, coin.high
+    _stay(ranks, (np.int32(coin.low), np.int32(coin.high), factor), found)
+
+
+@compiled
+def _stay(ranks, band, found):
+    low, high, factor = band
     for i in range(len(found)):
         rank = np.int32(ranks[i])
         found[i] = factor if (rank >= low) & (rank < high) else ZERO
@@ -134,9 +139,14 @@ def _by_rank(coin, factor, arrays, start, lanes, found):
     registers do not suffice.
     """
     _fill(coin.key, start, lanes)
-    drawn = lanes.view(np.uint32)
     ranks = coin.ranks.values[start : start + len(found)]
-    step, least, inverse = coin.step, coin.least, coin.inverse
+    chances = (coin.step, coin.least, factor, coin.inverse)
+    _toss(lanes.view(np.uint32), ranks, chances, found)
+
+
+@compiled
+def _toss(drawn, ranks, chances, found):
+    step, least, factor, inverse = chances
     for i in range(len(found)):
         chance = np.float32(np.rint(_like(step, ranks[i]) * step + least))
         found[i] = _tossed(drawn[i], chance, factor, inverse)
@@ -189,7 +199,7 @@ def _like(step, rank):
 
 @unfolded
 def _tossed(lane, chance, factor, inverse):
-    """Return the factor, over the chance if asked for, of what stays, else zero."""
+    """Return the factor of what stays, or one over its chance, else zero."""
     if isinstance(inverse, types.NoneType):
 
         def plain(lane, chance, factor, inverse):
@@ -200,7 +210,7 @@ def _tossed(lane, chance, factor, inverse):
 
     def divided(lane, chance, factor, inverse):
         drawn = np.float32(np.int32(lane >> _FINER))
-        return _CERTAIN / chance * factor if drawn < chance else ZERO
+        return _CERTAIN / chance if drawn < chance else ZERO
 
     return divided
 

@@ -82,9 +82,9 @@ def _counted(values, count):
 def _tally(values, xs, i, z, thin, votes):
     """Return the sum that elects: of weighted values, or of those without weights."""
     if isinstance(votes.types[1], types.NoneType):
-        return lambda values, xs, i, z, thin, votes: _counted(values, votes.count)
+        return lambda values, xs, i, z, thin, votes: _counted(values, votes.by_count)
     return lambda values, xs, i, z, thin, votes: _counted(
-        thinned(xs, i, z, thin), votes.count
+        thinned(xs, i, z, thin), votes.by_count
     )
 
 

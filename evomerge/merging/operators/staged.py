@@ -137,7 +137,7 @@ def _reduced(settings: Settings, form: Form) -> Form:
     consensus, rule = settings.choice("consensus"), settings.choice("zero_rule")
     weights, largest = settings.numbers("weight"), settings.choice("reduce") == "max"
     votes = Votes(
-        count=consensus == "count_sign",
+        by_count=consensus == "count_sign",
         plain=consensus == "mean_sign",
         plus=None if rule == "majority" else rule == "plus",
     )

@@ -130,7 +130,7 @@ class _Slot(NamedTuple):
     """Where a leaf of a form is: in which of the four tables, and the how-manieth."""
 
     table: str
-    index: int
+    at: int
 
 
 class _Leaves:
@@ -172,7 +172,7 @@ def _like(part: tuple[Any, ...], parts: Iterable[Any]) -> Any:
 def _filled(part: Any, tables: Mapping[str, Sequence[torch.Tensor]]) -> Any:
     """Put leaves back where they were."""
     if isinstance(part, _Slot):
-        return tables[part.table][part.index]
+        return tables[part.table][part.at]
     if not isinstance(part, tuple):
         return part
     return _like(part, [_filled(one, tables) for one in part])
@@ -360,7 +360,7 @@ def _certain(coin: Any) -> Any:
         case RankedCoin() | SizeCoin():
             return coin._replace(key=0, step=0.0, least=1.0)
         case RankBand():
-            return coin._replace(low=0, high=1 << 31)
+            return coin._replace(low=0, high=(1 << 31) - 1)
         case ColumnCoin():
             return ColumnCoin(torch.ones_like(coin.mask))
         case Given():

@@ -106,7 +106,7 @@ def thinned(form: Form, deltas: Tensors, at: Place) -> Tensors:
     return [left(step, delta, at) for step, delta in pairs]
 
 
-def times(values: torch.Tensor, factor: float) -> torch.Tensor:
+def times(values: torch.Tensor, factor: Any) -> torch.Tensor:
     """Return values times a factor; one that is known to be one is left out."""
     return values if isinstance(factor, float) and factor == 1.0 else values * factor
 
@@ -240,7 +240,7 @@ def _weighted(values: Tensors, weights: Sequence[float]) -> Tensors:
     return [value * weight for value, weight in pairs]
 
 
-def _divided(values: torch.Tensor, divisor: float) -> torch.Tensor:
+def _divided(values: torch.Tensor, divisor: Any) -> torch.Tensor:
     if isinstance(divisor, float):
         # On the device: for a plain number a GPU multiplies by one over it.
         return values if divisor == 1.0 else values / values.new_tensor(divisor)
@@ -249,7 +249,7 @@ def _divided(values: torch.Tensor, divisor: float) -> torch.Tensor:
 
 def _tally(votes: Votes, values: Tensors, weights: Sequence[float]) -> torch.Tensor:
     mine = values if votes.plain else _weighted(values, weights)
-    return _sum([torch.sign(value) for value in mine] if votes.count else mine)
+    return _sum([torch.sign(value) for value in mine] if votes.by_count else mine)
 
 
 def _signs(votes: Votes, values: Tensors, weights: Sequence[float]) -> torch.Tensor:
@@ -345,9 +345,7 @@ def _informed(how: Informed, values: Tensors, at: Place) -> torch.Tensor:
     return torch.where(silent, plain, part / under.masked_fill(silent, 1.0))
 
 
-def _plus_times(
-    total: torch.Tensor, values: torch.Tensor, weight: float
-) -> torch.Tensor:
+def _plus_times(total: torch.Tensor, values: torch.Tensor, weight: Any) -> torch.Tensor:
     if isinstance(weight, float):
         return torch.add(total, values, alpha=weight)
     return total + values * weight

@@ -35,6 +35,10 @@ EXECUTORS = (
 """The first one that can carries a form out; single steps if none can."""
 
 
+_EXACT = 1 << 20
+"""So many signs are added up without rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class LazyMerge:
     """What it takes to write a merge anywhere.
@@ -90,7 +94,8 @@ class LazyMerge:
         deltas = self.deltas
         found = torch.empty(deltas.shape, dtype=torch.bfloat16, device=deltas.device)
         replace(self, form=form).into(found)
-        majority = float(found.sum(dtype=torch.float64))
+        parts = found.view(-1).split(_EXACT)
+        majority = sum(float(part.sum(dtype=torch.float32)) for part in parts)
         votes = reduce.votes._replace(plus=math.isnan(majority) or majority >= 0)
         return replace(
             self, form=self.form._replace(reduce=reduce._replace(votes=votes))

@@ -306,7 +306,8 @@ def _coin(coin: Any) -> Any:
         case Coin():
             return Coin(np.uint64(coin.key), np.uint32(coin.share - 1))  # type: ignore[arg-type]
         case RankedCoin() | SizeCoin():
-            wide = isinstance(coin, SizeCoin) or coin.ranks.values.dtype == torch.int32
+            ranks = getattr(coin, "ranks", None)
+            wide = ranks is None or ranks.values.dtype == torch.int32
             # More ranks than 16 bits hold are more than fp32 tells apart.
             number = np.float64 if wide else np.float32
             parts = {

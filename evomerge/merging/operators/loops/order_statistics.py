@@ -83,23 +83,6 @@ def values_at(
     return [_number(at.key) for at in found]
 
 
-def keep_block(
-    at: Cut, block: slice, scores: torch.Tensor, out: torch.Tensor
-) -> torch.Tensor:
-    """Write 1.0 for what a cut keeps of a block and 0.0 for the rest.
-
-    Args:
-        at: Where to cut.
-        block: Where the block stands in the flat tensor.
-        scores: The block's scores.
-        out: As long as the scores; may be the scores themselves.
-    """
-    middle = min(max(at.last + 1 - block.start, 0), len(scores))
-    torch.ge(scores[:middle], at.threshold, out=out[:middle])
-    torch.gt(scores[middle:], at.threshold, out=out[middle:])
-    return out
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """A place in the order of keys.

@@ -32,7 +32,8 @@ def ties(inputs: Inputs) -> LazyMerge:
         thin = keep_l1(deltas, thin)
     majority = settings.choice("zero_rule") == "majority"
     votes = Votes(
-        count=settings.choice("consensus") == "count", plus=None if majority else True
+        by_count=settings.choice("consensus") == "count",
+        plus=None if majority else True,
     )
     return LazyMerge(deltas, elected(settings, thin, votes), inputs.key)
 
