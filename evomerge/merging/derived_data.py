@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from evomerge.core.digest import digest
 from evomerge.core.operators.derived import Derived
+from evomerge.merging.form import Cut
 from evomerge.merging.operators.directions.knots import Shared
 from evomerge.merging.operators.directions.singular_vectors import Svd
 from evomerge.merging.operators.inputs import Memo, Value
@@ -40,7 +41,7 @@ _VERSION = 3
 _SPARE = 4
 """A value is only written if the disk has this many times its size left, and 1 GB."""
 _FORMS: Mapping[str, type] = {
-    form.__name__: form for form in (Cuts, Selections, Shared, Svd)
+    form.__name__: form for form in (Cut, Cuts, Selections, Shared, Svd)
 }
 
 
@@ -167,8 +168,12 @@ def _pack(value: object, tensors: dict[str, torch.Tensor]) -> Any:
         # A view may share memory with another one, which the file format refuses.
         tensors[name] = value.detach().contiguous().clone()
         return {"tensor": name}
-    if is_dataclass(value) and type(value).__name__ in _FORMS:
-        parts = {f.name: getattr(value, f.name) for f in fields(value)}
+    if type(value).__name__ in _FORMS:
+        parts = (
+            {f.name: getattr(value, f.name) for f in fields(value)}
+            if is_dataclass(value)
+            else value._asdict()  # type: ignore[attr-defined] # a named tuple
+        )
         packed = {name: _pack(part, tensors) for name, part in parts.items()}
         return {"form": type(value).__name__, "parts": packed}
     if isinstance(value, tuple):
