@@ -14,7 +14,7 @@ from evomerge.export.item_scores import ItemScores
 from evomerge.export.stats import Verdict, verdict
 
 BENCHMARK = runpy.run_path(
-    str(Path(__file__).parents[2] / "benchmarks" / "coverage.py")
+    str(Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py")
 )
 
 
