@@ -16,8 +16,8 @@ built in two steps:
 Where a measure is no mean of items (F1, perplexity), the whole objective is computed
 anew from each resample of the items, and the interval has its percentiles.
 
-`benchmarks/interval_coverage.py` counts how often they hold the truth; RESULTS.md has its
-table.
+`benchmarks/interval_coverage.py` counts how often they hold the truth; RESULTS.md has
+its table.
 """
 
 from __future__ import annotations
