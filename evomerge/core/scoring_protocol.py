@@ -8,7 +8,7 @@ of a trial are means of outcomes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -211,6 +211,56 @@ def scores_of(
         with ``tokens`` and ``truncated`` as further metrics.
         Sums are exact (``fsum``), so the order of arrival cannot matter.
     """
+    scores: dict[str, float] = {}
+    for name, metrics, outcomes in _answers(tasks, known, role):
+        n = len(outcomes)
+        for metric in metrics:
+            values = [outcome.metrics for outcome in outcomes]
+            scores[f"{name}/{metric}"] = score_of(metric, values)
+        scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
+        scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
+    return scores
+
+
+def errors_of(
+    tasks: Sequence[TaskDescription], known: Mapping[str, Mapping[str, Outcome]]
+) -> dict[str, float]:
+    """Return how far the means of ``scores_of`` may be from those of further items.
+
+    Args:
+        tasks: What is scored, and on which search items.
+        known: Task to item id to outcome; every search item is there.
+
+    Returns:
+        Measure to the standard error of its mean, as if items were drawn at random. A
+        group's is no smaller than that of tasks that are drawn from one by one. A
+        mean over one item has none, nor has what is no mean.
+    """
+    errors: dict[str, float] = {}
+    for name, metrics, outcomes in _answers(tasks, known, ItemRole.SEARCH):
+        if len(outcomes) > 1:
+            for metric in metrics:
+                if metric in outcomes[0].metrics:
+                    values = [outcome.metrics[metric] for outcome in outcomes]
+                    errors[f"{name}/{metric}"] = _standard_error(values)
+            errors[f"{name}/tokens"] = _standard_error([o.tokens for o in outcomes])
+            truncated = [o.truncated for o in outcomes]
+            errors[f"{name}/truncated"] = _standard_error(truncated)
+    return errors
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    n = len(values)
+    mean = math.fsum(values) / n
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n * (n - 1)))
+
+
+def _answers(
+    tasks: Sequence[TaskDescription],
+    known: Mapping[str, Mapping[str, Outcome]],
+    role: ItemRole,
+) -> Iterator[tuple[str, Sequence[str], Sequence[Outcome]]]:
+    """Yield every task and group, its metrics, and its outcomes of one role."""
     answers = {
         task.manifest.task: [
             known[task.manifest.task][item] for item in task.manifest.ids_of(role)
@@ -220,15 +270,8 @@ def scores_of(
     metrics = {task.manifest.task: task.metrics for task in tasks}
     for group, outcomes in pooled(tasks, answers).items():
         answers[group], metrics[group] = outcomes, tuple(outcomes[0].metrics)
-    scores: dict[str, float] = {}
     for name, outcomes in answers.items():
-        n = len(outcomes)
-        for metric in metrics[name]:
-            values = [outcome.metrics for outcome in outcomes]
-            scores[f"{name}/{metric}"] = score_of(metric, values)
-        scores[f"{name}/tokens"] = sum(o.tokens for o in outcomes) / n
-        scores[f"{name}/truncated"] = sum(o.truncated for o in outcomes) / n
-    return scores
+        yield name, metrics[name], outcomes
 
 
 def pooled(

@@ -75,6 +75,40 @@ class Objective:
         extreme = min(values) if self.direction is Direction.MAXIMIZE else max(values)
         return mean + self.worst * extreme if self.worst else mean
 
+    def error(
+        self, scores: Mapping[str, float], errors: Mapping[str, float]
+    ) -> float | None:
+        """Return the standard error of the value, to first order.
+
+        Measures of one task are of the same items: they are taken to err together, and
+        those of several tasks apart. With ``worst``, the measure that is worst now is
+        taken to be the worst; where several are near, the value is too low as well.
+        What is told of the candidate as a whole does not err by the items.
+
+        Args:
+            scores: ``task/metric`` to mean.
+            errors: The same to standard error.
+
+        Returns:
+            None if that of some measure is not known.
+        """
+        known = {
+            measure: errors.get(str(measure)) if measure.by_item else 0.0
+            for measure in self.measures
+        }
+        if None in known.values():
+            return None
+        total = math.fsum(self.weights)
+        pull = [weight / total for weight in self.weights]
+        values = [scores[str(measure)] for measure in self.measures]
+        extreme = min(values) if self.direction is Direction.MAXIMIZE else max(values)
+        pull[values.index(extreme)] += self.worst
+        by_task: dict[str, float] = {}
+        for measure, share in zip(self.measures, pull, strict=True):
+            error = share * (known[measure] or 0.0)
+            by_task[measure.task] = by_task.get(measure.task, 0.0) + error
+        return math.hypot(*by_task.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -122,6 +156,19 @@ class Budget:
     trials: int | None = None
     items: int | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a search asks fewer items than there are.
+
+    Attributes:
+        share: Of the blocks of every task that a generation answers, above 0, below 1.
+        finalists: Most candidates that are scored on all items at the end.
+    """
+
+    share: float
+    finalists: int = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,27 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How much a trial's scores tell.
+
+    Attributes:
+        errors: Measure to the standard error of its score, where one is known.
+        n_items: Search items that the scores are means over.
+        of_items: How many there are. Scores over fewer can be compared with those of
+            the same generation only.
+    """
+
+    errors: Mapping[str, float]
+    n_items: int
+    of_items: int
+
+    @property
+    def is_partial(self) -> bool:
+        """Some search items were not asked."""
+        return self.n_items < self.of_items
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What a strategy, or the user, proposed.
 
@@ -146,6 +167,8 @@ class Candidate:
         recipe: The decided merge.
         point: Its coordinates; None for a baseline that is not a point of the space.
         label: Name of a baseline or start, for example ``parent math``; else None.
+        final_of: Number of the trial whose merge is scored on all items here, at the
+            end of a search whose candidates answer some; else None.
     """
 
     generation: int
@@ -153,6 +176,7 @@ class Candidate:
     recipe: Recipe
     point: Point | None = None
     label: str | None = None
+    final_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +193,7 @@ class Trial:
         worker: Who ran it last.
         seconds: Time of the successful attempt by part; empty before.
         reused: Every outcome was already known, nothing was computed.
+        precision: Of the scores; None before, and where it was not remembered.
     """
 
     number: int
@@ -181,6 +206,7 @@ class Trial:
     seconds: Mapping[str, float] | None = None
     reused: bool = False
     faults: int = 0
+    precision: Precision | None = None
 
     def record(self) -> Record:
         """Return the same without the recipe's body."""
@@ -200,6 +226,8 @@ class Trial:
             seconds=self.seconds,
             reused=self.reused,
             faults=self.faults,
+            final_of=candidate.final_of,
+            precision=self.precision,
         )
 
 
@@ -228,6 +256,24 @@ class Record:
     seconds: Mapping[str, float] | None
     reused: bool
     faults: int
+    final_of: int | None = None
+    precision: Precision | None = None
+
+    @property
+    def is_proposed(self) -> bool:
+        """A strategy proposed it: it is neither a baseline, a start nor a final."""
+        return self.generation > 0 and self.final_of is None
+
+    @property
+    def is_partial(self) -> bool:
+        """Its scores are over some of the search items."""
+        return self.precision is not None and self.precision.is_partial
+
+    @property
+    def title(self) -> str | None:
+        """Its label, or whose final it is."""
+        is_final = self.label is None and self.final_of is not None
+        return f"final of {self.final_of}" if is_final else self.label
 
 
 @dataclass(frozen=True, slots=True)

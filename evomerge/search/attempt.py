@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from evomerge.core.cost import Speed
 from evomerge.core.scoring_protocol import BlockKey
-from evomerge.core.trial import Blame, Cause, Failure, Trial, TrialState
+from evomerge.core.trial import (
+    Blame,
+    Cause,
+    Failure,
+    Precision,
+    Trial,
+    TrialState,
+)
 from evomerge.errors import IllegalTransitionError
 from evomerge.search.messages import WorkerIdle
 from evomerge.search.portions import N_LAST
@@ -96,11 +103,15 @@ class Starting:
         """Whom it keeps busy."""
         return (self.idle.worker,)
 
-    def reused(self, scores: Mapping[str, float]) -> Trial:
+    def reused(self, scores: Mapping[str, float], precision: Precision) -> Trial:
         """Return the trial as it ends when every outcome was known."""
-        state = self.trial.state.to(TrialState.SCORED)
         return replace(
-            self.trial, state=state, scores=scores, failure=None, reused=True
+            self.trial,
+            state=self.trial.state.to(TrialState.SCORED),
+            scores=scores,
+            precision=precision,
+            failure=None,
+            reused=True,
         )
 
     def running(self, attempt: int, way: Way) -> Running:
@@ -220,6 +231,7 @@ class Running:
             trial,
             state=trial.state.to(ending.state),
             scores=ending.scores,
+            precision=ending.precision,
             failure=failure,
             seconds=ending.seconds,
             faults=trial.faults + is_fault,

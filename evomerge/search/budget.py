@@ -57,6 +57,7 @@ class BudgetWatch:
         self._items_since = 0
         self._items_unrecorded = 0
         self._seconds_since = 0.0
+        self._reserved = self._per_trial = 0
 
     @property
     def unrecorded_s(self) -> float:
@@ -79,17 +80,32 @@ class BudgetWatch:
         """Learn that items scored are in the store now."""
         self._items_unrecorded -= n_items
 
+    def reserve(self, n_items: int, per_trial: int) -> None:
+        """Keep items for the end, and ask no candidate that what is left cannot pay.
+
+        Args:
+            n_items: For the end.
+            per_trial: Most that a candidate takes.
+        """
+        self._reserved, self._per_trial = n_items, per_trial
+
     def room(self) -> int | None:
         """Return how many more candidates may be asked; None for any number."""
-        if self._budget.trials is None:
-            return None
-        return max(0, self._budget.trials - self._usage().trials)
+        budget, usage, rooms = self._budget, self._usage(), list[int]()
+        if budget.trials is not None:
+            rooms.append(budget.trials - usage.trials)
+        if budget.items is not None and self._per_trial:
+            left = budget.items - self._reserved - usage.items - self._items_since
+            rooms.append(left // self._per_trial)
+        return max(0, min(rooms)) if rooms else None
 
     def spent(self) -> str | None:
         """Say which limit is reached, if one is."""
         budget, usage = self._budget, self._usage()
         if budget.trials is not None and usage.trials >= budget.trials:
             return "trial budget used"
+        if self._per_trial and self.room() == 0:
+            return "item budget used"
         return self._spent_inside(usage.items + self._items_since, usage.seconds)
 
     def allows(self, generation: int) -> bool:

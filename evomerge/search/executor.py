@@ -134,8 +134,8 @@ class Executor:
                 self.settle(trial)
                 _tell(end)
                 self._store.end_attempt(self._lease, trial, attempt, ending)
-            case Reuse(trial, scores):
-                self._store.reuse(self._lease, trial, scores)
+            case Reuse(trial, scores, precision):
+                self._store.reuse(self._lease, trial, scores, precision)
             case EndTrial(final):
                 self._board.add(final.record())
 

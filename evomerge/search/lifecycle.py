@@ -205,7 +205,8 @@ class Lifecycle:
                 return self._choose(event)
             case AttemptBegan():
                 return self._run(event)
-            case GenerationBegan(trials):
+            case GenerationBegan(trials, sample):
+                self._required.choose(sample)
                 self._standing.begin(trials)
             case TasksDescribed(tasks):
                 self._required.describe(tasks)
@@ -244,9 +245,11 @@ class Lifecycle:
             self._standing.active[event.trial] = known
             return [BeginAttempt(event.trial, starting.idle.worker)]
         scores = self._required.scores(recipe, event.known)
-        final = starting.reused(scores)
+        precision = self._required.precision(event.known)
+        final = starting.reused(scores, precision)
         self._standing.put(final)
-        done: list[Instruction] = [Reuse(event.trial, scores), EndTrial(final)]
+        reuse = Reuse(event.trial, scores, precision)
+        done: list[Instruction] = [reuse, EndTrial(final)]
         return [*done, *self._offer(starting.idle)]
 
     def _reserve(
@@ -401,8 +404,12 @@ class Lifecycle:
             assert is_whole, running
             recipe = running.trial.candidate.recipe
             self._required.learn(recipe.digest, running.clock.tokens_per_second)
-            scores = self._required.scores(recipe, running.known)
-            ending = Ending(TrialState.SCORED, scores=scores, seconds=running.seconds)
+            ending = Ending(
+                TrialState.SCORED,
+                scores=self._required.scores(recipe, running.known),
+                seconds=running.seconds,
+                precision=self._required.precision(running.known),
+            )
         ended = running.ended(ending)
         self._standing.put(ended)
         done = EndAttempt(ended.number, ended.attempt, ending)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.trial import Trial
+from evomerge.core.trial import Precision, Trial
 from evomerge.core.work import Assignment, PoolEvent
 from evomerge.search.required_items import Known, RequiredItems
 from evomerge.store.base import Ending, PartBegun, PartEnded
@@ -36,9 +37,14 @@ class SpeedKnown:
 
 @dataclass(frozen=True, slots=True)
 class GenerationBegan:
-    """These trials are to be ended, as the store has them; none is running."""
+    """These trials are to be ended, as the store has them; none is running.
+
+    Attributes:
+        sample: The blocks that they answer; None for all.
+    """
 
     trials: tuple[Trial, ...]
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Reuse:
 
     trial: int
     scores: Mapping[str, float]
+    precision: Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,13 @@ from typing import Any
 
 from evomerge.core.meter import Meter
 from evomerge.core.space import Blueprint, SearchSpace
-from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
+from evomerge.core.study import (
+    Budget,
+    Constraint,
+    Objective,
+    Sampling,
+    StrategySettings,
+)
 from evomerge.core.trial import Candidate, Point
 from evomerge.search.attempt import RetryPolicy
 from evomerge.specs.resolved import Baseline
@@ -26,6 +32,7 @@ class Plan:
         shares_trials: Several workers may score one trial together.
         times_by_block: Where speed counts it is measured block by block, as it was
             when items were cut into few large ones.
+        sampling: How generations answer fewer items; None lets each answer all.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Plan:
     meter: Meter | None = None
     shares_trials: bool = True
     times_by_block: bool = False
+    sampling: Sampling | None = None
 
     def baselines(self) -> tuple[Candidate, ...]:
         """Return generation 0 as candidates."""

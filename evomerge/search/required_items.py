@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from evomerge.core.measures import Evidence
 from evomerge.core.meter import Meter
 from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import (
     BlockKey,
     ItemRole,
     Outcome,
     TaskDescription,
+    errors_of,
     scores_of,
 )
 from evomerge.core.study import Constraint, Objective
 from evomerge.core.survey import ALWAYS
-from evomerge.core.trial import Blame, Cause, Failure
+from evomerge.core.trial import Blame, Cause, Failure, Precision
 from evomerge.core.work import BlockScored
 
 Known = dict[str, dict[str, Outcome]]
@@ -94,10 +96,16 @@ class RequiredItems:
         """Average the outcomes of each task; see ``core.scoring_protocol``."""
         return scores_of(self.tasks, known)
 
+    def errors(self, known: Mapping[str, Mapping[str, Outcome]]) -> dict[str, float]:
+        """Return the standard errors of these averages."""
+        return errors_of(self.tasks, known)
+
 
 class Requirements:
     """What a trial must have before it is scored, and its scores from all sources.
 
+    Where a generation answers a sample of the blocks, only those count, whatever else
+    is known of a recipe: what is told must not depend on what others have found.
     A recipe's speed is measured once, over all of its blocks, for one over some of them
     could not be compared with one over others.
     """
@@ -105,6 +113,8 @@ class Requirements:
     def __init__(self, meter: Meter | None = None) -> None:
         """Begin without tasks; no meter means that tasks give all measures."""
         self.items = RequiredItems(())
+        self._all = self.items
+        self._sample: Sample | None = None
         self._meter = meter
         self._is_timed = meter is not None and meter.is_timed
         self._speeds: dict[str, float] = {}
@@ -116,8 +126,14 @@ class Requirements:
 
     def describe(self, tasks: Sequence[TaskDescription]) -> None:
         """Take what has to be scored; every worker says so when it comes."""
-        if tuple(tasks) != self.items.tasks:
-            self.items = RequiredItems(tasks)
+        if tuple(tasks) != self._all.tasks:
+            self._all = RequiredItems(tasks)
+            self.choose(self._sample)
+
+    def choose(self, sample: Sample | None) -> None:
+        """Ask these blocks from now on; None for all."""
+        tasks, self._sample = self._all.tasks, sample
+        self.items = self._all if sample is None else RequiredItems(sample.of(tasks))
 
     def learn(self, recipe: str, tokens_per_second: float) -> None:
         """Take a speed for that of a recipe, unless it has one."""
@@ -138,6 +154,11 @@ class Requirements:
         speed = self._speeds[recipe.digest] if self._is_timed else None
         found = Evidence(recipe, self._meter.lookup, known, speed)
         return scores | self._meter.values(found)
+
+    def precision(self, known: Known) -> Precision:
+        """Return how much these scores tell."""
+        n_items, of_items = self.items.n_items, self._all.n_items
+        return Precision(self.items.errors(known), n_items, of_items)
 
 
 def missing_measures(

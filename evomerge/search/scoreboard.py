@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.core.study import Budget, Constraint, Objective, objective_values
-from evomerge.core.trial import Record, TrialState
+from evomerge.core.trial import Precision, Record, TrialState
 from evomerge.core.work import Roster
 from evomerge.strategies.ranks import losses
 
@@ -25,12 +25,16 @@ class Standing:
     Attributes:
         values: Its objectives, as measured.
         losses: The same, all better when smaller.
+        errors: The standard error of each value; None where it is not known.
+        precision: Of the scores; None where it was not remembered.
     """
 
     number: int
     label: str | None
     values: tuple[float, ...]
     losses: tuple[float, ...]
+    errors: tuple[float | None, ...] = ()
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,11 @@ class Progress:
         roster: How many of them there are to be, and what they wait for.
         allowed: Candidates that the budget allows; None for any number.
         n_baselines: Trials of generation 0 that are not over.
-        best: The best standing of each objective, in order; None before the first.
+        best: The best standing of each objective, in order; None before the first. Of
+            those that answered all items.
+        leader: Where candidates answer some: the best of the last generation, by the
+            first objective. What it answered, others did not.
+        n_finals: Candidates that were scored on all items at the end.
         front_size: Feasible trials that no other dominates.
         items_per_s: Items scored per second since the first worker began.
         seconds: Wall time of this run.
@@ -71,6 +79,8 @@ class Progress:
     roster: Roster = NO_ROSTER
     allowed: int | None = None
     n_baselines: int = 0
+    leader: Standing | None = None
+    n_finals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,8 @@ class Scoreboard:
         self._at_work: float | None = None  # since when
         self._done = self._failed = self._reused = self._items = 0
         self._ended = self._scored = 0  # trials of this run, baselines among them
+        self._n_finals = 0
+        self._led: tuple[int, Standing | None] = (0, None)  # generation and leader
         self.baselines: dict[str, Mapping[str, float]] = {}
 
     @property
@@ -133,7 +145,8 @@ class Scoreboard:
         """Count a finished trial; ``is_new`` is False for one from an earlier run."""
         self._ended += is_new
         self._scored += is_new and not trial.reused
-        if trial.generation > 0:
+        self._n_finals += trial.final_of is not None
+        if trial.is_proposed:
             self._done += 1
             self._failed += trial.state is not TrialState.SCORED
         self._reused += trial.reused
@@ -141,11 +154,32 @@ class Scoreboard:
             return
         if trial.label is not None:
             self.baselines[trial.label] = trial.scores
-        if not is_feasible(self._constraints, trial.scores, self.baselines):
-            return
-        values = objective_values(self._objectives, trial.scores)
-        loss = losses(self._objectives, trial.scores)
-        self._rank(Standing(trial.number, trial.label, values, loss))
+        if trial.is_partial:
+            self._lead(trial)
+        elif is_feasible(self._constraints, trial.scores, self.baselines):
+            self._rank(self._standing(trial, trial.scores))
+
+    def _standing(self, trial: Record, scores: Mapping[str, float]) -> Standing:
+        return Standing(
+            trial.number,
+            trial.title,
+            objective_values(self._objectives, scores),
+            losses(self._objectives, scores),
+            errors_of(trial, self._objectives),
+            trial.precision,
+        )
+
+    def _lead(self, trial: Record) -> None:
+        """Compare a trial with those of its generation, which answered the same."""
+        number, leader = self._led
+        if number != trial.generation:
+            leader = None
+        # Bounds relative to a baseline are those on other items.
+        if is_feasible(self._constraints, trial.scores or {}, {}):
+            new = self._standing(trial, trial.scores or {})
+            if leader is None or new.losses[0] < leader.losses[0]:
+                leader = new
+        self._led = (trial.generation, leader)
 
     def _rank(self, new: Standing) -> None:
         for k, best in enumerate(self._best):
@@ -199,6 +233,8 @@ class Scoreboard:
             roster=roster,
             allowed=ahead.budget.trials,
             n_baselines=ahead.n_baselines,
+            leader=self._led[1],
+            n_finals=self._n_finals,
         )
 
     def _begun(self, n_items: int, running: int) -> float:
@@ -217,6 +253,16 @@ class Scoreboard:
         if budget.seconds is not None:
             left.append(budget.seconds - seconds)
         return max(0.0, min(left)) if left else None
+
+
+def errors_of(
+    trial: Record, objectives: Sequence[Objective]
+) -> tuple[float | None, ...]:
+    """Return the standard error of each objective; None where it is not known."""
+    if trial.precision is None or trial.scores is None:
+        return (None,) * len(objectives)
+    errors = trial.precision.errors
+    return tuple(goal.error(trial.scores, errors) for goal in objectives)
 
 
 def is_feasible(

@@ -67,7 +67,11 @@ def front_first(
 def _feasible(
     records: Sequence[Record], constraints: Sequence[Constraint]
 ) -> list[Record]:
-    scored = [one for one in records if one.state.is_final and one.scores is not None]
+    scored = [
+        one
+        for one in records
+        if one.state.is_final and one.scores is not None and not one.is_partial
+    ]
     baselines: dict[str, Mapping[str, float]] = {
         one.label: one.scores for one in scored if one.label and one.scores
     }

@@ -11,10 +11,11 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 from evomerge.core.cost import SPEED_MEASURE
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import TaskDescription
 from evomerge.core.trial import Record, Trial
 from evomerge.core.work import (
@@ -40,12 +41,18 @@ from evomerge.search.messages import (
 from evomerge.search.plan import Plan
 from evomerge.search.replay import Replayed, replay
 from evomerge.search.required_items import missing_measures
+from evomerge.search.sampling import (
+    Prices,
+    Teller,
+    check_finals,
+    is_finals,
+    samples_of,
+)
 from evomerge.search.scoreboard import Ahead, Progress, Scoreboard, is_outgrown
 from evomerge.search.sharing import Sharing
 from evomerge.store.base import Lease, Store
 from evomerge.store.values import CrewMember
 from evomerge.strategies.base import Proposal, Strategy, Told
-from evomerge.strategies.ranks import told
 from evomerge.strategies.registry import make_strategy
 
 _log = logging.getLogger(__name__)
@@ -75,6 +82,8 @@ class StudyRun:
         self._study_id = lease.study_id
         self._lease = lease
         self._observer = observer
+        self._teller = Teller(plan, store, lease.study_id)
+        self._is_begun = False  # the baselines are scored
         self._board = Scoreboard(plan.objectives, plan.constraints)
         self._budget = BudgetWatch(plan.budget, store, self._study_id)
         self._gpu_watch = GpuWatch()
@@ -126,6 +135,8 @@ class StudyRun:
             identity=lambda point: self._plan.blueprint.recipe(point).digest,
         )
         reason = self._generations(strategy, self._take_up(strategy))
+        if self._plan.sampling is not None and self._is_begun:
+            self._finals()
         self._store.set_finished(self._lease, reason)
         return reason
 
@@ -143,7 +154,7 @@ class StudyRun:
         self._store.release(self._lease)
 
     def _take_up(self, strategy: Strategy) -> Replayed:
-        generations = self._store.generations(self._study_id)
+        generations = list(self._store.generations(self._study_id))
         if not generations:
             self._store.add_generation(self._lease, 0, self._plan.baselines(), {}, None)
         history: dict[int, list[Record]] = defaultdict(list)
@@ -154,47 +165,109 @@ class StudyRun:
                 speed = (record.scores or {}).get(SPEED_MEASURE)
                 if speed is not None:
                     self._executor.feed(SpeedKnown(record.recipe, speed))
-        return replay(self._plan.name, strategy, generations, history, self._told)
+        at = replay(
+            self._plan.name, strategy, generations, history, self._told, self._drawn
+        )
+        samples = samples_of(generations, history)
+        for number in [n for n in history if n and n not in samples]:
+            before = {n: one for n, one in samples.items() if n < number}
+            again = self._teller.finalists(history, before, self._board.baselines)
+            check_finals(self._plan.name, number, history[number], again)
+        return at
 
-    def _told(self, records: Sequence[Record]) -> list[Told]:
-        return [
-            told(
-                record.point or {},
-                self._plan.objectives,
-                self._plan.constraints,
-                record.scores,
-                self._board.baselines,
-            )
-            for record in records
-        ]
+    def _told(self, records: Sequence[Record], sample: Sample | None) -> list[Told]:
+        return self._teller.told(records, sample, self._board.baselines)
+
+    def _drawn(self, turn: int) -> Sample | None:
+        """Return what a generation answers, by its number as the strategy counts."""
+        if self._plan.sampling is None:
+            return None
+        tasks = self._store.tasks(self._study_id) or ()
+        return Sample.draw(tasks, self._plan.sampling.share, self._plan.seed, turn)
 
     def _generations(self, strategy: Strategy, at: Replayed) -> str:
         if not self._drive(0, self._store.trials(self._study_id, 0)):
             return "time budget used"
+        self._is_begun = True
         self._check_baselines()
-        number, proposal = at.last, at.open
+        self._begin_sampling()
+        number, turn, proposal = at.last, at.turn, at.open
+        sample = None if proposal is None else self._drawn(turn)
         trials = () if proposal is None else self._extended(number, proposal)
         while True:
             if proposal is not None:
-                if not self._drive(number, trials):
+                if not self._drive(number, trials, sample):
                     if self._life.lacks_room:
                         return "item budget used"
                     return self._budget.spent() or "budget used"
                 records = self._store.history(self._study_id, number)
                 if len(records) < len(proposal.points):
-                    return "trial budget used"
-                strategy.tell(number, proposal, self._told(records))
+                    return self._budget.spent() or "trial budget used"
+                strategy.tell(turn, proposal, self._told(records, sample))
             if (reason := self._budget.spent()) is not None:
                 return reason
-            number += 1
-            proposal = self._ask(strategy, number)
+            number, turn = self._next(), turn + 1
+            proposal = self._ask(strategy, number, turn)
             if not proposal.points:
                 return "every point of the space tried"
-            trials = self._added(number, proposal)
+            sample = self._drawn(turn)
+            trials = self._added(number, proposal, sample)
 
-    def _ask(self, strategy: Strategy, number: int) -> Proposal:
+    def _next(self) -> int:
+        """Return the number of the next generation; finals have one too."""
+        return self._store.generations(self._study_id)[-1].number + 1
+
+    def _begin_sampling(self) -> None:
+        """Keep items for the finals, and score those that were begun."""
+        if self._plan.sampling is None:
+            return
+        prices = Prices(self._plan.sampling, self._store.tasks(self._study_id) or ())
+        limit, least = self._plan.budget.items, prices.finals + prices.trial
+        if limit is not None and limit < least:
+            raise SpecError(
+                [
+                    Problem(
+                        f"study {self._plan.name!r}",
+                        f"expected budget.items of at least {least}, got {limit}: "
+                        f"finals take up to {prices.finals} and a candidate "
+                        f"{prices.trial}. Raise it, or lower items.finalists.",
+                    )
+                ]
+            )
+        self._budget.reserve(prices.finals, prices.trial)
+        number = self._next() - 1
+        if is_finals(self._store.history(self._study_id, number)):
+            self._drive(number, self._store.trials(self._study_id, number))
+
+    def _finals(self) -> None:
+        """Score the most promising on all items, unless that was done already."""
+        generations = self._store.generations(self._study_id)
+        history: dict[int, list[Record]] = defaultdict(list)
+        for record in self._store.history(self._study_id):
+            history[record.generation].append(record)
+        number = generations[-1].number
+        if is_finals(history[number]):
+            return
+        samples = samples_of(generations, history)
+        best = self._teller.finalists(history, samples, self._board.baselines)
+        candidates = [
+            replace(
+                self._store.trial(self._study_id, one.number).candidate,
+                generation=number + 1,
+                index=index,
+                final_of=one.number,
+            )
+            for index, one in enumerate(best)
+        ]
+        if candidates:
+            trials = self._store.add_generation(
+                self._lease, number + 1, candidates, {}, "finals"
+            )
+            self._drive(number + 1, trials)
+
+    def _ask(self, strategy: Strategy, number: int, turn: int) -> Proposal:
         began = time.monotonic()
-        proposal = strategy.ask(number)
+        proposal = strategy.ask(turn)
         asked_s = time.monotonic() - began
         trial_s = self._progress(number, 0).trial_s
         if trial_s is not None and is_outgrown(asked_s, len(proposal.points), trial_s):
@@ -212,12 +285,14 @@ class StudyRun:
             self._store.add_event(self._study_id, "slow_ask", found)
         return proposal
 
-    def _added(self, number: int, proposal: Proposal) -> Sequence[Trial]:
+    def _added(
+        self, number: int, proposal: Proposal, sample: Sample | None
+    ) -> Sequence[Trial]:
         """Record a generation, as far as the budget goes."""
         points = proposal.points[: self._budget.room()]
         candidates = self._plan.candidates(number, points)
         return self._store.add_generation(
-            self._lease, number, candidates, proposal.memory, proposal.note
+            self._lease, number, candidates, proposal.memory, proposal.note, sample
         )
 
     def _extended(self, number: int, proposal: Proposal) -> Sequence[Trial]:
@@ -231,9 +306,15 @@ class StudyRun:
         more = self._store.extend_generation(self._lease, number, candidates)
         return [*recorded, *more]
 
-    def _drive(self, number: int, trials: Sequence[Trial]) -> bool:
-        """Score a generation; False if the budget ran out before it was complete."""
-        self._executor.feed(GenerationBegan(tuple(trials)))
+    def _drive(
+        self, number: int, trials: Sequence[Trial], sample: Sample | None = None
+    ) -> bool:
+        """Score a generation; False if the budget ran out before it was complete.
+
+        In a sampled search it does not: what a generation takes was set aside before it
+        was recorded, so that finals can follow, and time is looked at between two.
+        """
+        self._executor.feed(GenerationBegan(tuple(trials), sample))
         is_complete = self._score(number)
         self._executor.settle()
         if is_complete:
@@ -249,7 +330,7 @@ class StudyRun:
             # The budget is a question to the store: not asked after every block.
             idle = self._idle()
             if (idle and life.has_work_for(idle)) or not life.n_at_work:
-                if self._budget.allows(number):
+                if self._is_paid(number) or self._budget.allows(number):
                     self._offer_work(number, idle)
                 elif not life.n_at_work:
                     return False
@@ -267,6 +348,10 @@ class StudyRun:
             self._observer(self._progress(number, life.n_running))
         return True
 
+    def _is_paid(self, number: int) -> bool:
+        """Tell whether a recorded generation is scored whatever is left."""
+        return self._plan.sampling is not None and number > 0
+
     def _idle(self) -> Sequence[str]:
         """Return who may be handed something: nobody once the GPU time is used."""
         if self._gpu_watch.is_used(self._dispatcher.now()):
@@ -278,7 +363,9 @@ class StudyRun:
     def _offer_work(self, number: int, idle: Sequence[str]) -> None:
         is_alone = self._dispatcher.is_single
         enough = self._life.n_owed + len(idle) * self._life.n_items
-        room = self._budget.items_left(number, enough)
+        room = None
+        if not self._is_paid(number):
+            room = self._budget.items_left(number, enough)
         if idle:
             self._board.begin_work()
         # Who can go on comes first, before another one takes that over.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import Outcome, TaskDescription
-from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.core.trial import Candidate, Precision, Record, Trial
 from evomerge.core.work import Wishes
 from evomerge.store.values import (
     Artifact,
@@ -144,10 +145,12 @@ class Store(Protocol):
         candidates: Sequence[Candidate],
         memory: Mapping[str, Any],
         note: str | None,
+        sample: Sample | None = None,
     ) -> Sequence[Trial]:
         """Record a generation and its pending trials, before anything is sent.
 
-        Trial numbers continue the study's count, in candidate order.
+        Trial numbers continue the study's count, in candidate order. With a sample
+        they answer its blocks only.
 
         Raises:
             StoreError: The generation exists, or is not the next one.
@@ -209,7 +212,13 @@ class Store(Protocol):
     def parts(self, study_id: int, number: int | None = None) -> Sequence[Part]:
         """Return the parts of the attempts at one trial, or at all, oldest first."""
 
-    def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
+    def reuse(
+        self,
+        lease: Lease,
+        number: int,
+        scores: Mapping[str, float],
+        precision: Precision | None = None,
+    ) -> None:
         """Make a pending trial scored from outcomes that were already known."""
 
     def recover(self, lease: Lease) -> Sequence[int]:

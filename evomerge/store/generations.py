@@ -16,7 +16,7 @@ from evomerge.store.leases import check_lease
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import count, damaged
 from evomerge.store.tables.dialects import NOW, insert_absent
-from evomerge.store.tables.schema import generation, recipe, trial
+from evomerge.store.tables.schema import generation, recipe, study, trial
 from evomerge.store.trials import last_number
 from evomerge.store.values import Generation, Lease
 
@@ -46,8 +46,17 @@ def add(
             memory=rows.to_text("A strategy's memory", dict(new.memory)),
             note=new.note,
             created=NOW,
+            sample=None
+            if new.sample is None
+            else rows.to_text("A sample of blocks", new.sample.to_json()),
         )
     )
+    if n_finals := sum(one.final_of is not None for one in candidates):
+        connection.execute(
+            sa.update(study)
+            .where(study.c.id == lease.study_id)
+            .values(n_finals=study.c.n_finals + n_finals)
+        )
     return _add_trials(connection, lease.study_id, (new.number, 0), candidates)
 
 
@@ -132,4 +141,5 @@ def _columns(candidate: Candidate) -> dict[str, Any]:
         "point": None if point is None else rows.to_text("A point", dict(point)),
         "recipe_digest": candidate.recipe.digest,
         "state": TrialState.PENDING.value,
+        "final_of": candidate.final_of,
     }

@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import BlockKey, Outcome, TaskDescription
-from evomerge.core.trial import Candidate, Record, Trial
+from evomerge.core.trial import Candidate, Precision, Record, Trial
 from evomerge.core.work import Wishes
 from evomerge.errors import StudyLockedError
 from evomerge.store import crew, generations, leases, parts, studies, trials
@@ -165,9 +166,10 @@ class SqlStore:
         candidates: Sequence[Candidate],
         memory: Mapping[str, Any],
         note: str | None,
+        sample: Sample | None = None,
     ) -> Sequence[Trial]:
         """Record a generation and its pending trials, before anything is sent."""
-        new = Generation(number, len(candidates), memory, note)
+        new = Generation(number, len(candidates), memory, note, sample)
         with self._database.writing() as connection:
             first = generations.add(connection, lease, new, candidates)
         return [Trial(first + i, candidate) for i, candidate in enumerate(candidates)]
@@ -241,10 +243,16 @@ class SqlStore:
             found = parts.of_trial(connection, study_id, number)
         return [rows.part_of(row) for row in found]
 
-    def reuse(self, lease: Lease, number: int, scores: Mapping[str, float]) -> None:
+    def reuse(
+        self,
+        lease: Lease,
+        number: int,
+        scores: Mapping[str, float],
+        precision: Precision | None = None,
+    ) -> None:
         """Make a pending trial scored from outcomes that were already known."""
         with self._database.writing() as connection:
-            trials.reuse(connection, lease, number, scores)
+            trials.reuse(connection, lease, number, scores, precision)
 
     def recover(self, lease: Lease) -> Sequence[int]:
         """Make every running trial pending again (a coordinator died); list them."""

@@ -101,7 +101,9 @@ def every(connection: sa.Connection) -> list[StoredStudy]:
 def usage(connection: sa.Connection, study_id: int) -> Usage:
     """Read what counts against the budget; baselines (generation 0) do not."""
     row = connection.execute(
-        sa.select(study.c.n_items, study.c.spent_s).where(study.c.id == study_id)
+        sa.select(study.c.n_items, study.c.n_finals, study.c.spent_s).where(
+            study.c.id == study_id
+        )
     ).first()
     if row is None:
         raise StudyNotFoundError(f"No study with id {study_id} in this database.")
@@ -114,6 +116,7 @@ def usage(connection: sa.Connection, study_id: int) -> Usage:
         )
     )
     free = count("The size of a generation", baselines)
+    free += count("The number of finals", row.n_finals)
     asked = 0 if last is None else count("A trial's number", last) + 1 - free
     items = count("The number of items", row.n_items)
     return Usage(trials=asked, items=items, seconds=row.spent_s)
@@ -224,7 +227,7 @@ def overview(connection: sa.Connection, study_id: int | None = None) -> list[Ove
     return [
         Overview(
             study=rows.study_of(row),
-            usage=Usage(asked[row.id], row.n_items, row.spent_s),
+            usage=Usage(asked[row.id] - row.n_finals, row.n_items, row.spent_s),
             counts={s: counts[row.id].get(s, 0) for s in TrialState},
             holder=_holder(row),
         )

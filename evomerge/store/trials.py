@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from evomerge.core.trial import Blame, TrialState
+from evomerge.core.trial import Blame, Precision, TrialState
 from evomerge.errors import IllegalTransitionError, StaleAttemptError, StoreError
 from evomerge.store.leases import check_lease, refuse_stale
 from evomerge.store.tables import rows
@@ -152,7 +152,7 @@ def end_attempt(
     row = check_running(connection, lease, number, attempt)
     columns: dict[str, Any] = {**rows.failure_columns(ending.failure)}
     if ending.scores is not None:
-        columns["scores"] = _scores_text(ending.scores)
+        columns |= _scores_columns(ending.scores, ending.precision)
     if ending.seconds is not None and ending.state.is_final:
         columns["seconds"] = rows.to_text("A trial's seconds", dict(ending.seconds))
     if end is AttemptEnd.FAULT:
@@ -166,7 +166,11 @@ def end_attempt(
 
 
 def reuse(
-    connection: sa.Connection, lease: Lease, number: int, scores: Mapping[str, float]
+    connection: sa.Connection,
+    lease: Lease,
+    number: int,
+    scores: Mapping[str, float],
+    precision: Precision | None,
 ) -> None:
     """Make a pending trial scored without running it."""
     row = _step(connection, lease, number)
@@ -175,7 +179,7 @@ def reuse(
             f"Only a pending trial can take known outcomes; trial {number} is "
             f"{row.state}."
         )
-    columns = {"scores": _scores_text(scores), **rows.failure_columns(None)}
+    columns = {**_scores_columns(scores, precision), **rows.failure_columns(None)}
     _move(connection, lease, row, TrialState.SCORED, reused=True, **columns)
 
 
@@ -254,7 +258,14 @@ def last_number(
     return -1 if last is None else last
 
 
-def _scores_text(scores: Mapping[str, float]) -> str:
+def _scores_columns(
+    scores: Mapping[str, float], precision: Precision | None
+) -> dict[str, Any]:
     if not scores:
         raise StoreError("A scored trial needs at least one score.")
-    return rows.to_text("Scores", dict(scores))
+    columns: dict[str, Any] = {"scores": rows.to_text("Scores", dict(scores))}
+    if precision is not None:
+        columns["errors"] = rows.to_text("Errors of scores", dict(precision.errors))
+        columns["n_items"] = precision.n_items
+        columns["of_items"] = precision.of_items
+    return columns

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import BlockKey, Outcome
-from evomerge.core.trial import Cause, Failure, TrialState
+from evomerge.core.trial import Cause, Failure, Precision, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class Generation:
     Attributes:
         size: Number of trials in it.
         memory: The strategy's plain data, as recorded.
+        sample: The blocks that its trials answer; None for all.
     """
 
     number: int
     size: int
     memory: Mapping[str, Any]
     note: str | None
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,21 @@ class Ending:
         scores: Measure name (``task/metric``) to mean; only with ``scored``.
         failure: Why; with every other state.
         seconds: Time by part.
+        precision: Of the scores; None if it is not known.
     """
 
     state: TrialState
     scores: Mapping[str, float] | None = None
     failure: Failure | None = None
     seconds: Mapping[str, float] | None = None
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a study has used; generation 0 (baselines, starts) is free.
+
+    Finals count among the items and not among the trials.
 
     Attributes:
         trials: Candidates asked of the strategy.

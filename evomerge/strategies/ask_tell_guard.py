@@ -115,7 +115,16 @@ class AskTellGuard:
                 f"Result {index} of generation {generation} has {shape[0]} losses and "
                 f"{shape[1]} violations; expected {wanted[0]} and {wanted[1]}."
             )
-        if not all(math.isfinite(v) for v in (*result.losses, *result.violations)):
+        n_errors = len(result.errors)
+        if n_errors not in (0, wanted[0]) or not all(e >= 0 for e in result.errors):
+            raise ValueError(
+                f"Result {index} of generation {generation} has the errors "
+                f"{result.errors}; expected {wanted[0]} of 0 or more, or none."
+            )
+        if not all(
+            math.isfinite(v)
+            for v in (*result.losses, *result.violations, *result.errors)
+        ):
             raise ValueError(
                 f"Result {index} of generation {generation} holds a number that is not "
                 "finite; a candidate without usable scores has losses None."

@@ -36,11 +36,14 @@ class Told:
         point: The point that was asked.
         losses: One per objective, finite; None marks a failed candidate.
         violations: One per constraint; 0 or less is feasible. Empty if failed.
+        errors: Standard error of each loss, by the items that were asked; empty where
+            that is not known.
     """
 
     point: Point
     losses: tuple[float, ...] | None
     violations: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
 
 
 class Strategy(Protocol):

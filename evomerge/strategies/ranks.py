@@ -16,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.core.study import Constraint, Direction, Objective, objective_values
-from evomerge.core.trial import Point
+from evomerge.core.trial import Point, Precision
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Told
+
+SURENESS = 0.84
+"""Standard errors that leave one chance in five on one side."""
 
 Losses = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -63,18 +66,23 @@ def told(
     constraints: Sequence[Constraint],
     scores: Mapping[str, float] | None,
     baselines: Mapping[str, Mapping[str, float]],
+    precision: Precision | None = None,
 ) -> Told:
     """Turn a finished trial into what a strategy is told.
 
     A number that is not finite must not pass: NaN breaks every sort, and a dead
     candidate can come first. A candidate with one counts as failed.
 
+    Over some of the items a bound may be missed by their luck. It counts as missed if
+    it is so with ``SURENESS`` standard errors to spare: all items decide at the end.
+
     Args:
         point: The point that was asked.
         objectives: What the study improves.
         constraints: What the study bounds.
         scores: ``task/metric`` to mean; None for a failed trial.
-        baselines: Label of each scored baseline to its scores.
+        baselines: Label of each scored baseline to its scores, on the same items.
+        precision: Of the scores, where it is known.
 
     Raises:
         EvomergeError: A constraint is relative to a baseline that has no scores.
@@ -83,9 +91,25 @@ def told(
         return Told(point, None)
     found = losses(objectives, scores)
     missed = violations(constraints, scores, baselines)
+    errors: list[float | None] = []
+    if precision is not None:
+        errors = [goal.error(scores, precision.errors) for goal in objectives]
+        if precision.is_partial:
+            spare = [_spare(one, scores, precision.errors) for one in constraints]
+            missed = tuple(v - s for v, s in zip(missed, spare, strict=True))
     if not all(math.isfinite(number) for number in (*found, *missed)):
         return Told(point, None)
-    return Told(point, found, missed)
+    sure = tuple(error for error in errors if error is not None)
+    return Told(point, found, missed, sure if len(sure) == len(found) else ())
+
+
+def _spare(
+    constraint: Constraint, scores: Mapping[str, float], errors: Mapping[str, float]
+) -> float:
+    error = constraint.objective.error(scores, errors) or 0.0
+    # A baseline is taken to err as much, and by itself: more than it does.
+    is_difference = constraint.relative_to is not None
+    return SURENESS * error * (math.sqrt(2.0) if is_difference else 1.0)
 
 
 def violation(result: Told) -> float:

@@ -16,6 +16,7 @@ from evomerge.core.study import (
     Direction,
     Measure,
     Objective,
+    Sampling,
     StrategySettings,
 )
 from evomerge.core.trial import Point
@@ -69,6 +70,7 @@ class SmallStudy:
         objectives: One or two of the tasks ``x`` and ``y``.
         version: Of its recipes.
         blocks: Of each task.
+        sampling: How generations answer fewer items; None for all.
     """
 
     strategy: StrategySettings = field(
@@ -81,6 +83,7 @@ class SmallStudy:
     timeout_s: float = 60.0
     version: int = VERSION
     blocks: int = 2
+    sampling: Sampling | None = None
 
     @property
     def blueprint(self) -> Blueprint:
@@ -125,6 +128,7 @@ class SmallStudy:
             ),
             budget=self.budget,
             timeout_s=self.timeout_s,
+            sampling=self.sampling,
         )
 
     def setup(self, cache_dir: Path) -> WorkerSetup:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from evomerge.core.scoring_protocol import BlockKey, Outcome
-from evomerge.core.trial import Blame, Candidate, Cause, Failure, Trial, TrialState
+from evomerge.core.trial import (
+    Blame,
+    Candidate,
+    Cause,
+    Failure,
+    Precision,
+    Trial,
+    TrialState,
+)
 from evomerge.core.work import (
     Assignment,
     AttemptDone,
@@ -54,6 +62,9 @@ NAN = Failure(Cause.NON_FINITE, Blame.CANDIDATE, "NaN in lm_head.weight")
 TIMEOUT_S = 10.0
 BLOCKS = tuple(block(k) for k in range(N_BLOCKS))
 SCORES = {"t/acc": 1.0, "t/tokens": 7.0, "t/truncated": 1 / 6}
+PRECISION = Precision(
+    {"t/acc": 0.0, "t/tokens": 0.0, "t/truncated": math.sqrt(5 / 36 / 11)}, 12, 12
+)
 
 
 def trial(number: int = 0, *, weight: float = 0.5, **known: Any) -> Trial:
@@ -117,9 +128,15 @@ def test_a_trial_of_which_all_is_known_is_reused_and_the_next_is_looked_at() -> 
     life = lifecycle(trial(), trial(1, weight=0.4))
     life.handle(WorkerIdle("w0", is_alone=True))
     reuse, end, asked = life.handle(OutcomesRead(0, found(*BLOCKS)))
-    assert reuse == Reuse(0, SCORES)
+    assert reuse == Reuse(0, SCORES, PRECISION)
     assert end == EndTrial(
-        replace(trial(), state=TrialState.SCORED, scores=SCORES, reused=True)
+        replace(
+            trial(),
+            state=TrialState.SCORED,
+            scores=SCORES,
+            precision=PRECISION,
+            reused=True,
+        )
     )
     assert isinstance(asked, ReadOutcomes)
     assert asked.trial == 1
@@ -133,7 +150,9 @@ def test_blocks_are_recorded_as_they_come_and_the_last_answer_ends_the_trial() -
         assert record == RecordBlock(0, 1, one, tuple(answers(one)))
     moved, end, final = life.handle(AttemptDone("w0", 0, 1, {"score": 0.3}))
     assert moved == MovePart(0, 1, PartEnded(1, AttemptEnd.SCORED), None)
-    ending = Ending(TrialState.SCORED, scores=SCORES, seconds={"score": 0.3})
+    ending = Ending(
+        TrialState.SCORED, SCORES, seconds={"score": 0.3}, precision=PRECISION
+    )
     assert end == EndAttempt(0, 1, ending)
     assert final == EndTrial(life.trials[0])
     assert life.is_complete
@@ -332,7 +351,8 @@ def test_parts_of_a_trial_go_to_whoever_is_free_and_the_last_answer_ends_it() ->
     done = AttemptDone("w1", 0, 1, {"swap": 1.0, "score": 0.1})
     _, end, final = life.handle(done)
     seconds = {"swap": 2.0, "score": pytest.approx(0.3)}
-    assert end == EndAttempt(0, 1, Ending(TrialState.SCORED, SCORES, None, seconds))
+    ending = Ending(TrialState.SCORED, SCORES, None, seconds, PRECISION)
+    assert end == EndAttempt(0, 1, ending)
     assert isinstance(final, EndTrial)
 
 
@@ -539,8 +559,9 @@ class AnyOrder(RuleBasedStateMachine):
                 assert (work.trial, work.attempt) == (number, attempt)
             case EndAttempt():
                 self.end(instruction)
-            case Reuse(number, scores):
-                self.put(number, TrialState.SCORED, scores=scores, reused=True)
+            case Reuse(number, scores, precision):
+                found = {"scores": scores, "precision": precision, "reused": True}
+                self.put(number, TrialState.SCORED, **found)
                 self.put_failure(number, None)
             case EndTrial(final):
                 assert final.number not in self.counted
@@ -584,6 +605,7 @@ class AnyOrder(RuleBasedStateMachine):
             done.trial,
             ending.state,
             scores=ending.scores,
+            precision=ending.precision,
             seconds=ending.seconds,
             faults=stored.faults + is_fault,
         )

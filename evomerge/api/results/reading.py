@@ -229,7 +229,7 @@ def _rows(
             generation=trial.generation,
             state=trial.state.value,
             recipe=trial.recipe,
-            label=trial.label,
+            label=trial.title,
             point=trial.point,
             feasible=_is_feasible(trial, constraints, baselines),
             values=_values(trial, objectives),
@@ -296,7 +296,7 @@ def _workers(roster: Roster) -> str:
 
 def repeats_of(every: Sequence[Record]) -> Repeats:
     """Return how often the strategy proposed a merge again."""
-    return Repeats.of(trial.recipe for trial in every if trial.generation > 0)
+    return Repeats.of(trial.recipe for trial in every if trial.is_proposed)
 
 
 def goals_of(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
 import sqlalchemy as sa
 
 from evomerge.core.digest import digest
-from evomerge.core.scoring_protocol import ItemRole, Outcome, TaskDescription, scores_of
+from evomerge.core.scoring_protocol import (
+    ItemRole,
+    Outcome,
+    TaskDescription,
+    errors_of,
+    scores_of,
+)
 from evomerge.store.tables import rows
 from evomerge.store.tables.decoding import legible, mapping
 from evomerge.store.tables.schema import (
+    generation,
     manifest,
     outcome_block,
     protocol,
@@ -24,7 +31,7 @@ from evomerge.store.values import Fault
 Known = dict[str, dict[str, Outcome]]
 """Protocol digest to item id to outcome."""
 
-Studies = Mapping[int, tuple[str, list[TaskDescription] | None]]
+Studies = Mapping[int, tuple[str, Sequence[TaskDescription] | None]]
 """Study id to name and tasks; None where it has none that can be read."""
 
 _NOTICE_EVERY = 1000
@@ -142,7 +149,14 @@ def _scores(
 ) -> Iterator[Fault]:
     """Compare the scores of a recipe's trials with its outcomes."""
     found = connection.execute(
-        sa.select(trial.c.study_id, trial.c.number, trial.c.state, trial.c.scores)
+        sa.select(trial, generation.c.sample)
+        .join_from(
+            trial,
+            generation,
+            (generation.c.study_id == trial.c.study_id)
+            & (generation.c.number == trial.c.generation),
+            isouter=True,
+        )
         .where(trial.c.recipe_digest == recipe_digest)
         .order_by(trial.c.study_id, trial.c.number)
     ).all()
@@ -153,30 +167,60 @@ def _scores(
         if row.state != "scored" or row.scores is None or of_study is None:
             continue  # told elsewhere
         where = f"study {name!r}, trial {row.number}"
-        by_task = {t.manifest.task: known.get(t.protocol.digest, {}) for t in of_study}
-        missing = sum(
-            item not in by_task[t.manifest.task]
-            for t in of_study
-            for item in t.manifest.ids_of(ItemRole.SEARCH)
+        sample = legible(where, partial(rows.sample_of, row.sample))
+        if not isinstance(sample, Fault):  # which is told elsewhere
+            asked = of_study if sample is None else sample.of(of_study)
+            yield from _trial(where, row, asked, of_study, known)
+
+
+def _trial(
+    where: str,
+    row: rows.Row,
+    asked: Sequence[TaskDescription],
+    every: Sequence[TaskDescription],
+    known: Known,
+) -> Iterator[Fault]:
+    """Compare what a scored trial says with the outcomes of what it was asked."""
+    by_task = {t.manifest.task: known.get(t.protocol.digest, {}) for t in asked}
+    missing = sum(
+        item not in by_task[t.manifest.task]
+        for t in asked
+        for item in t.manifest.ids_of(ItemRole.SEARCH)
+    )
+    if missing:
+        yield Fault(where, f"is scored, but {missing} outcomes are not there")
+        return
+    agree = legible(where, partial(_agree, row, asked, by_task))
+    if isinstance(agree, Fault):
+        yield agree
+    elif agree is not None:
+        yield Fault(where, agree)
+    said, there = (row.n_items, row.of_items), (_n_items(asked), _n_items(every))
+    if said not in (there, (None, None)):
+        yield Fault(
+            where,
+            f"says that it answered {said[0]} of {said[1]} items, its generation "
+            f"asks {there[0]} of {there[1]}",
         )
-        if missing:
-            yield Fault(where, f"is scored, but {missing} outcomes are not there")
-            continue
-        agree = legible(where, partial(_agree, row.scores, of_study, by_task))
-        if isinstance(agree, Fault):
-            yield agree
-        elif not agree:
-            yield Fault(where, "has scores that are not the averages of its outcomes")
+
+
+def _n_items(tasks: Sequence[TaskDescription]) -> int:
+    return sum(len(task.manifest.ids_of(ItemRole.SEARCH)) for task in tasks)
 
 
 def _agree(
-    scores: str,
-    tasks: list[TaskDescription],
+    row: rows.Row,
+    tasks: Sequence[TaskDescription],
     by_task: Mapping[str, Mapping[str, Outcome]],
-) -> bool:
+) -> str | None:
+    """Say which of a trial's numbers do not come from its outcomes, if some do not."""
     wanted = scores_of(tasks, by_task)
     of_tasks = {measure.partition("/")[0] for measure in wanted}
-    recorded = mapping("Scores", scores)
-    return wanted == {
-        m: v for m, v in recorded.items() if m.partition("/")[0] in of_tasks
-    }
+    recorded = mapping("Scores", row.scores).items()
+    if wanted != {m: v for m, v in recorded if m.partition("/")[0] in of_tasks}:
+        return "has scores that are not the averages of its outcomes"
+    if row.errors is None:
+        return None  # not remembered
+    if mapping("Errors of scores", row.errors) != errors_of(tasks, by_task):
+        return "has errors that are not those of its outcomes"
+    return None

@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from evomerge.core.aggregates import is_part
 from evomerge.core.digest import canonical_json
 from evomerge.core.recipes.recipe import Recipe
+from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import BlockKey, ItemRole, Manifest, Outcome
 from evomerge.core.trial import (
     Blame,
     Candidate,
     Cause,
     Failure,
+    Precision,
     Record,
     Trial,
     TrialState,
@@ -122,8 +124,17 @@ def owner_of(row: Row) -> Owner:
 def generation_of(row: Row) -> Generation:
     """Read a row of ``em_generation``."""
     return Generation(
-        row.number, row.size, mapping("A strategy's memory", row.memory), row.note
+        row.number,
+        row.size,
+        mapping("A strategy's memory", row.memory),
+        row.note,
+        sample_of(row.sample),
     )
+
+
+def sample_of(text: str | None) -> Sample | None:
+    """Read the blocks that a generation answers; None for all."""
+    return None if text is None else Sample.from_json(mapping("A sample", text))
 
 
 @decoder("An event", event)
@@ -147,6 +158,7 @@ def trial_of(row: Row, recipe: Recipe) -> Trial:
         recipe=recipe,
         point=record.point,
         label=record.label,
+        final_of=record.final_of,
     )
     return Trial(
         number=record.number,
@@ -159,6 +171,7 @@ def trial_of(row: Row, recipe: Recipe) -> Trial:
         seconds=record.seconds,
         reused=record.reused,
         faults=record.faults,
+        precision=record.precision,
     )
 
 
@@ -189,7 +202,16 @@ def record_of(row: Row) -> Record:
         seconds=numbers("A trial's seconds", row.seconds),
         reused=row.reused,
         faults=row.faults,
+        final_of=row.final_of,
+        precision=_precision(row),
     )
+
+
+def _precision(row: Row) -> Precision | None:
+    if row.n_items is None:
+        return None
+    errors = numbers("Errors of a trial's scores", row.errors)
+    return Precision(errors or {}, row.n_items, row.of_items)
 
 
 @decoder("An attempt", attempt)

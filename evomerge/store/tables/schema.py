@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-VERSIONS = ("0001", "0002", "0003", "0004", "0005")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every schema version there was, oldest first; the last is the one used here."""
 
 VERSION_TABLE = "em_alembic_version"
@@ -55,6 +55,7 @@ study = sa.Table(
     # Counters are moved in the transaction of what they count.
     sa.Column("spent_s", sa.Double, nullable=False, default=0.0),
     sa.Column("n_items", sa.BigInteger, nullable=False, default=0),
+    sa.Column("n_finals", sa.Integer, nullable=False, server_default="0"),
     # The lease: free while lease_until is null.
     sa.Column("lease_epoch", sa.Integer, nullable=False, default=0),
     sa.Column("lease_until", sa.Double),
@@ -104,6 +105,8 @@ generation = sa.Table(
     sa.Column("memory", sa.Text, nullable=False),
     sa.Column("note", sa.Text),
     sa.Column("created", sa.Double, nullable=False),
+    # The blocks its trials answer, as {task: [index, ...]}; null for all.
+    sa.Column("sample", sa.Text),
 )
 
 recipe = sa.Table(
@@ -134,6 +137,11 @@ trial = sa.Table(
     sa.Column("seconds", sa.Text),
     sa.Column("reused", sa.Boolean, nullable=False, default=False),
     sa.Column("changed", sa.Double, nullable=False),
+    sa.Column("final_of", sa.Integer),
+    # Of the scores; null where it was not remembered.
+    sa.Column("errors", sa.Text),
+    sa.Column("n_items", sa.Integer),
+    sa.Column("of_items", sa.Integer),
     sa.UniqueConstraint("study_id", "generation", "position"),
     sa.Index(None, "study_id", "state"),
     sa.Index(None, "recipe_digest"),
