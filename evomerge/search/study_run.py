@@ -193,7 +193,7 @@ class StudyRun:
         self._begin_sampling()
         number, turn, proposal = at.last, at.turn, at.open
         sample = None if proposal is None else self._drawn(turn)
-        trials = () if proposal is None else self._extended(number, proposal)
+        trials = () if proposal is None else self._taken_up(number, proposal)
         while True:
             if proposal is not None:
                 if not self._drive(number, trials, sample):
@@ -202,6 +202,10 @@ class StudyRun:
                     return self._budget.spent() or "budget used"
                 records = self._store.history(self._study_id, number)
                 if len(records) < len(proposal.points):
+                    # Some may have taken less than was set aside for them.
+                    trials = self._extended(number, proposal)
+                    if len(trials) > len(records):
+                        continue
                     return self._budget.spent() or "trial budget used"
                 strategy.tell(turn, proposal, self._told(records, sample))
             if (reason := self._budget.spent()) is not None:
@@ -294,6 +298,13 @@ class StudyRun:
         return self._store.add_generation(
             self._lease, number, candidates, proposal.memory, proposal.note, sample
         )
+
+    def _taken_up(self, number: int, proposal: Proposal) -> Sequence[Trial]:
+        """Return the trials of a generation that is open."""
+        if self._plan.sampling is None:
+            return self._extended(number, proposal)
+        # What is left is known when those that are recorded have been scored.
+        return self._store.trials(self._study_id, number)
 
     def _extended(self, number: int, proposal: Proposal) -> Sequence[Trial]:
         """Add what an earlier, smaller budget had cut off the last generation."""

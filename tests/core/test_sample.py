@@ -80,7 +80,7 @@ def test_the_draw_is_what_it_was() -> None:
     assert drawn.to_json() == {"a": DRAWN_A, "b": DRAWN_B}
 
 
-DRAWN_A, DRAWN_B = [1, 2, 3], [0, 1]
+DRAWN_A, DRAWN_B = [3, 4, 5], [1, 3]
 
 
 def test_a_tenth_of_thirty_blocks_is_three() -> None:

@@ -6,15 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.searched import by_hand
 
 from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import ItemRole, scores_of
 from evomerge.core.study import (
     Budget,
     Constraint,
-    Direction,
-    Measure,
-    Objective,
     Sampling,
     StrategySettings,
 )
@@ -22,11 +20,11 @@ from evomerge.core.trial import Record, TrialState
 from evomerge.errors import ReplayError, SpecError
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
+from evomerge.search.sampling import Teller
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
 from evomerge.testing.search import SmallStudy, accuracy, decided
-from support.searched import by_hand
 
 SAMPLED = SmallStudy(
     StrategySettings("cma", 6),
@@ -133,15 +131,12 @@ def test_finals_are_the_most_promising_of_the_last_generations_each_merge_once(
         assert (origin.recipe, origin.point) == (final.recipe, final.point)
 
 
-@pytest.mark.parametrize("strategy", ["cma", "catcma", "tpe", "random", "grid"])
+@pytest.mark.parametrize("strategy", ["cma", "catcma", "tpe", "random"])
 def test_a_study_that_is_taken_up_anywhere_ends_as_if_nothing_had_happened(
     store: Store, tmp_path: Path, strategy: str
 ) -> None:
     small = replace(SAMPLED, strategy=StrategySettings(strategy, 6))
     plan = small.plan()
-    if strategy == "grid":
-        coarse = tuple(replace(axis, grid=0.25) for axis in plan.space.axes)
-        plan = replace(plan, space=replace(plan.space, axes=coarse))
     search(store, tmp_path, small, plan)
     whole = decided(store)
     before = open_store(f"sqlite:///{tmp_path}/again.db")
@@ -205,8 +200,8 @@ def test_an_item_budget_that_pays_no_search_is_refused_with_the_least_that_does(
 def test_a_time_that_is_over_ends_the_search_and_finals_follow(
     store: Store, tmp_path: Path
 ) -> None:
-    plan = replace(SAMPLED.plan(), budget=Budget(seconds=0.3))
-    small = replace(SAMPLED, options={"items": 80, "sleep_s": 0.002})
+    plan = replace(SAMPLED.plan(), budget=Budget(seconds=2.0))
+    small = replace(SAMPLED, options={"items": 80, "sleep_s": 0.02})
     assert search(store, tmp_path, small, plan) == "time budget used"
     found = by_generation(store)
     assert found[max(found)][0].final_of is not None
@@ -216,18 +211,16 @@ def test_a_time_that_is_over_ends_the_search_and_finals_follow(
 def test_a_bound_is_held_against_the_baseline_on_the_same_items(
     store: Store, tmp_path: Path
 ) -> None:
-    goal = Objective("y", Direction.MAXIMIZE, (Measure("y", "acc"),), (1.0,))
+    goal = accuracy("x")
     plan = replace(
         SAMPLED.plan(),
         strategy=StrategySettings("random", 6),
-        constraints=(Constraint(goal, 0.0, "parent a"),),
+        constraints=(Constraint(goal, 0.4, "parent b"),),
     )
     search(store, tmp_path, plan=plan)
     study = store.study("small")
-    (parent,) = (r for r in by_generation(store)[0] if r.label == "parent a")
+    (parent,) = (r for r in by_generation(store)[0] if r.label == "parent b")
     assert parent.scores is not None
-    from evomerge.search.sampling import Teller
-
     teller = Teller(plan, store, study.id)
     tasks = store.tasks(study.id) or ()
     known = {
@@ -237,16 +230,15 @@ def test_a_bound_is_held_against_the_baseline_on_the_same_items(
     for generation in store.generations(study.id)[1:5]:
         sample = generation.sample
         assert sample is not None
-        on_sample = scores_of(sample.of(tasks), known)["y/acc"]
+        on_sample = scores_of(sample.of(tasks), known)["x/acc"]
         records = by_generation(store)[generation.number]
-        told = teller.told(records, sample, {"parent a": parent.scores})
+        told = teller.told(records, sample, {"parent b": parent.scores})
         for record, one in zip(records, told, strict=True):
             assert record.scores is not None
             assert record.precision is not None
-            missed = on_sample - record.scores["y/acc"]
-            spare = 0.84 * 2**0.5 * record.precision.errors["y/acc"]
+            missed = on_sample + 0.4 - record.scores["x/acc"]
+            spare = 0.84 * 2**0.5 * record.precision.errors["x/acc"]
             assert one.violations == (pytest.approx(missed - spare),)
             n_spared += 0 < missed < spare
             assert one.errors == (record.precision.errors["x/acc"],)
     assert n_spared
-    assert accuracy("y") == goal

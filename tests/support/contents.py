@@ -67,7 +67,9 @@ def _read(store: Store, name: str) -> Contents:
     return Contents(
         candidates={trial.number: trial.candidate for trial in trials},
         ends={t.number: _end(t) for t in trials if t.state.is_final},
-        memory={g.number: (g.memory, g.note) for g in store.generations(study.id)},
+        memory={
+            g.number: (g.memory, g.note, g.sample) for g in store.generations(study.id)
+        },
         outcomes=outcomes,
         attempts=frozenset((a.trial, a.attempt) for a in store.attempts(study.id)),
         items=store.usage(study.id).items,

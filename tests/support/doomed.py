@@ -19,7 +19,7 @@ import numpy as np
 
 from evomerge.cluster.inprocess import InProcessPool
 from evomerge.core.space import FloatAxis, SearchSpace
-from evomerge.core.study import Budget, Constraint, StrategySettings
+from evomerge.core.study import Budget, Constraint, Sampling, StrategySettings
 from evomerge.core.work import Assignment, PoolEvent, Roster, Wishes
 from evomerge.scoring.evaluator import Evaluator
 from evomerge.search.coordinator import Coordinator
@@ -53,6 +53,7 @@ class Life:
         kill_at: Step at which the process dies.
         late_s: It dies so many seconds after that step, wherever it is then.
         stop_at: Step at which it stops, until somebody lets it go on.
+        is_sampled: Generations answer some of the items, and finals follow.
     """
 
     url: str
@@ -64,6 +65,7 @@ class Life:
     kill_at: int = 0
     late_s: float = 0.0
     stop_at: int = 0
+    is_sampled: bool = False
 
     def setting(self) -> SmallStudy:
         """Return the study: some candidates fail, some spoil every machine."""
@@ -72,6 +74,8 @@ class Life:
             Budget(trials=self.trials),
             options=_FAULTS,
             objectives=("x", "y") if self.strategy == "nsga2" else ("x",),
+            blocks=4 if self.is_sampled else 2,
+            sampling=Sampling(0.5, finalists=3) if self.is_sampled else None,
         )
 
     def plan(self) -> Plan:

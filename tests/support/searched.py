@@ -68,7 +68,9 @@ def contents(url: str, name: str = "small") -> Mapping[str, object]:
         return {
             "candidates": [t.candidate for t in trials],
             "ends": [(t.state, t.scores) for t in trials],
-            "memory": [(g.number, g.size, g.memory, g.note) for g in generations],
+            "memory": [
+                (g.number, g.size, g.memory, g.note, g.sample) for g in generations
+            ],
             "outcomes": outcomes,
             "items": store.usage(study.id).items,
             "finished": study.finished,
