@@ -31,6 +31,21 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, _LISTS) else value
 
 
+def value_words(found: Mapping[str, Any]) -> str:
+    """Say a value, how sure it is, on how many of the items, and if it flatters.
+
+    Args:
+        found: The fields of a ``Best``, or what an older version told of one.
+    """
+    said = f"{found['value']:.4g}"
+    if (error := found.get("error")) is not None:
+        said += f" ± {error:.2g}"
+    n_items, of_items = found.get("n_items"), found.get("of_items")
+    if n_items is not None and n_items != of_items:
+        said += f" on {n_items} of {of_items} items"
+    return f"{said}, selected on" if found.get("is_selected") else said
+
+
 _AS_THEY_ARE = frozenset((type(None), bool, int, float))
 _LISTS = (list, tuple)
 

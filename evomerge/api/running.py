@@ -27,6 +27,7 @@ from evomerge.specs.persistence import cut_of
 from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.store.owner import this_process
 from evomerge.store.sql import open_store
+from evomerge.strategies.registry import widened
 
 LOCAL = "local"
 """Address of a Ray that is started on this machine."""
@@ -187,13 +188,14 @@ def search(
         blueprint=study.blueprint,
         objectives=study.objectives,
         constraints=study.constraints,
-        strategy=study.strategy,
+        strategy=widened(study.strategy, study.space, study.sampling),
         starts=study.baselines,
         budget=study.budget,
         timeout_s=study.timeout_s,
         allowance=prepared.allowance,
         meter=meter_of(study),
         times_by_block=cut_of(study.config) == 1,
+        sampling=study.sampling,
     )
     store = open_store(prepared.db)
     try:

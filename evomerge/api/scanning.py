@@ -173,7 +173,11 @@ def _scored(
     store: Store, stored: StoredStudy
 ) -> tuple[Trial, dict[tuple[int, int], Trial]]:
     """Return the unchanged model's trial, and each block's first, by its layers."""
-    done = [t for t in store.trials(stored.id) if t.state is TrialState.SCORED]
+    done = [
+        t
+        for t in store.trials(stored.id)
+        if t.state is TrialState.SCORED and not t.record().is_partial
+    ]
     points = [(trial, trial.candidate.point) for trial in done if trial.candidate.point]
     if not points:
         raise ExportError(f"Study {stored.name!r} has no scored candidates yet.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evomerge import api
+from evomerge.api.plain import plain, value_words
 from evomerge.cli.options import (
     budget_options,
     cache_dir,
@@ -29,7 +30,7 @@ from evomerge.core.policy import in_force
 from evomerge.masking import masked_url
 
 if TYPE_CHECKING:
-    from evomerge.search.scoreboard import Progress
+    from evomerge.search.scoreboard import Progress, Standing
 
 
 @click.command(
@@ -168,7 +169,13 @@ def _print(report: api.RunReport) -> None:
         f"{counted(report.items, 'item')}, {report.seconds:.0f} s",
         ("objective", "best", "trial", "label", ""),
         [
-            (best.objective, best.value, best.trial, best.label, best.direction.words)
+            (
+                best.objective,
+                value_words(plain(best)),
+                best.trial,
+                best.label,
+                best.direction.words,
+            )
             for best in report.best
         ],
     )
@@ -208,12 +215,13 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
         words = roster.missing if is_known else "waiting for workers"
         return f"{words} ({progress.seconds:.0f} s)"
     best = ", ".join(
-        f"best {name} {standing.values[k]:.4g} (trial {standing.number})"
+        f"best {name} {_words(standing, k)}"
         for k, (name, standing) in enumerate(
             zip(objectives, progress.best, strict=True)
         )
         if standing is not None
     )
+    lead = progress.leader
     of = "" if progress.allowed is None else f" of {progress.allowed}"
     parts = [
         f"generation {progress.generation}",
@@ -223,9 +231,23 @@ def describe(progress: Progress, objectives: tuple[str, ...]) -> str:
         else "",
         f"{progress.failed} failed" if progress.failed else "",
         best,
+        f"leads in {objectives[0]} {_words(lead, 0)}" if lead is not None else "",
+        counted(progress.n_finals, "final") if progress.n_finals else "",
         f"front {progress.front_size}",
         f"{progress.items_per_s:.0f} items/s",
         progress.roster.missing,
         f"{clock_words(progress.left_s)} left" if progress.left_s is not None else "",
     ]
     return " | ".join(part for part in parts if part)
+
+
+def _words(standing: Standing, k: int) -> str:
+    found = standing.precision
+    value = {
+        "value": standing.values[k],
+        "error": standing.errors[k] if standing.errors else None,
+        "n_items": found and found.n_items,
+        "of_items": found and found.of_items,
+        "is_selected": standing.is_selected,
+    }
+    return f"{value_words(value)} (trial {standing.number})"

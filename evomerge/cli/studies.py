@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.plain import flat, plain, shallow
+from evomerge.api.plain import flat, plain, shallow, value_words
 from evomerge.cli.options import cluster_option, db_option, json_option
 from evomerge.cli.tables import counted, keeping_all, print_json, print_table
 from evomerge.cli.verbs.meant import clean, meant, remote, understood
@@ -172,6 +172,11 @@ def _print_status(name: str, found: _Row) -> None:
             )
             for best in found["best"]
         ),
+        *(
+            [(f"leads in {lead['objective']}", _best(lead))]
+            if (lead := found.get("leader"))
+            else []
+        ),
         *((f"not scored: {cause}", n) for cause, n in found["causes"].items()),
         *([("attempts spoilt by machines", n)] if (n := found["faults"]) else []),
         ("report items opened", counted(found["openings"], "time")),
@@ -182,7 +187,7 @@ def _print_status(name: str, found: _Row) -> None:
 
 
 def _best(best: _Row) -> str:
-    return f"{best['value']:.4g} (trial {best['trial']})"
+    return f"{value_words(best)} (trial {best['trial']})"
 
 
 def _repeats(found: _Row) -> str:
@@ -253,24 +258,54 @@ def _print_front(name: str, rows: list[_Row], shown: _Listing) -> None:
     names = list(rows[0]["values"]) if rows else []
     directions = rows[0]["directions"].items() if rows else ()
     ways = [f"{name}: {way(direction)}" for name, direction in directions]
+    if any(row.get("is_selected") for row in rows):
+        ways.insert(0, "selected on them, which flatters")
     by_values: dict[tuple[float, ...], list[_Row]] = {}
     for row in rows:
         by_values.setdefault(tuple(row["values"].values()), []).append(row)
     equal = list(by_values.values())
     print_table(
         f"front of {name} ({'; '.join(['scores on search items', *ways])})",
-        ("trial", "label", *names, *_equal_head(equal), *_point_head(shown)),
+        (
+            *("trial", "label", *_value_heads(rows, names)),
+            *(*_equal_head(equal), *_point_head(shown)),
+        ),
         [
             (
                 row["number"],
                 row["label"],
-                *row["values"].values(),
+                *_values(rows, row, names),
                 *([_listed(others)] if _equal_head(equal) else []),
                 *_point(row, shown),
             )
             for row, *others in equal
         ],
     )
+
+
+def _value_heads(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
+    """Name the columns of values, each with its error's if some row has one."""
+    heads = [head for n in names for head in (n, *["±"] * _has_error(rows, n))]
+    return [*heads, *["items"] * _is_sampled(rows)]
+
+
+def _values(rows: Sequence[_Row], row: _Row, names: Sequence[str]) -> list[Any]:
+    cells: list[Any] = []
+    for name in names:
+        cells.append(row["values"].get(name))
+        if _has_error(rows, name):
+            cells.append(row.get("errors", {}).get(name))
+    n, of = row.get("n_items"), row.get("of_items")
+    return [*cells, *[None if n is None else f"{n} of {of}"] * _is_sampled(rows)]
+
+
+def _has_error(rows: Sequence[_Row], name: str) -> bool:
+    return any(name in row.get("errors", {}) for row in rows)
+
+
+def _is_sampled(rows: Sequence[_Row]) -> bool:
+    """Tell whether some trial answered some of the items only."""
+    return any(row.get("n_items") != row.get("of_items") for row in rows)
 
 
 def _equal_head(equal: Sequence[Sequence[_Row]]) -> tuple[str, ...]:
@@ -361,7 +396,7 @@ def _print_trials(name: str, rows: list[_Row], shown: _Listing) -> None:
             "attempt",
             "faults",
             "recipe",
-            *names,
+            *_value_heads(rows, names),
             *_point_head(shown),
             "note",
         ),
@@ -373,7 +408,7 @@ def _print_trials(name: str, rows: list[_Row], shown: _Listing) -> None:
                 row["attempt"],
                 row["faults"],
                 row["recipe"][:10],
-                *(row["values"].get(objective) for objective in names),
+                *_values(rows, row, names),
                 *_point(row, shown),
                 _note(row),
             )

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evomerge import api
-from evomerge.api.plain import plain
+from evomerge.api.plain import plain, value_words
 from evomerge.cli.options import cache_dir, db_option, json_option
 from evomerge.cli.studies import way
 from evomerge.cli.tables import counted, print_json, print_table
@@ -44,8 +44,8 @@ def show(name: str, number: int, whole: bool, db: str, as_json: bool) -> None:
         *([("front", "yes" if found["is_front"] else "no")] if row["values"] else []),
         *([("keeps its bounds", "no")] if row["feasible"] is False else []),
         *(
-            (k, f"{v:.4g} ({way(row['directions'][k])})")
-            for k, v in row["values"].items()
+            (k, f"{value_words(row | _one(row, k))} ({way(row['directions'][k])})")
+            for k in row["values"]
         ),
         ("items scored", found["n_items"]),
         *(
@@ -74,6 +74,10 @@ def show(name: str, number: int, whole: bool, db: str, as_json: bool) -> None:
     _print_part("attempts", columns, tried)
     if whole:
         _print_whole(found)
+
+
+def _one(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"value": row["values"][name], "error": row["errors"].get(name)}
 
 
 def _print_part(

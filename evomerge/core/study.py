@@ -168,7 +168,7 @@ class Sampling:
     """
 
     share: float
-    finalists: int = 10
+    finalists: int
 
 
 @dataclass(frozen=True, slots=True)

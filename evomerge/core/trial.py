@@ -265,6 +265,11 @@ class Record:
         return self.generation > 0 and self.final_of is None
 
     @property
+    def is_selected(self) -> bool:
+        """The search chooses by its scores, so those of the best flatter it."""
+        return self.generation > 0
+
+    @property
     def is_partial(self) -> bool:
         """Its scores are over some of the search items."""
         return self.precision is not None and self.precision.is_partial

@@ -27,6 +27,7 @@ class Standing:
         losses: The same, all better when smaller.
         errors: The standard error of each value; None where it is not known.
         precision: Of the scores; None where it was not remembered.
+        is_selected: The search chose it by these values, so they flatter it.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Standing:
     losses: tuple[float, ...]
     errors: tuple[float | None, ...] = ()
     precision: Precision | None = None
+    is_selected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,11 @@ class Scoreboard:
         """The best standing of each objective; None before the first."""
         return tuple(self._best)
 
+    @property
+    def leader(self) -> Standing | None:
+        """The best of the last generation that answered some of the items."""
+        return self._led[1]
+
     def begin_work(self) -> None:
         """Note that a worker is given something: what came before was starting up."""
         if self._at_work is None:
@@ -167,6 +174,7 @@ class Scoreboard:
             losses(self._objectives, scores),
             errors_of(trial, self._objectives),
             trial.precision,
+            trial.is_selected,
         )
 
     def _lead(self, trial: Record) -> None:
@@ -233,7 +241,7 @@ class Scoreboard:
             roster=roster,
             allowed=ahead.budget.trials,
             n_baselines=ahead.n_baselines,
-            leader=self._led[1],
+            leader=self.leader,
             n_finals=self._n_finals,
         )
 

@@ -173,6 +173,8 @@ class _Maker:
         """Return a record as Optuna has it."""
         began, ended = span or (None, None)
         state = _STATES[record.state]
+        if record.is_partial:
+            state = TrialState.PRUNED  # has no place among those that answered all
         is_scored = state is TrialState.COMPLETE and record.scores is not None
         params = dict(record.point or {})
         return FrozenTrial(
@@ -194,7 +196,7 @@ class _Maker:
 
     def _feasibility(self, record: core.Record) -> dict[str, Any]:
         """Say which bounds are kept, as Optuna does: above 0 is missed."""
-        if not self._constraints or record.scores is None:
+        if not self._constraints or record.scores is None or record.is_partial:
             return {}
         scores, baselines = record.scores, self._baselines
         missed = [c.violation(scores, baselines) for c in self._constraints]
@@ -204,7 +206,10 @@ class _Maker:
 def _attributes(record: core.Record) -> dict[str, Any]:
     found = {
         "generation": record.generation,
-        "label": record.label,
+        "label": record.title,
+        "answered": None
+        if record.precision is None
+        else f"{record.precision.n_items} of {record.precision.of_items} items",
         "worker": record.worker,
         "attempts": record.attempt,
         "recipe": record.recipe[:12],

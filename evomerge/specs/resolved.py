@@ -11,7 +11,13 @@ from evomerge.checkpoints.costs import lookup_among
 from evomerge.core.meter import Meter, wanted_measures
 from evomerge.core.recipes.recipe import Input, Recipe
 from evomerge.core.space import Blueprint, SearchSpace
-from evomerge.core.study import Budget, Constraint, Objective, StrategySettings
+from evomerge.core.study import (
+    Budget,
+    Constraint,
+    Objective,
+    Sampling,
+    StrategySettings,
+)
 from evomerge.core.trial import Point
 from evomerge.core.work import EngineSettings, TaskSettings
 from evomerge.errors import Problem, SpecError
@@ -46,6 +52,7 @@ class ResolvedStudy:
         baselines: Generation 0: parents, the uniform blend, further ones, starts.
         workers: Most engines at once; None means as many as the cluster carries.
         timeout_s: Longest one attempt may take, in seconds.
+        sampling: How generations answer fewer items; None lets each answer all.
         n_blocks: Most blocks a trial is scored in, over all tasks.
         config: What may not change when the study is resumed; plain JSON data.
         allowance: What may: budget, workers, paths, placement; plain JSON data.
@@ -75,6 +82,7 @@ class ResolvedStudy:
     workers: int | None
     timeout_s: float
     budget: Budget
+    sampling: Sampling | None
     n_blocks: int
     config: Mapping[str, Any]
     allowance: Mapping[str, Any]
@@ -112,6 +120,12 @@ def meter_of(study: ResolvedStudy) -> Meter | None:
 
 
 def _problems(study: ResolvedStudy, meter: Meter) -> Iterator[Problem]:
+    if study.sampling is not None and meter.is_timed:
+        yield study.problem(
+            "items.share",
+            "expected no share beside a speed, which can be compared on the same items "
+            f"only; got {study.sampling.share:g}. Leave it out, or the speed.",
+        )
     for name, source in study.inputs.items():
         facts = meter.lookup(source)
         for found, (_, metrics) in meter.sources.items():

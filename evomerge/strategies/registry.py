@@ -16,7 +16,7 @@ from evomerge import plugins
 from evomerge.core.flow.size import n_points
 from evomerge.core.nearest import suggestion
 from evomerge.core.space import ChoiceAxis, SearchSpace
-from evomerge.core.study import StrategySettings
+from evomerge.core.study import Sampling, StrategySettings
 from evomerge.core.trial import Point
 from evomerge.errors import EvomergeError, PluginError
 from evomerge.strategies.ask_tell_guard import StrategySetup, by_values
@@ -25,6 +25,9 @@ from evomerge.strategies.strategy_info import STRATEGIES, StrategyInfo
 
 Maker = Callable[[StrategySetup], Strategy]
 """Builds a strategy at its beginning."""
+
+FEW = 0.25
+"""A smaller share of the items asks for larger generations."""
 
 KINDS: dict[str, StrategyInfo] = dict(STRATEGIES)
 """Every strategy by name: those of the package, and those that were registered."""
@@ -37,9 +40,19 @@ def generation_size(settings: StrategySettings, space: SearchSpace) -> int:
 
 
 def problems(
-    settings: StrategySettings, space: SearchSpace, n_objectives: int
+    settings: StrategySettings,
+    space: SearchSpace,
+    n_objectives: int,
+    is_sampled: bool = False,
 ) -> list[str]:
-    """List everything wrong with a choice of strategy, each with the next step."""
+    """List everything wrong with a choice of strategy, each with the next step.
+
+    Args:
+        settings: The choice.
+        space: What is searched.
+        n_objectives: How many there are.
+        is_sampled: Each generation answers other items.
+    """
     try:
         kind = _info(settings.kind)
     except KeyError:
@@ -73,7 +86,39 @@ def problems(
         found += _size_problems(kind.name, kind.most_points, space)
     if wrong := _objective_problem(kind, n_objectives):
         found.append(wrong)
+    if is_sampled:
+        found += _sampling_problems(kind, n_objectives)
     return found
+
+
+def _sampling_problems(kind: StrategyInfo, n_objectives: int) -> list[str]:
+    if n_objectives > 1:
+        return [
+            f"an items.share below 1 is for one objective, got {n_objectives}: what is "
+            "better in one of them on other items is no trade-off; leave it out, or "
+            "join them into one objective of several measures with 'worst'"
+        ]
+    if not kind.is_elitist:
+        return []
+    names = [one.name for one in KINDS.values() if not one.is_elitist]
+    return [
+        f"{kind.name} compares candidates with those of earlier generations, which "
+        f"with an items.share below 1 answered other items; use {', '.join(names)}, or "
+        "leave items.share out"
+    ]
+
+
+def widened(
+    settings: StrategySettings, space: SearchSpace, sampling: Sampling | None
+) -> StrategySettings:
+    """Return settings whose generations are large enough for the items they answer.
+
+    A small generation on few items loses its way: differences between its candidates
+    are mostly luck. Where the study does not say how large it is, it is twice as large.
+    """
+    if sampling is None or sampling.share >= FEW or settings.generation_size:
+        return settings
+    return replace(settings, generation_size=2 * generation_size(settings, space))
 
 
 def _size_problems(name: str, most: int, space: SearchSpace) -> list[str]:

@@ -61,6 +61,8 @@ class StrategyInfo:
         least_objectives: Fewest objectives it makes sense for.
         most_objectives: Most objectives it can search; None for any number.
         is_fold: Its state comes from repeating every ask and tell.
+        is_elitist: It keeps the best of earlier generations, to compare later ones with
+            them; so all must have answered the same items.
     """
 
     name: str
@@ -74,6 +76,7 @@ class StrategyInfo:
     least_objectives: int = 1
     most_objectives: int | None = None
     is_fold: bool = False
+    is_elitist: bool = False
 
     def option(self, name: str) -> Option | None:
         """Return the option of this name, if there is one."""
@@ -209,6 +212,7 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             most_objectives=2,
             most_numbers=1000,
             is_fold=True,
+            is_elitist=True,
         ),
         StrategyInfo(
             "tpe",
@@ -242,6 +246,7 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             lambda n_axes: 16,
             least=2,
             is_fold=True,
+            is_elitist=True,
         ),
         StrategyInfo(
             "nsga3",
@@ -252,6 +257,7 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             least=2,
             least_objectives=2,
             is_fold=True,
+            is_elitist=True,
         ),
         StrategyInfo(
             "climb",
@@ -270,6 +276,7 @@ STRATEGIES: Mapping[str, StrategyInfo] = {
             ),
             lambda n_axes: 8,
             is_fold=True,
+            is_elitist=True,
         ),
         StrategyInfo(
             "grid",

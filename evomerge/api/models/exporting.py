@@ -176,6 +176,13 @@ def _chosen(
             f"Trial {number} of {study.name!r} is {trial.state}, not scored; choose "
             f"one of `evomerge front {study.name}`."
         )
+    found = trial.precision
+    if found is not None and found.is_partial:
+        raise ExportError(
+            f"Trial {number} of {study.name!r} answered {found.n_items} of "
+            f"{found.of_items} items, which is too few to choose it by; choose one of "
+            f"`evomerge front {study.name}`, such as a final."
+        )
     return trial
 
 
@@ -264,7 +271,11 @@ def _write(
 def _alike(case: Case, goal: Objective, every: Sequence[Record]) -> tuple[int, ...]:
     """Return the search's candidates that its items do not tell from the trial."""
     mine = [one for one in every if one.number == case.trial.number]
-    rivals = [one for one in every if one.generation > 0 and one.scores is not None]
+    rivals = [
+        one
+        for one in every
+        if one.generation > 0 and one.scores is not None and not one.is_partial
+    ]
     if not mine or not rivals:
         return ()
     return alike(case.store, case.stored, goal, mine[0], rivals)

@@ -98,6 +98,8 @@ def _scored(trials: Rows) -> Iterator[_Trial]:
         if (
             values
             and row["state"] == "scored"
+            # What answered some of the items compares with nothing here.
+            and row.get("n_items") == row.get("of_items")
             and all(map(_is_finite, values.values()))
         ):
             yield _Trial(row["number"], values)

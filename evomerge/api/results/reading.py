@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.api.housekeeping import opened_study, state_of
 from evomerge.core.study import Constraint, Direction, Objective
-from evomerge.core.trial import Record, Repeats, TrialState
+from evomerge.core.trial import Precision, Record, Repeats, TrialState
 from evomerge.core.work import NODE_SET_ASIDE, ROSTER, Roster
 from evomerge.errors import SchemaError
 from evomerge.specs.completing.measures import goals
 from evomerge.store.base import Overview, Store, StoredStudy
+
+if TYPE_CHECKING:
+    from evomerge.search.scoreboard import Standing  # loads numpy
 
 REPORT_OPENED = "report_opened"
 """The kind of event that remembers an opening of held-out items."""
@@ -25,6 +28,11 @@ class Best:
 
     Attributes:
         direction: Which way the objective is better.
+        error: Standard error of the value; None where it is not known.
+        n_items: Search items that it is over; None where that was not remembered.
+        of_items: How many there are.
+        is_selected: The search chose by these values, so they flatter the best; those
+            of baselines are as they are.
     """
 
     objective: str
@@ -32,6 +40,10 @@ class Best:
     trial: int
     label: str | None
     direction: Direction
+    error: float | None = None
+    n_items: int | None = None
+    of_items: int | None = None
+    is_selected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +52,13 @@ class Standings:
 
     Attributes:
         front: Numbers of the feasible non-dominated trials.
+        leader: The best of the last generation that answered some of the items, by the
+            first objective.
     """
 
     front: tuple[int, ...]
     best: tuple[Best, ...]
+    leader: Best | None = None
 
     @property
     def front_size(self) -> int:
@@ -67,6 +82,8 @@ class Status:
         workers: How many workers are up and what is missing, in words; None when nobody
             searches.
         aside: Nodes that its search has set aside, each with its reason.
+        leader: Where generations answer some of the items, the best of the last one by
+            the first objective; not comparable with others.
     """
 
     name: str
@@ -87,6 +104,7 @@ class Status:
     repeats: Repeats
     workers: str | None
     aside: tuple[str, ...]
+    leader: Best | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +113,10 @@ class FrontRow:
 
     Attributes:
         directions: Objective to which way it is better.
+        errors: Objective to the standard error of its value, where that is known.
+        n_items: Search items that the values are over; None if not remembered.
+        of_items: How many there are.
+        is_selected: The search chose by these values, so they flatter the best.
     """
 
     number: int
@@ -104,6 +126,10 @@ class FrontRow:
     values: Mapping[str, float]
     scores: Mapping[str, float]
     directions: Mapping[str, Direction]
+    errors: Mapping[str, float]
+    n_items: int | None
+    of_items: int | None
+    is_selected: bool
 
 
 _FRONT = tuple(field.name for field in fields(FrontRow))
@@ -115,10 +141,16 @@ class TrialRow:
 
     Attributes:
         recipe: Digest of its recipe.
-        feasible: It keeps every bound of the study; None before it is scored.
+        feasible: It keeps every bound of the study; None before it is scored on all
+            items.
         values: Objective to value; empty before it is scored.
         directions: Objective to which way it is better.
-        scores: ``task/metric`` to mean over the search items.
+        scores: ``task/metric`` to mean over the search items that it answered.
+        errors: Objective to the standard error of its value, where that is known.
+        n_items: Search items that it answered; None if not remembered or not scored.
+            Values over fewer than all compare within a generation only.
+        of_items: How many there are.
+        is_selected: The search chooses by these values, so they flatter the best.
         attempt: How often it was started.
         faults: Attempts that machines spoilt; those that ended because a coordinator
             died are not among them.
@@ -135,6 +167,10 @@ class TrialRow:
     values: Mapping[str, float]
     directions: Mapping[str, Direction]
     scores: Mapping[str, float]
+    errors: Mapping[str, float]
+    n_items: int | None
+    of_items: int | None
+    is_selected: bool
     attempt: int
     faults: int
     worker: str | None
@@ -177,6 +213,7 @@ def status(name: str, *, db: str) -> Status:
             repeats=repeats_of(every),
             workers=None if roster is None else _workers(roster),
             aside=aside,
+            leader=standings.leader,
         )
 
 
@@ -235,6 +272,9 @@ def _rows(
             values=_values(trial, objectives),
             directions=directions,
             scores=trial.scores or {},
+            errors=_errors(trial, objectives),
+            **_of_items(trial.precision),
+            is_selected=trial.is_selected,
             attempt=trial.attempt,
             faults=trial.faults,
             worker=trial.worker,
@@ -253,7 +293,7 @@ def _is_feasible(
     constraints: Sequence[Constraint],
     baselines: Mapping[str, Mapping[str, float]],
 ) -> bool | None:
-    if trial.scores is None:
+    if trial.scores is None or trial.is_partial:
         return None
     if not constraints:
         return True
@@ -326,25 +366,47 @@ def _standings(
         if trial.state.is_final:
             board.add(trial, is_new=False)
     best = tuple(
-        Best(
-            objective=objective.name,
-            value=standing.values[k],
-            trial=standing.number,
-            label=standing.label,
-            direction=objective.direction,
-        )
+        _best(standing, k, objective)
         for k, (objective, standing) in enumerate(
             zip(objectives, board.best, strict=True)
         )
         if standing is not None
     )
-    return Standings(tuple(s.number for s in board.front), best)
+    leader = None if board.leader is None else _best(board.leader, 0, objectives[0])
+    return Standings(tuple(s.number for s in board.front), best, leader)
+
+
+def _best(standing: Standing, k: int, objective: Objective) -> Best:
+    return Best(
+        objective=objective.name,
+        value=standing.values[k],
+        trial=standing.number,
+        label=standing.label,
+        direction=objective.direction,
+        error=standing.errors[k],
+        **_of_items(standing.precision),
+        is_selected=standing.is_selected,
+    )
 
 
 def _values(trial: Record, objectives: Sequence[Objective]) -> dict[str, float]:
     if trial.scores is None:
         return {}
     return {o.name: o.value(trial.scores) for o in objectives}
+
+
+def _errors(trial: Record, objectives: Sequence[Objective]) -> dict[str, float]:
+    if trial.scores is None or trial.precision is None:
+        return {}
+    errors = trial.precision.errors
+    found = {o.name: o.error(trial.scores, errors) for o in objectives}
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def _of_items(precision: Precision | None) -> dict[str, int | None]:
+    if precision is None:
+        return {"n_items": None, "of_items": None}
+    return {"n_items": precision.n_items, "of_items": precision.of_items}
 
 
 def _counts(every: Sequence[Record]) -> dict[str, int]:

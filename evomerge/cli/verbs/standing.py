@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from evomerge.api.plain import value_words
 from evomerge.cli.verbs.meant import FOLLOWING_S, clean, hush, remote, understood
 from evomerge.steps import Clock, clock_words, step
 
@@ -170,16 +171,19 @@ def described(name: str, seen: Look, at: _Row) -> str:
         clean(str(row.get("name", name))),
         f"{at['done']}{of} trials",
         f"{failed} failed" if failed else "",
-        ", ".join(
-            f"best {clean(one['objective'])} {one['value']:.4g} (trial {one['trial']})"
-            for one in row["best"]
-        ),
+        ", ".join(f"best {_led(one)}" for one in row["best"]),
+        f"leads in {_led(leader)}" if (leader := row.get("leader")) else "",
         "" if speed is None else f"{speed:.0f} trials/h",
         f"workers: {clean(workers)}" if workers else "",
         "" if at["left_s"] is None else f"{clock_words(at['left_s'])} left",
         "" if _is_searched(row) else clean(seen.state),
     ]
     return " | ".join(part for part in parts if part)
+
+
+def _led(one: _Row) -> str:
+    words = f"{clean(one['objective'])} {value_words(one)}"
+    return f"{words} (trial {one['trial']})"
 
 
 def _is_searched(row: _Row) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from evomerge.api.plain import value_words
 from evomerge.api.results import plot
 from evomerge.client.verbs import WorkerRow
 from evomerge.service.page.view import Progress, Watched, best_of, shown, words
@@ -59,7 +60,7 @@ def _environment() -> Environment:
         "clock": lambda text: f"{shown(text, 40)[:19].replace('T', ' ')} UTC",
         "counted": lambda n, noun: f"{n} {noun}" if n == 1 else f"{n} {noun}s",
         "note": _note,
-        "number": _number,
+        "measured": _measured,
         "shown": shown,
         "told": words,
     }
@@ -79,5 +80,12 @@ def _note(row: Mapping[str, Any]) -> str:
     return "; ".join(shown(word) for word in said if word)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+def _measured(row: Mapping[str, Any], name: str) -> str:
+    """Say a value with its error, and on how many of the items, if not on all."""
+    value = row["values"].get(name)
+    if not isinstance(value, int | float):
+        return "–"
+    error = row.get("errors", {}).get(name)
+    # That they were selected on is said once, over the table.
+    found = {**row, "value": value, "error": error, "is_selected": False}
+    return value_words(found)

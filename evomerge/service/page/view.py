@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.api.plain import value_words
 from evomerge.api.results.plot import Plot, plots
 from evomerge.masking import masked_by_form
 from evomerge.store.queue.values import Job, JobEvent, JobState
@@ -181,7 +182,7 @@ def progress(job: Job, status: Row, stages: Sequence[Row] = ()) -> Progress:
 def best_of(status: Row) -> tuple[str, ...]:
     """Say what the best trial of each objective reached."""
     return tuple(
-        f"{shown(best['objective'])} {best['value']:.4g} (trial {best['trial']})"
+        f"{shown(best['objective'])} {value_words(best)} (trial {best['trial']})"
         for best in status.get("best", ())
     )
 

@@ -16,8 +16,9 @@ from evomerge.core.survey import Surveyed
 from evomerge.specs.completing.stage import Stage
 from evomerge.specs.schema.measures import CUT
 
-Judge = Callable[[StrategySettings, SearchSpace, int], list[str]]
-"""Lists what is wrong with a strategy, given the space and the number of objectives."""
+Judge = Callable[[StrategySettings, SearchSpace, int, bool], list[str]]
+"""Lists what is wrong with a strategy, given the space, the number of objectives, and
+whether generations answer other items each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from evomerge.errors import PluginError, RecipeError
 from evomerge.specs.completing.directions import Senses
 from evomerge.specs.reading.mistakes import Mistakes, validate
 from evomerge.specs.schema.measures import (
+    BLOCKS_OF_TASK,
     CUT,
     CUTS,
     ConstraintSpec,
@@ -45,12 +46,18 @@ def tasks_of(
     usual, fewest = CUTS[cut]
     total = spec.items.blocks
     share = max((total or usual) // max(len(spec.tasks), 1), 1)
-    blocks = (share, 1 if total else fewest)
+    least = 1
+    if spec.items.share is not None and not total:
+        # Of every task a few blocks are drawn, so each must have several.
+        least = BLOCKS_OF_TASK
+    blocks = (max(share, least), 1 if total else fewest)
     return tuple(
         one
         for name in sorted(spec.tasks)
         for one in _members(
-            _task(name, spec.tasks[name], spec.items, blocks), groups.get(name, ())
+            _task(name, spec.tasks[name], spec.items, blocks),
+            groups.get(name, ()),
+            least,
         )
     )
 
@@ -66,7 +73,9 @@ def asked_of(
     )
 
 
-def _members(task: TaskSettings, members: tuple[Member, ...]) -> Iterator[TaskSettings]:
+def _members(
+    task: TaskSettings, members: tuple[Member, ...], least: int
+) -> Iterator[TaskSettings]:
     """Yield the task itself, or those that it stands for."""
     if not members:
         yield task
@@ -76,7 +85,7 @@ def _members(task: TaskSettings, members: tuple[Member, ...]) -> Iterator[TaskSe
             name=f"{task.name}.{member.task}",
             task=member.task,
             include_path=task.include_path if member.is_local else None,
-            n_blocks=max(task.n_blocks // len(members), 1),
+            n_blocks=max(task.n_blocks // len(members), least),
             overrides=member.overrides,
             shares=member.shares,
         )

@@ -11,7 +11,7 @@ from evomerge.checkpoints import Model
 from evomerge.checkpoints.configs.families import gives_reward
 from evomerge.core.recipes.recipe import Checkpoint, Input
 from evomerge.core.space import Blueprint, SearchSpace
-from evomerge.core.study import Budget, StrategySettings
+from evomerge.core.study import Budget, Sampling, StrategySettings
 from evomerge.core.survey import IMAGE_ENGINE, no_images
 from evomerge.core.work import EngineSettings
 from evomerge.errors import SpecError
@@ -38,6 +38,7 @@ from evomerge.specs.planning.flow_planner import plan_open_space
 from evomerge.specs.planning.planned import PlannedSpace, Setting
 from evomerge.specs.reading.mistakes import Mistakes
 from evomerge.specs.resolved import Baseline, ResolvedStudy
+from evomerge.specs.schema.measures import FINALISTS
 from evomerge.specs.schema.study import StudySpec
 from evomerge.specs.sources import common_layers, open_sources
 from evomerge.specs.vocabulary import settle
@@ -223,6 +224,7 @@ class _Resolver:
             budget=Budget(
                 spec.budget.trials, spec.budget.items, spec.budget.total_seconds
             ),
+            sampling=_sampling(spec),
             n_blocks=sum(task.n_blocks for task in tasks),
             config=self._config(parts),
             allowance={
@@ -349,7 +351,10 @@ class _Resolver:
         if self._around.judge is None:
             return
         n_objectives = len(self._spec.objectives) or 1
-        said = self._around.judge(_strategy(self._spec), space, n_objectives)
+        is_sampled = self._spec.items.share is not None
+        said = self._around.judge(
+            _strategy(self._spec), space, n_objectives, is_sampled
+        )
         if said:
             self._mistakes.add("strategy", "; ".join(said) + ".")
 
@@ -357,6 +362,11 @@ class _Resolver:
 def _strategy(spec: StudySpec) -> StrategySettings:
     written = spec.strategy
     return StrategySettings(written.kind, written.generation_size, written.options)
+
+
+def _sampling(spec: StudySpec) -> Sampling | None:
+    share, finalists = spec.items.share, spec.items.finalists
+    return None if share is None else Sampling(share, finalists or FINALISTS)
 
 
 def _by_use(spec: StudySpec) -> list[str]:

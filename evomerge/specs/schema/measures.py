@@ -11,13 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from evomerge.specs.reading.spec import Fraction, Name, Positive, Spec
 
 ItemId = str | int
 CUT = 2
 """Version of the cut of items into blocks that a study begins with."""
+FINALISTS = 10
+"""How many candidates answer all items at the end, where nothing else is said."""
+BLOCKS_OF_TASK = 10
+"""Blocks of a task, at least and where it has the items, if generations answer some."""
 CUTS = {1: (8, 1), 2: (32, 10)}
 """Version to the blocks over all tasks, and the fewest items of one."""
 """Blocks a trial is scored in, over all tasks, where nothing else is said."""
@@ -74,6 +78,43 @@ class ItemsSpec(Spec):
             raise ValueError(
                 "expected search_split and report_split to differ, got "
                 f"{self.search_split!r} for both; give a search_fraction instead"
+            )
+        return self
+
+
+ShareOfAll = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _if_less(share: float) -> float | None:
+    """Take a share of all for what it is: nothing that a study has to say."""
+    return share if share < 1.0 else None
+
+
+class StudyItemsSpec(ItemsSpec):
+    """The same for a whole study, and how many of the items a generation answers."""
+
+    share: Annotated[ShareOfAll, AfterValidator(_if_less)] | None = Field(
+        default=None,
+        description="Share of the blocks of every task that the candidates of a "
+        "generation answer: the same for all of them, others in each generation. "
+        "About 10 items of each task are few enough. Below 0.25 a generation is twice "
+        "as large, if strategy.generation_size is not given. 1 if not given: all "
+        "items.",
+    )
+    finalists: Positive | None = Field(
+        default=None,
+        description="With a share below 1: how many of the most promising candidates "
+        "are scored on all items at the end. These alone, baselines and starts can be "
+        f"the best, on the front, taken by a stage or exported. {FINALISTS} if not "
+        "given.",
+    )
+
+    @model_validator(mode="after")
+    def _finalists_of_a_share(self) -> Self:
+        if self.finalists is not None and self.share is None:
+            raise ValueError(
+                "expected a share below 1 beside finalists, got none; without one "
+                "every candidate answers all items"
             )
         return self
 

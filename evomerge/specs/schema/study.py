@@ -29,8 +29,8 @@ from evomerge.specs.schema.measures import (
     BudgetSpec,
     ConstraintSpec,
     Include,
-    ItemsSpec,
     ObjectiveSpec,
+    StudyItemsSpec,
     TaskSpec,
 )
 from evomerge.specs.schema.space import Points, SpaceSpec
@@ -320,7 +320,7 @@ class StageSpec(Spec):
     seed: int | None = Field(default=None, ge=0, lt=2**32, description=_OWN)
     frame: Name | None = Field(default=None, description=_OWN)
     space: SpaceSpec | None = Field(default=None, description=_OWN)
-    items: ItemsSpec | None = Field(default=None, description=_OWN)
+    items: StudyItemsSpec | None = Field(default=None, description=_OWN)
     objectives: tuple[ObjectiveSpec, ...] | None = Field(default=None, description=_OWN)
     constraints: tuple[ConstraintSpec, ...] | None = Field(
         default=None, description=_OWN
@@ -379,8 +379,8 @@ class StudySpec(Spec):
     tasks: dict[Name, TaskSpec] = Field(
         default_factory=dict, description="Name to task; what candidates are tested on."
     )
-    items: ItemsSpec = Field(
-        default_factory=ItemsSpec,
+    items: StudyItemsSpec = Field(
+        default_factory=StudyItemsSpec,
         description="What holds for every task that does not say otherwise.",
     )
     objectives: tuple[ObjectiveSpec, ...] = Field(
