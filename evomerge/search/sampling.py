@@ -65,9 +65,9 @@ class Teller:
             return baselines
         tasks = sample.of(self._store.tasks(self._study_id) or ())
         ways = {t.manifest.task: t.protocol.digest for t in tasks}
-        on_sample = {}
+        on_sample: dict[str, Mapping[str, float]] = {}
         for one in self._store.history(self._study_id, 0):
-            if one.label in wanted:
+            if one.label is not None and one.label in wanted:
                 found = self._store.outcomes_under(one.recipe, ways.values())
                 known = {task: found[way] for task, way in ways.items()}
                 # What it costs is the same on any items.
