@@ -334,8 +334,12 @@ def _total_s(
 ) -> float | None:
     n_search = sum(search for search, _ in items.values())
     budget = study.budget
+    # In trials that answer all items.
+    share, finals = (
+        (1.0, 0) if (s := study.sampling) is None else (s.share, s.finalists)
+    )
     counts = [
-        float(budget.trials) if budget.trials else None,
+        budget.trials * share + finals if budget.trials else None,
         budget.items / n_search if budget.items and n_search else None,
     ]
     known = [count for count in counts if count is not None]

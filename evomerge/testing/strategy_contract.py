@@ -14,6 +14,7 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ class StrategyContract:
             ]
             strategy.tell(generation, proposal, told)
         assert strategy.ask(5).points
+
+    def test_standard_errors_of_losses_are_taken_and_gone_on_from(self) -> None:
+        strategy = self.make(SEED)
+        for generation in range(1, self.n_generations + 1):
+            proposal = strategy.ask(generation)
+            told = [
+                replace(r, errors=(0.05,) * self.n_objectives) if r.losses else r
+                for r in results(proposal.points, self.n_objectives, 4)
+            ]
+            strategy.tell(generation, proposal, told)
+        assert strategy.ask(self.n_generations + 1).points
 
     def test_a_generation_cut_short_is_told_and_can_be_gone_on_from(self) -> None:
         usual = len(self.make(SEED).ask(1).points)

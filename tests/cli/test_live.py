@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.cli.run import describe, live_view
 from evomerge.cli.screen import EVERY_S, Screen
+from evomerge.core.trial import Precision
 from evomerge.core.work import Roster
 from evomerge.search.scoreboard import Progress, Standing
 from evomerge.steps import Steps, watched
@@ -101,3 +102,24 @@ def test_in_a_terminal_the_last_line_stays(
     with live_view("mine", NAMES) as show:
         show(PROGRESS)
     assert "best math 0.618 (trial 17)" in capsys.readouterr().err
+
+
+def test_a_score_has_its_error_and_says_what_it_is_over_and_that_it_is_selected() -> (
+    None
+):
+    whole, some = (Precision({}, n, 384) for n in (384, 38))
+    line = describe(
+        dataclasses.replace(
+            PROGRESS,
+            best=(
+                Standing(3, "uniform", (0.5,), (-0.5,), (0.041,), whole),
+                None,
+            ),
+            leader=Standing(17, None, (0.61803,), (-0.6,), (0.0812,), some, True),
+            n_finals=2,
+        ),
+        NAMES,
+    )
+    assert "best math 0.5 ± 0.041 (trial 3)" in line
+    leads = "leads in math 0.618 ± 0.081 on 38 of 384 items, selected on (trial 17)"
+    assert f"| {leads} | 2 finals |" in line

@@ -410,3 +410,49 @@ def test_status_tells_who_works_for_a_study_and_which_nodes_do_not(
     assert "of a run before" not in said
     store.release(lease)
     store.close()
+
+
+def test_a_sampled_study_marks_what_its_scores_are_over(
+    call, here: Path, models: Path, tmp_path: Path
+) -> None:
+    study = simulated_study(models)
+    study["items"] = {**study.get("items", {}), "share": 0.5, "finalists": 2}
+    study["strategy"] = {"kind": "random", "generation_size": 3}
+    study["tasks"] = {
+        name: {"task": "simulated", "metric": "acc", "options": {"items": 120}}
+        for name in ("one", "two")
+    }
+    study.pop("objectives", None)
+    assert call("run", write_study(here / "mine.yaml", study), "--in-process").code == 0
+    rows = json.loads(call("trials", "mine", "--json").out)
+    proposed = [r for r in rows if r["generation"] and "final" not in str(r["label"])]
+    finals = [r for r in rows if str(r["label"]).startswith("final of")]
+    assert len(proposed) == 6
+    assert len(finals) == 2
+    assert all(0 < r["n_items"] < r["of_items"] for r in proposed)
+    assert all(r["n_items"] == r["of_items"] for r in (*finals, rows[0]))
+    assert all(r["errors"].keys() == r["values"].keys() for r in rows)
+    assert [r["is_selected"] for r in rows] == [r["generation"] > 0 for r in rows]
+    assert {r["feasible"] for r in proposed} == {None}
+    table = call("trials", "mine").out.splitlines()
+    assert "±" in table[1]
+    assert "items" in table[1]
+    row = proposed[0]
+    assert f"{row['n_items']} of {row['of_items']}" in table[2 + row["number"]]
+    front = json.loads(call("front", "mine", "--json").out)
+    whole = {r["number"] for r in (*finals, *rows) if r["n_items"] == r["of_items"]}
+    assert {r["number"] for r in front} <= whole
+    found = json.loads(call("status", "mine", "--json").out)
+    assert found["trials"] == 6
+    (best,) = found["best"]
+    assert best["trial"] in whole
+    assert best["error"] > 0
+    assert found["leader"]["n_items"] < found["leader"]["of_items"]
+    shown = call("status", "mine").out
+    assert f"on {found['leader']['n_items']} of {found['leader']['of_items']}" in shown
+    number = str(proposed[0]["number"])
+    assert " of 1" in call("show", "mine", "--trial", number).out
+    out = str(tmp_path / "model")
+    refused = call("export", "mine", "--trial", number, "--out", out)
+    assert refused.code != 0
+    assert "which is too few to choose it by" in refused.err

@@ -9,6 +9,7 @@ from evomerge.core.trial import (
     Candidate,
     Cause,
     Failure,
+    Precision,
     Record,
     Trial,
     TrialState,
@@ -115,3 +116,34 @@ def test_the_time_left_counts_neither_starting_up_nor_baselines_twice() -> None:
         ahead=Ahead(Budget(trials=12), 50, 3),
     )
     assert (half.left_s, half.trial_s) == (145.0, 10.0)
+
+
+def partial(number: int, acc: float, generation: int, n_items: int = 10) -> Record:
+    precision = Precision({"t/acc": 0.1, "t/tokens": 1.0}, n_items, 40)
+    record = replace(scored(number, acc, 9.0, generation=generation), label=None)
+    return replace(record, precision=precision)
+
+
+def test_what_answered_some_of_the_items_leads_its_generation_and_is_never_best() -> (
+    None
+):
+    board = Scoreboard([ACC], [])
+    board.add(scored(0, 0.4, 9, generation=0))
+    for trial in (partial(1, 0.9, 1), partial(2, 0.8, 1)):
+        board.add(trial)
+    (best,) = board.best
+    assert best is not None
+    assert best.number == 0
+    assert [standing.number for standing in board.front] == [0]
+    assert board.leader is not None
+    assert (board.leader.number, board.leader.errors) == (1, (0.1,))
+    board.add(partial(3, 0.5, 2))
+    assert board.leader.number == 3
+    board.add(replace(partial(4, 0.7, 3, n_items=40), final_of=1))
+    (best,) = board.best
+    assert best is not None
+    assert (best.number, best.label, best.is_selected) == (4, "final of 1", True)
+    shown = board.progress(
+        generation=3, running=0, workers=1, ahead=Ahead(Budget(trials=9))
+    )
+    assert (shown.done, shown.n_finals) == (3, 1)

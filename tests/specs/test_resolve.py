@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from evomerge.core.digest import digest
 from evomerge.core.recipes.recipe import Recipe
 from evomerge.core.space import ChoiceAxis, Condition, FloatAxis
-from evomerge.core.study import Direction, Measure
+from evomerge.core.study import Direction, Measure, Sampling
 from evomerge.errors import SpecError
-from evomerge.specs.resolved import ResolvedStudy
+from evomerge.specs.resolved import ResolvedStudy, meter_of
 from evomerge.specs.studies.study_file import read_study
 from evomerge.strategies.registry import problems
 
@@ -344,3 +344,70 @@ def test_starts_of_the_search_follow_the_operators_defaults(
     (axis, *_) = searched(minimal, write, weight="search").space.axes
     assert isinstance(axis, FloatAxis)
     assert axis.start == 1.0
+
+
+def test_a_share_of_the_items_cuts_every_task_into_blocks_to_draw_from(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    minimal["tasks"] = {
+        name: {"task": "simulated", "metric": "acc"} for name in "abcdefgh"
+    }
+    plain = read_study(write(minimal))
+    assert (plain.sampling, {t.n_blocks for t in plain.tasks}) == (None, {4})
+    minimal["items"] = {"share": 0.2}
+    study = read_study(write(minimal))
+    assert study.sampling == Sampling(0.2, 10)
+    assert {(task.n_blocks, task.block_items) for task in study.tasks} == {(10, 10)}
+    minimal["items"] = {"share": 0.2, "finalists": 4, "blocks": 16}
+    few = read_study(write(minimal))
+    assert few.sampling == Sampling(0.2, 4)
+    assert {(task.n_blocks, task.block_items) for task in few.tasks} == {(2, 1)}
+
+
+def test_a_share_of_one_is_a_study_that_says_nothing_of_it(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    plain = read_study(write(minimal))
+    minimal["items"] = {"share": 1}
+    whole = read_study(write(minimal))
+    assert whole.config == plain.config
+    assert whole.sampling is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"items": {"share": 0}}, "items.share"),
+        ({"items": {"share": 1.5}}, "items.share"),
+        ({"items": {"finalists": 5}}, "expected a share below 1 beside finalists"),
+        (
+            {"items": {"share": 0.5}, "strategy": {"kind": "nsga2"}},
+            "nsga2 compares candidates with those of earlier generations",
+        ),
+        (
+            {
+                "items": {"share": 0.5},
+                "strategy": {"kind": "tpe"},
+                "objectives": [
+                    {"name": "a", "measure": "add/acc"},
+                    {"name": "b", "measure": "add/tokens"},
+                ],
+            },
+            "an items.share below 1 is for one objective, got 2",
+        ),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(
+    minimal: dict[str, Any], write: Write, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        read_study(write({**minimal, **changes}), judge=problems)
+
+
+def test_a_share_beside_a_speed_is_refused(
+    minimal: dict[str, Any], write: Write
+) -> None:
+    minimal["items"] = {"share": 0.5}
+    minimal["constraints"] = [{"measure": "cost/tokens_per_second", "at_least": 10}]
+    with pytest.raises(SpecError, match="expected no share beside a speed"):
+        meter_of(read_study(write(minimal)))

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.core.study import Constraint, Direction, Measure, Objective
+from evomerge.core.trial import Precision
 from evomerge.errors import EvomergeError
 from evomerge.strategies.base import Told
 from evomerge.strategies.ranks import losses, order, told, violation, violations
@@ -79,3 +80,26 @@ def test_order_puts_feasible_first_then_infeasible_then_failed(results):
 def test_failures_sit_just_above_the_worst_score():
     values = order([Told({}, (3.0,)), Told({}, None), Told({}, (1.0,))])
     assert values.tolist() == [3.0, math.nextafter(3.0, math.inf), 1.0]
+
+
+def test_standard_errors_of_losses_are_told_where_all_are_known():
+    known = Precision({"t/acc": 0.1, "t/tokens": 2.0}, 20, 20)
+    found = told(POINT, (ACC, LEN), (), SCORES, {}, known)
+    assert found.errors == (0.1, 2.0)
+    some = Precision({"t/acc": 0.1}, 20, 20)
+    assert told(POINT, (ACC, LEN), (), SCORES, {}, some).errors == ()
+    assert told(POINT, (ACC, LEN), (), SCORES, {}).errors == ()
+
+
+def test_on_some_of_the_items_a_bound_is_missed_only_beyond_its_error():
+    floor, cap = Constraint(ACC, 0.0, relative_to="base"), Constraint(LEN, 39.0)
+    errors = {"t/acc": 0.1, "t/tokens": 2.0}
+    base = {"base": {"t/acc": 0.3}}
+    whole, some = (
+        told(POINT, (ACC,), (floor, cap), SCORES, base, Precision(errors, n, 20))
+        for n in (20, 4)
+    )
+    assert whole.violations == pytest.approx((0.05, 1.0))
+    spare = (0.84 * math.sqrt(2) * 0.1, 0.84 * 2.0)
+    assert some.violations == pytest.approx((0.05 - spare[0], 1.0 - spare[1]))
+    assert violation(some) == 0.0

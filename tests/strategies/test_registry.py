@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from evomerge.core.space import ChoiceAxis, Condition, FloatAxis, IntAxis, SearchSpace
-from evomerge.core.study import StrategySettings
+from evomerge.core.study import Sampling, StrategySettings
 from evomerge.errors import EvomergeError
 from evomerge.strategies import registry
 from evomerge.strategies.ask_tell_guard import GuardedStrategy
@@ -15,6 +15,7 @@ from evomerge.strategies.registry import (
     make_strategy,
     problems,
     register,
+    widened,
 )
 from evomerge.strategies.strategy_info import Option, StrategyInfo
 
@@ -197,3 +198,29 @@ def test_a_strategy_from_outside_is_made_and_judged_as_the_others_are(corner):
 def test_a_name_is_registered_once(corner):
     with pytest.raises(ValueError, match="a strategy 'corner' already"):
         register(CORNER, Corner)
+
+
+@pytest.mark.parametrize("kind", ["nsga2", "climb"])
+def test_what_keeps_the_best_of_earlier_generations_needs_equal_items(kind):
+    (problem,) = problems(StrategySettings(kind), FLAT, 1, True)
+    assert problem == (
+        f"{kind} compares candidates with those of earlier generations, which with an "
+        "items.share below 1 answered other items; use cma, catcma, tpe, grid, random, "
+        "or leave items.share out"
+    )
+    assert problems(StrategySettings(kind), FLAT, 1) == []
+
+
+def test_several_objectives_need_equal_items():
+    (problem,) = problems(StrategySettings("tpe"), FLAT, 2, True)
+    assert "an items.share below 1 is for one objective, got 2" in problem
+
+
+def test_few_items_widen_generations_whose_size_is_not_given():
+    usual = StrategySettings("cma")
+    few, more = Sampling(0.2, 10), Sampling(0.25, 10)
+    size = generation_size(usual, FLAT)
+    assert generation_size(widened(usual, FLAT, few), FLAT) == 2 * size
+    assert widened(usual, FLAT, more) == widened(usual, FLAT, None) == usual
+    given = StrategySettings("cma", 7)
+    assert widened(given, FLAT, few) == given
