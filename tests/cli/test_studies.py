@@ -453,6 +453,6 @@ def test_a_sampled_study_marks_what_its_scores_are_over(
     number = str(proposed[0]["number"])
     assert " of 1" in call("show", "mine", "--trial", number).out
     out = str(tmp_path / "model")
-    refused = call("export", "mine", "--trial", number, "--out", out)
+    refused = call("export", "mine", out, "--trial", number)
     assert refused.code != 0
     assert "which is too few to choose it by" in refused.err
