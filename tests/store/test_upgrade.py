@@ -168,15 +168,15 @@ def test_an_upgrade_keeps_a_copy_of_the_file_as_it_was(
     url = placed("version-1-sqlite.db.gz")
     before = rows_of(tmp_path / "old.db")
     copy = database.upgrade(url).copy
-    assert copy == tmp_path / "old.db.before-0005"
+    assert copy == tmp_path / "old.db.before-0006"
     assert rows_of(copy) == before
     copy.replace(tmp_path / "again.db")
-    (tmp_path / "old.db.before-0005").write_text("somebody's")
+    (tmp_path / "old.db.before-0006").write_text("somebody's")
     second = database.upgrade(f"sqlite:///{tmp_path}/again.db").copy
     assert second == tmp_path / "again.db.before-0005"
     (tmp_path / "old.db").write_bytes(unpacked(GOLDEN / "version-1-sqlite.db.gz"))
-    assert database.upgrade(url).copy == tmp_path / "old.db.before-0005-2"
-    assert (tmp_path / "old.db.before-0005").read_text() == "somebody's"
+    assert database.upgrade(url).copy == tmp_path / "old.db.before-0006-2"
+    assert (tmp_path / "old.db.before-0006").read_text() == "somebody's"
 
 
 def rows_of(file: Path) -> list[str]:
