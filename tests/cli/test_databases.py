@@ -197,14 +197,14 @@ def test_upgrade_tells_versions_and_copy(call, here: Path) -> None:
     ended = call("db", "upgrade")
     assert ended.code == 0
     assert ended.out == (
-        "Schema 0001 before, 0005 now.\n"
-        "The database as it was: evomerge.db.before-0005\n"
+        "Schema 0001 before, 0006 now.\n"
+        "The database as it was: evomerge.db.before-0006\n"
     )
-    assert (here / "evomerge.db.before-0005").read_bytes()[:16] == old[:16]
-    assert call("db", "upgrade").out == "The database has schema 0005 already.\n"
+    assert (here / "evomerge.db.before-0006").read_bytes()[:16] == old[:16]
+    assert call("db", "upgrade").out == "The database has schema 0006 already.\n"
     assert json.loads(call("db", "upgrade", "--json").out) == {
-        "before": "0005",
-        "after": "0005",
+        "before": "0006",
+        "after": "0006",
         "copy": None,
     }
     assert call("db", "check").code == 0
@@ -216,8 +216,8 @@ def test_upgrade_as_json_names_the_copy(call, here: Path) -> None:
     (here / "evomerge.db").write_bytes(gzip.decompress(packed))
     assert json.loads(call("db", "upgrade", "--json").out) == {
         "before": "0001",
-        "after": "0005",
-        "copy": "evomerge.db.before-0005",
+        "after": "0006",
+        "copy": "evomerge.db.before-0006",
     }
 
 

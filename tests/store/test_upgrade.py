@@ -173,7 +173,7 @@ def test_an_upgrade_keeps_a_copy_of_the_file_as_it_was(
     copy.replace(tmp_path / "again.db")
     (tmp_path / "old.db.before-0006").write_text("somebody's")
     second = database.upgrade(f"sqlite:///{tmp_path}/again.db").copy
-    assert second == tmp_path / "again.db.before-0005"
+    assert second == tmp_path / "again.db.before-0006"
     (tmp_path / "old.db").write_bytes(unpacked(GOLDEN / "version-1-sqlite.db.gz"))
     assert database.upgrade(url).copy == tmp_path / "old.db.before-0006-2"
     assert (tmp_path / "old.db.before-0006").read_text() == "somebody's"
