@@ -29,7 +29,7 @@ def test_a_study_that_minds_costs_on_the_command_line(study, call):
     ran = call("run", study, "--in-process")
     assert ran.code == 0, ran.err
     shown = call("front", "mine").out.splitlines()
-    assert shown[1].split() == ["trial", "label", "one/acc", "cost/layers"]
+    assert shown[1].split() == ["trial", "label", "one/acc", "±", "cost/layers"]
     assert [line.split()[1] for line in shown[2:]] == ["half"]
     (row,) = json.loads(call("front", "mine", "--json").out)
     assert row["values"]["cost/layers"] == 1.0

@@ -131,9 +131,9 @@ def survey(folder, tmp_path):
 def members(surveyed, folder, **changes):
     spec = type("Spec", (), {})()
     spec.tasks = {"pets": TaskSpec(task="x", include=folder, **changes)}
-    from evomerge.specs.schema.measures import ItemsSpec
+    from evomerge.specs.schema.measures import StudyItemsSpec
 
-    spec.items = ItemsSpec()
+    spec.items = StudyItemsSpec()
     return tasks_of(spec, surveyed.members)
 
 

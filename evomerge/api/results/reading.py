@@ -399,7 +399,8 @@ def _errors(trial: Record, objectives: Sequence[Objective]) -> dict[str, float]:
     if trial.scores is None or trial.precision is None:
         return {}
     errors = trial.precision.errors
-    found = {o.name: o.error(trial.scores, errors) for o in objectives}
+    by_item = [o for o in objectives if o.by_item]
+    found = {o.name: o.error(trial.scores, errors) for o in by_item}
     return {name: error for name, error in found.items() if error is not None}
 
 
