@@ -14,7 +14,14 @@ from evomerge.merging.form import (
     RankedCoin,
     SizeCoin,
 )
-from evomerge.merging.kernels.numbers import ZERO, compiled, load, unfolded, windows
+from evomerge.merging.kernels.numbers import (
+    ZERO,
+    compiled,
+    inlined,
+    load,
+    unfolded,
+    windows,
+)
 
 _GOLDEN = np.uint64(GOLDEN)
 (_SHIFT1, _FACTOR1), (_SHIFT2, _FACTOR2) = (
@@ -43,7 +50,7 @@ def _fill(key, start, words):
         words[i] = word ^ (word >> _SHIFT3) ^ _FLIPS
 
 
-@unfolded
+@inlined
 def draw(coins, xs, base, start, words):
     """Say what thins a block of entries, for every input's coin.
 
@@ -73,7 +80,7 @@ def draw(coins, xs, base, start, words):
     return more
 
 
-@unfolded
+@inlined
 def _drawn(coin, factor, arrays, start, words):
     if isinstance(coin, types.NoneType):
         return lambda coin, factor, arrays, start, words: (factor,)
@@ -85,20 +92,29 @@ def _drawn(coin, factor, arrays, start, words):
             return (lanes.view(np.uint32), coin.share, factor)
 
         return plain
+    if coin.instance_class is SizeCoin:
+
+        def sized(coin, factor, arrays, start, words):
+            n = len(arrays[0])
+            found = words[0].view(np.float32)[:n]
+            _by_size(coin, factor, arrays, start, words[-1][: (n + 1) // 2], found)
+            return (found,)
+
+        return sized
     write = _WRITERS[coin.instance_class]
 
     def written(coin, factor, arrays, start, words):
         n = len(arrays[0])
         found = words[0].view(np.float32)[:n]
-        lanes = words[-1][: (n + 1) // 2]
-        write(coin, factor, arrays, start, lanes, found)
+        # Without the inputs: threads that pass them count their users, one by one.
+        write(coin, factor, start, words[-1][: (n + 1) // 2], found)
         return (found,)
 
     return written
 
 
 @compiled
-def _by_column(coin, factor, arrays, start, lanes, found):
+def _by_column(coin, factor, start, lanes, found):
     """Write a row over and over, from the column that an entry stands in."""
     row = coin.mask
     low, at = 0, start % len(row)
@@ -110,14 +126,14 @@ def _by_column(coin, factor, arrays, start, lanes, found):
 
 
 @compiled
-def _as_given(coin, factor, arrays, start, lanes, found):
+def _as_given(coin, factor, start, lanes, found):
     worth = coin.worth.values[start : start + len(found)]
     for i in range(len(found)):
         found[i] = worth[i] * factor
 
 
 @compiled
-def _in_band(coin, factor, arrays, start, lanes, found):
+def _in_band(coin, factor, start, lanes, found):
     """Write the factor where a rank lies in a band, and else zero."""
     ranks = coin.ranks.values[start : start + len(found)]
     _stay(ranks, (np.int32(coin.low), np.int32(coin.high), factor), found)
@@ -132,7 +148,7 @@ def _stay(ranks, band, found):
 
 
 @compiled
-def _by_rank(coin, factor, arrays, start, lanes, found):
+def _by_rank(coin, factor, start, lanes, found):
     """Toss coins with chances by rank.
 
     A loop of its own, because with that of several inputs in one the processor's
@@ -185,7 +201,6 @@ _WRITERS = {
     Given: _as_given,
     RankBand: _in_band,
     RankedCoin: _by_rank,
-    SizeCoin: _by_size,
 }
 
 
