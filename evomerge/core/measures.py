@@ -100,8 +100,9 @@ class Evidence:
     @property
     def has(self) -> frozenset[Need]:
         """What values may be told of it."""
+        scored = (Need.OUTCOMES,) if self.outcomes else ()
         timed = () if self.tokens_per_second is None else (Need.SPEED,)
-        return frozenset({Need.RECIPE, *timed})
+        return frozenset({Need.RECIPE, *scored, *timed})
 
 
 class MeasureSource:

@@ -73,6 +73,14 @@ class RequiredItems:
             if not all(item in known[block.task] for item in ids)
         )
 
+    def asked(self, known: Known) -> Known:
+        """Return the outcomes of these blocks' items, and of no others."""
+        out: Known = {}
+        for block, ids in self._ids.items():
+            mine = known[block.task]
+            out.setdefault(block.task, {}).update((item, mine[item]) for item in ids)
+        return out
+
     def fault(self, event: BlockScored) -> Failure | None:
         """Say what is wrong with a block's answers, if something is."""
         if tuple(o.item for o in event.outcomes) != self._ids.get(event.block):
@@ -152,7 +160,8 @@ class Requirements:
         if self._meter is None:
             return scores
         speed = self._speeds[recipe.digest] if self._is_timed else None
-        found = Evidence(recipe, self._meter.lookup, known, speed)
+        asked = self.items.asked(known)
+        found = Evidence(recipe, self._meter.lookup, asked, speed)
         return scores | self._meter.values(found)
 
     def precision(self, known: Known) -> Precision:

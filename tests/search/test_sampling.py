@@ -1,18 +1,23 @@
 """Searches whose generations answer a share of the items, and their finals."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.searched import by_hand
 
+from evomerge.core.measures import Evidence, MeasureSource, ModelFacts, Need
+from evomerge.core.meter import Meter
+from evomerge.core.recipes.recipe import Input
 from evomerge.core.sample import Sample
 from evomerge.core.scoring_protocol import ItemRole, scores_of
 from evomerge.core.study import (
     Budget,
     Constraint,
+    Measure,
     Sampling,
     StrategySettings,
 )
@@ -20,6 +25,7 @@ from evomerge.core.trial import Record, TrialState
 from evomerge.errors import ReplayError, SpecError
 from evomerge.search.coordinator import Coordinator
 from evomerge.search.plan import Plan
+from evomerge.search.required_items import RequiredItems, Requirements
 from evomerge.search.sampling import Teller
 from evomerge.store.base import Store
 from evomerge.store.owner import this_process
@@ -114,6 +120,43 @@ def test_scores_are_means_over_the_sample_whatever_else_is_known(
         assert record.scores == scores_of(sample.of(tasks), known)
         assert record.scores != scores_of(tasks, known)
     apart.close()
+
+
+def test_measures_of_whole_candidates_are_told_of_the_sample_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(MeasureSource):
+        """How many answers it is told of."""
+
+        metrics: ClassVar[Mapping[str, bool | None]] = {"items": True}
+        needed: ClassVar[frozenset[Need]] = frozenset({Need.OUTCOMES})
+
+        def values(
+            self, metrics: Sequence[str], found: Evidence
+        ) -> Mapping[str, float]:
+            return {"items": sum(map(len, found.outcomes.values()))}
+
+    def lookup(source: Input) -> ModelFacts:
+        raise AssertionError(f"nobody asks for {source}")
+
+    monkeypatch.setattr("evomerge.core.meter.SOURCES", {"seen": Seen()})
+    search(store, tmp_path)
+    study = store.study("small")
+    tasks = store.tasks(study.id) or ()
+    sample = store.generations(study.id)[1].sample
+    assert sample is not None
+    recipe = store.trials(study.id, 0)[0].candidate.recipe  # knows every item
+    known = {
+        t.manifest.task: dict(store.outcomes(recipe.digest, t.protocol.digest))
+        for t in tasks
+    }
+    wanted = Measure("seen", "items", by_item=False)
+    required = Requirements(Meter((wanted,), lookup))
+    required.describe(tasks)
+    for chosen, its in ((sample, sample.of(tasks)), (None, tasks)):
+        required.choose(chosen)
+        told = required.scores(recipe, known)["seen/items"]
+        assert told == RequiredItems(its).n_items
 
 
 def test_finals_are_the_most_promising_of_the_last_generations_each_merge_once(
